@@ -1,0 +1,189 @@
+"""Sets of Gaussians of fixed capacity, and the maps between network outputs and physical quantities.
+
+Letters: n slots, c colour channels, P patch size in pixels. The image plane is [0, W] x [0, H], x right and y down;
+pixel (row i, column j) covers its unit square, with its centre at (j + 0.5, i + 0.5).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+# A term of the sum whose weight is below CUTOFF is dropped (AIR section 3.1); the ellipse at which that happens
+# lies CUTOFF_RADIUS standard deviations from the mean (about 3.33), and the same number bounds every tile list.
+CUTOFF = 1.0 / 255.0
+CUTOFF_RADIUS = math.sqrt(-2.0 * math.log(CUTOFF))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Gaussians2D:
+    """A set of n 2D Gaussians with signed additive colours; slots that are not `active` do not exist.
+
+    Fields:
+      means: (n, 2) x and y in pixels of the image plane.
+      scales: (n, 2) standard deviations along the two principal axes, pixels, > 0.
+      angles: (n,) radians; the first axis points to (cos, sin). A Gaussian repeats every pi.
+      colors: (n, c) signed and linear: the image is the sum of colour times weight.
+      active: (n,) bool.
+    """
+
+    means: Float[Array, "n 2"]
+    scales: Float[Array, "n 2"]
+    angles: Float[Array, " n"]
+    colors: Float[Array, "n c"]
+    active: Bool[Array, " n"]
+
+    @property
+    def capacity(self) -> int:
+        """Number of slots n, used or not."""
+        return self.means.shape[0]
+
+    def with_colors(self, colors: Float[Array, "n c"]) -> Gaussians2D:
+        """The same geometry with other colours."""
+        return replace(self, colors=colors)
+
+
+def empty(capacity: int, channels: int = 3, dtype=jnp.float32) -> Gaussians2D:
+    """A set of `capacity` inactive slots (unit scales, everything else zero)."""
+    return Gaussians2D(
+        means=jnp.zeros((capacity, 2), dtype),
+        scales=jnp.ones((capacity, 2), dtype),
+        angles=jnp.zeros((capacity,), dtype),
+        colors=jnp.zeros((capacity, channels), dtype),
+        active=jnp.zeros((capacity,), bool),
+    )
+
+
+def concatenate(sets: list[Gaussians2D]) -> Gaussians2D:
+    """The union of several sets; slots keep their order."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *sets)
+
+
+def num_active(gaussians: Gaussians2D) -> jax.Array:
+    """Number of active slots, an int32 scalar."""
+    return jnp.sum(gaussians.active, dtype=jnp.int32)
+
+
+def conics(gaussians: Gaussians2D) -> Float[Array, "n 3"]:
+    """Upper triangle (xx, xy, yy) of the inverse covariances, in 1/pixel^2.
+
+    With R the rotation by the angle, the covariance is R diag(scales^2) R^T and its inverse R diag(scales^-2) R^T.
+    Inactive slots get the identity, so that nothing stored in them can produce a NaN or a gradient.
+    """
+    active = gaussians.active
+    inverse = 1.0 / jnp.square(jnp.where(active[:, None], gaussians.scales, 1.0))
+    angles = jnp.where(active, gaussians.angles, 0.0)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    p, q = inverse[:, 0], inverse[:, 1]
+    return jnp.stack([p * cos**2 + q * sin**2, (p - q) * cos * sin, p * sin**2 + q * cos**2], axis=-1)
+
+
+def extents(gaussians: Gaussians2D) -> Float[Array, "n 2"]:
+    """Half width and half height, in pixels, of the box around each cut-off ellipse; 0 for inactive slots."""
+    cos2, sin2 = jnp.cos(gaussians.angles) ** 2, jnp.sin(gaussians.angles) ** 2
+    var = jnp.square(gaussians.scales)
+    box = jnp.stack([var[:, 0] * cos2 + var[:, 1] * sin2, var[:, 0] * sin2 + var[:, 1] * cos2], axis=-1)
+    return jnp.where(gaussians.active[:, None], CUTOFF_RADIUS * jnp.sqrt(box), 0.0)
+
+
+@dataclass(frozen=True)
+class PatchMap:
+    """How one raw row of 8 numbers becomes one Gaussian of the patch at whose centre it was predicted.
+
+    With P = `patch_size` and c the patch centre in pixels:
+
+      mean = c + offset * P * tanh(raw[0:2])
+      scales = min_scale + (max_scale - min_scale) * sigmoid(raw[2:4])
+      angle = 2 pi * sigmoid(raw[4])
+      colour = tanh(raw[5:8])
+
+    AIR's own map (section 3.2 and its release) is `PatchMap.air(patch_size)`: offset 1, scales from 0.5 to P + 0.5.
+
+    Fields:
+      patch_size: side of a patch, pixels.
+      offset: largest distance of a mean from its patch centre on each axis, in patches.
+      min_scale, max_scale: bounds of the standard deviations, pixels.
+    """
+
+    patch_size: int
+    offset: float = 1.0
+    min_scale: float = 0.5
+    max_scale: float = 7.5
+
+    def __post_init__(self):
+        if self.patch_size < 1:
+            raise ValueError(f"patch_size: expected at least 1, got {self.patch_size}")
+        if not 0 < self.min_scale < self.max_scale:
+            raise ValueError(f"scales: expected 0 < min < max, got {self.min_scale} and {self.max_scale}")
+        if self.offset <= 0:
+            raise ValueError(f"offset: expected > 0, got {self.offset}")
+
+    @classmethod
+    def air(cls, patch_size: int) -> PatchMap:
+        """The map of the AIR paper for its patch size."""
+        return cls(patch_size, offset=1.0, min_scale=0.5, max_scale=patch_size + 0.5)
+
+    @property
+    def rings(self) -> int:
+        """How many patches away, on each axis, a Gaussian of this map can still be drawn (static list bound)."""
+        reach = self.offset * self.patch_size + CUTOFF_RADIUS * self.max_scale - self.patch_size / 2
+        return max(0, math.ceil(reach / self.patch_size - 1e-9))
+
+
+def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """(rows, columns) of the grid of P x P patches that covers an (h, w) image; edge patches may hang over."""
+    return -(-image_size[0] // patch_size), -(-image_size[1] // patch_size)
+
+
+def patch_centers(grid: tuple[int, int], patch_size: int, dtype=jnp.float32) -> Float[Array, "n 2"]:
+    """Centres (x, y) in pixels of the patches of a (rows, columns) grid, row by row."""
+    y, x = jnp.meshgrid(*[(jnp.arange(size, dtype=dtype) + 0.5) * patch_size for size in grid], indexing="ij")
+    return jnp.stack([x.ravel(), y.ravel()], axis=-1)
+
+
+def to_physical(
+    raw: Float[Array, "n k"], centers: Float[Array, "n 2"], active: Bool[Array, " n"], patch_map: PatchMap
+) -> Gaussians2D:
+    """Raw rows (n, 5 + c) to Gaussians; see `PatchMap` for the formulas. Any real input is valid."""
+    if raw.ndim != 2 or raw.shape[1] < 6:
+        raise ValueError(f"raw: expected (n, 5 + channels), got {raw.shape}")
+    span = patch_map.max_scale - patch_map.min_scale
+    return Gaussians2D(
+        means=centers + patch_map.offset * patch_map.patch_size * jnp.tanh(raw[:, 0:2]),
+        scales=patch_map.min_scale + span * jax.nn.sigmoid(raw[:, 2:4]),
+        angles=2 * math.pi * jax.nn.sigmoid(raw[:, 4]),
+        colors=jnp.tanh(raw[:, 5:]),
+        active=active,
+    )
+
+
+def to_raw(gaussians: Gaussians2D, centers: Float[Array, "n 2"], patch_map: PatchMap) -> Float[Array, "n k"]:
+    """Inverse of `to_physical`, (n, 5 + c), for Gaussians inside the open ranges of the map.
+
+    Values on or outside a bound are moved to the nearest representable point inside (relative margin 1e-6), so the
+    result is always finite; inactive slots map to whatever their stored values say.
+    """
+    margin = 1e-6
+    span = patch_map.max_scale - patch_map.min_scale
+
+    def atanh(x):
+        return jnp.arctanh(jnp.clip(x, -1 + margin, 1 - margin))
+
+    def logit(x):
+        x = jnp.clip(x, margin, 1 - margin)
+        return jnp.log(x) - jnp.log1p(-x)
+
+    return jnp.concatenate(
+        [
+            atanh((gaussians.means - centers) / (patch_map.offset * patch_map.patch_size)),
+            logit((gaussians.scales - patch_map.min_scale) / span),
+            logit(jnp.mod(gaussians.angles, 2 * math.pi) / (2 * math.pi))[:, None],
+            atanh(gaussians.colors),
+        ],
+        axis=-1,
+    )
