@@ -1,0 +1,300 @@
+"""Training checkpoints (orbax) and portable weights (safetensors).
+
+A training checkpoint is a folder `step_00001200` with the arrays of the state (`arrays/`, orbax) and `meta.json`
+(step, shapes, small values of the caller). It is written under a temporary name, synced and renamed: a folder
+with its final name is complete, and a process killed at any moment leaves the earlier ones as they were.
+Portable weights are one `.safetensors` file: a nested dict of arrays, its keys joined by "/", and text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as safetensors_bytes
+
+from airjax.errors import AirjaxError
+
+_STEP = re.compile(r"step_(\d{8,})$")
+_STORAGE = {"float32": np.float32, "float16": np.float16}
+
+
+# --- training checkpoints --------------------------------------------------------------------------------
+
+
+def save(folder: str | Path, step: int, state: Any, *, keep: int = 2, extra: dict | None = None) -> Path:
+    """Write `state` as the checkpoint of `step`, then delete all but the newest `keep`; return its folder.
+
+    Args:
+      folder: parent of the checkpoints; created if absent.
+      step: steps done so far, >= 0; an existing checkpoint of the same step is replaced.
+      state: pytree of arrays (typed random keys included).
+      keep: how many checkpoints stay, >= 1.
+      extra: small JSON values kept beside the arrays; `read_extra` gives them back.
+    """
+    if step < 0 or keep < 1:
+        raise ValueError(f"step, keep: expected step >= 0 and keep >= 1, got {step} and {keep}")
+    folder = Path(folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".tmp-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    final, temporary = _step_folder(folder, step), folder / f".tmp-{step}"
+    temporary.mkdir()
+    arrays = _named_arrays(state)
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(temporary / "arrays", {k: v for k, v in arrays.items() if v.size})
+    shapes = {name: [list(value.shape), str(value.dtype)] for name, value in arrays.items()}
+    meta = {"step": step, "extra": extra or {}, "shapes": shapes}
+    (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
+    _sync(temporary)
+    if final.exists():
+        _delete(final)
+    os.rename(temporary, final)
+    _sync(folder, recursive=False)
+    for old in steps(folder)[:-keep]:
+        _delete(_step_folder(folder, old))
+    return final
+
+
+def steps(folder: str | Path) -> list[int]:
+    """Steps of the complete checkpoints in `folder`, ascending; empty if there is no such folder."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
+    return sorted(
+        int(m[1]) for entry in folder.iterdir() if (m := _STEP.match(entry.name)) and entry.is_dir()
+    )
+
+
+def latest_step(folder: str | Path) -> int | None:
+    """Step of the newest complete checkpoint, or None."""
+    found = steps(folder)
+    return found[-1] if found else None
+
+
+def restore(folder: str | Path, state_like: Any, step: int | None = None) -> Any:
+    """The state saved at `step` (default: the newest), in the structure and on the devices of `state_like`.
+
+    Args:
+      folder: parent of the checkpoints.
+      state_like: pytree of arrays or `jax.ShapeDtypeStruct`; where a leaf has a sharding the restored array
+        gets it, so a checkpoint of one device can be restored on eight and the reverse.
+
+    Raises:
+      AirjaxError: no such checkpoint, other names, shapes or types than `state_like`, or damaged files.
+    """
+    path, meta = _read_meta(folder, step)
+    like = _named_arrays(state_like)
+    expected = {name: [list(value.shape), str(value.dtype)] for name, value in like.items()}
+    if expected != meta["shapes"]:
+        raise AirjaxError(f"{path}: not a checkpoint of this model: {_difference(meta['shapes'], expected)}")
+    target = {name: _abstract(value) for name, value in like.items() if value.size}
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            arrays = reader.restore(path / "arrays", target)
+    except (ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise AirjaxError(
+            f"{path}: damaged checkpoint ({reason}); delete this folder to use the one before"
+        ) from error
+    leaves, treedef = jax.tree.flatten(state_like)
+    restored = []
+    for leaf, name in zip(leaves, like, strict=True):
+        value = arrays[name] if name in arrays else jnp.zeros(like[name].shape, like[name].dtype)
+        if _is_key(leaf):
+            value = jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
+        restored.append(value)
+    return jax.tree.unflatten(treedef, restored)
+
+
+def read_extra(folder: str | Path, step: int | None = None) -> dict:
+    """The `extra` values saved with the checkpoint of `step` (default: the newest)."""
+    return _read_meta(folder, step)[1]["extra"]
+
+
+def _step_folder(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:08d}"
+
+
+def _read_meta(folder: str | Path, step: int | None) -> tuple[Path, dict]:
+    folder = Path(folder).absolute()
+    step = latest_step(folder) if step is None else step
+    if step is None or not _step_folder(folder, step).is_dir():
+        raise AirjaxError(
+            f"{folder}: expected a checkpoint{'' if step is None else f' of step {step}'}, found none"
+        )
+    path = _step_folder(folder, step)
+    try:
+        meta = json.loads((path / "meta.json").read_text())
+        return path, {"extra": meta["extra"], "shapes": meta["shapes"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AirjaxError(
+            f"{path}: damaged checkpoint (meta.json); delete this folder to use the one before"
+        ) from error
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _named_arrays(tree: Any) -> dict[str, Any]:
+    """Leaves by their path; a flat dict, so that orbax needs to know nothing about the caller's classes."""
+    named: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="/") or "state"
+        if name in named:
+            raise ValueError(f"state: expected leaves of different names, got {name!r} twice")
+        if _is_key(leaf):
+            leaf = _key_data(leaf)
+        named[name] = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    return named
+
+
+def _key_data(leaf: Any) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        data = jax.eval_shape(jax.random.key_data, leaf)
+        return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=leaf.sharding)
+    return jax.random.key_data(leaf)
+
+
+def _abstract(value: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(value, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
+
+
+def _difference(found: dict, expected: dict) -> str:
+    """The first leaf in which two tables of shapes differ, in words."""
+    for name in [*expected, *found]:
+        if found.get(name) != expected.get(name):
+            return f"{name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
+    return "the order of the leaves differs"
+
+
+def _sync(path: Path, *, recursive: bool = True) -> None:
+    """Have a folder put on the disk, so that the rename cannot become visible before its content."""
+    for entry in [*(path.rglob("*") if recursive else ()), path]:
+        handle = os.open(entry, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _delete(path: Path) -> None:
+    """Remove a checkpoint so that one half deleted never has a checkpoint's name."""
+    doomed = path.parent / f".tmp-deleted-{path.name}"
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.rename(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+# --- portable weights --------------------------------------------------------------------------------
+
+
+def save_weights(
+    path: str | Path, params: Mapping, metadata: Mapping[str, str] | None = None, *, storage: str = "float32"
+) -> None:
+    """Write a nested dict of arrays to one safetensors file, atomically.
+
+    Args:
+      path: the file; its folder must exist.
+      params: nested dicts with text keys free of "/"; floating arrays are stored as `storage`, others as is.
+      metadata: text by text.
+      storage: "float32" or "float16".
+
+    Raises:
+      ValueError: a value that is not finite, or too large for float16; unknown storage; a bad key.
+    """
+    if storage not in _STORAGE:
+        raise ValueError(f"storage: expected one of {sorted(_STORAGE)}, got {storage!r}")
+    metadata = dict(metadata or {})
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"metadata[{key!r}]: expected text, got {type(value).__name__}")
+    tensors = {name: _stored(name, value, storage) for name, value in _flatten(params).items()}
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_bytes(safetensors_bytes(tensors, metadata or None))
+        _sync(temporary, recursive=False)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_weights(path: str | Path) -> tuple[dict, dict[str, str]]:
+    """(params, metadata) of a file of `save_weights`; floating arrays come back as float32 numpy arrays.
+
+    Raises:
+      AirjaxError: the file is absent, unreadable, damaged or no safetensors file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AirjaxError(
+            f"{path}: expected a weights file (.safetensors), found {'a folder' if path.is_dir() else 'none'}"
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:
+        raise AirjaxError(
+            f"{path}: expected a whole safetensors file, got a damaged or foreign one ({error})"
+        ) from error
+    params: dict = {}
+    for name, value in tensors.items():
+        *parents, last = name.split("/")
+        node = params
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise AirjaxError(f"{path}: {name!r}: one of its parents is an array")
+        node[last] = value.astype(np.float32) if np.issubdtype(value.dtype, np.floating) else value
+    return params, metadata
+
+
+def weights_hash(path: str | Path) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a file."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise AirjaxError(f"{path}: cannot read the weights file ({error.strerror})") from error
+
+
+def _flatten(params: Mapping, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params: expected nested dicts, got {type(params).__name__}")
+    flat: dict[str, Any] = {}
+    for key, value in params.items():
+        if not isinstance(key, str) or not key or "/" in key:
+            raise ValueError(f'params: expected keys of text without "/", got {key!r} under {prefix!r}')
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}/")
+        elif hasattr(value, "dtype"):
+            flat[prefix + key] = value
+        else:
+            raise TypeError(f"params[{prefix + key!r}]: expected an array, got {type(value).__name__}")
+    return flat
+
+
+def _stored(name: str, value: Any, storage: str) -> np.ndarray:
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        return np.ascontiguousarray(value)
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(np.asarray(value), dtype=_STORAGE[storage])
+    if not np.isfinite(array).all():
+        raise ValueError(f"params[{name!r}]: expected finite values within the range of {storage}")
+    return array.reshape(value.shape)

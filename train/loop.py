@@ -1,0 +1,498 @@
+"""The training loop: a pure step function, a device mesh, checkpoints, logs; nothing about what is trained.
+
+What it promises: a run killed at any moment and started again ends with the same parameters, bit for bit on one
+machine, as one never killed (`batches_fn` gives the batches from any step on; nothing else feeds a step); a state
+whose losses were not all seen finite is never written; the log never has two lines of one step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from PIL import Image
+from tqdm import tqdm
+
+from airjax import checkpoint
+from airjax.errors import AirjaxError
+
+State = Any
+Metrics = dict[str, Any]
+
+# Settings that change what a run shows or keeps, not what it computes: a resumed run may have others. By
+# name, at any depth of the resolved configuration.
+FREE_SETTINGS = frozenset(
+    {"max_seconds", "log_every", "checkpoint_every", "panel_every", "eval_every", "keep"}
+)
+PLAIN_LINE_EVERY = 10  # without a terminal, one line per this many log points
+
+
+class NonFiniteLossError(AirjaxError):
+    """The loss or the state is not finite; the message names the step and the last good checkpoint."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long a run lasts, and how often it reports.
+
+    Fields:
+      num_steps: steps in all, over every session.
+      seed: recorded with the run; the loop itself draws nothing.
+      log_every: steps between log lines, each the mean over them; also how often losses are checked.
+      checkpoint_every: steps between checkpoints; 0 writes only the last one.
+      panel_every: steps between pictures; 0 for none.
+      keep: number of checkpoints that stay on disk.
+      max_seconds: stop, with a checkpoint, after this wall-clock time over all sessions; None for no limit.
+    """
+
+    num_steps: int
+    seed: int = 0
+    log_every: int = 20
+    checkpoint_every: int = 200
+    panel_every: int = 0
+    keep: int = 2
+    max_seconds: float | None = None
+
+    def __post_init__(self):
+        for name, low in (
+            ("num_steps", 0),
+            ("log_every", 1),
+            ("checkpoint_every", 0),
+            ("panel_every", 0),
+            ("keep", 1),
+        ):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}: expected at least {low}, got {getattr(self, name)}")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"max_seconds: expected > 0 or None, got {self.max_seconds}")
+
+
+def run(
+    config: LoopConfig,
+    *,
+    state: State,
+    step_fn: Callable[[State, Any], tuple[State, Metrics]],
+    batches_fn: Callable[[int], Iterator[Any]],
+    out_dir: str | Path,
+    panel_fn: Callable[[State, int], np.ndarray] | None = None,
+    eval_fn: Callable[[State, int], dict[str, float]] | None = None,
+    eval_every: int | None = None,
+    resolved_config: Any = None,
+    echo: Callable[[str], None] = print,
+) -> State:
+    """Train from `state`, or from the newest checkpoint in `out_dir`, to the last step; return its state.
+
+    Writes in `out_dir`: config.json, log.jsonl, checkpoints/, panels/, and with tensorboardX tensorboard/.
+
+    Args:
+      config: see `LoopConfig`.
+      state: pytree of arrays, all finite; copied, so it stays valid. Replicated over the devices.
+      step_fn: (state, batch) -> (state, metrics); pure, jitted here with the state donated. Metrics are
+        scalars; one is called "loss"; those whose names start with "psnr" are shown beside it.
+      batches_fn: start_step -> iterator over the batches that follow after that many steps; each a pytree of
+        numpy arrays whose axis 0 is divisible by the number of devices (scalars are replicated).
+      panel_fn: (state, step) -> uint8 (h, w, 3), every `panel_every` steps.
+      eval_fn: (state, step) -> scalars, every `eval_every` steps and after the last; logged as "eval/name".
+      resolved_config: what the folder's run is: dataclass or dict; another one in the same folder is refused.
+      echo: takes each line of text for the screen.
+
+    Raises:
+      AirjaxError: the folder holds another run, a damaged checkpoint; the data ended early.
+      NonFiniteLossError: see there.
+      SystemExit: 130 or 143 after SIGINT or SIGTERM, once the step is done and its checkpoint written.
+    """
+    out_dir = Path(out_dir)
+    screen = _Screen(config, echo)
+    _claim_folder(out_dir, config, resolved_config, screen)
+    folder = out_dir / "checkpoints"
+    mesh = Mesh(np.asarray(jax.devices()), ("data",))
+    replicated = NamedSharding(mesh, PartitionSpec())
+    state = jax.device_put(jax.tree.map(jnp.copy, state), replicated)
+    step, elapsed = 0, 0.0
+    if (found := checkpoint.latest_step(folder)) is not None:
+        state = checkpoint.restore(folder, state, found)
+        step, elapsed = found, float(checkpoint.read_extra(folder, found)["elapsed"])
+        screen.say(f"resuming {out_dir} at step {step} of {config.num_steps} ({elapsed:.0f} s so far)")
+    _require_finite_state(state, step, folder)
+    clock = _Clock(elapsed)
+    if _is_over(config, step, clock):
+        screen.say(f"{out_dir}: nothing left to do at step {step}")
+        return state
+
+    journal = _Journal(out_dir, step)
+    train_step = jax.jit(step_fn, donate_argnums=0, out_shardings=(replicated, replicated))
+    batches = batches_fn(step)
+    pending: list[tuple[int, Metrics]] = []  # dispatched, losses not yet looked at
+    window = _Mean()  # looked at, not yet logged
+
+    def settle() -> None:
+        """Wait for the dispatched steps, check their losses, add their metrics to the window."""
+        fetched = jax.device_get(pending)
+        pending.clear()
+        for at, metrics in fetched:
+            if not np.isfinite(metrics["loss"]).all():
+                raise NonFiniteLossError(f"step {at}: the loss is {metrics['loss']}; {_last_good(folder)}")
+            window.add(metrics)
+
+    def write_checkpoint() -> None:
+        settle()
+        _require_finite_state(state, step, folder)
+        checkpoint.save(folder, step, state, keep=config.keep, extra={"elapsed": clock.elapsed()})
+
+    with (
+        _Signals(screen) as signals,
+        screen.bar(step),
+        journal,
+        contextlib.closing(_as_generator(batches)) as batches,
+    ):
+        first = step + 1
+        while True:
+            batch = _put(_next_batch(batches, step), mesh)
+            if step + 1 == first:
+                screen.say(f"step {first}: compiling for {mesh.size} x {jax.devices()[0].device_kind} ...")
+            state, metrics = train_step(state, batch)
+            step += 1
+            _require_loss(metrics)
+            pending.append((step, metrics))
+            if step == first:
+                settle()
+                screen.say(f"step {first}: done after {clock.session():.1f} s")
+            elif len(pending) > 1:
+                # One step ahead, not more: the host prepares the next batch while the device works, and a
+                # signal or the time limit waits for two steps at most.
+                jax.block_until_ready(pending[-2][1]["loss"])
+
+            finished = _is_over(config, step, clock)
+            last = finished or signals.received is not None
+            record: Metrics = {}
+            if step % config.log_every == 0 or last:
+                settle()
+                record |= window.take()
+            # The log line comes before the checkpoint: a kill between the two leaves a line too many, which
+            # resuming drops, and never one too few. If a picture or an evaluation fails, the checkpoint is
+            # still written.
+            try:
+                if panel_fn is not None and config.panel_every and step % config.panel_every == 0:
+                    settle()
+                    _write_panel(out_dir / "panels" / f"step_{step:08d}.png", panel_fn(state, step))
+                if eval_fn is not None and (finished or (eval_every and step % eval_every == 0)):
+                    settle()
+                    record |= {f"eval/{name}": float(value) for name, value in eval_fn(state, step).items()}
+                if record:
+                    journal.write(step, clock.elapsed(), record)
+            finally:
+                if last or (config.checkpoint_every and step % config.checkpoint_every == 0):
+                    write_checkpoint()
+            screen.advance(step, clock, record, last=last)
+            if last:
+                break
+    if signals.received is not None and step < config.num_steps:
+        screen.say(f"stopped at step {step}; checkpoint written, the same command continues")
+        raise SystemExit(128 + signals.received)
+    screen.say(f"finished at step {step} of {config.num_steps} after {clock.elapsed():.0f} s: {out_dir}")
+    return state
+
+
+# --- pieces of the loop --------------------------------------------------------------------------------
+
+
+class _Clock:
+    """Wall-clock seconds of this run, those of earlier sessions included."""
+
+    def __init__(self, before: float):
+        self._before, self._start = before, time.monotonic()
+
+    def session(self) -> float:
+        return time.monotonic() - self._start
+
+    def elapsed(self) -> float:
+        return self._before + self.session()
+
+
+def _is_over(config: LoopConfig, step: int, clock: _Clock) -> bool:
+    out_of_time = config.max_seconds is not None and clock.elapsed() >= config.max_seconds
+    return step >= config.num_steps or out_of_time
+
+
+def _as_generator(batches: Iterator[Any]) -> Iterator[Any]:
+    """Any iterator as one with `close`, which passes the call on where the source knows it."""
+    try:
+        yield from batches
+    finally:
+        if hasattr(batches, "close"):
+            batches.close()
+
+
+def _next_batch(batches: Iterator[Any], step: int) -> Any:
+    batch = next(batches, None)
+    if batch is None:
+        raise AirjaxError(
+            f"data: ended after step {step}; expected a batch for every step (repeat the data set)"
+        )
+    return batch
+
+
+def _put(batch: Any, mesh: Mesh) -> Any:
+    """A batch on the devices, axis 0 split over them; copied, since the source may use its memory again."""
+
+    def put(path, leaf):
+        spec = PartitionSpec("data") if np.ndim(leaf) else PartitionSpec()
+        if np.ndim(leaf) and np.shape(leaf)[0] % mesh.size:
+            name = jax.tree_util.keystr(path) or "batch"
+            raise ValueError(
+                f"{name}: expected a batch divisible by {mesh.size} devices, got {np.shape(leaf)[0]}"
+            )
+        return jax.device_put(leaf, NamedSharding(mesh, spec), may_alias=False)
+
+    return jax.tree_util.tree_map_with_path(put, batch)
+
+
+def _require_loss(metrics: Metrics) -> None:
+    if not isinstance(metrics, dict) or "loss" not in metrics:
+        raise ValueError(f"step_fn: expected a dict of metrics with 'loss', got {metrics!r}")
+    for name, value in metrics.items():
+        if np.ndim(value):
+            raise ValueError(f"step_fn: metric {name!r}: expected a scalar, got shape {np.shape(value)}")
+
+
+@jax.jit
+def _leaves_are_finite(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
+def _require_finite_state(state: State, step: int, folder: Path) -> None:
+    """A gradient can overflow in a step whose own loss was fine: look at what is about to be written."""
+    named = jax.tree_util.tree_flatten_with_path(state)[0]
+    floats = [(path, leaf) for path, leaf in named if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    if not floats or bool(_leaves_are_finite([leaf for _, leaf in floats])):
+        return
+    bad = next(jax.tree_util.keystr(path) for path, leaf in floats if not bool(jnp.isfinite(leaf).all()))
+    raise NonFiniteLossError(f"step {step}: state{bad} is not finite; {_last_good(folder)}")
+
+
+def _last_good(folder: Path) -> str:
+    found = checkpoint.latest_step(folder)
+    return "no checkpoint yet" if found is None else f"the last good checkpoint is {folder}, step {found}"
+
+
+class _Mean:
+    """Running means of metrics, each over the steps that reported it."""
+
+    def __init__(self):
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def add(self, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + float(value), count + 1)
+
+    def take(self) -> dict[str, float]:
+        means = {name: total / count for name, (total, count) in self._sums.items()}
+        self._sums.clear()
+        return means
+
+
+class _Signals:
+    """Notes SIGINT and SIGTERM for the loop; a second one acts as if nobody listened."""
+
+    def __init__(self, screen: _Screen):
+        self.received: int | None = None
+        self._screen, self._previous = screen, {}
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *_) -> None:
+        self._restore()
+
+
+class _Screen:
+    """A progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, config: LoopConfig, echo: Callable[[str], None]):
+        self._config, self._echo, self._bar = config, echo, None
+        self._shown: dict[str, str] = {}
+        self._points = 0
+
+    def say(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.clear()
+        self._echo(line)
+        sys.stdout.flush()
+        if self._bar is not None:
+            self._bar.refresh()
+
+    @contextlib.contextmanager
+    def bar(self, start: int):
+        if not sys.stdout.isatty():
+            yield
+            return
+        total = self._config.num_steps
+        with tqdm(total=total, initial=start, unit="step", file=sys.stdout, dynamic_ncols=True) as self._bar:
+            yield
+        self._bar = None
+
+    def advance(self, step: int, clock: _Clock, record: Metrics, *, last: bool) -> None:
+        shown = {k: v for k, v in record.items() if k == "loss" or k.removeprefix("eval/").startswith("psnr")}
+        self._shown |= {name: f"{value:.4g}" for name, value in shown.items()}
+        if self._bar is not None:
+            self._bar.set_postfix(self._shown, refresh=False)
+            self._bar.update()
+            return
+        if record:
+            self._points += 1
+            if (
+                last
+                or self._points % PLAIN_LINE_EVERY == 1
+                or any(name.startswith("eval/") for name in record)
+            ):
+                numbers = "  ".join(f"{name} {value}" for name, value in self._shown.items())
+                self.say(f"step {step}/{self._config.num_steps}  {clock.elapsed():.0f} s  {numbers}")
+
+
+class _Journal:
+    """log.jsonl, one object per line with step and elapsed seconds, and TensorBoard if it is there."""
+
+    def __init__(self, out_dir: Path, step: int):
+        self._path, self._board = out_dir / "log.jsonl", None
+        _truncate_log(self._path, step)
+        if importlib.util.find_spec("tensorboardX") is not None:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(out_dir / "tensorboard"), purge_step=step + 1)
+
+    def __enter__(self) -> _Journal:
+        self._file = self._path.open("a", encoding="utf-8")
+        return self
+
+    def write(self, step: int, elapsed: float, record: Metrics) -> None:
+        # JSON has no NaN: a metric other than the loss that is not finite is written as null.
+        values = {name: value if math.isfinite(value) else None for name, value in record.items()}
+        self._file.write(json.dumps({"step": step, "elapsed": round(elapsed, 3), **values}) + "\n")
+        self._file.flush()
+        for name, value in record.items() if self._board is not None else ():
+            self._board.add_scalar(name, value, step)
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _truncate_log(path: Path, step: int) -> None:
+    """Drop what an earlier session logged after its last checkpoint, and a line it could not finish."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    _write_text(path, "".join(kept))
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _write_panel(path: Path, panel: np.ndarray) -> None:
+    panel = np.asarray(panel)
+    if panel.dtype != np.uint8 or panel.ndim != 3 or panel.shape[2] != 3:
+        raise ValueError(f"panel_fn: expected uint8 (h, w, 3), got {panel.dtype} {panel.shape}")
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    Image.fromarray(panel).save(temporary, format="PNG")
+    os.replace(temporary, path)
+
+
+# --- whose folder is it? --------------------------------------------------------------------------------
+
+
+def _plain(value: Any) -> Any:
+    """A configuration as JSON values: dataclasses and mappings become objects, functions their names."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else getattr(value, "__qualname__", repr(value))
+
+
+def _entries(value: Any, name: str = "") -> dict[str, Any]:
+    """Leaves of a plain configuration by dotted name, those of FREE_SETTINGS left out."""
+    if isinstance(value, dict):
+        flat = {}
+        for key, item in value.items():
+            if key not in FREE_SETTINGS:
+                flat |= _entries(item, f"{name}.{key}" if name else key)
+        return flat
+    return {name: value}
+
+
+def _claim_folder(out_dir: Path, config: LoopConfig, resolved_config: Any, screen: _Screen) -> None:
+    """Write config.json, or make sure that the one already there describes the same run."""
+    versions = {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__}
+    ours = {
+        "seed": config.seed,
+        "loop": _plain(config),
+        "config": _plain(resolved_config),
+        "versions": versions,
+        "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
+    }
+    path = out_dir / "config.json"
+    if path.exists():
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+            before, now = (_entries({k: run[k] for k in ("loop", "config")}) for run in (theirs, ours))
+        except (ValueError, KeyError, TypeError) as error:
+            raise AirjaxError(f"{path}: expected the settings of a run, got something else") from error
+        changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+        if changed:
+            name = changed[0]
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            raise AirjaxError(
+                f"{out_dir}: holds a run with other settings: {name} was {before.get(name)!r}, is now "
+                f"{now.get(name)!r}{more}; choose another folder"
+            )
+        for name in ("versions", "devices"):
+            if theirs.get(name) != ours[name]:
+                screen.say(f"note: {name} were {theirs.get(name)}, are now {ours[name]}")
+    elif checkpoint.steps(out_dir / "checkpoints"):
+        raise AirjaxError(f"{out_dir}: holds checkpoints without a config.json; choose another folder")
+    out_dir.mkdir(parents=True, exist_ok=True)
+    _write_text(path, json.dumps(ours, indent=2) + "\n")

@@ -1,0 +1,60 @@
+"""Run one experiment: python -m train.main --config train/configs/X.py [--smoke] [--out DIR] [--max-seconds S]
+
+An experiment is a Python file with `experiment(smoke: bool) -> train.phases.Experiment`. The same command on the
+same folder continues an interrupted run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
+
+from airjax.cache import enable_compilation_cache
+from airjax.errors import AirjaxError
+
+
+def load_experiment(path: Path, smoke: bool):
+    """The experiment that the config file at `path` describes."""
+    if not path.is_file() or path.suffix != ".py":
+        raise AirjaxError(f"{path}: expected a config file (.py)")
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "experiment"):
+        raise AirjaxError(f"{path}: expected a function experiment(smoke), found none")
+    return module.experiment(smoke)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0, or 2 after one line for the user."""
+    parser = argparse.ArgumentParser(prog="python -m train.main", description="Run one experiment.")
+    parser.add_argument("--config", type=Path, required=True, help="a file of train/configs")
+    parser.add_argument("--smoke", action="store_true", help="the tiny variant, under 2 minutes on a CPU")
+    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/<name>)")
+    parser.add_argument(
+        "--max-seconds", type=float, help="stop after this time, over all sessions of the run"
+    )
+    parser.add_argument(
+        "--init", type=Path, help="start from these weights (.safetensors) or this checkpoint folder"
+    )
+    args = parser.parse_args(argv)
+    try:
+        experiment = load_experiment(args.config, args.smoke)
+        if args.max_seconds is not None:
+            loop = dataclasses.replace(experiment.loop, max_seconds=args.max_seconds)
+            experiment = dataclasses.replace(experiment, loop=loop)
+        enable_compilation_cache()
+        from train import phases
+
+        phases.run(experiment, args.out or Path("runs") / experiment.name, args.init)
+    except (AirjaxError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
