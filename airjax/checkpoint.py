@@ -1,8 +1,8 @@
 """Training checkpoints (orbax) and portable weights (safetensors).
 
-A training checkpoint is a folder `step_00001200` with the arrays of the state (`arrays/`, orbax) and `meta.json`
-(step, shapes, small values of the caller). It is written under a temporary name, synced and renamed: a folder
-with its final name is complete, and a process killed at any moment leaves the earlier ones as they were.
+A training checkpoint is a folder `step_00001200` with the arrays of the state (`arrays/`, orbax) and
+`meta.json` (step, shapes, small values of the caller). It is written under a temporary name, synced and
+renamed: a folder with its final name is complete, and a process killed at any moment leaves the others alone.
 Portable weights are one `.safetensors` file: a nested dict of arrays, its keys joined by "/", and text.
 """
 
@@ -99,28 +99,60 @@ def restore(folder: str | Path, state_like: Any, step: int | None = None) -> Any
     expected = {name: [list(value.shape), str(value.dtype)] for name, value in like.items()}
     if expected != meta["shapes"]:
         raise AirjaxError(f"{path}: not a checkpoint of this model: {_difference(meta['shapes'], expected)}")
-    target = {name: _abstract(value) for name, value in like.items() if value.size}
-    try:
-        with ocp.StandardCheckpointer() as reader:
-            arrays = reader.restore(path / "arrays", target)
-    except (ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise AirjaxError(
-            f"{path}: damaged checkpoint ({reason}); delete this folder to use the one before"
-        ) from error
+    arrays = _read_arrays(path, {name: _abstract(value) for name, value in like.items()})
     leaves, treedef = jax.tree.flatten(state_like)
-    restored = []
-    for leaf, name in zip(leaves, like, strict=True):
-        value = arrays[name] if name in arrays else jnp.zeros(like[name].shape, like[name].dtype)
-        if _is_key(leaf):
-            value = jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
-        restored.append(value)
+    restored = [
+        jax.random.wrap_key_data(arrays[name], impl=jax.random.key_impl(leaf))
+        if _is_key(leaf)
+        else arrays[name]
+        for leaf, name in zip(leaves, like, strict=True)
+    ]
     return jax.tree.unflatten(treedef, restored)
+
+
+def restore_part(folder: str | Path, name: str, step: int | None = None) -> dict:
+    """One branch of a saved state, for instance "params" or "ema", as a nested dict of numpy arrays.
+
+    Needs no model and no optimiser: for exporting weights, and for starting another run from a checkpoint.
+
+    Raises:
+      AirjaxError: no such checkpoint, no such branch in it, or damaged files.
+    """
+    path, meta = _read_meta(folder, step)
+    target = {
+        key: _abstract(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)))
+        for key, (shape, dtype) in meta["shapes"].items()
+    }
+    arrays = _read_arrays(path, target)
+    part = {key.removeprefix(f"{name}/"): arrays[key] for key in arrays if key.startswith(f"{name}/")}
+    if not part:
+        raise AirjaxError(
+            f"{path}: expected a branch {name!r}, found {sorted({key.split('/')[0] for key in arrays})}"
+        )
+    return _nest({key: np.asarray(value) for key, value in part.items()}, path)
 
 
 def read_extra(folder: str | Path, step: int | None = None) -> dict:
     """The `extra` values saved with the checkpoint of `step` (default: the newest)."""
     return _read_meta(folder, step)[1]["extra"]
+
+
+def _read_arrays(path: Path, target: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """The arrays named in `target`; those without elements are not on disk (orbax refuses them)."""
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            arrays = reader.restore(
+                path / "arrays", {name: like for name, like in target.items() if like.size}
+            )
+    except (ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise AirjaxError(
+            f"{path}: damaged checkpoint ({reason}); delete this folder to use an older one"
+        ) from error
+    return {
+        name: arrays[name] if like.size else jnp.zeros(like.shape, like.dtype)
+        for name, like in target.items()
+    }
 
 
 def _step_folder(folder: Path, step: int) -> Path:
@@ -140,7 +172,7 @@ def _read_meta(folder: str | Path, step: int | None) -> tuple[Path, dict]:
         return path, {"extra": meta["extra"], "shapes": meta["shapes"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AirjaxError(
-            f"{path}: damaged checkpoint (meta.json); delete this folder to use the one before"
+            f"{path}: damaged checkpoint (meta.json); delete this folder to use an older one"
         ) from error
 
 
@@ -254,16 +286,8 @@ def load_weights(path: str | Path) -> tuple[dict, dict[str, str]]:
         raise AirjaxError(
             f"{path}: expected a whole safetensors file, got a damaged or foreign one ({error})"
         ) from error
-    params: dict = {}
-    for name, value in tensors.items():
-        *parents, last = name.split("/")
-        node = params
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise AirjaxError(f"{path}: {name!r}: one of its parents is an array")
-        node[last] = value.astype(np.float32) if np.issubdtype(value.dtype, np.floating) else value
-    return params, metadata
+    floats = {n: v.astype(np.float32) for n, v in tensors.items() if np.issubdtype(v.dtype, np.floating)}
+    return _nest(tensors | floats, path), metadata
 
 
 def weights_hash(path: str | Path) -> str:
@@ -272,6 +296,20 @@ def weights_hash(path: str | Path) -> str:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
     except OSError as error:
         raise AirjaxError(f"{path}: cannot read the weights file ({error.strerror})") from error
+
+
+def _nest(flat: dict[str, Any], path: Path) -> dict:
+    """Nested dicts from names joined by "/"; the inverse of `_flatten`."""
+    nested: dict = {}
+    for name, value in flat.items():
+        *parents, last = name.split("/")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise AirjaxError(f"{path}: {name!r}: expected a branch, found an array at {parent!r}")
+        node[last] = value
+    return nested
 
 
 def _flatten(params: Mapping, prefix: str = "") -> dict[str, Any]:

@@ -1,15 +1,14 @@
 """The training loop: a pure step function, a device mesh, checkpoints, logs; nothing about what is trained.
 
-What it promises: a run killed at any moment and started again ends with the same parameters, bit for bit on one
-machine, as one never killed (`batches_fn` gives the batches from any step on; nothing else feeds a step); a state
-whose losses were not all seen finite is never written; the log never has two lines of one step.
+What it promises: a run killed at any moment and started again ends with the same parameters, bit for bit on
+one machine, as one never killed (`batches_fn` gives the batches from any step on; nothing else feeds a step);
+a state whose losses were not all seen finite is never written; the log never has two lines of one step.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import math
 import os
@@ -32,6 +31,15 @@ from tqdm import tqdm
 
 from airjax import checkpoint
 from airjax.errors import AirjaxError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+try:
+    from tensorboardX import SummaryWriter
+except ImportError:
+    SummaryWriter = None
 
 State = Any
 Metrics = dict[str, Any]
@@ -79,9 +87,9 @@ class LoopConfig:
             ("keep", 1),
         ):
             if getattr(self, name) < low:
-                raise ValueError(f"{name}: expected at least {low}, got {getattr(self, name)}")
+                raise AirjaxError(f"{name}: expected at least {low}, got {getattr(self, name)}")
         if self.max_seconds is not None and not self.max_seconds > 0:
-            raise ValueError(f"max_seconds: expected > 0 or None, got {self.max_seconds}")
+            raise AirjaxError(f"max_seconds: expected > 0 or None, got {self.max_seconds}")
 
 
 def run(
@@ -118,96 +126,128 @@ def run(
       NonFiniteLossError: see there.
       SystemExit: 130 or 143 after SIGINT or SIGTERM, once the step is done and its checkpoint written.
     """
-    out_dir = Path(out_dir)
-    screen = _Screen(config, echo)
-    _claim_folder(out_dir, config, resolved_config, screen)
-    folder = out_dir / "checkpoints"
-    mesh = Mesh(np.asarray(jax.devices()), ("data",))
-    replicated = NamedSharding(mesh, PartitionSpec())
-    state = jax.device_put(jax.tree.map(jnp.copy, state), replicated)
-    step, elapsed = 0, 0.0
-    if (found := checkpoint.latest_step(folder)) is not None:
-        state = checkpoint.restore(folder, state, found)
-        step, elapsed = found, float(checkpoint.read_extra(folder, found)["elapsed"])
-        screen.say(f"resuming {out_dir} at step {step} of {config.num_steps} ({elapsed:.0f} s so far)")
-    _require_finite_state(state, step, folder)
-    clock = _Clock(elapsed)
-    if _is_over(config, step, clock):
-        screen.say(f"{out_dir}: nothing left to do at step {step}")
-        return state
-
-    journal = _Journal(out_dir, step)
-    train_step = jax.jit(step_fn, donate_argnums=0, out_shardings=(replicated, replicated))
-    batches = batches_fn(step)
-    pending: list[tuple[int, Metrics]] = []  # dispatched, losses not yet looked at
-    window = _Mean()  # looked at, not yet logged
-
-    def settle() -> None:
-        """Wait for the dispatched steps, check their losses, add their metrics to the window."""
-        fetched = jax.device_get(pending)
-        pending.clear()
-        for at, metrics in fetched:
-            if not np.isfinite(metrics["loss"]).all():
-                raise NonFiniteLossError(f"step {at}: the loss is {metrics['loss']}; {_last_good(folder)}")
-            window.add(metrics)
-
-    def write_checkpoint() -> None:
-        settle()
-        _require_finite_state(state, step, folder)
-        checkpoint.save(folder, step, state, keep=config.keep, extra={"elapsed": clock.elapsed()})
-
-    with (
-        _Signals(screen) as signals,
-        screen.bar(step),
-        journal,
-        contextlib.closing(_as_generator(batches)) as batches,
-    ):
-        first = step + 1
-        while True:
-            batch = _put(_next_batch(batches, step), mesh)
-            if step + 1 == first:
-                screen.say(f"step {first}: compiling for {mesh.size} x {jax.devices()[0].device_kind} ...")
-            state, metrics = train_step(state, batch)
-            step += 1
-            _require_loss(metrics)
-            pending.append((step, metrics))
-            if step == first:
-                settle()
-                screen.say(f"step {first}: done after {clock.session():.1f} s")
-            elif len(pending) > 1:
-                # One step ahead, not more: the host prepares the next batch while the device works, and a
-                # signal or the time limit waits for two steps at most.
-                jax.block_until_ready(pending[-2][1]["loss"])
-
-            finished = _is_over(config, step, clock)
-            last = finished or signals.received is not None
-            record: Metrics = {}
-            if step % config.log_every == 0 or last:
-                settle()
-                record |= window.take()
-            # The log line comes before the checkpoint: a kill between the two leaves a line too many, which
-            # resuming drops, and never one too few. If a picture or an evaluation fails, the checkpoint is
-            # still written.
+    out_dir, screen = Path(out_dir), _Screen(config, echo)
+    with _only_process(out_dir), _Signals() as signals:
+        _claim_folder(out_dir, config, resolved_config, screen)
+        training = _Training(config, state, step_fn, out_dir, screen)
+        if training.is_over():
+            screen.say(f"{out_dir}: nothing left to do at step {training.step}")
+            return training.state
+        with screen.bar(training.step), training.journal:
+            batches = batches_fn(training.step)
             try:
-                if panel_fn is not None and config.panel_every and step % config.panel_every == 0:
-                    settle()
-                    _write_panel(out_dir / "panels" / f"step_{step:08d}.png", panel_fn(state, step))
-                if eval_fn is not None and (finished or (eval_every and step % eval_every == 0)):
-                    settle()
-                    record |= {f"eval/{name}": float(value) for name, value in eval_fn(state, step).items()}
-                if record:
-                    journal.write(step, clock.elapsed(), record)
+                while True:
+                    training.dispatch(_next_batch(batches, training.step))
+                    finished = training.is_over()
+                    training.report(
+                        finished, panel_fn, eval_fn, eval_every, stop=signals.received is not None
+                    )
+                    if finished or signals.received is not None:
+                        break
             finally:
-                if last or (config.checkpoint_every and step % config.checkpoint_every == 0):
-                    write_checkpoint()
-            screen.advance(step, clock, record, last=last)
-            if last:
-                break
-    if signals.received is not None and step < config.num_steps:
-        screen.say(f"stopped at step {step}; checkpoint written, the same command continues")
-        raise SystemExit(128 + signals.received)
-    screen.say(f"finished at step {step} of {config.num_steps} after {clock.elapsed():.0f} s: {out_dir}")
-    return state
+                if hasattr(batches, "close"):
+                    batches.close()
+        step, of = training.step, f"of {config.num_steps} after {training.clock.elapsed():.0f} s: {out_dir}"
+        if signals.received is not None and not finished:
+            screen.say(f"stopped at step {step} {of}; checkpoint written, the same command continues")
+            raise SystemExit(128 + signals.received)
+        screen.say(f"{'finished' if step >= config.num_steps else 'out of time'} at step {step} {of}")
+        return training.state
+
+
+class _Training:
+    """The state of a run, how far it is, and what of it has been looked at."""
+
+    def __init__(self, config: LoopConfig, state: State, step_fn: Callable, out_dir: Path, screen: _Screen):
+        self._config, self._out_dir, self._screen = config, out_dir, screen
+        self._folder = out_dir / "checkpoints"
+        self._mesh = Mesh(np.asarray(jax.devices()), ("data",))
+        replicated = NamedSharding(self._mesh, PartitionSpec())
+        self._train_step = jax.jit(step_fn, donate_argnums=0, out_shardings=(replicated, replicated))
+        self._pending: list[tuple[int, Metrics]] = []  # dispatched, losses not yet looked at
+        self._window = _Mean()  # looked at, not yet logged
+        self._compiled = False
+        self.state = jax.device_put(jax.tree.map(_own, state), replicated)
+        self.step, elapsed = 0, 0.0
+        if (found := checkpoint.latest_step(self._folder)) is not None:
+            self.state = checkpoint.restore(self._folder, self.state, found)
+            extra = checkpoint.read_extra(self._folder, found)
+            self.step, elapsed, self._window = found, float(extra["elapsed"]), _Mean(extra.get("window"))
+            screen.say(f"resuming {out_dir} at step {found} of {config.num_steps} ({elapsed:.0f} s so far)")
+        _require_finite_state(self.state, self.step, self._folder)
+        self.clock = _Clock(elapsed)
+        self.journal = _Journal(out_dir, self.step)
+
+    def is_over(self) -> bool:
+        """All steps done, or no time left."""
+        limit = self._config.max_seconds
+        return self.step >= self._config.num_steps or (limit is not None and self.clock.elapsed() >= limit)
+
+    def dispatch(self, batch: Any) -> None:
+        """Start one step on the devices, and wait for the one before it."""
+        batch = _put(batch, self._mesh)
+        if not self._compiled:
+            kind = jax.devices()[0].device_kind
+            self._screen.say(f"step {self.step + 1}: compiling for {self._mesh.size} x {kind} ...")
+        self.state, metrics = self._train_step(self.state, batch)
+        self.step += 1
+        _require_loss(metrics)
+        self._pending.append((self.step, metrics))
+        if not self._compiled:
+            self._settle()
+            self._compiled = True
+            self._screen.say(f"step {self.step}: done after {self.clock.session():.1f} s")
+        elif len(self._pending) > 1:
+            # One step ahead, not more: the host prepares the next batch while the device works, and a signal
+            # or the time limit waits for two steps at most.
+            jax.block_until_ready(self._pending[-2][1]["loss"])
+
+    def report(
+        self,
+        finished: bool,
+        panel_fn: Callable | None,
+        eval_fn: Callable | None,
+        eval_every: int | None,
+        stop: bool,
+    ) -> None:
+        """Whatever is due after this step: log line, picture, evaluation, checkpoint."""
+        config, step, record = self._config, self.step, {}
+        if finished or step % config.log_every == 0:
+            self._settle()
+            record |= self._window.take()
+        # The log line comes before the checkpoint: a kill between the two leaves a line too many, which
+        # resuming drops, and never one too few. If a picture or an evaluation fails, the checkpoint is still
+        # written.
+        try:
+            if panel_fn is not None and _is_due(step, config.panel_every):
+                self._settle()
+                _write_panel(self._out_dir / "panels" / f"step_{step:08d}.png", panel_fn(self.state, step))
+            if eval_fn is not None and (finished or _is_due(step, eval_every)):
+                self._settle()
+                record |= {f"eval/{name}": float(value) for name, value in eval_fn(self.state, step).items()}
+            if record:
+                self.journal.write(step, self.clock.elapsed(), record)
+        finally:
+            if finished or stop or _is_due(step, config.checkpoint_every):
+                self._checkpoint()
+        self._screen.advance(step, self.clock, record, last=finished)
+
+    def _settle(self) -> None:
+        """Wait for the dispatched steps, check their losses, add their metrics to the window."""
+        fetched = jax.device_get(self._pending)
+        self._pending.clear()
+        for step, metrics in fetched:
+            if not np.isfinite(metrics["loss"]):
+                raise NonFiniteLossError(
+                    f"step {step}: the loss is {metrics['loss']}; {_last_good(self._folder)}"
+                )
+            self._window.add(metrics)
+
+    def _checkpoint(self) -> None:
+        self._settle()
+        _require_finite_state(self.state, self.step, self._folder)
+        extra = {"elapsed": self.clock.elapsed(), "window": self._window.sums}
+        checkpoint.save(self._folder, self.step, self.state, keep=self._config.keep, extra=extra)
 
 
 # --- pieces of the loop --------------------------------------------------------------------------------
@@ -226,18 +266,14 @@ class _Clock:
         return self._before + self.session()
 
 
-def _is_over(config: LoopConfig, step: int, clock: _Clock) -> bool:
-    out_of_time = config.max_seconds is not None and clock.elapsed() >= config.max_seconds
-    return step >= config.num_steps or out_of_time
+def _own(leaf: Any) -> jax.Array:
+    """A copy to be donated: its memory is its own, and no weak type, which a checkpoint would not keep."""
+    leaf = jnp.asarray(leaf)
+    return jnp.copy(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.array(leaf, leaf.dtype)
 
 
-def _as_generator(batches: Iterator[Any]) -> Iterator[Any]:
-    """Any iterator as one with `close`, which passes the call on where the source knows it."""
-    try:
-        yield from batches
-    finally:
-        if hasattr(batches, "close"):
-            batches.close()
+def _is_due(step: int, every: int | None) -> bool:
+    return bool(every) and step % every == 0
 
 
 def _next_batch(batches: Iterator[Any], step: int) -> Any:
@@ -293,28 +329,28 @@ def _last_good(folder: Path) -> str:
 
 
 class _Mean:
-    """Running means of metrics, each over the steps that reported it."""
+    """Means of metrics over the steps since the last log line, each over the steps that reported it."""
 
-    def __init__(self):
-        self._sums: dict[str, tuple[float, int]] = {}
+    def __init__(self, sums: dict | None = None):
+        self.sums: dict[str, tuple[float, int]] = dict(sums or {})
 
     def add(self, metrics: Metrics) -> None:
         for name, value in metrics.items():
-            total, count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (total + float(value), count + 1)
+            total, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total + float(value), count + 1)
 
     def take(self) -> dict[str, float]:
-        means = {name: total / count for name, (total, count) in self._sums.items()}
-        self._sums.clear()
+        means = {name: total / count for name, (total, count) in self.sums.items()}
+        self.sums.clear()
         return means
 
 
 class _Signals:
     """Notes SIGINT and SIGTERM for the loop; a second one acts as if nobody listened."""
 
-    def __init__(self, screen: _Screen):
+    def __init__(self):
         self.received: int | None = None
-        self._screen, self._previous = screen, {}
+        self._previous: dict = {}
 
     def __enter__(self) -> _Signals:
         if threading.current_thread() is threading.main_thread():
@@ -384,9 +420,7 @@ class _Journal:
     def __init__(self, out_dir: Path, step: int):
         self._path, self._board = out_dir / "log.jsonl", None
         _truncate_log(self._path, step)
-        if importlib.util.find_spec("tensorboardX") is not None:
-            from tensorboardX import SummaryWriter
-
+        if SummaryWriter is not None:
             self._board = SummaryWriter(str(out_dir / "tensorboard"), purge_step=step + 1)
 
     def __enter__(self) -> _Journal:
@@ -464,6 +498,20 @@ def _entries(value: Any, name: str = "") -> dict[str, Any]:
     return {name: value}
 
 
+@contextlib.contextmanager
+def _only_process(out_dir: Path) -> Iterator[None]:
+    """Hold the folder against a second process; the system lets go when this one ends, however it ends."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with (out_dir / ".lock").open("a") as handle:
+        if fcntl is not None:
+            # A record lock, not flock: worker processes that outlive a killed run must not inherit it.
+            try:
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise AirjaxError(f"{out_dir}: another process is training in this folder") from error
+        yield
+
+
 def _claim_folder(out_dir: Path, config: LoopConfig, resolved_config: Any, screen: _Screen) -> None:
     """Write config.json, or make sure that the one already there describes the same run."""
     versions = {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__}
@@ -494,5 +542,4 @@ def _claim_folder(out_dir: Path, config: LoopConfig, resolved_config: Any, scree
                 screen.say(f"note: {name} were {theirs.get(name)}, are now {ours[name]}")
     elif checkpoint.steps(out_dir / "checkpoints"):
         raise AirjaxError(f"{out_dir}: holds checkpoints without a config.json; choose another folder")
-    out_dir.mkdir(parents=True, exist_ok=True)
     _write_text(path, json.dumps(ours, indent=2) + "\n")

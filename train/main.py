@@ -1,7 +1,7 @@
-"""Run one experiment: python -m train.main --config train/configs/X.py [--smoke] [--out DIR] [--max-seconds S]
+"""Run one experiment: python -m train.main --config train/configs/X.py [--smoke] [--out DIR]
 
-An experiment is a Python file with `experiment(smoke: bool) -> train.phases.Experiment`. The same command on the
-same folder continues an interrupted run.
+An experiment is a Python file with `experiment(smoke: bool) -> train.phases.Experiment`. The same command on
+the same folder continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from airjax.cache import enable_compilation_cache
 from airjax.errors import AirjaxError
+from train import phases
 
 
 def load_experiment(path: Path, smoke: bool):
@@ -33,13 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.main", description="Run one experiment.")
     parser.add_argument("--config", type=Path, required=True, help="a file of train/configs")
     parser.add_argument("--smoke", action="store_true", help="the tiny variant, under 2 minutes on a CPU")
-    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/<name>)")
-    parser.add_argument(
-        "--max-seconds", type=float, help="stop after this time, over all sessions of the run"
-    )
-    parser.add_argument(
-        "--init", type=Path, help="start from these weights (.safetensors) or this checkpoint folder"
-    )
+    parser.add_argument("--out", type=Path, help="folder of the run (runs/<name>)")
+    parser.add_argument("--max-seconds", type=float, help="stop after this time, all sessions together")
+    parser.add_argument("--init", type=Path, help="start from these weights, or this checkpoint folder")
     args = parser.parse_args(argv)
     try:
         experiment = load_experiment(args.config, args.smoke)
@@ -47,8 +44,6 @@ def main(argv: list[str] | None = None) -> int:
             loop = dataclasses.replace(experiment.loop, max_seconds=args.max_seconds)
             experiment = dataclasses.replace(experiment, loop=loop)
         enable_compilation_cache()
-        from train import phases
-
         phases.run(experiment, args.out or Path("runs") / experiment.name, args.init)
     except (AirjaxError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
