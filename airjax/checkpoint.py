@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def save(folder: str | Path, step: int, state: Any, *, keep: int = 2, extra: dic
     with ocp.StandardCheckpointer() as writer:
         writer.save(temporary / "arrays", {k: v for k, v in arrays.items() if v.size})
     shapes = {name: [list(value.shape), str(value.dtype)] for name, value in arrays.items()}
-    meta = {"step": step, "extra": extra or {}, "shapes": shapes}
+    files = (file for file in sorted((temporary / "arrays").rglob("*")) if file.is_file())
+    checksums = {str(file.relative_to(temporary / "arrays")): _checksum(file) for file in files}
+    meta = {"step": step, "extra": extra or {}, "shapes": shapes, "files": checksums}
     (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
     _sync(temporary)
     if final.exists():
@@ -99,12 +102,10 @@ def restore(folder: str | Path, state_like: Any, step: int | None = None) -> Any
     expected = {name: [list(value.shape), str(value.dtype)] for name, value in like.items()}
     if expected != meta["shapes"]:
         raise AirjaxError(f"{path}: not a checkpoint of this model: {_difference(meta['shapes'], expected)}")
-    arrays = _read_arrays(path, {name: _abstract(value) for name, value in like.items()})
+    arrays = _read_arrays(path, meta, {name: _abstract(value) for name, value in like.items()})
     leaves, treedef = jax.tree.flatten(state_like)
     restored = [
-        jax.random.wrap_key_data(arrays[name], impl=jax.random.key_impl(leaf))
-        if _is_key(leaf)
-        else arrays[name]
+        jax.random.wrap_key_data(arrays[name], impl=_key_impl(leaf)) if _is_key(leaf) else arrays[name]
         for leaf, name in zip(leaves, like, strict=True)
     ]
     return jax.tree.unflatten(treedef, restored)
@@ -123,7 +124,7 @@ def restore_part(folder: str | Path, name: str, step: int | None = None) -> dict
         key: _abstract(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)))
         for key, (shape, dtype) in meta["shapes"].items()
     }
-    arrays = _read_arrays(path, target)
+    arrays = _read_arrays(path, meta, target)
     part = {key.removeprefix(f"{name}/"): arrays[key] for key in arrays if key.startswith(f"{name}/")}
     if not part:
         raise AirjaxError(
@@ -137,22 +138,25 @@ def read_extra(folder: str | Path, step: int | None = None) -> dict:
     return _read_meta(folder, step)[1]["extra"]
 
 
-def _read_arrays(path: Path, target: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    """The arrays named in `target`; those without elements are not on disk (orbax refuses them)."""
-    try:
-        with ocp.StandardCheckpointer() as reader:
-            arrays = reader.restore(
-                path / "arrays", {name: like for name, like in target.items() if like.size}
-            )
-    except (ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise AirjaxError(
-            f"{path}: damaged checkpoint ({reason}); delete this folder to use an older one"
-        ) from error
+def _read_arrays(path: Path, meta: dict, target: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """The arrays named in `target`; those without elements are not on disk (orbax refuses them).
+
+    The files are compared with what was written first: on damaged ones orbax raises anything, or nothing.
+    """
+    for name, checksum in meta["files"].items():
+        file = path / "arrays" / name
+        if not file.is_file() or _checksum(file) != checksum:
+            raise AirjaxError(f"{file}: missing or damaged; delete {path} to use an older checkpoint")
+    with ocp.StandardCheckpointer() as reader:
+        arrays = reader.restore(path / "arrays", {name: like for name, like in target.items() if like.size})
     return {
         name: arrays[name] if like.size else jnp.zeros(like.shape, like.dtype)
         for name, like in target.items()
     }
+
+
+def _checksum(file: Path) -> int:
+    return zlib.crc32(file.read_bytes())
 
 
 def _step_folder(folder: Path, step: int) -> Path:
@@ -163,17 +167,15 @@ def _read_meta(folder: str | Path, step: int | None) -> tuple[Path, dict]:
     folder = Path(folder).absolute()
     step = latest_step(folder) if step is None else step
     if step is None or not _step_folder(folder, step).is_dir():
-        raise AirjaxError(
-            f"{folder}: expected a checkpoint{'' if step is None else f' of step {step}'}, found none"
-        )
+        which = "a checkpoint" if step is None else f"a checkpoint of step {step}"
+        raise AirjaxError(f"{folder}: expected {which}, found none")
     path = _step_folder(folder, step)
     try:
         meta = json.loads((path / "meta.json").read_text())
-        return path, {"extra": meta["extra"], "shapes": meta["shapes"]}
+        return path, {"extra": meta["extra"], "shapes": meta["shapes"], "files": meta.get("files", {})}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AirjaxError(
-            f"{path}: damaged checkpoint (meta.json); delete this folder to use an older one"
-        ) from error
+        message = f"{path / 'meta.json'}: missing or damaged; delete {path} to use an older checkpoint"
+        raise AirjaxError(message) from error
 
 
 def _is_key(leaf: Any) -> bool:
@@ -198,6 +200,13 @@ def _key_data(leaf: Any) -> Any:
         data = jax.eval_shape(jax.random.key_data, leaf)
         return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=leaf.sharding)
     return jax.random.key_data(leaf)
+
+
+def _key_impl(leaf: Any) -> Any:
+    """The generator of a typed key, which JAX tells of arrays only: an abstract one is traced."""
+    seen = []
+    jax.eval_shape(lambda key: seen.append(jax.random.key_impl(key)), leaf)
+    return seen[0]
 
 
 def _abstract(value: Any) -> jax.ShapeDtypeStruct:
