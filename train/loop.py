@@ -403,15 +403,12 @@ class _Screen:
             self._bar.set_postfix(self._shown, refresh=False)
             self._bar.update()
             return
-        if record:
-            self._points += 1
-            if (
-                last
-                or self._points % PLAIN_LINE_EVERY == 1
-                or any(name.startswith("eval/") for name in record)
-            ):
-                numbers = "  ".join(f"{name} {value}" for name, value in self._shown.items())
-                self.say(f"step {step}/{self._config.num_steps}  {clock.elapsed():.0f} s  {numbers}")
+        log_point = "loss" in record
+        self._points += log_point
+        evaluated = any(name.startswith("eval/") for name in record)
+        if record and (last or evaluated or (log_point and self._points % PLAIN_LINE_EVERY == 1)):
+            numbers = "  ".join(f"{name} {value}" for name, value in self._shown.items())
+            self.say(f"step {step}/{self._config.num_steps}  {clock.elapsed():.0f} s  {numbers}")
 
 
 class _Journal:
