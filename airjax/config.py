@@ -1,0 +1,38 @@
+"""The configuration of a whole model, as text: what a weights file says about the network it belongs to."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from airjax.errors import AirjaxError
+from airjax.gaussians import PatchMap
+from airjax.image.stages import StageConfig
+from airjax.nn.predictor import PredictorConfig
+
+# Six stages of 8 x 8 patches. A mean stays within 0.75 patches of its patch centre and a standard deviation below
+# 0.525 patches, so that a Gaussian is drawn in 5 x 5 patches at most.
+COMPACT = tuple(StageConfig(PatchMap(8, offset=0.75, min_scale=0.5, max_scale=4.2)) for _ in range(6))
+
+# The stages of the AIR paper: four of 7 x 7 patches with its own map.
+AIR_STAGES = tuple(StageConfig(PatchMap.air(7)) for _ in range(4))
+
+
+def stages_to_text(stages: tuple[StageConfig, ...]) -> str:
+    """JSON of a stage configuration."""
+    return json.dumps([dataclasses.asdict(stage) for stage in stages])
+
+
+def stages_from_text(text: str, *, source: str) -> tuple[StageConfig, ...]:
+    """Inverse of `stages_to_text`; `source` names the file in the error for anything else.
+
+    Raises:
+      AirjaxError: not such a text.
+    """
+    try:
+        return tuple(
+            StageConfig(PatchMap(**stage["patch_map"]), PredictorConfig(**stage["network"]))
+            for stage in json.loads(text)
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise AirjaxError(f"{source}: expected a stage configuration in JSON, got {text[:80]!r}") from error

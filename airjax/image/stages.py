@@ -1,0 +1,173 @@
+"""The staged prediction of AIR: each stage sees the residual and adds one Gaussian where a patch still needs one.
+
+Letters: s stages, P patch size, (r, c) patch grid; an image is padded to whole patches, (H, W) = (r P, c P).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from airjax.gaussians import Gaussians2D, PatchMap, patch_centers, patch_grid, to_physical
+from airjax.metrics import patch_mse, patch_ssim
+from airjax.nn.predictor import Predictor, PredictorConfig, compact_predictor, patches_of
+from airjax.render.additive import render_patches
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage: how its raw rows become Gaussians, and the size of its network."""
+
+    patch_map: PatchMap
+    network: PredictorConfig = PredictorConfig()
+
+
+class StageControl(NamedTuple):
+    """When a patch gets a Gaussian; traced values, so changing them compiles nothing.
+
+    Fields:
+      mse_threshold: a patch asks for a Gaussian where its mean squared error is above this,
+      ssim_threshold: or where 1 - SSIM over the patch is above this.
+      max_gaussians: most Gaussians of the whole image (float, may be inf). What is left is shared evenly among the
+        stages to come, and within a stage the patches of largest squared error come first.
+    """
+
+    mse_threshold: Float[Array, ""]
+    ssim_threshold: Float[Array, ""]
+    max_gaussians: Float[Array, ""]
+
+
+def stage_control_of(
+    mse_threshold: float = 10**-3.5, ssim_threshold: float = 0.05, max_gaussians: float = float("inf")
+) -> StageControl:
+    """AIR's thresholds (35 dB, 0.95 SSIM) unless told otherwise."""
+    return StageControl(*(jnp.float32(x) for x in (mse_threshold, ssim_threshold, max_gaussians)))
+
+
+class Stage(NamedTuple):
+    """What one stage added.
+
+    Fields:
+      gaussians: one slot per patch of the stage's grid.
+      rendered: (h, w, 3) image after this stage.
+    """
+
+    gaussians: Gaussians2D
+    rendered: Float[Array, "h w 3"]
+
+
+def predictors(stages: tuple[StageConfig, ...]) -> tuple[Predictor, ...]:
+    """The init/apply pair of every stage."""
+    return tuple(compact_predictor(stage.network, stage.patch_map.patch_size) for stage in stages)
+
+
+def init_params(key: jax.Array, stages: tuple[StageConfig, ...]) -> dict[str, Any]:
+    """Fresh weights, {"stage0": ..., "stage1": ...}."""
+    keys = jax.random.split(key, len(stages))
+    return {f"stage{i}": p.init(k) for i, (p, k) in enumerate(zip(predictors(stages), keys, strict=True))}
+
+
+def pad_to_patches(image: Float[Array, "h w c"], patch_size: int) -> Float[Array, "H W c"]:
+    """Zero rows and columns below and to the right, up to whole patches."""
+    rows, columns = patch_grid(image.shape[:2], patch_size)
+    pad = ((0, rows * patch_size - image.shape[0]), (0, columns * patch_size - image.shape[1]), (0, 0))
+    return jnp.pad(image, pad)
+
+
+def predict_stage(
+    predictor: Predictor, params: Any, residual: Float[Array, "h w 3"], patch_size: int
+) -> Float[Array, "n k"]:
+    """Raw rows (n, 8) of one stage for one residual, patches row by row."""
+    raw = predictor.apply(params, patches_of(pad_to_patches(residual, patch_size), patch_size))
+    return raw.reshape(-1, raw.shape[-1])
+
+
+def stage_control(
+    image: Float[Array, "h w 3"],
+    rendered: Float[Array, "h w 3"],
+    *,
+    patch_size: int,
+    control: StageControl,
+    stages_left: int = 1,
+    gaussians_left: Float[Array, ""] | None = None,
+) -> Bool[Array, " n"]:
+    """Which patches get a Gaussian (AIR section 3.3). Nothing is differentiated; where none asks, none is added.
+
+    Args:
+      image, rendered: target and the image so far.
+      patch_size: pixels.
+      control: thresholds.
+      stages_left: this stage and those after it.
+      gaussians_left: what is left of control.max_gaussians (default: all of it).
+
+    Returns:
+      (n,) bool, patches row by row.
+    """
+    image, rendered = jax.lax.stop_gradient((image, rendered))
+    mse = patch_mse(image, rendered, patch_size=patch_size).ravel()
+    ssim = patch_ssim(image, rendered, patch_size=patch_size).ravel()
+    asks = (mse > control.mse_threshold) | (1 - ssim > control.ssim_threshold)
+    left = control.max_gaussians if gaussians_left is None else gaussians_left
+    # The first stage lays the base of every later one: it is served first, the others share what is left.
+    share = jnp.ceil(left / stages_left)
+    order = jnp.argsort(jnp.where(asks, -mse, jnp.inf))
+    rank = jnp.zeros(mse.shape, jnp.float32).at[order].set(jnp.arange(mse.size, dtype=jnp.float32))
+    return asks & (rank < share)
+
+
+def run_stages(
+    stages: tuple[StageConfig, ...],
+    params: dict[str, Any],
+    image: Float[Array, "h w 3"],
+    control: StageControl,
+    *,
+    skip_idle: bool = False,
+) -> tuple[Stage, ...]:
+    """All stages on one image.
+
+    Args:
+      stages: static configuration.
+      params: weights, {"stage0": ...}.
+      image: (h, w, 3) in [0, 1], any size.
+      control: Stage Control thresholds.
+      skip_idle: a stage in which no patch is active does not run its network (a branch at run time: use it outside
+        `vmap` and `grad`; under `vmap` both branches would run).
+
+    Returns:
+      One `Stage` per stage; the last `rendered` is the reconstruction. Gradients flow through the residuals into
+      earlier stages.
+    """
+    height, width, channels = image.shape
+    rendered = jnp.zeros_like(image)
+    left = control.max_gaussians
+    trace = []
+    for i, (stage, predictor) in enumerate(zip(stages, predictors(stages), strict=True)):
+        size = stage.patch_map.patch_size
+        grid = patch_grid((height, width), size)
+        centers = patch_centers(grid, size, image.dtype)
+        # The first stage lays the base of every later one, so it may take all that the budget holds.
+        stages_left = len(stages) - i if i else 1
+        active = stage_control(
+            image, rendered, patch_size=size, control=control, stages_left=stages_left, gaussians_left=left
+        )
+
+        def run(rendered, active=active, i=i, stage=stage, predictor=predictor, grid=grid, centers=centers):
+            raw = predict_stage(predictor, params[f"stage{i}"], image - rendered, stage.patch_map.patch_size)
+            gaussians = to_physical(raw, centers, active, stage.patch_map)
+            added = render_patches(gaussians, grid=grid, patch_map=stage.patch_map)
+            return gaussians, rendered + added[:height, :width]
+
+        def idle(rendered, active=active, stage=stage, centers=centers):
+            raw = jnp.zeros((active.size, 5 + channels), rendered.dtype)
+            return to_physical(raw, centers, active, stage.patch_map), rendered
+
+        gaussians, rendered = (
+            jax.lax.cond(jnp.any(active), run, idle, rendered) if skip_idle else run(rendered)
+        )
+        left = left - jnp.sum(active, dtype=jnp.float32)
+        trace.append(Stage(gaussians, rendered))
+    return tuple(trace)

@@ -1,0 +1,121 @@
+"""The compact staged predictor: one small convolutional network per stage, on the patch grid.
+
+Letters: r, c rows and columns of the patch grid; P patch size; F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+RAW_ROWS = 8  # mean 2, scales 2, angle 1, colour 3
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """Size of the network of one stage.
+
+    Fields:
+      features: width F of the patch features.
+      blocks: number of residual blocks.
+      expansion: hidden width of a block's MLP, in multiples of F.
+    """
+
+    features: int = 128
+    blocks: int = 3
+    expansion: int = 4
+
+    def multiply_adds(self, patch_size: int) -> int:
+        """Multiply-adds per patch and stage."""
+        f = self.features
+        block = 2 * f * f * self.expansion + 9 * f
+        return (3 * patch_size**2 + 1) * f + self.blocks * block + f * RAW_ROWS
+
+
+class Predictor(NamedTuple):
+    """The network of one stage as a pair of pure functions.
+
+    Fields:
+      init: (key) -> params.
+      apply: (params, patches (r, c, 3 P^2)) -> raw (r, c, 8).
+    """
+
+    init: Callable[[jax.Array], Any]
+    apply: Callable[[Any, Float[Array, "r c p"]], Float[Array, "r c k"]]
+
+
+def patches_of(image: Float[Array, "h w 3"], patch_size: int) -> Float[Array, "r c p"]:
+    """(r, c, 3 P^2) patches of an image whose sides are multiples of P."""
+    rows, columns = image.shape[0] // patch_size, image.shape[1] // patch_size
+    grid = image.reshape(rows, patch_size, columns, patch_size, image.shape[2])
+    return grid.transpose(0, 2, 1, 3, 4).reshape(rows, columns, -1)
+
+
+def _neighbours(x: Float[Array, "r c f"]) -> list[Float[Array, "r c f"]]:
+    """The nine shifted copies of a grid, zero outside."""
+    padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
+    rows, columns = x.shape[:2]
+    return [padded[i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
+
+
+class _Block(nn.Module):
+    """Depthwise 3x3, LayerNorm, MLP, residual (the shape of a ConvNeXt block)."""
+
+    config: PredictorConfig
+
+    @nn.compact
+    def __call__(self, x):
+        features = self.config.features
+        kernel = self.param("depthwise", nn.initializers.normal(1 / 3), (9, features))
+        # Nine shifted products fuse into one loop; XLA's grouped convolution on the CPU is 30 times slower.
+        y = sum(part * kernel[None, None, i] for i, part in enumerate(_neighbours(x)))
+        y = nn.LayerNorm(name="norm")(y)
+        y = nn.Dense(features * self.config.expansion, name="up")(y)
+        y = nn.gelu(y, approximate=True)
+        return x + nn.Dense(features, name="down")(y)
+
+
+class _StageNetwork(nn.Module):
+    """Residual patches to raw rows.
+
+    The residual of a late stage is a hundred times smaller than that of the first, and smaller in the sky than in
+    leaves. So each patch is divided by the local contrast (rms over the patch and its neighbours), the network sees
+    the normalised patch and the logarithm of the contrast, and the predicted colour is multiplied back. A colour
+    starts as a share of the patch mean, which starts training near 18 dB instead of 9.
+    """
+
+    config: PredictorConfig
+
+    @nn.compact
+    def __call__(self, patches):
+        energy = jnp.mean(jnp.square(patches), axis=-1, keepdims=True)
+        contrast = jnp.sqrt(sum(_neighbours(energy)) / 9 + 1e-5)
+        x = jnp.concatenate([patches / contrast, jnp.log(contrast)], axis=-1)
+        x = nn.Dense(self.config.features, name="embed")(x)
+        for i in range(self.config.blocks):
+            x = _Block(self.config, name=f"block{i}")(x)
+        x = nn.LayerNorm(name="norm")(x)
+        raw = nn.Dense(RAW_ROWS, name="head", kernel_init=nn.initializers.normal(0.02))(x)
+        share = self.param("mean_share", nn.initializers.constant(0.7), ())
+        mean = jnp.mean(patches.reshape(*patches.shape[:2], -1, 3), axis=2)
+        colors = contrast * raw[..., 5:] + share * mean
+        return jnp.concatenate([raw[..., :5], colors], axis=-1)
+
+
+def compact_predictor(config: PredictorConfig, patch_size: int) -> Predictor:
+    """The shipped kind of predictor for one stage of the given patch size."""
+    network = _StageNetwork(config)
+
+    def init(key):
+        return network.init(key, jnp.zeros((2, 2, 3 * patch_size**2), jnp.float32))["params"]
+
+    def apply(params, patches):
+        return network.apply({"params": params}, patches)
+
+    return Predictor(init, apply)

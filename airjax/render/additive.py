@@ -1,0 +1,230 @@
+"""The fast additive renderer: image(x) = sum over n of colour_n * weight_n(x), exactly, through tile lists.
+
+Letters: T tiles (or chunks of a tile's list), L slots of a list, B tile side in pixels, Q = B * B pixels, c channels.
+The last axis is always T: neighbouring tiles fill a vector register, whatever the tile size, and a list slot is one
+elementwise loop. `accumulate` is the one kernel; `airjax.render.lists` gives it its slots, for a patch grid and for
+any set.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from airjax.gaussians import CUTOFF, Gaussians2D, PatchMap, patch_grid
+from airjax.render.lists import TileLists, gather_slots, patch_slots
+
+GEOMETRY = 5  # rows of a slot before its colours: mean x, mean y (from the tile's centre), conic xx, xy, yy
+_UNROLL = 8  # slots fused into one elementwise loop; more make the loop longer without making it faster
+
+
+def tile_pixels(tile_size: int, dtype) -> np.ndarray:
+    """(2, Q) x and y of a tile's pixel centres, measured from the tile's centre, row by row."""
+    axis = np.arange(tile_size) + 0.5 - tile_size / 2
+    return np.stack([np.tile(axis, tile_size), np.repeat(axis, tile_size)]).astype(dtype)
+
+
+def _distances(
+    slot: Float[Array, "k T"], pixels: np.ndarray
+) -> tuple[Float[Array, "Q T"], Float[Array, "Q T"]]:
+    return pixels[0][:, None] - slot[None, 0], pixels[1][:, None] - slot[None, 1]
+
+
+def _weight(slot: Float[Array, "k T"], pixels: np.ndarray, smooth_cutoff: bool) -> Float[Array, "Q T"]:
+    """exp(-d^T Sigma^-1 d / 2), zero below the cut-off."""
+    dx, dy = _distances(slot, pixels)
+    q = (0.5 * slot[None, 2]) * (dx * dx) + (0.5 * slot[None, 4]) * (dy * dy) + slot[None, 3] * (dx * dy)
+    weight = jnp.exp(-q)
+    if not smooth_cutoff:
+        return jnp.where(weight >= CUTOFF, weight, 0.0)
+    t = jnp.clip(weight / CUTOFF - 1.0, 0.0, 1.0)
+    return weight * _ramp(t)
+
+
+def _ramp(t):
+    """0 to 1 over [0, 1] with two vanishing derivatives at both ends."""
+    return t * t * t * (10.0 - 15.0 * t + 6.0 * t * t)
+
+
+def _weight_and_slope(slot, pixels, smooth_cutoff):
+    """The weight and minus its derivative by the exponent q; they are equal but for the smooth cut-off."""
+    if not smooth_cutoff:
+        weight = _weight(slot, pixels, False)
+        return weight, weight
+    dx, dy = _distances(slot, pixels)
+    q = (0.5 * slot[None, 2]) * (dx * dx) + (0.5 * slot[None, 4]) * (dy * dy) + slot[None, 3] * (dx * dy)
+    weight = jnp.exp(-q)
+    t = jnp.clip(weight / CUTOFF - 1.0, 0.0, 1.0)
+    ramp_slope = 30.0 * (t * (1.0 - t)) ** 2
+    return weight * _ramp(t), weight * (_ramp(t) + weight / CUTOFF * ramp_slope)
+
+
+def _groups(slots: Float[Array, "L k T"]) -> tuple[Float[Array, "g u k T"], Float[Array, "r k T"]]:
+    """The slots in groups of _UNROLL, and the rest."""
+    full = slots.shape[0] // _UNROLL * _UNROLL
+    return slots[:full].reshape(-1, _UNROLL, *slots.shape[1:]), slots[full:]
+
+
+def _sum_slots(slots: Float[Array, "L k T"], tile_size: int, smooth_cutoff: bool) -> Float[Array, "c Q T"]:
+    num_slots, rows, tiles = slots.shape
+    pixels = tile_pixels(tile_size, slots.dtype)
+
+    def add(image, group):
+        # One unrolled expression per channel: XLA's CPU backend then vectorises over T and computes a weight again
+        # for each channel, which costs less than storing it.
+        return [
+            image[c] + sum(_weight(slot, pixels, smooth_cutoff) * slot[None, GEOMETRY + c] for slot in group)
+            for c in range(rows - GEOMETRY)
+        ]
+
+    image = [jnp.zeros((tile_size * tile_size, tiles), slots.dtype) for _ in range(rows - GEOMETRY)]
+    groups, rest = _groups(slots)
+    if len(groups) > 1:
+        image, _ = jax.lax.scan(lambda carry, group: (add(carry, group), None), image, groups)
+    elif len(groups):
+        image = add(image, groups[0])
+    if len(rest):
+        image = add(image, rest)
+    return jnp.stack(image)
+
+
+def _slot_cotangents(slots, cotangent, tile_size, smooth_cutoff):
+    """Gradient of <cotangent, image> by every slot row, weights computed again.
+
+    With h = (cotangent . colour) * slope, dL/dq = -h, and q = (xx dx^2 + yy dy^2) / 2 + xy dx dy with dx = x - mean x:
+      dL/dmean x = xx <h dx> + xy <h dy>,  dL/dxx = -<h dx^2> / 2,  dL/dxy = -<h dx dy>, and so on.
+    The moments <h dx^i dy^j> come from moments about the tile's centre, which are one matrix product with constants.
+    """
+    rows = slots.shape[1]
+    x, y = pixels = tile_pixels(tile_size, slots.dtype)
+    monomials = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
+
+    def one(slot):
+        weight, slope = _weight_and_slope(slot, pixels, smooth_cutoff)
+        # Stored once and read by every sum below; without the barrier each sum would compute the exponentials again.
+        weight, slope = (
+            jax.lax.optimization_barrier((weight, slope))
+            if smooth_cutoff
+            else ((jax.lax.optimization_barrier(weight),) * 2)
+        )
+        h = sum(cotangent[c] * slot[None, GEOMETRY + c] for c in range(rows - GEOMETRY)) * slope
+        m = jax.lax.dot(jnp.asarray(monomials), h, precision="highest")
+        u, v, xx, xy, yy = (slot[i] for i in range(GEOMETRY))
+        h_x, h_y = m[1] - u * m[0], m[2] - v * m[0]
+        h_xx = m[3] - 2.0 * u * m[1] + u * u * m[0]
+        h_xy = m[4] - u * m[2] - v * m[1] + u * v * m[0]
+        h_yy = m[5] - 2.0 * v * m[2] + v * v * m[0]
+        geometry = [xx * h_x + xy * h_y, xy * h_x + yy * h_y, -0.5 * h_xx, -h_xy, -0.5 * h_yy]
+        colors = [jnp.sum(weight * cotangent[c], axis=0) for c in range(rows - GEOMETRY)]
+        return jnp.stack(geometry + colors)
+
+    return jax.lax.map(one, slots)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _accumulate(slots, tile_size, smooth_cutoff):
+    return _sum_slots(slots, tile_size, smooth_cutoff)
+
+
+def _accumulate_fwd(slots, tile_size, smooth_cutoff):
+    return _sum_slots(slots, tile_size, smooth_cutoff), slots
+
+
+def _accumulate_bwd(tile_size, smooth_cutoff, slots, cotangent):
+    return (_slot_cotangents(slots, cotangent, tile_size, smooth_cutoff),)
+
+
+_accumulate.defvjp(_accumulate_fwd, _accumulate_bwd)
+
+
+def accumulate(
+    slots: Float[Array, "L k T"], *, tile_size: int, smooth_cutoff: bool = False, any_order: bool = False
+) -> Float[Array, "c Q T"]:
+    """Sum of L Gaussians over each of T tiles of `tile_size` squared pixels.
+
+    Args:
+      slots: (L, 5 + c, T); rows are mean x, mean y (pixels from the tile's centre), conic xx, xy, yy (1/pixel^2) and
+        the colours. An empty slot has colour zero and any positive definite conic.
+      tile_size: B, pixels.
+      smooth_cutoff: a C2 ramp in place of the step at the cut-off (same support), so that finite differences hold.
+      any_order: differentiate through the plain sum, to any order and in both modes (slower, more memory); by
+        default reverse mode only, by a gradient that computes the weights again.
+
+    Returns:
+      (c, Q, T), not clipped.
+    """
+    if any_order:
+        return _sum_slots(slots, tile_size, smooth_cutoff)
+    return _accumulate(slots, tile_size, smooth_cutoff)
+
+
+def slot_weights(
+    slots: Float[Array, "L k T"], *, tile_size: int, smooth_cutoff: bool = False
+) -> Float[Array, "L Q T"]:
+    """The weights themselves; the image is linear in the colours, and this is the matrix (for the colour solve)."""
+    pixels = tile_pixels(tile_size, slots.dtype)
+    return jnp.stack([_weight(slot, pixels, smooth_cutoff) for slot in slots])
+
+
+class Rendered(NamedTuple):
+    """A rendered image.
+
+    Fields:
+      image: (h, w, c), not clipped. All NaN when the lists overflowed.
+      overflow: bool scalar, True when the given capacity did not hold all (Gaussian, tile) pairs.
+    """
+
+    image: Float[Array, "h w c"]
+    overflow: Bool[Array, ""]
+
+
+def untile(tiles: Float[Array, "c Q T"], *, grid: tuple[int, int], tile_size: int) -> Float[Array, "h w c"]:
+    """Tiles side by side: (rows * B, columns * B, c)."""
+    image = tiles.reshape(-1, tile_size, tile_size, *grid)
+    return image.transpose(3, 1, 4, 2, 0).reshape(grid[0] * tile_size, grid[1] * tile_size, -1)
+
+
+def render_patches(
+    gaussians: Gaussians2D, *, grid: tuple[int, int], patch_map: PatchMap, any_order: bool = False
+) -> Float[Array, "h w c"]:
+    """Image of a predicted set, one Gaussian per patch, through static lists: no sort, no capacity.
+
+    Args:
+      gaussians: rows * columns slots inside the bounds of `patch_map`.
+      grid: (rows, columns) of patches.
+      patch_map: bounds that the set keeps; a set outside them is drawn incompletely.
+      any_order: see `accumulate`.
+
+    Returns:
+      (rows * P, columns * P, c), whole patches; crop it to the image.
+    """
+    slots = patch_slots(gaussians, grid=grid, patch_map=patch_map)
+    tiles = accumulate(slots, tile_size=patch_map.patch_size, any_order=any_order)
+    return untile(tiles, grid=grid, tile_size=patch_map.patch_size)
+
+
+def render_lists(
+    gaussians: Gaussians2D,
+    lists: TileLists,
+    *,
+    image_size: tuple[int, int],
+    tile_size: int,
+    smooth_cutoff: bool = False,
+    any_order: bool = False,
+) -> Float[Array, "h w c"]:
+    """Image of a set whose tile lists are known; linear in `gaussians.colors`, so it transposes."""
+    grid = patch_grid(image_size, tile_size)
+    num_tiles = grid[0] * grid[1]
+    slots = gather_slots(gaussians, lists, grid=grid, tile_size=tile_size)
+    chunks = accumulate(slots, tile_size=tile_size, smooth_cutoff=smooth_cutoff, any_order=any_order)
+    channels, pixels, num_chunks = chunks.shape
+    rows = chunks.reshape(channels * pixels, num_chunks).T
+    tiles = jnp.zeros((num_tiles, channels * pixels), rows.dtype)
+    tiles = tiles.at[lists.tiles].add(rows, mode="drop", indices_are_sorted=True)
+    image = untile(tiles.T.reshape(channels, pixels, num_tiles), grid=grid, tile_size=tile_size)
+    return image[: image_size[0], : image_size[1]]

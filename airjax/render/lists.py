@@ -1,0 +1,209 @@
+"""Which Gaussians touch which tile: static lists from a patch grid, sorted lists for any set.
+
+Letters: n Gaussians, T tiles, K (Gaussian, tile) pairs, L slots of a chunk, M chunks. A tile's list is cut into chunks
+of L slots so that lists of any length fit static shapes without a bound per tile: only the number of pairs of the
+whole image has a capacity, and passing it is reported.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, PatchMap, conics, extents, patch_centers
+
+CHUNK = 8  # slots of a chunk: half a chunk per tile is empty on average, and a chunk costs one row of the image sum
+
+
+class TileLists(NamedTuple):
+    """Sorted tile lists in chunks.
+
+    Fields:
+      ids: (L, M) index of the Gaussian in each slot of each chunk; n where the slot is empty.
+      tiles: (M,) tile of each chunk, row by row; T where the chunk is unused.
+      overflow: the pairs did not fit the capacity; the lists are then incomplete and must not be used.
+    """
+
+    ids: Int[Array, "L M"]
+    tiles: Int[Array, " M"]
+    overflow: Bool[Array, ""]
+
+
+def slot_table(gaussians: Gaussians2D) -> Float[Array, "m k"]:
+    """(n + 1, 5 + c) rows of `accumulate`: mean, conic, colours; inactive rows and the last one are empty."""
+    active = gaussians.active[:, None]
+    table = jnp.concatenate(
+        [
+            jnp.where(active, gaussians.means, 0.0),
+            conics(gaussians),
+            jnp.where(active, gaussians.colors, 0.0),
+        ],
+        axis=-1,
+    )
+    blank = jnp.zeros((1, table.shape[1]), table.dtype).at[:, 2:5:2].set(1.0)
+    return jnp.concatenate([table, blank])
+
+
+def tile_ranges(gaussians: Gaussians2D, *, grid: tuple[int, int], tile_size: int) -> Int[Array, "n 4"]:
+    """First and one past the last tile column, then row, of the box around each cut-off ellipse.
+
+    A non-finite or off-canvas Gaussian has an empty range.
+    """
+    half = extents(gaussians) * (1 + 1e-5)  # rounding of the box must never lose a pixel
+    limits = jnp.array([grid[1], grid[0]], jnp.int32)
+    bound = jnp.float32(2.0**30)
+
+    def tile(x):
+        return jnp.clip(jnp.nan_to_num(x / tile_size, nan=0.0), -bound, bound)
+
+    first = jnp.floor(tile(gaussians.means - half)).astype(jnp.int32)
+    last = jnp.floor(tile(gaussians.means + half)).astype(jnp.int32) + 1
+    first, last = jnp.clip(first, 0, limits[None]), jnp.clip(last, 0, limits[None])
+    visible = gaussians.active & jnp.all(jnp.isfinite(gaussians.means) & jnp.isfinite(half), axis=-1)
+    last = jnp.where(visible[:, None], last, first)
+    return jnp.stack([first[:, 0], last[:, 0], first[:, 1], last[:, 1]], axis=-1)
+
+
+def pair_counts(gaussians: Gaussians2D, *, grid: tuple[int, int], tile_size: int) -> Int[Array, " n"]:
+    """How many tiles the box of each Gaussian touches: their sum is the capacity that `sorted_lists` needs."""
+    r = tile_ranges(gaussians, grid=grid, tile_size=tile_size)
+    return (r[:, 1] - r[:, 0]) * (r[:, 3] - r[:, 2])
+
+
+def _touches(
+    slots: Float[Array, "K k"], tile_x: Float[Array, " K"], tile_y: Float[Array, " K"], tile_size: int
+) -> Bool[Array, " K"]:
+    """Whether the cut-off ellipse reaches the box of the tile's pixel centres (exact up to a safe rounding margin).
+
+    The exponent is convex, so outside the box its minimum lies on one of the two sides that face the mean.
+    """
+    half = (tile_size - 1) / 2
+    u, v = slots[:, 0] - tile_x, slots[:, 1] - tile_y
+    xx, xy, yy = slots[:, 2], slots[:, 3], slots[:, 4]
+
+    def exponent(x, y):
+        dx, dy = x - u, y - v
+        return 0.5 * (xx * dx * dx + yy * dy * dy) + xy * dx * dy
+
+    side_x, side_y = jnp.clip(u, -half, half), jnp.clip(v, -half, half)
+    on_x = exponent(side_x, jnp.clip(v - xy / yy * (side_x - u), -half, half))
+    on_y = exponent(jnp.clip(u - xy / xx * (side_y - v), -half, half), side_y)
+    return jnp.minimum(on_x, on_y) <= 0.5 * CUTOFF_RADIUS**2 * (1 + 1e-3)
+
+
+def sorted_lists(
+    gaussians: Gaussians2D, *, grid: tuple[int, int], tile_size: int, capacity: int
+) -> TileLists:
+    """Tile lists of any set.
+
+    Args:
+      gaussians: n slots, positions in pixels.
+      grid: (rows, columns) of tiles.
+      tile_size: pixels.
+      capacity: largest number of (Gaussian, tile) pairs, boxes against tiles, as counted by `pair_counts`.
+
+    Returns:
+      Lists of capacity // L + T chunks, which is always enough for `capacity` pairs.
+    """
+    num_tiles, n = grid[0] * grid[1], gaussians.capacity
+    num_chunks = capacity // CHUNK + min(num_tiles, capacity)
+    gaussians = jax.lax.stop_gradient(gaussians)
+    ranges = tile_ranges(gaussians, grid=grid, tile_size=tile_size)
+    widths = ranges[:, 1] - ranges[:, 0]
+    counts = widths * (ranges[:, 3] - ranges[:, 2])
+    # Saturating float sum beside the int32 one: huge sets must not wrap around into "fits".
+    overflow = jnp.sum(counts, dtype=jnp.float32) > capacity * 1.0
+    ends = jnp.cumsum(counts)
+
+    # Pair p belongs to Gaussian g and is the k-th tile of its box.
+    p = jnp.arange(capacity, dtype=jnp.int32)
+    g = jnp.repeat(jnp.arange(n, dtype=jnp.int32), counts, total_repeat_length=capacity)
+    k = p - (ends - counts)[g]
+    width = jnp.maximum(widths[g], 1)
+    column, row = ranges[g, 0] + k % width, ranges[g, 2] + k // width
+    center_x, center_y = ((i.astype(gaussians.means.dtype) + 0.5) * tile_size for i in (column, row))
+    keep = (p < ends[-1]) & _touches(slot_table(gaussians)[g], center_x, center_y, tile_size)
+    tile = jnp.where(keep, row * grid[1] + column, num_tiles)
+
+    tile, g = _sort_by_tile(tile, g, num_tiles, n)
+    sizes = jnp.zeros((num_tiles + 1,), jnp.int32).at[tile].add(1)[:num_tiles]
+    chunks = -(-sizes // CHUNK)
+    first_pair, first_chunk = (
+        jnp.concatenate([jnp.zeros((1,), jnp.int32), jnp.cumsum(a)]) for a in (sizes, chunks)
+    )
+    rank = p - first_pair[tile]
+    position = (rank % CHUNK) * num_chunks + first_chunk[tile] + rank // CHUNK
+    position = jnp.where(tile < num_tiles, position, CHUNK * num_chunks)
+    ids = jnp.full((CHUNK * num_chunks,), n, jnp.int32).at[position].set(g, mode="drop")
+    tiles = jnp.repeat(jnp.arange(num_tiles, dtype=jnp.int32), chunks, total_repeat_length=num_chunks)
+    tiles = jnp.where(jnp.arange(num_chunks) < first_chunk[-1], tiles, num_tiles)
+    return TileLists(ids.reshape(CHUNK, num_chunks), tiles, overflow)
+
+
+def _sort_by_tile(tile, g, num_tiles, n):
+    """Pairs ordered by tile. One packed 32-bit key where it fits: XLA sorts a single key five times faster."""
+    bits = max(1, (n - 1).bit_length())
+    if num_tiles.bit_length() + bits > 32:
+        return jax.lax.sort((tile, g), num_keys=1)
+    key = jnp.sort((tile.astype(jnp.uint32) << jnp.uint32(bits)) | g.astype(jnp.uint32))
+    mask = jnp.uint32((1 << bits) - 1)
+    return (key >> jnp.uint32(bits)).astype(jnp.int32), (key & mask).astype(jnp.int32)
+
+
+def gather_slots(
+    gaussians: Gaussians2D, lists: TileLists, *, grid: tuple[int, int], tile_size: int
+) -> Float[Array, "L k M"]:
+    """The slots of every chunk, means measured from the chunk's tile centre."""
+    table = slot_table(gaussians)
+    tile = jnp.minimum(lists.tiles, grid[0] * grid[1] - 1)
+    centers = (jnp.stack([tile % grid[1], tile // grid[1]]).astype(table.dtype) + 0.5) * tile_size
+    slots = jnp.moveaxis(table[lists.ids], -1, 1)
+    used = (lists.ids < gaussians.capacity)[:, None]
+    return jnp.concatenate([jnp.where(used, slots[:, :2] - centers[None], 0.0), slots[:, 2:]], axis=1)
+
+
+def patch_slots(
+    gaussians: Gaussians2D, *, grid: tuple[int, int], patch_map: PatchMap
+) -> Float[Array, "L k T"]:
+    """Static lists of a predicted set: for each patch, the Gaussians of the patches around it.
+
+    Args:
+      gaussians: one per patch of the grid, row by row, each inside the bounds of `patch_map`.
+      grid: (rows, columns) of patches, which are the tiles.
+      patch_map: gives the patch size and the number of rings that the bounds can reach.
+
+    Returns:
+      ((2 * rings + 1)^2, 5 + c, rows * columns) slots for `accumulate`.
+    """
+    rows, columns = grid
+    if gaussians.capacity != rows * columns:
+        raise ValueError(f"gaussians: expected one per patch, {rows * columns}, got {gaussians.capacity}")
+    size, rings = patch_map.patch_size, patch_map.rings
+    table = slot_table(gaussians)
+    blank = table[-1]
+    local = table[:-1].at[:, :2].add(-patch_centers(grid, size, table.dtype))
+    local = jnp.where(gaussians.active[:, None], local, blank[None])
+    # Pad with blank rows: subtract and add back, so that one constant pad serves all columns.
+    field = jnp.pad(
+        (local - blank[None]).T.reshape(-1, rows, columns), ((0, 0), (rings, rings), (rings, rings))
+    )
+    field = field + blank[:, None, None]
+    slots = []
+    for i in range(-rings, rings + 1):
+        for j in range(-rings, rings + 1):
+            part = field[:, rings + i : rings + i + rows, rings + j : rings + j + columns]
+            shift = jnp.zeros_like(blank).at[0].set(j * size).at[1].set(i * size)
+            slots.append(part.reshape(-1, rows * columns) + shift[:, None])
+    return jnp.stack(slots)
+
+
+def round_capacity(pairs: int) -> int:
+    """A capacity for `pairs`, from a coarse ladder (steps of 1/8 octave above 1,024), so that few sizes compile."""
+    if pairs <= 1024:
+        return 1024
+    step = 2 ** (math.ceil(math.log2(pairs)) - 3)
+    return -(-pairs // step) * step

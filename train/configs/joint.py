@@ -1,0 +1,35 @@
+"""Joint training of all stages from the start.
+
+python -m train.main --config train/configs/joint.py
+"""
+
+import dataclasses
+
+from airjax.config import COMPACT
+from train.data import PHOTOMETRIC, DataConfig
+from train.loop import LoopConfig
+from train.phases import Experiment, Joint, Optimizer
+
+
+def experiment(smoke: bool) -> Experiment:
+    """The shipped weights; `smoke` is a minute on a CPU."""
+    full = Experiment(
+        name="joint",
+        phase=Joint(stage_weights=(0.2, 0.2, 0.2, 0.2, 0.2, 1.0)),
+        stages=COMPACT,
+        optimizer=Optimizer(learning_rate=1.5e-3),
+        loop=LoopConfig(num_steps=16_000, log_every=50, checkpoint_every=500),
+        data=DataConfig(
+            folders=("../shared/data/photos_train",), crop_size=128, batch_size=4, augment=PHOTOMETRIC
+        ),
+    )
+    if not smoke:
+        return full
+    return dataclasses.replace(
+        full,
+        name="joint_smoke",
+        stages=COMPACT[:2],
+        phase=Joint(stage_weights=(0.2, 1.0)),
+        loop=LoopConfig(num_steps=20, log_every=5, checkpoint_every=10),
+        data=dataclasses.replace(full.data, crop_size=32, batch_size=2),
+    )
