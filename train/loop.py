@@ -139,16 +139,17 @@ def run(
                 while True:
                     training.dispatch(_next_batch(batches, training.step))
                     finished = training.is_over()
-                    training.report(
-                        finished, panel_fn, eval_fn, eval_every, stop=signals.received is not None
-                    )
-                    if finished or signals.received is not None:
+                    stop = (
+                        signals.received is not None
+                    )  # asked once: report may take long, and only then saves
+                    training.report(finished, stop, panel_fn, eval_fn, eval_every)
+                    if finished or stop:
                         break
             finally:
                 if hasattr(batches, "close"):
                     batches.close()
         step, of = training.step, f"of {config.num_steps} after {training.clock.elapsed():.0f} s: {out_dir}"
-        if signals.received is not None and not finished:
+        if not finished:
             screen.say(f"stopped at step {step} {of}; checkpoint written, the same command continues")
             raise SystemExit(128 + signals.received)
         screen.say(f"{'finished' if step >= config.num_steps else 'out of time'} at step {step} {of}")
@@ -205,10 +206,10 @@ class _Training:
     def report(
         self,
         finished: bool,
+        stop: bool,
         panel_fn: Callable | None,
         eval_fn: Callable | None,
         eval_every: int | None,
-        stop: bool,
     ) -> None:
         """Whatever is due after this step: log line, picture, evaluation, checkpoint."""
         config, step, record = self._config, self.step, {}

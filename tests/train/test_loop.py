@@ -207,6 +207,17 @@ def test_tensorboard_where_it_is_installed(tmp_path, monkeypatch):
 # --- stopping and going on -----------------------------------------------------------------------------
 
 
+def test_a_signal_during_an_evaluation_waits_for_the_next_step(tmp_path, reference):
+    def interrupted(state, step):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    with pytest.raises(SystemExit):
+        toy(tmp_path, eval_fn=interrupted, eval_every=7)
+    assert checkpoint.latest_step(tmp_path / "checkpoints") == 8
+    assert_same(toy(tmp_path), reference[0])
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_step_and_the_same_command_goes_on(tmp_path, reference, number, status):
     def interrupted(start):
