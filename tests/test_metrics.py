@@ -147,12 +147,16 @@ def test_ssim_equals_the_textbook(shape):
     np.testing.assert_allclose(found, luminance * contrast, **FLOAT32)
 
 
-def test_ssim_options_equal_the_textbook():
-    """Oracle as above, with another window."""
-    image, rendered = pair((9, 8, 2))
-    expected = np.prod(textbook_maps(image, rendered, window=5, sigma=0.8), axis=0)
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [((9, 8, 2), {"window": 5, "sigma": 0.8}), ((500, 1, 1), {"window": 151, "sigma": 30.0})],
+)
+def test_ssim_options_equal_the_textbook(shape, options):
+    """Oracle as above, with a small window and with one wider than a block of the filter."""
+    image, rendered = pair(shape)
+    expected = np.prod(textbook_maps(image, rendered, **options), axis=0)
     np.testing.assert_allclose(
-        jax.jit(partial(metrics.ssim_map, window=5, sigma=0.8))(image, rendered), expected, **FLOAT32
+        jax.jit(partial(metrics.ssim_map, **options))(image, rendered), expected, **FLOAT32
     )
 
 
