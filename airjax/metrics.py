@@ -124,8 +124,8 @@ def _filter(x: Float[Array, "m h w"], taps: np.ndarray, axis: int) -> Float[Arra
 
     Written as products with a band matrix: on a CPU, forward and backward together, that is 8 times faster
     than sums of shifted slices (whose transpose pads), and it differentiates by itself. One band over a whole
-    axis would cost n products a pixel, so a long axis is cut into equal blocks of at most _BLOCK outputs (more
-    for very wide windows); a block needs its own inputs and the first len(taps) - 1 of the next.
+    axis would cost n products a pixel, so a long axis is cut into equal blocks of at most _BLOCK outputs
+    (more for very wide windows); a block needs its own inputs and the first len(taps) - 1 of the next.
     """
     lead, n, trail = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
     tail = len(taps) - 1
