@@ -309,6 +309,7 @@ def test_a_failing_evaluation_does_not_cost_the_checkpoint(tmp_path, reference):
 def program(out_dir: Path, *options: str, devices: int = 1) -> list[str]:
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    environment["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # as conftest.py sets it in this process
     command = [sys.executable, str(Path(__file__).resolve()), str(out_dir), *options]
     return {"args": command, "env": os.environ | environment, "stdout": subprocess.PIPE, "text": True}
 
@@ -319,19 +320,12 @@ def finish(out_dir: Path, *options: str, devices: int = 1, status: int = 0) -> s
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def never_killed(tmp_path_factory):
-    out_dir = tmp_path_factory.mktemp("never_killed")
-    finish(out_dir)
-    return out_dir
-
-
 def restored(out_dir: Path) -> State:
     assert checkpoint.latest_step(out_dir / "checkpoints") == CONFIG.num_steps
     return checkpoint.restore(out_dir / "checkpoints", make_state())
 
 
-def test_a_run_killed_four_times_ends_as_one_never_killed(tmp_path, never_killed):
+def test_a_run_killed_four_times_ends_as_one_never_killed(tmp_path, reference):
     """SIGKILL within a checkpoint's write, the removal of an old one, a log line, and anywhere."""
     for where in ("writing", "logging", "deleting"):
         finish(tmp_path, "--kill", where, status=-signal.SIGKILL)
@@ -345,18 +339,18 @@ def test_a_run_killed_four_times_ends_as_one_never_killed(tmp_path, never_killed
         running.kill()
     assert running.returncode == -signal.SIGKILL, f"killed after {moment} s"
     assert "resuming" in finish(tmp_path)
-    assert_same(restored(tmp_path), restored(never_killed))
+    assert_same(restored(tmp_path), reference[0])
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step_00000025", "step_00000030"]
-    assert read_log(tmp_path) == read_log(never_killed), f"killed after {moment} s"
+    assert read_log(tmp_path) == read_log(reference[1]), f"killed after {moment} s"
 
 
-def test_devices_may_change_and_do_not_matter(tmp_path, never_killed):
+def test_devices_may_change_and_do_not_matter(tmp_path, reference):
     """8 devices, then 1, then 8: a mean is summed in another order, hence float32 rounding over 30 steps."""
     assert "compiling for 8 x cpu" in finish(tmp_path, "--kill", "writing", devices=8, status=-signal.SIGKILL)
     assert "compiling for 1 x cpu" in finish(tmp_path, "--kill", "deleting", status=-signal.SIGKILL)
     assert "devices were" in finish(tmp_path, devices=8)
-    assert_same(restored(tmp_path), restored(never_killed), rtol=2e-3, atol=2e-5)
-    last, expected = read_log(tmp_path)[-1], read_log(never_killed)[-1]
+    assert_same(restored(tmp_path), reference[0], rtol=2e-3, atol=2e-5)
+    last, expected = read_log(tmp_path)[-1], read_log(reference[1])[-1]
     assert last["loss"] == pytest.approx(expected["loss"], rel=1e-4)
 
 
