@@ -1,0 +1,120 @@
+"""The one inner loop: optax steps on any pytree, with the states on the way that somebody asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+
+class Refined(NamedTuple):
+    """What `refine` returns.
+
+    Fields:
+      final: the state after `num_steps` updates.
+      kept: the states after keep[0], keep[1], ... updates, stacked on a new axis 0 of every leaf.
+      losses: (num_steps,) the loss before each update; losses[0] is that of the start.
+    """
+
+    final: Any
+    kept: Any
+    losses: Float[Array, " k"]
+
+
+def refine(
+    loss_fn: Callable[[Any], Float[Array, ""]],
+    start: Any,
+    inner_tx: optax.GradientTransformation,
+    *,
+    num_steps: int,
+    update_mask: Any = None,
+    keep: tuple[int, ...] = (),
+) -> Refined:
+    """Gradient steps on `loss_fn` from `start`.
+
+      state_0 = start
+      state_k+1 = state_k + update_mask * update_k,   update_k = inner_tx(gradient of loss_fn at state_k)
+
+    One `lax.scan`, so the program does not grow with `num_steps`, and only the states in `keep` are stored
+    (unless the loop is differentiated). Gradients flow through every step, into `start` and into all that
+    `loss_fn` closes over: stop them where they are not wanted. For a finite derivative of Adam's step where a
+    second moment is 0 give it `eps_root` > 0.
+
+    Args:
+      loss_fn: state -> scalar.
+      start: pytree of floating arrays.
+      inner_tx: optax transformation; its state starts fresh.
+      num_steps: number of updates, static, >= 0.
+      update_mask: where updates are applied: a pytree of bools or bool arrays that broadcast to the leaves; a
+        prefix of the tree will do. It acts on the updates and not on the gradients, so that what `inner_tx`
+        does on its own, such as decoupled weight decay, moves nothing that is frozen. None for everything.
+      keep: static, increasing step numbers in [0, num_steps]; 0 is the start.
+
+    Returns:
+      See `Refined`; without steps, `final` is `start` and `losses` is empty.
+
+    Raises:
+      ValueError: negative num_steps; keep out of range or not increasing; a mask that does not broadcast, or
+        is no prefix of the tree.
+      TypeError: num_steps or keep are not Python integers; a mask is not boolean.
+    """
+    _check_steps(num_steps, keep)
+    start = jax.tree.map(jnp.asarray, start)
+    mask = None if update_mask is None else _full_mask(update_mask, start)
+
+    def step(carry, slot):
+        state, inner_state, kept = carry
+        loss, grads = jax.value_and_grad(loss_fn)(state)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises Python floats to the power of an int32
+            updates, inner_state = inner_tx.update(grads, inner_state, state)
+        if mask is not None:
+            updates = jax.tree.map(lambda m, update: jnp.where(m, update, 0), mask, updates)
+        state = optax.apply_updates(state, updates)
+        if keep:  # a step that nobody asked for has the slot len(keep), and is dropped
+            kept = jax.tree.map(lambda stack, leaf: stack.at[slot].set(leaf, mode="drop"), kept, state)
+        return (state, inner_state, kept), loss
+
+    slots = [keep.index(k) if k in keep else len(keep) for k in range(1, num_steps + 1)]
+    # Every slot begins as the start, which is all that step 0 needs.
+    kept = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(keep), *leaf.shape)), start)
+    carry = (start, inner_tx.init(start), kept)
+    (final, _, kept), losses = jax.lax.scan(step, carry, jnp.array(slots, jnp.int32))
+    return Refined(final, kept, losses)
+
+
+def _full_mask(mask: Any, state: Any) -> Any:
+    """One bool array per leaf of the state, in the shape of that leaf."""
+
+    def full(part, leaf):
+        part = jnp.asarray(part)
+        if part.dtype != bool:
+            raise TypeError(f"update_mask: expected bool, got {part.dtype}")
+        try:
+            return jnp.broadcast_to(part, leaf.shape)
+        except ValueError as error:
+            raise ValueError(
+                f"update_mask: expected a shape that broadcasts to {leaf.shape}, got {part.shape}"
+            ) from error
+
+    try:
+        parts = jax.tree.broadcast(mask, state)
+    except ValueError as error:
+        expected = jax.tree.structure(state)
+        raise ValueError(
+            f"update_mask: expected a prefix of {expected}, got {jax.tree.structure(mask)}"
+        ) from error
+    return jax.tree.map(full, parts, state)
+
+
+def _check_steps(num_steps: int, keep: tuple[int, ...]) -> None:
+    for name, value in (("num_steps", num_steps), *(("keep", k) for k in keep)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name}: expected an int, got {value!r}")
+    if num_steps < 0:
+        raise ValueError(f"num_steps: expected at least 0, got {num_steps}")
+    if list(keep) != sorted(set(keep)) or any(not 0 <= k <= num_steps for k in keep):
+        raise ValueError(f"keep: expected increasing steps from 0 to {num_steps}, got {keep}")
