@@ -219,12 +219,37 @@ def render_lists(
 ) -> Float[Array, "h w c"]:
     """Image of a set whose tile lists are known; linear in `gaussians.colors`, so it transposes."""
     grid = patch_grid(image_size, tile_size)
-    num_tiles = grid[0] * grid[1]
     slots = gather_slots(gaussians, lists, grid=grid, tile_size=tile_size)
     chunks = accumulate(slots, tile_size=tile_size, smooth_cutoff=smooth_cutoff, any_order=any_order)
+    return _assemble(chunks, lists, image_size, tile_size)
+
+
+def draw_slots(
+    weights: Float[Array, "L Q M"],
+    lists: TileLists,
+    colors: Float[Array, "n c"],
+    *,
+    image_size: tuple[int, int],
+    tile_size: int,
+) -> Float[Array, "h w c"]:
+    """Image for given colours from weights that `slot_weights` computed once; linear in both."""
+    table = jnp.concatenate([colors, jnp.zeros((1, colors.shape[1]), colors.dtype)])
+    slot_colors = jnp.moveaxis(table[lists.ids], -1, 1)
+    chunks = jnp.stack(
+        [
+            sum(weights[slot] * slot_colors[slot, c][None] for slot in range(weights.shape[0]))
+            for c in range(colors.shape[1])
+        ]
+    )
+    return _assemble(chunks, lists, image_size, tile_size)
+
+
+def _assemble(chunks, lists, image_size, tile_size):
+    """Chunks (c, Q, M) added up to tiles, tiles put side by side and cropped."""
+    grid = patch_grid(image_size, tile_size)
     channels, pixels, num_chunks = chunks.shape
     rows = chunks.reshape(channels * pixels, num_chunks).T
-    tiles = jnp.zeros((num_tiles, channels * pixels), rows.dtype)
+    tiles = jnp.zeros((grid[0] * grid[1], channels * pixels), rows.dtype)
     tiles = tiles.at[lists.tiles].add(rows, mode="drop", indices_are_sorted=True)
-    image = untile(tiles.T.reshape(channels, pixels, num_tiles), grid=grid, tile_size=tile_size)
+    image = untile(tiles.T.reshape(channels, pixels, -1), grid=grid, tile_size=tile_size)
     return image[: image_size[0], : image_size[1]]
