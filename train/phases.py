@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from airjax.checkpoint import latest_step, load_weights, restore, save_weights
+from airjax.checkpoint import load_weights, restore_part, save_weights
 from airjax.config import stages_to_text
-from airjax.image.stages import StageConfig, StageControl, init_params, run_stages
+from airjax.errors import AirjaxError
+from airjax.gaussians import patch_grid
+from airjax.image.pod import inner_adam, pod_stage
+from airjax.image.stages import StageConfig, StageControl, init_params, run_stages, stage_control
 from airjax.metrics import image_loss, psnr
 from train.data import DataConfig, batches
 from train.loop import LoopConfig
@@ -48,8 +53,8 @@ class Joint:
       stage_weights: one weight per stage.
       l1, rmse, ssim: see `airjax.metrics.image_loss`.
       log10_mse: range of the Stage Control threshold, drawn per image (log-uniform).
-      budget: range of the Gaussian budget, in shares of all slots, drawn per image; a user's --max-gaussians is
-        then nothing new to the network.
+      budget: range of the Gaussian budget, in shares of all slots, drawn per image; a user's --max-gaussians
+        is then nothing new to the network.
     """
 
     stage_weights: tuple[float, ...]
@@ -61,19 +66,54 @@ class Joint:
 
 
 @dataclass(frozen=True)
+class Pod:
+    """Pretraining by POD: each stage learns to predict what some inner steps make of its rows.
+
+    The stages are trained side by side, each on its own loss (`airjax.image.pod`) with its own optimiser:
+    stage s sees what the stages before it leave over, but sends no gradient to them. A stage that is not on
+    yet costs nothing. When it switches on it starts as a copy of the stage before it, with a fresh optimiser
+    whose schedule runs from there to the end of the run.
+
+    Fields:
+      start_steps: step at which each stage switches on; the first is 0, then increasing.
+      inner_steps: inner steps of each stage; None for AIR's 20 * (stage + 1).
+      inner_learning_rate: of the inner Adam.
+      l1, ssim: weights of the inner loss, see `airjax.metrics.image_loss`.
+      log10_mse, budget: as in `Joint`.
+    """
+
+    start_steps: tuple[int, ...]
+    inner_steps: tuple[int, ...] | None = None
+    inner_learning_rate: float = 1e-3
+    l1: float = 0.7
+    ssim: float = 0.3
+    log10_mse: tuple[float, float] = (-5.0, -3.5)
+    budget: tuple[float, float] = (0.5, 1.1)
+
+    def __post_init__(self):
+        starts, inner = self.start_steps, self.inner_steps
+        if not starts or starts[0] != 0 or list(starts) != sorted(set(starts)):
+            raise AirjaxError(f"start_steps: expected 0, then increasing steps, got {starts}")
+        if inner is None:
+            object.__setattr__(self, "inner_steps", tuple(20 * (i + 1) for i in range(len(starts))))
+        elif len(inner) != len(starts) or min(inner) < 1:
+            raise AirjaxError(f"inner_steps: expected {len(starts)} numbers of at least 1, got {inner}")
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One run: what `python -m train.main` executes.
 
     Fields:
       name: of the run folder.
-      phase: `Joint` or another phase of this module.
+      phase: `Joint` or `Pod`.
       stages: the model.
       optimizer, loop, data: see there.
       init: weights file or run folder to start from; None for fresh weights from loop.seed.
     """
 
     name: str
-    phase: Joint
+    phase: Joint | Pod
     stages: tuple[StageConfig, ...]
     optimizer: Optimizer
     loop: LoopConfig
@@ -81,7 +121,7 @@ class Experiment:
     init: str | None = None
 
 
-def draw_control(key: jax.Array, phase: Joint, num_slots: int) -> StageControl:
+def draw_control(key: jax.Array, phase: Joint | Pod, num_slots: int) -> StageControl:
     """A random Stage Control for one training image."""
     key_mse, key_budget = jax.random.split(key)
     low, high = phase.log10_mse
@@ -111,6 +151,10 @@ def joint_loss(params, images, key, phase: Joint, stages: tuple[StageConfig, ...
 
 def make_step(experiment: Experiment):
     """(initial state for given params, step_fn) of an experiment."""
+    return _make_pod_step(experiment) if isinstance(experiment.phase, Pod) else _make_joint_step(experiment)
+
+
+def _make_joint_step(experiment: Experiment):
     tx = experiment.optimizer.make(experiment.loop.num_steps)
 
     def init(params) -> State:
@@ -128,24 +172,127 @@ def make_step(experiment: Experiment):
     return init, step
 
 
+def pod_stage_loss(params, images, controls, carry, i: int, phase: Pod, stages: tuple[StageConfig, ...]):
+    """Mean POD loss of stage i over a batch (b, h, w, 3), and (carry for the next stage, psnr, slots used).
+
+    carry holds the images so far (b, h, w, 3) and what is left of each budget (b,).
+    """
+    inner_tx = inner_adam(phase.inner_learning_rate)
+
+    def one(image, control, rendered, left):
+        active = stage_control(
+            image,
+            rendered,
+            patch_size=stages[i].patch_map.patch_size,
+            control=control,
+            stages_left=len(stages) - i if i else 1,  # as in run_stages
+            gaussians_left=left,
+        )
+        options = {"stage": stages[i], "num_steps": phase.inner_steps[i], "l1": phase.l1, "ssim": phase.ssim}
+        loss, out = pod_stage(params, image, rendered, active, inner_tx, **options)
+        used = jnp.sum(active, dtype=jnp.float32)
+        decibels = psnr(image, jnp.clip(out.rendered, 0, 1))
+        return loss, (out.rendered, left - used), decibels, used
+
+    losses, carry, decibels, used = jax.vmap(one)(images, controls, *carry)
+    return jnp.mean(losses), (carry, _mean_where_finite(decibels), jnp.mean(used))
+
+
+def _make_pod_step(experiment: Experiment):
+    """As `make_step`; the state holds one optimiser state per stage."""
+    phase, stages, loop = experiment.phase, experiment.stages, experiment.loop
+    _check_pod(phase, stages, loop.num_steps)
+    names = [f"stage{i}" for i in range(len(stages))]
+    txs = [experiment.optimizer.make(loop.num_steps - start) for start in phase.start_steps]
+
+    def init(params) -> State:
+        opt_state = {name: tx.init(params[name]) for name, tx in zip(names, txs, strict=True)}
+        return {"params": params, "opt_state": opt_state, "step": jnp.int32(0)}
+
+    def train(i: int, params, opt_state, carry, images, controls):
+        grad_fn = jax.value_and_grad(pod_stage_loss, has_aux=True)
+        (loss, (carry, decibels, used)), grads = grad_fn(params, images, controls, carry, i, phase, stages)
+        updates, opt_state = txs[i].update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state, carry), (loss, decibels, used)
+
+    def skip(params, opt_state, carry, images, controls):
+        # No PSNR of a stage that is off: NaN is a gap in the curves.
+        return (params, opt_state, carry), (jnp.float32(0), jnp.float32(jnp.nan), jnp.float32(0))
+
+    def step(state: State, images: jax.Array):
+        key = jax.random.fold_in(jax.random.key(loop.seed), state["step"])
+        slots = sum(math.prod(patch_grid(images.shape[1:3], s.patch_map.patch_size)) for s in stages)
+        draw = partial(draw_control, phase=phase, num_slots=slots)
+        controls = jax.vmap(draw)(jax.random.split(key, len(images)))
+        carry = jnp.zeros_like(images), controls.max_gaussians
+        new = {"params": {}, "opt_state": {}, "step": state["step"] + 1}
+        metrics = {"loss": jnp.float32(0), "active": jnp.float32(0)}
+        for i, (name, start) in enumerate(zip(names, phase.start_steps, strict=True)):
+            params = state["params"][name]
+            if i:
+                params = _copy_where(state["step"] == start, state["params"][names[i - 1]], params)
+            # Outside `vmap`, so that only one branch runs.
+            (params, opt_state, carry), (loss, decibels, used) = jax.lax.cond(
+                state["step"] >= start,
+                partial(train, i),
+                skip,
+                *(params, state["opt_state"][name], carry, images, controls),
+            )
+            new["params"][name], new["opt_state"][name] = params, opt_state
+            metrics |= {f"pod{i}": loss, f"psnr{i}": decibels}
+            metrics |= {"loss": metrics["loss"] + loss, "active": metrics["active"] + used / slots}
+        return new, metrics
+
+    return init, step
+
+
+def _mean_where_finite(values: jax.Array) -> jax.Array:
+    """The mean over what is finite: an image that is met exactly, such as a black crop, has infinite PSNR."""
+    finite = jnp.isfinite(values)
+    return jnp.sum(jnp.where(finite, values, 0)) / jnp.sum(finite, dtype=values.dtype)
+
+
+def _copy_where(condition: jax.Array, source: Any, params: Any) -> Any:
+    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), source, params)
+
+
+def _check_pod(phase: Pod, stages: tuple[StageConfig, ...], num_steps: int) -> None:
+    if len(phase.start_steps) != len(stages):
+        raise AirjaxError(f"start_steps: expected {len(stages)}, one per stage, got {len(phase.start_steps)}")
+    if phase.start_steps[-1] >= num_steps:
+        raise AirjaxError(f"start_steps: expected less than num_steps {num_steps}, got {phase.start_steps}")
+    if len({(stage.network, stage.patch_map.patch_size) for stage in stages}) > 1:
+        raise AirjaxError(
+            "stages: expected the same network and patch size in all, since each starts as a copy"
+        )
+
+
 def load_params(path: str | Path, like: Any) -> Any:
-    """Weights from a safetensors file or the newest checkpoint of a run folder."""
+    """Weights from a safetensors file or the newest checkpoint of a run folder, of any phase.
+
+    Raises:
+      AirjaxError: none there, damaged, or other names and shapes than those of `like`.
+    """
     path = Path(path)
-    if path.is_dir():
-        return restore(path / "checkpoints", like, step=latest_step(path / "checkpoints"))["params"]
-    return jax.tree.map(jnp.asarray, load_weights(path)[0])
+    params = restore_part(path / "checkpoints", "params") if path.is_dir() else load_weights(path)[0]
+    found, expected = (jax.tree.map(np.shape, tree) for tree in (params, like))
+    if found != expected:
+        raise AirjaxError(
+            f"{path}: expected the weights of {len(expected)} stages like these, got other shapes"
+        )
+    return jax.tree.map(jnp.asarray, params)
 
 
 def run(experiment: Experiment, out_dir: Path, init: Path | None = None) -> State:
     """Train, resuming what `out_dir` holds, and write out_dir/weights.safetensors at the end."""
     make_state, step_fn = make_step(experiment)
-    state = make_state(init_params(jax.random.key(experiment.loop.seed), experiment.stages))
+    params = init_params(jax.random.key(experiment.loop.seed), experiment.stages)
     source = init or experiment.init
     if source is not None:
-        state = make_state(load_params(source, state))
+        params = load_params(source, params)
     state = run_loop(
         experiment.loop,
-        state=state,
+        state=make_state(params),
         step_fn=step_fn,
         batches_fn=lambda start: batches(experiment.data, start_step=start),
         out_dir=out_dir,
