@@ -104,9 +104,7 @@ def _full_mask(mask: Any, state: Any) -> Any:
         parts = jax.tree.broadcast(mask, state)
     except ValueError as error:
         expected = jax.tree.structure(state)
-        raise ValueError(
-            f"update_mask: expected a prefix of {expected}, got {jax.tree.structure(mask)}"
-        ) from error
+        raise ValueError(f"update_mask: expected a prefix of {expected}, got {jax.tree.structure(mask)}") from error
     return jax.tree.map(full, parts, state)
 
 

@@ -262,9 +262,7 @@ def _check_pod(phase: Pod, stages: tuple[StageConfig, ...], num_steps: int) -> N
     if phase.start_steps[-1] >= num_steps:
         raise AirjaxError(f"start_steps: expected less than num_steps {num_steps}, got {phase.start_steps}")
     if len({(stage.network, stage.patch_map.patch_size) for stage in stages}) > 1:
-        raise AirjaxError(
-            "stages: expected the same network and patch size in all, since each starts as a copy"
-        )
+        raise AirjaxError("stages: expected the same network and patch size in all, since each starts as a copy")
 
 
 def load_params(path: str | Path, like: Any) -> Any:
@@ -274,12 +272,12 @@ def load_params(path: str | Path, like: Any) -> Any:
       AirjaxError: none there, damaged, or other names and shapes than those of `like`.
     """
     path = Path(path)
+    if not path.exists():
+        raise AirjaxError(f"{path}: expected a run folder or a weights file to start from, found none")
     params = restore_part(path / "checkpoints", "params") if path.is_dir() else load_weights(path)[0]
     found, expected = (jax.tree.map(np.shape, tree) for tree in (params, like))
     if found != expected:
-        raise AirjaxError(
-            f"{path}: expected the weights of {len(expected)} stages like these, got other shapes"
-        )
+        raise AirjaxError(f"{path}: expected the weights of {len(expected)} stages like these, got other shapes")
     return jax.tree.map(jnp.asarray, params)
 
 

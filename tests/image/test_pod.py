@@ -143,9 +143,9 @@ def test_a_stage_is_the_inner_loop_over_all_gaussians(stage_case):
     raw = predict_stage(predictors((STAGE,))[0], params, picture() - rendered, 8)
     raw_all, new = jnp.concatenate([before, raw]), np.concatenate([~everywhere, active])
     inner_all = lambda u: image_loss(picture(), render(u), l1=0.7, rmse=0, ssim=0.3)  # noqa: E731
-    expected, info_all = jax.jit(
-        lambda u: pod_loss(u, inner_all, inner_adam(0.02), num_steps=4, new=jnp.asarray(new))
-    )(raw_all)
+    expected, info_all = jax.jit(lambda u: pod_loss(u, inner_all, inner_adam(0.02), num_steps=4, new=jnp.asarray(new)))(
+        raw_all
+    )
 
     (loss, out), _ = fn(params, rendered, active)
     # Adam divides by the root of the second moment: a float32 difference in a tiny gradient moves a row by a
@@ -161,9 +161,7 @@ def test_a_stage_is_differentiated_in_its_weights_alone(stage_case):
     params, rendered, active, fn = stage_case
     (_, out), (grads, grad_rendered) = fn(params, rendered, active)
     np.testing.assert_array_equal(grad_rendered, np.zeros_like(rendered))
-    raw, pull_back = jax.vjp(
-        lambda p: predict_stage(predictors((STAGE,))[0], p, picture() - rendered, 8), params
-    )
+    raw, pull_back = jax.vjp(lambda p: predict_stage(predictors((STAGE,))[0], p, picture() - rendered, 8), params)
     cotangent = expected_grad(raw, out.info.refined, active).astype(np.float32)
     expected = pull_back(jnp.asarray(cotangent))[0]
     scale = norm(expected)

@@ -245,7 +245,7 @@ def test_a_run_starts_from_the_weights_of_another_phase(tmp_path):
     other = fresh_params(1, (StageConfig(PatchMap(8), PredictorConfig(features=8, blocks=1)),))
     with pytest.raises(AirjaxError, match=r"run: expected the weights of 1 stages"):
         load_params(tmp_path / "run", other)
-    with pytest.raises(AirjaxError, match="nowhere"):
+    with pytest.raises(AirjaxError, match="nowhere: expected a run folder or a weights file to start from"):
         load_params(tmp_path / "nowhere", fresh)
 
 

@@ -1,0 +1,27 @@
+"""POD against joint training at equal time, the other side, second half: 360 s of joint finetuning.
+
+python -m train.main --config train/configs/pod_vs_joint_finetune.py
+
+0.1 hours, after `pod_vs_joint_pod.py`. `pod_vs_joint_joint.py` says what is compared. The smoke variant starts from
+fresh weights, so that it needs no other run.
+"""
+
+import dataclasses
+
+from train.configs import pod_vs_joint_joint
+from train.phases import Experiment, Optimizer
+
+
+def experiment(smoke: bool) -> Experiment:
+    """`pod_vs_joint_joint.py` for half the time, from other weights, at half the rate (as `finetune.py`)."""
+    base = pod_vs_joint_joint.experiment(smoke)
+    optimizer = Optimizer(learning_rate=7.5e-4)
+    if smoke:
+        return dataclasses.replace(base, name="pod_vs_joint_finetune_smoke", optimizer=optimizer)
+    return dataclasses.replace(
+        base,
+        name="pod_vs_joint_finetune",
+        optimizer=optimizer,
+        loop=dataclasses.replace(base.loop, num_steps=5_000, max_seconds=360),
+        init="runs/pod_vs_joint_pod",
+    )

@@ -1,0 +1,41 @@
+"""POD against joint training at equal time, the one side: 720 s of joint training from the start.
+
+python -m train.main --config train/configs/pod_vs_joint_joint.py
+
+0.2 hours. The other side is 360 s of `pod_vs_joint_pod.py` and then 360 s of `pod_vs_joint_finetune.py`: the same
+model, data, seeds and clock. What is compared is psnr2 in the logs, and the three weights on photographs.
+
+The clock counts compilation: run each of the three with `--max-seconds 1 --out` some other folder first, which fills
+the compilation cache. The numbers of steps are such that on 2 busy CPU cores (0.085 s a step here) the time ends at
+85 % of the cosine, in all three runs; on a machine fast enough to reach the last step before, raise the three by one
+factor, or the times are not equal.
+"""
+
+import dataclasses
+
+from airjax.config import COMPACT
+from train.data import PHOTOMETRIC, DataConfig
+from train.loop import LoopConfig
+from train.phases import Experiment, Joint, Optimizer
+
+
+def experiment(smoke: bool) -> Experiment:
+    """Half the stages and a quarter of the pixels of `joint.py`; `smoke` is half a minute on a CPU."""
+    full = Experiment(
+        name="pod_vs_joint_joint",
+        phase=Joint(stage_weights=(0.2, 0.2, 1.0)),
+        stages=COMPACT[:3],
+        optimizer=Optimizer(learning_rate=1.5e-3),
+        loop=LoopConfig(num_steps=10_000, log_every=20, checkpoint_every=500, max_seconds=720),
+        data=DataConfig(folders=("../shared/data/photos_train",), crop_size=64, batch_size=4, augment=PHOTOMETRIC),
+    )
+    if not smoke:
+        return full
+    return dataclasses.replace(
+        full,
+        name="pod_vs_joint_joint_smoke",
+        phase=Joint(stage_weights=(0.2, 1.0)),
+        stages=COMPACT[:2],
+        loop=LoopConfig(num_steps=20, log_every=5, checkpoint_every=10, max_seconds=60),
+        data=dataclasses.replace(full.data, crop_size=32, batch_size=2),
+    )
