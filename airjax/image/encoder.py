@@ -6,7 +6,7 @@ Letters: n Gaussians, s stages.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from airjax.image.bitstream import Encoded, compact
 from airjax.image.colours import solve_colors
 from airjax.image.stages import StageConfig, StageControl, run_stages, stage_control_of
 from airjax.render.additive import draw_slots, slot_weights
-from airjax.render.lists import gather_slots, pair_counts, round_capacity, sorted_lists
-from airjax.render.plan import STRIP_PIXELS, TILE_SIZE, pad_capacity, render
+from airjax.render.lists import gather_slots, round_capacity
+from airjax.render.plan import STRIP_PIXELS, TILE_SIZE, pad_capacity, planned_lists, render
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "compact.safetensors"
 SOLVE_STEPS = 5
@@ -127,61 +127,45 @@ def solve(gaussians: Gaussians2D, image: np.ndarray, *, num_steps: int) -> Gauss
     """
     height, width = image.shape[:2]
     rows = max(1, STRIP_PIXELS // (width * TILE_SIZE)) * TILE_SIZE
+    if rows >= height:
+        return gaussians.with_colors(_solve_window(gaussians, image, num_steps)[0])
+    gaussians = jax.tree.map(np.asarray, gaussians)
     colors = np.array(gaussians.colors)
-    strips = [(top, min(top + rows, height)) for top in range(0, height, rows)]
-    reach = int(np.ceil(CUTOFF_RADIUS * float(np.max(gaussians.scales)))) + 1 if len(strips) > 1 else 0
-    size = (min(rows + 2 * reach, height), width)
-    rendered = np.array(render(gaussians, image_size=(height, width)).image) if len(strips) > 1 else None
-    for top, bottom in strips:
-        center = np.asarray(gaussians.means[:, 1])
-        inside = (
-            (center >= top) & ((center < bottom) | (bottom == height))
-            if len(strips) > 1
-            else center == center
-        )
-        if top == 0:
-            inside |= center < 0
-        if not inside.any():
-            continue
-        first = min(max(0, top - reach), height - size[0])
-        part = jax.tree.map(lambda leaf, inside=inside: np.asarray(leaf)[inside], gaussians)
-        part = Gaussians2D(
-            part.means - np.float32([0, first]),
-            part.scales,
-            part.angles,
-            np.asarray(colors[inside]),
-            part.active,
-        )
-        part = pad_capacity(part, round_capacity(part.capacity))
-        grid = patch_grid(size, TILE_SIZE)
-        pairs = int(np.asarray(pair_counts(part, grid=grid, tile_size=TILE_SIZE)).sum(dtype=np.int64))
-        window = slice(first, first + size[0])
-        others = 0.0 if rendered is None else rendered[window] - _own(part, size, pairs)
-        new = _solve(
-            part, image[window] - others, image_size=size, capacity=round_capacity(pairs), num_steps=num_steps
-        )
-        colors[inside] = np.asarray(new)[: int(inside.sum())]
-        if rendered is not None:
-            rendered[window] = others + _own(part.with_colors(new), size, pairs)
+    rendered = np.array(render(gaussians, image_size=(height, width)).image)
+    reach = int(np.ceil(CUTOFF_RADIUS * float(np.max(gaussians.scales)))) + 1
+    strip_of = np.clip(gaussians.means[:, 1] // rows, 0, (height - 1) // rows)
+    for index in range(-(-height // rows)):
+        inside = np.flatnonzero(strip_of == index)
+        # All windows have the same height, so that they share what is compiled.
+        top = int(np.clip(index * rows - reach, 0, max(0, height - rows - 2 * reach)))
+        window = slice(top, min(top + rows + 2 * reach, height))
+        part = jax.tree.map(lambda leaf, inside=inside: leaf[inside], gaussians)
+        part = replace(part, means=part.means - np.float32([[0, top]]))
+        if len(inside):
+            own = np.asarray(render(part, image_size=image[window].shape[:2]).image)
+            others = rendered[window] - own
+            colors[inside], own = _solve_window(part, image[window] - others, num_steps)
+            rendered[window] = others + own
     return gaussians.with_colors(colors)
 
 
-def _own(part, size, pairs):
-    return np.asarray(render(part, image_size=size, capacity=round_capacity(pairs)).image)
+def _solve_window(gaussians, image, num_steps) -> tuple[np.ndarray, np.ndarray]:
+    """Solved colours of a set and its image with them."""
+    n = gaussians.capacity
+    gaussians = pad_capacity(gaussians, round_capacity(n))
+    lists = planned_lists(gaussians, image_size=image.shape[:2])
+    colors, rendered = _solve(gaussians, lists, image, num_steps=num_steps)
+    return np.asarray(colors)[:n], np.asarray(rendered)
 
 
-@partial(jax.jit, static_argnames=("image_size", "capacity", "num_steps"))
-def _solve(gaussians, image, *, image_size, capacity, num_steps):
-    """New colours of a set whose pairs fit `capacity`."""
-    grid = patch_grid(image_size, TILE_SIZE)
-    lists = sorted_lists(gaussians, grid=grid, tile_size=TILE_SIZE, capacity=capacity)
-    weights = slot_weights(
-        gather_slots(gaussians, lists, grid=grid, tile_size=TILE_SIZE), tile_size=TILE_SIZE
-    )
-    weights = jax.lax.optimization_barrier(weights)  # computed once, used in every step
+@partial(jax.jit, static_argnames=("num_steps",))
+def _solve(gaussians, lists, image, *, num_steps):
+    size = {"image_size": image.shape[:2], "tile_size": TILE_SIZE}
+    grid = patch_grid(image.shape[:2], TILE_SIZE)
+    slots = gather_slots(gaussians, lists, grid=grid, tile_size=TILE_SIZE)
+    weights = slot_weights(slots, tile_size=TILE_SIZE)
     norms = jnp.zeros((gaussians.capacity,), weights.dtype)
     norms = norms.at[lists.ids].add(jnp.sum(jnp.square(weights), axis=1), mode="drop")
-    draw = partial(draw_slots, weights, lists, image_size=image_size, tile_size=TILE_SIZE)
-    return solve_colors(
-        draw, gaussians.colors, image, active=gaussians.active, norms=norms, num_steps=num_steps
-    )
+    draw = partial(draw_slots, weights, lists, **size)
+    colors = solve_colors(draw, gaussians.colors, image, active=gaussians.active, norms=norms, num_steps=num_steps)
+    return colors, draw(colors)

@@ -21,6 +21,7 @@ from airjax.render.lists import TileLists, gather_slots, patch_slots
 
 GEOMETRY = 5  # rows of a slot before its colours: mean x, mean y (from the tile's centre), conic xx, xy, yy
 _UNROLL = 8  # slots fused into one elementwise loop; more make the loop longer without making it faster
+_BLOCK = 4096  # slots times tiles of a block of the gradient: its weights take Q times as many numbers, about a cache
 
 
 def tile_pixels(tile_size: int, dtype) -> np.ndarray:
@@ -64,32 +65,35 @@ def _weight_and_slope(slot, pixels, smooth_cutoff):
     return weight * _ramp(t), weight * (_ramp(t) + weight / CUTOFF * ramp_slope)
 
 
-def _groups(slots: Float[Array, "L k T"]) -> tuple[Float[Array, "g u k T"], Float[Array, "r k T"]]:
-    """The slots in groups of _UNROLL, and the rest."""
-    full = slots.shape[0] // _UNROLL * _UNROLL
-    return slots[:full].reshape(-1, _UNROLL, *slots.shape[1:]), slots[full:]
-
-
 def _sum_slots(slots: Float[Array, "L k T"], tile_size: int, smooth_cutoff: bool) -> Float[Array, "c Q T"]:
-    num_slots, rows, tiles = slots.shape
     pixels = tile_pixels(tile_size, slots.dtype)
 
     def add(image, group):
         # One unrolled expression per channel: XLA's CPU backend then vectorises over T and computes a weight again
         # for each channel, which costs less than storing it.
-        return [
+        return tuple(
             image[c] + sum(_weight(slot, pixels, smooth_cutoff) * slot[None, GEOMETRY + c] for slot in group)
-            for c in range(rows - GEOMETRY)
-        ]
+            for c in range(len(image))
+        )
 
-    image = [jnp.zeros((tile_size * tile_size, tiles), slots.dtype) for _ in range(rows - GEOMETRY)]
-    groups, rest = _groups(slots)
-    if len(groups) > 1:
-        image, _ = jax.lax.scan(lambda carry, group: (add(carry, group), None), image, groups)
-    elif len(groups):
-        image = add(image, groups[0])
-    if len(rest):
-        image = add(image, rest)
+    return _scan_groups(add, slots, tile_size, slots.shape[1] - GEOMETRY)
+
+
+def _scan_groups(add, slots, tile_size: int, channels: int) -> Float[Array, "c Q T"]:
+    """Image of all slots by `add(image, group)`, a few slots at a time.
+
+    The groups run in a loop, the odd slots before it: what comes out of a loop is stored, so that a transposition
+    behind it is not fused with the sum (which would then lose its vector axis; ten times slower).
+    """
+    first = jax.tree.leaves(slots)[0]
+    num_slots, tiles = first.shape[0], first.shape[-1]
+    image = tuple(jnp.zeros((tile_size * tile_size, tiles), first.dtype) for _ in range(channels))
+    size = min(_UNROLL, max(1, num_slots // 2))
+    odd = num_slots % size
+    if odd:
+        image = add(image, jax.tree.map(lambda a: a[:odd], slots))
+    groups = jax.tree.map(lambda a: a[odd:].reshape(-1, size, *a.shape[1:]), slots)
+    image, _ = jax.lax.scan(lambda carry, group: (add(carry, group), None), image, groups)
     return jnp.stack(image)
 
 
@@ -99,31 +103,46 @@ def _slot_cotangents(slots, cotangent, tile_size, smooth_cutoff):
     With h = (cotangent . colour) * slope, dL/dq = -h, and q = (xx dx^2 + yy dy^2) / 2 + xy dx dy with dx = x - mean x:
       dL/dmean x = xx <h dx> + xy <h dy>,  dL/dxx = -<h dx^2> / 2,  dL/dxy = -<h dx dy>, and so on.
     The moments <h dx^i dy^j> come from moments about the tile's centre, which are one matrix product with constants.
+    Tiles are taken in blocks, all slots of a block side by side, so that what is stored stays in the cache.
     """
-    rows = slots.shape[1]
-    x, y = pixels = tile_pixels(tile_size, slots.dtype)
-    monomials = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
+    num_slots, rows, tiles = slots.shape
+    channels = rows - GEOMETRY
+    block = min(tiles, max(16, _BLOCK // max(1, num_slots) // 16 * 16))
+    num_blocks = -(-tiles // block)
+    padding = ((0, 0), (0, 0), (0, num_blocks * block - tiles))
+    # Padded columns have cotangent zero and conic zero: a weight of one that counts for nothing.
+    slots, cotangent = jnp.pad(slots, padding), jnp.pad(cotangent, padding)
+    pixels = tile_pixels(tile_size, slots.dtype)
+    x, y = pixels
+    monomials = jnp.asarray(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y]))
 
-    def one(slot):
-        weight, slope = _weight_and_slope(slot, pixels, smooth_cutoff)
+    def one_block(args):
+        slot, cotangent = args  # (k, L, block) and (c, Q, block)
+        flat = slot.reshape(rows, -1)
+        weight, slope = _weight_and_slope(flat, pixels, smooth_cutoff)
         # Stored once and read by every sum below; without the barrier each sum would compute the exponentials again.
-        weight, slope = (
-            jax.lax.optimization_barrier((weight, slope))
-            if smooth_cutoff
-            else ((jax.lax.optimization_barrier(weight),) * 2)
-        )
-        h = sum(cotangent[c] * slot[None, GEOMETRY + c] for c in range(rows - GEOMETRY)) * slope
-        m = jax.lax.dot(jnp.asarray(monomials), h, precision="highest")
-        u, v, xx, xy, yy = (slot[i] for i in range(GEOMETRY))
+        if smooth_cutoff:
+            weight, slope = jax.lax.optimization_barrier((weight, slope))
+        else:
+            weight = slope = jax.lax.optimization_barrier(weight)
+        weight, slope = (a.reshape(-1, num_slots, block) for a in (weight, slope))
+        h = sum(cotangent[c][:, None] * slot[None, GEOMETRY + c] for c in range(channels)) * slope
+        m = jax.lax.dot(monomials, h.reshape(h.shape[0], -1), precision="highest")
+        u, v, xx, xy, yy = (flat[i] for i in range(GEOMETRY))
         h_x, h_y = m[1] - u * m[0], m[2] - v * m[0]
         h_xx = m[3] - 2.0 * u * m[1] + u * u * m[0]
         h_xy = m[4] - u * m[2] - v * m[1] + u * v * m[0]
         h_yy = m[5] - 2.0 * v * m[2] + v * v * m[0]
         geometry = [xx * h_x + xy * h_y, xy * h_x + yy * h_y, -0.5 * h_xx, -h_xy, -0.5 * h_yy]
-        colors = [jnp.sum(weight * cotangent[c], axis=0) for c in range(rows - GEOMETRY)]
+        colors = [jnp.sum(weight * cotangent[c][:, None], axis=0).reshape(-1) for c in range(channels)]
         return jnp.stack(geometry + colors)
 
-    return jax.lax.map(one, slots)
+    blocks = (
+        slots.reshape(num_slots, rows, num_blocks, block).transpose(2, 1, 0, 3),
+        cotangent.reshape(channels, -1, num_blocks, block).transpose(2, 0, 1, 3),
+    )
+    out = jax.lax.map(one_block, blocks).reshape(num_blocks, rows, num_slots, block)
+    return out.transpose(2, 1, 0, 3).reshape(num_slots, rows, -1)[..., :tiles]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -234,13 +253,15 @@ def draw_slots(
 ) -> Float[Array, "h w c"]:
     """Image for given colours from weights that `slot_weights` computed once; linear in both."""
     table = jnp.concatenate([colors, jnp.zeros((1, colors.shape[1]), colors.dtype)])
+
+    def add(image, group):
+        weights, colors = group
+        return tuple(
+            image[c] + sum(w * k[None, c] for w, k in zip(weights, colors, strict=True)) for c in range(len(image))
+        )
+
     slot_colors = jnp.moveaxis(table[lists.ids], -1, 1)
-    chunks = jnp.stack(
-        [
-            sum(weights[slot] * slot_colors[slot, c][None] for slot in range(weights.shape[0]))
-            for c in range(colors.shape[1])
-        ]
-    )
+    chunks = _scan_groups(add, (weights, slot_colors), tile_size, colors.shape[1])
     return _assemble(chunks, lists, image_size, tile_size)
 
 

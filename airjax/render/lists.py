@@ -55,7 +55,7 @@ def tile_ranges(gaussians: Gaussians2D, *, grid: tuple[int, int], tile_size: int
     """
     half = extents(gaussians) * (1 + 1e-5)  # rounding of the box must never lose a pixel
     limits = jnp.array([grid[1], grid[0]], jnp.int32)
-    bound = jnp.float32(2.0**30)
+    bound = 2.0**30
 
     def tile(x):
         return jnp.clip(jnp.nan_to_num(x / tile_size, nan=0.0), -bound, bound)
@@ -108,16 +108,22 @@ def sorted_lists(
 
     Returns:
       Lists of capacity // L + T chunks, which is always enough for `capacity` pairs.
+
+    Raises:
+      ValueError: a capacity below 1.
     """
+    if capacity < 1:
+        raise ValueError(f"capacity: expected at least 1 pair, got {capacity}")
     num_tiles, n = grid[0] * grid[1], gaussians.capacity
     num_chunks = capacity // CHUNK + min(num_tiles, capacity)
-    gaussians = jax.lax.stop_gradient(gaussians)
+    # Lists depend on the geometry alone; without the colours here, JAX sees too that the image is linear in them.
+    gaussians = jax.lax.stop_gradient(gaussians.with_colors(gaussians.colors[:, :0]))
     ranges = tile_ranges(gaussians, grid=grid, tile_size=tile_size)
     widths = ranges[:, 1] - ranges[:, 0]
     counts = widths * (ranges[:, 3] - ranges[:, 2])
-    # Saturating float sum beside the int32 one: huge sets must not wrap around into "fits".
-    overflow = jnp.sum(counts, dtype=jnp.float32) > capacity * 1.0
-    ends = jnp.cumsum(counts)
+    ends = jnp.cumsum(counts, dtype=jnp.int32)
+    # The int32 sum is exact until it wraps around, and the float sum tells when it might have.
+    overflow = (ends[-1] > capacity) | (jnp.sum(counts, dtype=jnp.float32) > 2.0**30)
 
     # Pair p belongs to Gaussian g and is the k-th tile of its box.
     p = jnp.arange(capacity, dtype=jnp.int32)
@@ -152,6 +158,11 @@ def _sort_by_tile(tile, g, num_tiles, n):
     key = jnp.sort((tile.astype(jnp.uint32) << jnp.uint32(bits)) | g.astype(jnp.uint32))
     mask = jnp.uint32((1 << bits) - 1)
     return (key >> jnp.uint32(bits)).astype(jnp.int32), (key & mask).astype(jnp.int32)
+
+
+def trim(lists: TileLists, num_chunks: int) -> TileLists:
+    """The first `num_chunks` chunks; the caller knows that the others are unused."""
+    return TileLists(lists.ids[:, :num_chunks], lists.tiles[:num_chunks], lists.overflow)
 
 
 def gather_slots(

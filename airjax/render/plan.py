@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from airjax.gaussians import Gaussians2D, concatenate, empty, patch_grid
+from airjax.gaussians import Gaussians2D, concatenate, empty, extents, patch_grid
 from airjax.render.additive import Rendered, render_lists
-from airjax.render.lists import pair_counts, round_capacity, sorted_lists
+from airjax.render.lists import TileLists, pair_counts, round_capacity, sorted_lists, trim
 
 TILE_SIZE = 8  # pixels; the fewest evaluations per Gaussian of the sizes that a photograph needs
 STRIP_PIXELS = 2**21  # larger images are drawn in strips of about this many pixels, which bounds the memory
@@ -77,76 +77,62 @@ def render(
     if tile_size < 1:
         raise ValueError(f"tile_size: expected at least 1, got {tile_size}")
     image_size = scaled_size(image_size, scale)
+    gaussians = rescale(gaussians if gaussians.capacity else pad_capacity(gaussians, 1), scale)
     options = {"tile_size": tile_size, "smooth_cutoff": smooth_cutoff, "any_order": any_order}
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(gaussians)):
         if capacity is None:
             raise ValueError("capacity: expected a number of pairs inside a JAX transformation, got None")
-        return _render(gaussians, scale, 0.0, image_size=image_size, capacity=capacity, **options)
-    return _render_strips(gaussians, scale, image_size, capacity, options)
+        grid = patch_grid(image_size, tile_size)
+        lists = sorted_lists(gaussians, grid=grid, tile_size=tile_size, capacity=capacity)
+        image = render_lists(gaussians, lists, image_size=image_size, **options)
+        return Rendered(jnp.where(lists.overflow, jnp.nan, image), lists.overflow)
+    return Rendered(_render_planned(gaussians, image_size, capacity, options), jnp.asarray(False))
 
 
-@partial(jax.jit, static_argnames=("image_size", "tile_size", "capacity", "smooth_cutoff", "any_order"))
-def _render(gaussians, scale, top, *, image_size, tile_size, capacity, smooth_cutoff, any_order) -> Rendered:
-    """One strip, `top` pixels below the upper edge of the scaled plane."""
-    gaussians = _strip(gaussians, scale, top)
-    lists = sorted_lists(
-        gaussians, grid=patch_grid(image_size, tile_size), tile_size=tile_size, capacity=capacity
-    )
-    image = render_lists(
-        gaussians,
-        lists,
-        image_size=image_size,
-        tile_size=tile_size,
-        smooth_cutoff=smooth_cutoff,
-        any_order=any_order,
-    )
-    return Rendered(jnp.where(lists.overflow, jnp.nan, image), lists.overflow)
+def planned_lists(gaussians: Gaussians2D, *, image_size: tuple[int, int], tile_size: int = TILE_SIZE) -> TileLists:
+    """Tile lists of a concrete set: pairs are counted, listed, and the chunks that stayed unused cut off.
+
+    Sizes are taken from a coarse ladder (`round_capacity`), so that sets of about the same size share what is compiled.
+    """
+    return _planned_lists(gaussians, image_size, tile_size, None)
 
 
-def _strip(gaussians, scale, top):
-    gaussians = rescale(gaussians, jnp.asarray(scale, gaussians.means.dtype))
-    shift = jnp.stack([jnp.zeros_like(gaussians.means[0, 0]), jnp.asarray(top, gaussians.means.dtype)])
-    return Gaussians2D(
-        gaussians.means - shift[None], gaussians.scales, gaussians.angles, gaussians.colors, gaussians.active
-    )
+def _planned_lists(gaussians, image_size, tile_size, capacity) -> TileLists:
+    grid = patch_grid(image_size, tile_size)
+    pairs = int(np.asarray(_count(gaussians, grid=grid, tile_size=tile_size)).sum(dtype=np.int64))
+    if capacity is not None and pairs > capacity:
+        raise ValueError(f"capacity: expected at least {pairs} pairs for this set, got {capacity}")
+    capacity = round_capacity(pairs) if capacity is None else capacity
+    lists = _lists(gaussians, grid=grid, tile_size=tile_size, capacity=capacity)
+    used = int(np.count_nonzero(np.asarray(lists.tiles) < grid[0] * grid[1]))
+    return trim(lists, min(round_capacity(used), lists.tiles.size))
 
 
-@partial(jax.jit, static_argnames=("image_size", "tile_size"))
-def _count(gaussians, scale, top, *, image_size, tile_size):
-    gaussians = _strip(gaussians, scale, top)
-    return pair_counts(gaussians, grid=patch_grid(image_size, tile_size), tile_size=tile_size)
+_count = jax.jit(pair_counts, static_argnames=("grid", "tile_size"))
+_lists = jax.jit(sorted_lists, static_argnames=("grid", "tile_size", "capacity"))
+_draw = jax.jit(render_lists, static_argnames=("image_size", "tile_size", "smooth_cutoff", "any_order"))
 
 
-def _render_strips(gaussians, scale, image_size, capacity, options) -> Rendered:
-    """Strips of equal height, each with the Gaussians that touch it, all through one compiled function."""
+def _strip(gaussians: Gaussians2D, top: int) -> Gaussians2D:
+    """The set on a plane whose upper edge lies `top` pixels lower."""
+    return replace(gaussians, means=gaussians.means - jnp.asarray([[0, top]], gaussians.means.dtype))
+
+
+def _render_planned(gaussians, image_size, capacity, options) -> jax.Array:
+    """Strips of equal height, each with the Gaussians that touch it, all through the same compiled functions."""
     height, width = image_size
     tile_size = options["tile_size"]
     rows = max(1, STRIP_PIXELS // (width * tile_size)) * tile_size
-    strip = (min(rows, height), width)
-    tops = range(0, height, strip[0])
-    # Few distinct sizes reach the compiler: sets and pairs are padded to a coarse ladder.
-    if gaussians.capacity == 0:
-        gaussians = pad_capacity(gaussians, 1)
-    gaussians = pad_capacity(gaussians, round_capacity(gaussians.capacity))
-    counts = [
-        np.asarray(_count(gaussians, scale, top, image_size=strip, tile_size=tile_size)) for top in tops
-    ]
-    pairs = [int(count.sum(dtype=np.int64)) for count in counts]
-    if capacity is not None and max(pairs) > capacity:
-        raise ValueError(f"capacity: expected at least {max(pairs)} pairs for this set, got {capacity}")
-    capacity = round_capacity(max(pairs)) if capacity is None else capacity
-    parts = [gaussians]
-    if len(tops) > 1:
-        most = round_capacity(max(int((count > 0).sum()) for count in counts))
-        parts = (pad_capacity(_select(gaussians, count > 0), most) for count in counts)
-    images = [
-        _render(part, scale, float(top), image_size=strip, capacity=capacity, **options).image
-        for part, top in zip(parts, tops, strict=True)
-    ]
-    image = images[0] if len(images) == 1 else jnp.asarray(np.concatenate(images)[:height])
-    return Rendered(image, jnp.asarray(False))
-
-
-def _select(gaussians, rows):
-    index = np.flatnonzero(rows)
-    return jax.tree.map(lambda leaf: leaf[index], gaussians)
+    if rows >= height:
+        gaussians = pad_capacity(gaussians, round_capacity(gaussians.capacity))
+        lists = _planned_lists(gaussians, image_size, tile_size, capacity)
+        return _draw(gaussians, lists, image_size=image_size, **options)
+    y, half = (np.asarray(a)[:, 1] for a in (gaussians.means, extents(gaussians)))
+    images = []
+    for top in range(0, height, rows):
+        near = np.flatnonzero((y + half >= top - 1) & (y - half <= top + rows + 1))
+        part = _strip(jax.tree.map(lambda leaf, near=near: jnp.asarray(leaf)[near], gaussians), top)
+        part = pad_capacity(part, round_capacity(part.capacity))
+        lists = _planned_lists(part, (rows, width), tile_size, capacity)
+        images.append(np.asarray(_draw(part, lists, image_size=(rows, width), **options)))
+    return jnp.asarray(np.concatenate(images)[:height])
