@@ -3,12 +3,44 @@
 model = airjax.load()
 encoded = model.encode(image)                    # (h, w, 3) in [0, 1] -> Gaussians
 rendered = airjax.render(encoded.gaussians, image_size=encoded.image_size).image
+
+The names below are imported when they are first used, so that the command line can answer `--help` without JAX.
 """
 
-from airjax.errors import AirjaxError
-from airjax.gaussians import Gaussians2D
-from airjax.image.bitstream import Encoded
-from airjax.image.encoder import Model, load
-from airjax.render.plan import render
+from importlib import import_module
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from airjax.errors import AirjaxError
+    from airjax.gaussians import Gaussians2D
+    from airjax.image.bitstream import Encoded
+    from airjax.image.encoder import Model, load
+    from airjax.render.plan import render
+
+__version__ = "0.1.0"
 __all__ = ["AirjaxError", "Encoded", "Gaussians2D", "Model", "load", "render"]
+
+# Where each name lives.
+_HOMES = {
+    "AirjaxError": "airjax.errors",
+    "Encoded": "airjax.image.bitstream",
+    "Gaussians2D": "airjax.gaussians",
+    "Model": "airjax.image.encoder",
+    "load": "airjax.image.encoder",
+    "render": "airjax.render.plan",
+}
+# `airjax.render` is the function. The folder of that name binds itself here when it is first imported, and only
+# then: imported now and unbound, it leaves the name to __getattr__.
+import_module("airjax.render")
+del globals()["render"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'airjax' has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
