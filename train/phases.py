@@ -18,9 +18,9 @@ from airjax.config import stages_to_text
 from airjax.errors import AirjaxError
 from airjax.gaussians import patch_grid
 from airjax.image.pod import inner_adam, pod_stage
-from airjax.image.stages import StageConfig, StageControl, init_params, run_stages, stage_control
+from airjax.image.stages import StageConfig, StageControl, init_params, run_stages, stage_control, stage_control_of
 from airjax.metrics import image_loss, psnr
-from train.data import DataConfig, batches
+from train.data import DataConfig, batches, dataset, load_photographs
 from train.loop import LoopConfig
 from train.loop import run as run_loop
 
@@ -146,7 +146,7 @@ def joint_loss(params, images, key, phase: Joint, stages: tuple[StageConfig, ...
         return loss, {**metrics, "active": used / slots}
 
     losses, metrics = jax.vmap(one)(images, jax.random.split(key, len(images)))
-    return jnp.mean(losses), jax.tree.map(jnp.mean, metrics)
+    return jnp.mean(losses), jax.tree.map(_mean_where_finite, metrics)
 
 
 def make_step(experiment: Experiment):
@@ -166,7 +166,7 @@ def _make_joint_step(experiment: Experiment):
         (loss, metrics), grads = grad_fn(state["params"], images, key, experiment.phase, experiment.stages)
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        metrics = {"loss": loss, **metrics, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, **metrics, "grad_norm": optax.tree.norm(grads)}
         return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, metrics
 
     return init, step
@@ -288,14 +288,33 @@ def run(experiment: Experiment, out_dir: Path, init: Path | None = None) -> Stat
     source = init or experiment.init
     if source is not None:
         params = load_params(source, params)
+    photographs = load_photographs(experiment.data.folders, cache_mb=experiment.data.cache_mb)
     state = run_loop(
         experiment.loop,
         state=make_state(params),
         step_fn=step_fn,
-        batches_fn=lambda start: batches(experiment.data, start_step=start),
+        batches_fn=lambda start: batches(experiment.data, start_step=start, photographs=photographs),
+        panel_fn=make_panel(experiment.stages, dataset(experiment.data, photographs)[0]),
         out_dir=out_dir,
         resolved_config=experiment,
     )
     params = jax.tree.map(np.asarray, state["params"])
     save_weights(out_dir / "weights.safetensors", params, {"stages": stages_to_text(experiment.stages)})
     return state
+
+
+def make_panel(stages: tuple[StageConfig, ...], images: np.ndarray):
+    """panel_fn of the loop: for each image of a batch a row with the target and the render after every stage."""
+
+    @jax.jit
+    def draw(params):
+        def row(image):
+            trace = run_stages(stages, params, image, stage_control_of())
+            return jnp.concatenate([image, *(stage.rendered for stage in trace)], axis=1)
+
+        return jnp.concatenate([row(image) for image in images])
+
+    def panel(state: State, step: int) -> np.ndarray:
+        return np.asarray(jnp.round(255 * jnp.clip(draw(state["params"]), 0, 1))).astype(np.uint8)
+
+    return panel
