@@ -1,0 +1,47 @@
+# make demo   encode a photograph, decode it in another process, show numbers and a picture
+# make test   all tests
+# make lint   the linter and the formatter, changing nothing
+#
+# All three first make .venv and install requirements.txt into it, once; again when requirements.txt changes.
+# Another Python: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PHOTO := docs/images/kodim23.png
+OUT := demo_out
+
+.PHONY: demo test lint clean
+
+demo: $(STAMP)
+	@mkdir -p $(OUT)
+	@echo "--- encode (a first run compiles)"
+	$(BIN)/python -m airjax encode $(PHOTO) -o $(OUT)/photo.air
+	@echo "--- decode, in another process, from the file alone"
+	$(BIN)/python -m airjax decode $(OUT)/photo.air -o $(OUT)/decoded.png --force
+	@echo "--- compare"
+	$(BIN)/python -m eval.demo $(PHOTO) $(OUT)/photo.air $(OUT)/decoded.png -o $(OUT)/picture.png
+
+# Temporary files of the tests stay inside .venv as well.
+test: $(STAMP)
+	@mkdir -p $(VENV)/tmp
+	TMPDIR="$$PWD/$(VENV)/tmp" $(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) $(OUT) .pytest_cache .ruff_cache
+
+$(STAMP): requirements.txt
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) \
+	  and "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) \
+	  and "Python 3.11 or newer is needed, $(VENV) has " + sys.version.split()[0] + "; make clean, then try again")'
+	@mkdir -p $(VENV)/tmp
+	@echo "installing requirements.txt into $(VENV): some minutes, once"
+	TMPDIR="$$PWD/$(VENV)/tmp" $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@

@@ -1,0 +1,47 @@
+"""Evaluations described by Python files, as in eval/configs: each has `evaluation()`."""
+
+from __future__ import annotations
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+from airjax.errors import AirjaxError
+from eval import bench, images
+
+# What a config may describe, and the function that does it: (config, weights, out) -> number of failures.
+RUNNERS = {images.ImageEvaluation: images.run, bench.Benchmark: bench.run}
+
+
+def load_config(path: Path, overrides: dict[str, object]) -> images.ImageEvaluation | bench.Benchmark:
+    """What the config file at `path` describes, with the fields in `overrides` replaced.
+
+    The file is a program and is run.
+
+    Raises:
+      AirjaxError: no such file, a mistake in it, or an option that this kind of evaluation does not have.
+    """
+    if not path.is_file() or path.suffix != ".py":
+        raise AirjaxError(f"{path}: expected a config file (.py)")
+    try:
+        make = runpy.run_path(str(path)).get("evaluation")
+        config = make() if callable(make) else None
+    except (SyntaxError, ImportError, NameError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise AirjaxError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    if type(config) not in RUNNERS:
+        kinds = " or ".join(kind.__name__ for kind in RUNNERS)
+        raise AirjaxError(f"{path}: expected a function evaluation() that returns {kinds}, found none")
+    for option in overrides:
+        if not hasattr(config, option):
+            raise AirjaxError(f"--{option}: not an option of {path}, which describes a {type(config).__name__}")
+    return dataclasses.replace(config, **overrides, **_renamed(config, overrides))
+
+
+def _renamed(config, overrides: dict[str, object]) -> dict[str, str]:
+    """Another name and description where other images are measured, so that no report is mistaken for the full one."""
+    name, description = config.name, config.description
+    if "images" in overrides:
+        name, description = f"{name}-{Path(str(overrides['images'])).stem}", f"{overrides['images']} as in {name}"
+    if "limit" in overrides:
+        name, description = f"{name}-first{overrides['limit']}", f"{description}, first {overrides['limit']}"
+    return {"name": name, "description": description}

@@ -1,0 +1,15 @@
+"""Times and memory on this machine: encode, decode, gradients, colour solve, cold start, a 4096 x 4096 image.
+
+python -m eval.main --config eval/configs/bench.py      (some minutes; leave the machine alone)
+"""
+
+from eval.bench import Benchmark
+
+
+def evaluation() -> Benchmark:
+    """28,000 Gaussians on a 768 x 512 photograph: every patch asks for one until the budget is spent."""
+    return Benchmark(
+        name="bench",
+        description="times on a 768x512 photograph with 28,000 predicted Gaussians",
+        images="docs/images/kodim23.png",
+    )

@@ -1,0 +1,17 @@
+"""The shipped weights on the 24 Kodak photographs, at most 28,000 Gaussians (AIR's budget there).
+
+python -m eval.main --config eval/configs/kodak.py      (some minutes on a 2-core CPU)
+"""
+
+from eval.images import ImageEvaluation
+
+
+def evaluation() -> ImageEvaluation:
+    """Networks only, and with 10 colour-solve steps; no step on the geometry in either."""
+    return ImageEvaluation(
+        name="kodak",
+        description="Kodak-24 (768x512)",
+        images="../shared/data/kodak",
+        max_gaussians=28_000,
+        solve_steps=(0, 10),
+    )

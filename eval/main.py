@@ -1,0 +1,42 @@
+"""Run one evaluation: python -m eval.main --config eval/configs/X.py [--weights F] [--images F] [--limit N] [--out DIR]
+
+An evaluation is a Python file with `evaluation()` that returns an `eval.images.ImageEvaluation` or an
+`eval.bench.Benchmark`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from airjax import AirjaxError
+from airjax.cache import enable_compilation_cache
+from eval.config import RUNNERS, load_config
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0; 2 after one line per bad input; 130 when interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m eval.main", description="Run one evaluation.")
+    parser.add_argument("--config", type=Path, required=True, help="a file of eval/configs")
+    parser.add_argument("--weights", type=Path, help="a weights file (default: the shipped one)")
+    parser.add_argument("--images", help="other images than the config names: a folder or a file")
+    parser.add_argument("--limit", type=int, help="only the first N images")
+    parser.add_argument("--out", type=Path, help="folder of the reports (runs/eval/<name>)")
+    args = parser.parse_args(argv)
+    overrides = {name: value for name in ("images", "limit") if (value := getattr(args, name)) is not None}
+    try:
+        config = load_config(args.config, overrides)
+        enable_compilation_cache()
+        failures = RUNNERS[type(config)](config, args.weights, args.out or Path("runs/eval") / config.name)
+    except (AirjaxError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the reports written so far stay", file=sys.stderr)
+        return 130
+    return 2 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Wall-clock times of warm functions and of whole processes, and the memory that they take."""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from airjax.errors import AirjaxError
+
+# The unit of ru_maxrss: kibibytes on Linux, bytes on macOS.
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+class Timing(NamedTuple):
+    """Seconds of a repeated measurement: median and minimum over `repetitions`."""
+
+    median: float
+    least: float
+    repetitions: int
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Timing:
+        """The summary of at least one measurement."""
+        return cls(statistics.median(seconds), min(seconds), len(seconds))
+
+
+def time_warm(function: Callable[[], Any], repetitions: int) -> tuple[Timing, Any]:
+    """Times `function` after one call that is not counted (it compiles); (timing, what the first call returned).
+
+    Arrays of JAX in the result are waited for.
+    """
+    if repetitions < 1:
+        raise ValueError(f"repetitions: expected at least 1, got {repetitions}")
+    result = jax.block_until_ready(function())
+    seconds = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        seconds.append(time.perf_counter() - start)
+    return Timing.of(seconds), result
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, bytes: Python, JAX and compiling included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
+
+
+# Runs a command in between, in a process that stays small: Linux hands the peak memory of a process on to the programs
+# that it starts, so a child of this large process would report at least our own.
+_LAUNCHER = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+child = subprocess.Popen([sys.executable, *sys.argv[1:]], stdin=subprocess.DEVNULL, stdout=sys.stderr)
+_, status, usage = os.wait4(child.pid, 0)
+seconds = time.perf_counter() - start
+child.returncode = os.waitstatus_to_exitcode(status)
+print(json.dumps([seconds, usage.ru_maxrss, child.returncode]))
+"""
+
+
+def run_python(arguments: Sequence[str]) -> tuple[float, int]:
+    """Runs this Python in a new process: (seconds from start to end, its peak resident memory in bytes).
+
+    Raises:
+      AirjaxError: it did not exit with status 0; the last line that it wrote is in the message.
+    """
+    launched = subprocess.run(
+        [sys.executable, "-c", _LAUNCHER, *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    seconds, peak, status = json.loads(launched.stdout) if launched.returncode == 0 else (0.0, 0, "no process")
+    if status != 0:
+        lines = launched.stderr.decode(errors="replace").strip().splitlines() or ["no output"]
+        command = " ".join(["python", *arguments])
+        raise AirjaxError(f"{command}: expected exit status 0, got {status} ({lines[-1][:300]})")
+    return seconds, peak * _MAXRSS_UNIT

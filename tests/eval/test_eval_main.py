@@ -1,0 +1,113 @@
+"""The command `python -m eval.main`: what a user gets wrong is one line and exit status 2."""
+
+from pathlib import Path
+
+import pytest
+
+from airjax.errors import AirjaxError
+from eval import config as eval_config
+from eval.config import load_config
+from eval.images import ImageEvaluation
+from eval.main import main
+
+CONFIGS = Path(__file__).resolve().parents[2] / "eval" / "configs"
+GOOD = """
+from eval.images import ImageEvaluation
+def evaluation():
+    return ImageEvaluation("mine", "my photos", "photos", solve_steps=(0,), repetitions=1)
+"""
+BENCH = """
+from eval.bench import Benchmark
+def evaluation():
+    return Benchmark("mine", "my photo", "photo.png")
+"""
+
+
+def write(folder, text):
+    path = folder / "mine.py"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_shipped_configs_load_under_their_own_name(path):
+    assert load_config(path, {}).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("def evaluation(:", "SyntaxError"),
+        ("import no_such_module_at_all", "no_such_module_at_all"),
+        ("x = 1", "expected a function evaluation()"),
+        ("evaluation = 3", "expected a function evaluation()"),
+        ("def evaluation(): return {'name': 'x'}", "expected a function evaluation()"),
+        (GOOD.replace("(0,)", "(-1,)"), "solve_steps: expected"),
+        (GOOD.replace("repetitions", "repetition"), "repetition"),
+        ("def evaluation(): return 1 / undefined", "undefined"),
+    ],
+)
+def test_a_wrong_config_is_one_line(tmp_path, capsys, text, expected):
+    path = write(tmp_path, text)
+    assert main(["--config", str(path)]) == 2
+    output, errors = capsys.readouterr()
+    assert output == "" and errors.count("\n") == 1
+    assert errors.startswith(f"error: {path}") and expected in errors
+
+
+@pytest.mark.parametrize("name", ["none.py", "folder.py", "text.txt"])
+def test_a_missing_config_is_one_line(tmp_path, capsys, name):
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "text.txt").write_text(GOOD)
+    assert main(["--config", str(tmp_path / name)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / name}: expected a config file (.py)\n"
+
+
+def test_missing_images_and_weights_are_one_line(tmp_path, capsys, weights, photo):
+    path = write(tmp_path, GOOD)
+    common = ["--config", str(path), "--out", str(tmp_path / "out")]
+    assert main([*common, "--images", str(tmp_path / "none"), "--weights", str(weights)]) == 2
+    assert (
+        capsys.readouterr().err == f"error: {tmp_path / 'none'}: expected a folder of images or an image, found none\n"
+    )
+    assert main([*common, "--images", str(photo), "--weights", str(tmp_path / "none.safetensors")]) == 2
+    errors = capsys.readouterr().err
+    assert "none.safetensors: expected a weights file" in errors and errors.count("\n") == 1
+
+
+def test_an_option_that_the_config_does_not_have(tmp_path):
+    with pytest.raises(AirjaxError, match=r"--limit: not an option of .*mine\.py, which describes a Benchmark"):
+        load_config(write(tmp_path, BENCH), {"limit": 3})
+
+
+def test_other_images_get_another_name(tmp_path):
+    config = load_config(write(tmp_path, GOOD), {"images": "holiday/snow", "limit": 3})
+    assert config == ImageEvaluation(
+        "mine-snow-first3",
+        "holiday/snow as in mine, first 3",
+        "holiday/snow",
+        solve_steps=(0,),
+        repetitions=1,
+        limit=3,
+    )
+
+
+@pytest.mark.parametrize(("failures", "status"), [(0, 0), (2, 2)])
+def test_exit_status_and_default_folder(tmp_path, monkeypatch, failures, status):
+    seen = []
+    runners = {ImageEvaluation: lambda *arguments: seen.append(arguments) or failures}
+    monkeypatch.setattr("eval.main.RUNNERS", runners)
+    monkeypatch.setattr("eval.main.enable_compilation_cache", lambda: None)
+    assert main(["--config", str(write(tmp_path, GOOD)), "--weights", "w"]) == status
+    assert [(c.name, w, out) for c, w, out in seen] == [("mine", Path("w"), Path("runs/eval/mine"))]
+
+
+def test_an_interrupt_is_one_line(tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(eval_config.RUNNERS, ImageEvaluation, interrupted)
+    monkeypatch.setattr("eval.main.enable_compilation_cache", lambda: None)
+    assert main(["--config", str(write(tmp_path, GOOD))]) == 130
+    errors = capsys.readouterr().err
+    assert errors.startswith("interrupted") and errors.count("\n") == 1
