@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians2D, concatenate, empty, extents, patch_grid
 from airjax.render.additive import Rendered, render_lists
 from airjax.render.lists import TileLists, pair_counts, round_capacity, sorted_lists, trim
 
 TILE_SIZE = 8  # pixels; the fewest evaluations per Gaussian of the sizes that a photograph needs
+MAX_PAIRS = 2**24  # (Gaussian, tile) pairs of one strip: about 2 GB while it is drawn
 STRIP_PIXELS = 2**21  # larger images are drawn in strips of about this many pixels, which bounds the memory
 
 
@@ -69,6 +71,7 @@ def render(
     Raises:
       ValueError: an impossible size or scale; no capacity under a JAX transformation; with concrete arrays, a
         capacity that is too small.
+      AirjaxError: more than MAX_PAIRS pairs in a single row of tiles.
     """
     if len(image_size) != 2 or min(image_size) < 1:
         raise ValueError(f"image_size: expected (h, w) of at least 1, got {image_size}")
@@ -89,23 +92,36 @@ def render(
     return Rendered(_render_planned(gaussians, image_size, capacity, options), jnp.asarray(False))
 
 
-def planned_lists(gaussians: Gaussians2D, *, image_size: tuple[int, int], tile_size: int = TILE_SIZE) -> TileLists:
+def planned_lists(
+    gaussians: Gaussians2D,
+    *,
+    image_size: tuple[int, int],
+    tile_size: int = TILE_SIZE,
+    capacity: int | None = None,
+) -> TileLists:
     """Tile lists of a concrete set: pairs are counted, listed, and the chunks that stayed unused cut off.
 
     Sizes are taken from a coarse ladder (`round_capacity`), so that sets of about the same size share what is compiled.
+
+    Raises:
+      ValueError: more pairs than `capacity`.
+      AirjaxError: more pairs than MAX_PAIRS.
     """
-    return _planned_lists(gaussians, image_size, tile_size, None)
-
-
-def _planned_lists(gaussians, image_size, tile_size, capacity) -> TileLists:
-    grid = patch_grid(image_size, tile_size)
-    pairs = int(np.asarray(_count(gaussians, grid=grid, tile_size=tile_size)).sum(dtype=np.int64))
+    pairs = _num_pairs(gaussians, image_size, tile_size)
     if capacity is not None and pairs > capacity:
         raise ValueError(f"capacity: expected at least {pairs} pairs for this set, got {capacity}")
+    if pairs > MAX_PAIRS:
+        raise AirjaxError(f"Gaussians: expected to touch at most {MAX_PAIRS} tiles in a strip, got {pairs}")
+    grid = patch_grid(image_size, tile_size)
     capacity = round_capacity(pairs) if capacity is None else capacity
     lists = _lists(gaussians, grid=grid, tile_size=tile_size, capacity=capacity)
     used = int(np.count_nonzero(np.asarray(lists.tiles) < grid[0] * grid[1]))
     return trim(lists, min(round_capacity(used), lists.tiles.size))
+
+
+def _num_pairs(gaussians, image_size, tile_size) -> int:
+    counts = _count(gaussians, grid=patch_grid(image_size, tile_size), tile_size=tile_size)
+    return int(np.asarray(counts).sum(dtype=np.int64))
 
 
 _count = jax.jit(pair_counts, static_argnames=("grid", "tile_size"))
@@ -119,20 +135,29 @@ def _strip(gaussians: Gaussians2D, top: int) -> Gaussians2D:
 
 
 def _render_planned(gaussians, image_size, capacity, options) -> jax.Array:
-    """Strips of equal height, each with the Gaussians that touch it, all through the same compiled functions."""
+    """Strips, each with the Gaussians that touch it, all through the same compiled functions."""
     height, width = image_size
     tile_size = options["tile_size"]
     rows = max(1, STRIP_PIXELS // (width * tile_size)) * tile_size
     if rows >= height:
         gaussians = pad_capacity(gaussians, round_capacity(gaussians.capacity))
-        lists = _planned_lists(gaussians, image_size, tile_size, capacity)
-        return _draw(gaussians, lists, image_size=image_size, **options)
+        if capacity is not None or _num_pairs(gaussians, image_size, tile_size) <= MAX_PAIRS:
+            lists = planned_lists(gaussians, image_size=image_size, tile_size=tile_size, capacity=capacity)
+            return _draw(gaussians, lists, image_size=image_size, **options)
+    strips = [_render_strip(gaussians, top, (rows, width), capacity, options) for top in range(0, height, rows)]
+    return jnp.asarray(np.concatenate(strips)[:height])
+
+
+def _render_strip(gaussians, top, size, capacity, options) -> np.ndarray:
+    """`size` pixels below row `top`; a strip that too many Gaussians touch is drawn as two of half the height."""
+    rows, tile_size = size[0], options["tile_size"]
     y, half = (np.asarray(a)[:, 1] for a in (gaussians.means, extents(gaussians)))
-    images = []
-    for top in range(0, height, rows):
-        near = np.flatnonzero((y + half >= top - 1) & (y - half <= top + rows + 1))
-        part = _strip(jax.tree.map(lambda leaf, near=near: jnp.asarray(leaf)[near], gaussians), top)
-        part = pad_capacity(part, round_capacity(part.capacity))
-        lists = _planned_lists(part, (rows, width), tile_size, capacity)
-        images.append(np.asarray(_draw(part, lists, image_size=(rows, width), **options)))
-    return jnp.asarray(np.concatenate(images)[:height])
+    near = np.flatnonzero((y + half >= top - 1) & (y - half <= top + rows + 1))
+    part = _strip(jax.tree.map(lambda leaf: jnp.asarray(leaf)[near], gaussians), top)
+    part = pad_capacity(part, round_capacity(part.capacity))
+    upper = -(-rows // (2 * tile_size)) * tile_size
+    if upper < rows and _num_pairs(part, size, tile_size) > MAX_PAIRS:
+        halves = [(top, (upper, size[1])), (top + upper, (rows - upper, size[1]))]
+        return np.concatenate([_render_strip(gaussians, *half, capacity, options) for half in halves])
+    lists = planned_lists(part, image_size=size, tile_size=tile_size, capacity=capacity)
+    return np.asarray(_draw(part, lists, image_size=size, **options))
