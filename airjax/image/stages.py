@@ -5,7 +5,7 @@ Letters: s stages, P patch size, (r, c) patch grid; an image is padded to whole 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from airjax.gaussians import Gaussians2D, PatchMap, patch_centers, patch_grid, to_physical
 from airjax.metrics import patch_mse, patch_ssim
-from airjax.nn.predictor import Predictor, PredictorConfig, compact_predictor, patches_of
+from airjax.nn.predictor import Predictor, PredictorConfig, apply_in_bands, compact_predictor, patches_of
 from airjax.render.additive import render_patches
 
 
@@ -23,7 +23,7 @@ class StageConfig:
     """One stage: how its raw rows become Gaussians, and the size of its network."""
 
     patch_map: PatchMap
-    network: PredictorConfig = PredictorConfig()
+    network: PredictorConfig = field(default_factory=PredictorConfig)
 
 
 class StageControl(NamedTuple):
@@ -82,7 +82,7 @@ def predict_stage(
     predictor: Predictor, params: Any, residual: Float[Array, "h w 3"], patch_size: int
 ) -> Float[Array, "n k"]:
     """Raw rows (n, 8) of one stage for one residual, patches row by row."""
-    raw = predictor.apply(params, patches_of(pad_to_patches(residual, patch_size), patch_size))
+    raw = apply_in_bands(predictor, params, patches_of(pad_to_patches(residual, patch_size), patch_size))
     return raw.reshape(-1, raw.shape[-1])
 
 

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+BAND_PATCHES = 2**14  # patches whose features are held at a time, about 300 MB
 RAW_ROWS = 8  # mean 2, scales 2, angle 1, colour 3
 
 
@@ -44,10 +46,12 @@ class Predictor(NamedTuple):
     Fields:
       init: (key) -> params.
       apply: (params, patches (r, c, 3 P^2)) -> raw (r, c, 8).
+      reach: how many patches away, on each axis, a patch can still change a raw row.
     """
 
     init: Callable[[jax.Array], Any]
     apply: Callable[[Any, Float[Array, "r c p"]], Float[Array, "r c k"]]
+    reach: int
 
 
 def patches_of(image: Float[Array, "h w 3"], patch_size: int) -> Float[Array, "r c p"]:
@@ -118,4 +122,20 @@ def compact_predictor(config: PredictorConfig, patch_size: int) -> Predictor:
     def apply(params, patches):
         return network.apply({"params": params}, patches)
 
-    return Predictor(init, apply)
+    return Predictor(init, apply, reach=config.blocks + 1)
+
+
+def apply_in_bands(predictor: Predictor, params: Any, patches: Float[Array, "r c p"]) -> Float[Array, "r c k"]:
+    """`predictor.apply`, for a large grid in windows of rows that overlap by its reach: same result, bounded memory."""
+    rows, columns = patches.shape[:2]
+    band = max(1, BAND_PATCHES // columns)
+    size = band + 2 * predictor.reach
+    if size >= rows:
+        return predictor.apply(params, patches)
+    # A window that would leave the grid is moved inside, where its edge is the edge of the grid.
+    starts = np.clip(np.arange(0, rows, band) - predictor.reach, 0, rows - size)
+    windows = jax.lax.map(
+        lambda start: predictor.apply(params, jax.lax.dynamic_slice_in_dim(patches, start, size)), jnp.asarray(starts)
+    )
+    row = np.arange(rows)
+    return windows[row // band, row - starts[row // band]]
