@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from airjax.gaussians import CUTOFF, Gaussians2D, PatchMap, patch_grid
-from airjax.render.lists import TileLists, gather_slots, patch_slots
+from airjax.render.lists import TileLists, gather_colors, gather_slots, patch_colors, patch_slots, without_colors
 
 GEOMETRY = 5  # rows of a slot before its colours: mean x, mean y (from the tile's centre), conic xx, xy, yy
 _UNROLL = 8  # slots fused into one elementwise loop; more make the loop longer without making it faster
@@ -30,9 +30,7 @@ def tile_pixels(tile_size: int, dtype) -> np.ndarray:
     return np.stack([np.tile(axis, tile_size), np.repeat(axis, tile_size)]).astype(dtype)
 
 
-def _distances(
-    slot: Float[Array, "k T"], pixels: np.ndarray
-) -> tuple[Float[Array, "Q T"], Float[Array, "Q T"]]:
+def _distances(slot: Float[Array, "k T"], pixels: np.ndarray) -> tuple[Float[Array, "Q T"], Float[Array, "Q T"]]:
     return pixels[0][:, None] - slot[None, 0], pixels[1][:, None] - slot[None, 1]
 
 
@@ -77,6 +75,22 @@ def _sum_slots(slots: Float[Array, "L k T"], tile_size: int, smooth_cutoff: bool
         )
 
     return _scan_groups(add, slots, tile_size, slots.shape[1] - GEOMETRY)
+
+
+def _sum_colors(
+    geometry: Float[Array, "L k T"], colors: Float[Array, "L c T"], tile_size: int, smooth_cutoff: bool
+) -> Float[Array, "c Q T"]:
+    """`_sum_slots` with the colours apart: JAX then sees a sum that is linear in them, and can transpose it."""
+    pixels = tile_pixels(tile_size, geometry.dtype)
+
+    def add(image, group):
+        colors, geometry = group
+        weights = [_weight(slot, pixels, smooth_cutoff) for slot in geometry]
+        return tuple(
+            image[c] + sum(w * k[None, c] for w, k in zip(weights, colors, strict=True)) for c in range(len(image))
+        )
+
+    return _scan_groups(add, (colors, geometry), tile_size, colors.shape[1])
 
 
 def _scan_groups(add, slots, tile_size: int, channels: int) -> Float[Array, "c Q T"]:
@@ -171,20 +185,19 @@ def accumulate(
         the colours. An empty slot has colour zero and any positive definite conic.
       tile_size: B, pixels.
       smooth_cutoff: a C2 ramp in place of the step at the cut-off (same support), so that finite differences hold.
-      any_order: differentiate through the plain sum, to any order and in both modes (slower, more memory); by
-        default reverse mode only, by a gradient that computes the weights again.
+      any_order: differentiate through the plain sum, to any order and in both modes (slower, more memory); the
+        renderers then also have a `jax.linear_transpose` in the colours. By default reverse mode only, by a gradient
+        that computes the weights again.
 
     Returns:
       (c, Q, T), not clipped.
     """
     if any_order:
-        return _sum_slots(slots, tile_size, smooth_cutoff)
+        return _sum_colors(slots[:, :GEOMETRY], slots[:, GEOMETRY:], tile_size, smooth_cutoff)
     return _accumulate(slots, tile_size, smooth_cutoff)
 
 
-def slot_weights(
-    slots: Float[Array, "L k T"], *, tile_size: int, smooth_cutoff: bool = False
-) -> Float[Array, "L Q T"]:
+def slot_weights(slots: Float[Array, "L k T"], *, tile_size: int, smooth_cutoff: bool = False) -> Float[Array, "L Q T"]:
     """The weights themselves; the image is linear in the colours, and this is the matrix (for the colour solve)."""
     pixels = tile_pixels(tile_size, slots.dtype)
     return jnp.stack([_weight(slot, pixels, smooth_cutoff) for slot in slots])
@@ -222,8 +235,12 @@ def render_patches(
     Returns:
       (rows * P, columns * P, c), whole patches; crop it to the image.
     """
-    slots = patch_slots(gaussians, grid=grid, patch_map=patch_map)
-    tiles = accumulate(slots, tile_size=patch_map.patch_size, any_order=any_order)
+    options = {"grid": grid, "patch_map": patch_map}
+    if any_order:
+        slots, colors = patch_slots(without_colors(gaussians), **options), patch_colors(_shown(gaussians), **options)
+        tiles = _sum_colors(slots, colors, patch_map.patch_size, False)
+    else:
+        tiles = accumulate(patch_slots(gaussians, **options), tile_size=patch_map.patch_size)
     return untile(tiles, grid=grid, tile_size=patch_map.patch_size)
 
 
@@ -236,11 +253,20 @@ def render_lists(
     smooth_cutoff: bool = False,
     any_order: bool = False,
 ) -> Float[Array, "h w c"]:
-    """Image of a set whose tile lists are known; linear in `gaussians.colors`, so it transposes."""
-    grid = patch_grid(image_size, tile_size)
-    slots = gather_slots(gaussians, lists, grid=grid, tile_size=tile_size)
-    chunks = accumulate(slots, tile_size=tile_size, smooth_cutoff=smooth_cutoff, any_order=any_order)
+    """Image of a set whose tile lists are known; linear in `gaussians.colors`."""
+    options = {"grid": patch_grid(image_size, tile_size), "tile_size": tile_size}
+    if any_order:
+        slots = gather_slots(without_colors(gaussians), lists, **options)
+        chunks = _sum_colors(slots, gather_colors(_shown(gaussians), lists), tile_size, smooth_cutoff)
+    else:
+        slots = gather_slots(gaussians, lists, **options)
+        chunks = accumulate(slots, tile_size=tile_size, smooth_cutoff=smooth_cutoff)
     return _assemble(chunks, lists, image_size, tile_size)
+
+
+def _shown(gaussians: Gaussians2D) -> Float[Array, "n c"]:
+    """Colours, zero where inactive."""
+    return jnp.where(gaussians.active[:, None], gaussians.colors, 0.0)
 
 
 def draw_slots(
@@ -252,16 +278,14 @@ def draw_slots(
     tile_size: int,
 ) -> Float[Array, "h w c"]:
     """Image for given colours from weights that `slot_weights` computed once; linear in both."""
-    table = jnp.concatenate([colors, jnp.zeros((1, colors.shape[1]), colors.dtype)])
 
     def add(image, group):
-        weights, colors = group
+        colors, weights = group
         return tuple(
             image[c] + sum(w * k[None, c] for w, k in zip(weights, colors, strict=True)) for c in range(len(image))
         )
 
-    slot_colors = jnp.moveaxis(table[lists.ids], -1, 1)
-    chunks = _scan_groups(add, (weights, slot_colors), tile_size, colors.shape[1])
+    chunks = _scan_groups(add, (gather_colors(colors, lists), weights), tile_size, colors.shape[1])
     return _assemble(chunks, lists, image_size, tile_size)
 
 

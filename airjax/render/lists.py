@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, PatchMap, conics, extents, patch_centers
@@ -46,6 +47,11 @@ def slot_table(gaussians: Gaussians2D) -> Float[Array, "m k"]:
     )
     blank = jnp.zeros((1, table.shape[1]), table.dtype).at[:, 2:5:2].set(1.0)
     return jnp.concatenate([table, blank])
+
+
+def without_colors(gaussians: Gaussians2D) -> Gaussians2D:
+    """The geometry alone, no colour channel: what is made of it depends on no colour, for JAX's transposes too."""
+    return gaussians.with_colors(jnp.zeros((gaussians.capacity, 0), gaussians.colors.dtype))
 
 
 def tile_ranges(gaussians: Gaussians2D, *, grid: tuple[int, int], tile_size: int) -> Int[Array, "n 4"]:
@@ -95,9 +101,7 @@ def _touches(
     return jnp.minimum(on_x, on_y) <= 0.5 * CUTOFF_RADIUS**2 * (1 + 1e-3)
 
 
-def sorted_lists(
-    gaussians: Gaussians2D, *, grid: tuple[int, int], tile_size: int, capacity: int
-) -> TileLists:
+def sorted_lists(gaussians: Gaussians2D, *, grid: tuple[int, int], tile_size: int, capacity: int) -> TileLists:
     """Tile lists of any set.
 
     Args:
@@ -116,8 +120,7 @@ def sorted_lists(
         raise ValueError(f"capacity: expected at least 1 pair, got {capacity}")
     num_tiles, n = grid[0] * grid[1], gaussians.capacity
     num_chunks = capacity // CHUNK + min(num_tiles, capacity)
-    # Lists depend on the geometry alone; without the colours here, JAX sees too that the image is linear in them.
-    gaussians = jax.lax.stop_gradient(gaussians.with_colors(gaussians.colors[:, :0]))
+    gaussians = jax.lax.stop_gradient(without_colors(gaussians))
     ranges = tile_ranges(gaussians, grid=grid, tile_size=tile_size)
     widths = ranges[:, 1] - ranges[:, 0]
     counts = widths * (ranges[:, 3] - ranges[:, 2])
@@ -139,14 +142,14 @@ def sorted_lists(
     sizes = jnp.zeros((num_tiles + 1,), jnp.int32).at[tile].add(1)[:num_tiles]
     chunks = -(-sizes // CHUNK)
     first_pair, first_chunk = (
-        jnp.concatenate([jnp.zeros((1,), jnp.int32), jnp.cumsum(a)]) for a in (sizes, chunks)
+        jnp.concatenate([jnp.zeros((1,), jnp.int32), jnp.cumsum(a, dtype=jnp.int32)]) for a in (sizes, chunks)
     )
     rank = p - first_pair[tile]
     position = (rank % CHUNK) * num_chunks + first_chunk[tile] + rank // CHUNK
     position = jnp.where(tile < num_tiles, position, CHUNK * num_chunks)
     ids = jnp.full((CHUNK * num_chunks,), n, jnp.int32).at[position].set(g, mode="drop")
     tiles = jnp.repeat(jnp.arange(num_tiles, dtype=jnp.int32), chunks, total_repeat_length=num_chunks)
-    tiles = jnp.where(jnp.arange(num_chunks) < first_chunk[-1], tiles, num_tiles)
+    tiles = jnp.where(jnp.arange(num_chunks, dtype=jnp.int32) < first_chunk[-1], tiles, num_tiles)
     return TileLists(ids.reshape(CHUNK, num_chunks), tiles, overflow)
 
 
@@ -177,9 +180,13 @@ def gather_slots(
     return jnp.concatenate([jnp.where(used, slots[:, :2] - centers[None], 0.0), slots[:, 2:]], axis=1)
 
 
-def patch_slots(
-    gaussians: Gaussians2D, *, grid: tuple[int, int], patch_map: PatchMap
-) -> Float[Array, "L k T"]:
+def gather_colors(colors: Float[Array, "n c"], lists: TileLists) -> Float[Array, "L c M"]:
+    """The colour rows of `gather_slots` alone; linear in the colours."""
+    table = jnp.concatenate([colors, jnp.zeros((1, colors.shape[1]), colors.dtype)])
+    return jnp.moveaxis(table[lists.ids], -1, 1)
+
+
+def patch_slots(gaussians: Gaussians2D, *, grid: tuple[int, int], patch_map: PatchMap) -> Float[Array, "L k T"]:
     """Static lists of a predicted set: for each patch, the Gaussians of the patches around it.
 
     Args:
@@ -198,22 +205,37 @@ def patch_slots(
     blank = table[-1]
     local = table[:-1].at[:, :2].add(-patch_centers(grid, size, table.dtype))
     local = jnp.where(gaussians.active[:, None], local, blank[None])
-    # Pad with blank rows: subtract and add back, so that one constant pad serves all columns.
-    field = jnp.pad(
-        (local - blank[None]).T.reshape(-1, rows, columns), ((0, 0), (rings, rings), (rings, rings))
-    )
-    field = field + blank[:, None, None]
+    border = np.pad(np.zeros(grid, table.dtype), rings, constant_values=1)
+    field = _pad_grid(local, grid, rings) + blank[:, None, None] * border[None]
     slots = []
-    for i in range(-rings, rings + 1):
-        for j in range(-rings, rings + 1):
-            part = field[:, rings + i : rings + i + rows, rings + j : rings + j + columns]
-            shift = jnp.zeros_like(blank).at[0].set(j * size).at[1].set(i * size)
-            slots.append(part.reshape(-1, rows * columns) + shift[:, None])
+    for i, j, part in _neighbours(field, grid, rings):
+        shift = jnp.zeros_like(blank).at[0].set(j * size).at[1].set(i * size)
+        slots.append(part + shift[:, None])
     return jnp.stack(slots)
 
 
+def patch_colors(colors: Float[Array, "n c"], *, grid: tuple[int, int], patch_map: PatchMap) -> Float[Array, "L c T"]:
+    """The colour rows of `patch_slots` alone; linear in the colours."""
+    field = _pad_grid(colors, grid, patch_map.rings)
+    return jnp.stack([part for _, _, part in _neighbours(field, grid, patch_map.rings)])
+
+
+def _pad_grid(rows: Float[Array, "n k"], grid: tuple[int, int], rings: int) -> Float[Array, "k r c"]:
+    """One row per patch as planes over the patch grid, with `rings` zeros around."""
+    return jnp.pad(rows.T.reshape(-1, *grid), ((0, 0), (rings, rings), (rings, rings)))
+
+
+def _neighbours(field: Float[Array, "k r c"], grid: tuple[int, int], rings: int):
+    """(i, j, (k, T) planes seen i rows and j columns away) for all neighbours within `rings`."""
+    rows, columns = grid
+    for i in range(-rings, rings + 1):
+        for j in range(-rings, rings + 1):
+            part = field[:, rings + i : rings + i + rows, rings + j : rings + j + columns]
+            yield i, j, part.reshape(-1, rows * columns)
+
+
 def round_capacity(pairs: int) -> int:
-    """A capacity for `pairs`, from a coarse ladder (steps of 1/8 octave above 1,024), so that few sizes compile."""
+    """A capacity for `pairs`, from a coarse ladder (four steps an octave above 1,024), so that few sizes compile."""
     if pairs <= 1024:
         return 1024
     step = 2 ** (math.ceil(math.log2(pairs)) - 3)

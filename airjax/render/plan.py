@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from airjax.errors import AirjaxError
-from airjax.gaussians import Gaussians2D, concatenate, empty, extents, patch_grid
+from airjax.gaussians import Gaussians2D, extents, patch_grid
 from airjax.render.additive import Rendered, render_lists
 from airjax.render.lists import TileLists, pair_counts, round_capacity, sorted_lists, trim
 
@@ -41,7 +41,19 @@ def pad_capacity(gaussians: Gaussians2D, capacity: int) -> Gaussians2D:
         raise ValueError(f"capacity: expected at least {gaussians.capacity}, got {capacity}")
     if not missing:
         return gaussians
-    return concatenate([gaussians, empty(missing, gaussians.colors.shape[1], gaussians.means.dtype)])
+
+    def pad(leaf, value=0):
+        # With numpy where it can: an operation of JAX outside `jit` would be compiled for every new n.
+        xp = jnp if isinstance(leaf, jax.core.Tracer) else np
+        return xp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1), constant_values=value)
+
+    return Gaussians2D(
+        pad(gaussians.means),
+        pad(gaussians.scales, 1),
+        pad(gaussians.angles),
+        pad(gaussians.colors),
+        pad(gaussians.active),
+    )
 
 
 def render(
@@ -80,15 +92,17 @@ def render(
     if tile_size < 1:
         raise ValueError(f"tile_size: expected at least 1, got {tile_size}")
     image_size = scaled_size(image_size, scale)
-    gaussians = rescale(gaussians if gaussians.capacity else pad_capacity(gaussians, 1), scale)
+    gaussians = gaussians if gaussians.capacity else pad_capacity(gaussians, 1)
     options = {"tile_size": tile_size, "smooth_cutoff": smooth_cutoff, "any_order": any_order}
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(gaussians)):
         if capacity is None:
             raise ValueError("capacity: expected a number of pairs inside a JAX transformation, got None")
         grid = patch_grid(image_size, tile_size)
+        gaussians = rescale(gaussians, scale)
         lists = sorted_lists(gaussians, grid=grid, tile_size=tile_size, capacity=capacity)
         image = render_lists(gaussians, lists, image_size=image_size, **options)
         return Rendered(jnp.where(lists.overflow, jnp.nan, image), lists.overflow)
+    gaussians = rescale(jax.tree.map(np.asarray, gaussians), scale)
     return Rendered(_render_planned(gaussians, image_size, capacity, options), jnp.asarray(False))
 
 
@@ -124,6 +138,7 @@ def _num_pairs(gaussians, image_size, tile_size) -> int:
     return int(np.asarray(counts).sum(dtype=np.int64))
 
 
+_extents = jax.jit(extents)
 _count = jax.jit(pair_counts, static_argnames=("grid", "tile_size"))
 _lists = jax.jit(sorted_lists, static_argnames=("grid", "tile_size", "capacity"))
 _draw = jax.jit(render_lists, static_argnames=("image_size", "tile_size", "smooth_cutoff", "any_order"))
@@ -131,16 +146,17 @@ _draw = jax.jit(render_lists, static_argnames=("image_size", "tile_size", "smoot
 
 def _strip(gaussians: Gaussians2D, top: int) -> Gaussians2D:
     """The set on a plane whose upper edge lies `top` pixels lower."""
-    return replace(gaussians, means=gaussians.means - jnp.asarray([[0, top]], gaussians.means.dtype))
+    return replace(gaussians, means=gaussians.means - np.array([[0, top]], gaussians.means.dtype))
 
 
 def _render_planned(gaussians, image_size, capacity, options) -> jax.Array:
     """Strips, each with the Gaussians that touch it, all through the same compiled functions."""
     height, width = image_size
     tile_size = options["tile_size"]
-    rows = max(1, STRIP_PIXELS // (width * tile_size)) * tile_size
+    rows = min(max(1, STRIP_PIXELS // (width * tile_size)), -(-height // tile_size)) * tile_size
+    gaussians = pad_capacity(gaussians, round_capacity(gaussians.capacity))
     if rows >= height:
-        gaussians = pad_capacity(gaussians, round_capacity(gaussians.capacity))
+        gaussians = jax.tree.map(jnp.asarray, gaussians)
         if capacity is not None or _num_pairs(gaussians, image_size, tile_size) <= MAX_PAIRS:
             lists = planned_lists(gaussians, image_size=image_size, tile_size=tile_size, capacity=capacity)
             return _draw(gaussians, lists, image_size=image_size, **options)
@@ -151,10 +167,10 @@ def _render_planned(gaussians, image_size, capacity, options) -> jax.Array:
 def _render_strip(gaussians, top, size, capacity, options) -> np.ndarray:
     """`size` pixels below row `top`; a strip that too many Gaussians touch is drawn as two of half the height."""
     rows, tile_size = size[0], options["tile_size"]
-    y, half = (np.asarray(a)[:, 1] for a in (gaussians.means, extents(gaussians)))
-    near = np.flatnonzero((y + half >= top - 1) & (y - half <= top + rows + 1))
-    part = _strip(jax.tree.map(lambda leaf: jnp.asarray(leaf)[near], gaussians), top)
-    part = pad_capacity(part, round_capacity(part.capacity))
+    y, half = (np.asarray(a)[:, 1] for a in (gaussians.means, _extents(gaussians)))
+    near = np.flatnonzero((y + half >= top - 1) & (y - half <= top + rows + 1) & np.asarray(gaussians.active))
+    part = _strip(jax.tree.map(lambda leaf: np.asarray(leaf)[near], gaussians), top)
+    part = jax.tree.map(jnp.asarray, pad_capacity(part, round_capacity(part.capacity)))
     upper = -(-rows // (2 * tile_size)) * tile_size
     if upper < rows and _num_pairs(part, size, tile_size) > MAX_PAIRS:
         halves = [(top, (upper, size[1])), (top + upper, (rows - upper, size[1]))]
