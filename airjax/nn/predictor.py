@@ -68,6 +68,24 @@ def _neighbours(x: Float[Array, "r c f"]) -> list[Float[Array, "r c f"]]:
     return [padded[i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
 
 
+class _Norm(nn.Module):
+    """LayerNorm over the features, with the parameters of flax's.
+
+    The means are matrix products with a constant: XLA's CPU backend stores what goes into a product, and would
+    otherwise compute the depthwise filter before it once for the mean, once for the variance and once for the result.
+    """
+
+    @nn.compact
+    def __call__(self, x):
+        features = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (features,))
+        bias = self.param("bias", nn.initializers.zeros, (features,))
+        averaging = jnp.full((features, 1), 1 / features, x.dtype)
+        x = x - jnp.dot(x, averaging, precision="highest")
+        variance = jnp.dot(jnp.square(x), averaging, precision="highest")
+        return x * jax.lax.rsqrt(variance + 1e-6) * scale[None, None] + bias[None, None]
+
+
 class _Block(nn.Module):
     """Depthwise 3x3, LayerNorm, MLP, residual (the shape of a ConvNeXt block)."""
 
@@ -79,7 +97,7 @@ class _Block(nn.Module):
         kernel = self.param("depthwise", nn.initializers.normal(1 / 3), (9, features))
         # Nine shifted products fuse into one loop; XLA's grouped convolution on the CPU is 30 times slower.
         y = sum(part * kernel[None, None, i] for i, part in enumerate(_neighbours(x)))
-        y = nn.LayerNorm(name="norm")(y)
+        y = _Norm(name="norm")(y)
         y = nn.Dense(features * self.config.expansion, name="up")(y)
         y = nn.gelu(y, approximate=True)
         return x + nn.Dense(features, name="down")(y)
@@ -104,7 +122,7 @@ class _StageNetwork(nn.Module):
         x = nn.Dense(self.config.features, name="embed")(x)
         for i in range(self.config.blocks):
             x = _Block(self.config, name=f"block{i}")(x)
-        x = nn.LayerNorm(name="norm")(x)
+        x = _Norm(name="norm")(x)
         raw = nn.Dense(RAW_ROWS, name="head", kernel_init=nn.initializers.normal(0.02))(x)
         share = self.param("mean_share", nn.initializers.constant(0.7), ())
         mean = jnp.mean(patches.reshape(*patches.shape[:2], -1, 3), axis=2)
