@@ -74,7 +74,7 @@ def _sum_slots(slots: Float[Array, "L k T"], tile_size: int, smooth_cutoff: bool
             for c in range(len(image))
         )
 
-    return _scan_groups(add, slots, tile_size, slots.shape[1] - GEOMETRY)
+    return _scan_groups(add, slots, (tile_size * tile_size, slots.shape[2]), slots.shape[1] - GEOMETRY)
 
 
 def _sum_colors(
@@ -90,18 +90,18 @@ def _sum_colors(
             image[c] + sum(w * k[None, c] for w, k in zip(weights, colors, strict=True)) for c in range(len(image))
         )
 
-    return _scan_groups(add, (colors, geometry), tile_size, colors.shape[1])
+    shape = (tile_size * tile_size, geometry.shape[2])
+    return _scan_groups(add, (colors, geometry), shape, colors.shape[1])
 
 
-def _scan_groups(add, slots, tile_size: int, channels: int) -> Float[Array, "c Q T"]:
-    """Image of all slots by `add(image, group)`, a few slots at a time.
+def _scan_groups(add, slots, shape: tuple[int, int], channels: int) -> Float[Array, "c Q T"]:
+    """Image, `channels` arrays of `shape`, of all slots by `add(image, group)`, a few slots at a time.
 
     The groups run in a loop, the odd slots before it: what comes out of a loop is stored, so that a transposition
     behind it is not fused with the sum (which would then lose its vector axis; ten times slower).
     """
-    first = jax.tree.leaves(slots)[0]
-    num_slots, tiles = first.shape[0], first.shape[-1]
-    image = tuple(jnp.zeros((tile_size * tile_size, tiles), first.dtype) for _ in range(channels))
+    num_slots, dtype = jax.tree.leaves(slots)[0].shape[0], jax.tree.leaves(slots)[0].dtype
+    image = tuple(jnp.zeros(shape, dtype) for _ in range(channels))
     size = min(_UNROLL, max(1, num_slots // 2))
     odd = num_slots % size
     if odd:
@@ -278,15 +278,36 @@ def draw_slots(
     tile_size: int,
 ) -> Float[Array, "h w c"]:
     """Image for given colours from weights that `slot_weights` computed once; linear in both."""
+    chunks = _weigh(weights, gather_colors(colors, lists))
+    return _assemble(chunks, lists, image_size, tile_size)
+
+
+@jax.custom_vjp
+def _weigh(weights: Float[Array, "L Q M"], colors: Float[Array, "L c M"]) -> Float[Array, "c Q M"]:
+    """Sum over slots of colour times weight. Its rule only says how to add up fast; it can be differentiated again."""
 
     def add(image, group):
-        colors, weights = group
         return tuple(
-            image[c] + sum(w * k[None, c] for w, k in zip(weights, colors, strict=True)) for c in range(len(image))
+            image[c] + sum(w * k[None, c] for w, k in zip(*group, strict=True)) for c in range(len(image))
         )
 
-    chunks = _scan_groups(add, (gather_colors(colors, lists), weights), tile_size, colors.shape[1])
-    return _assemble(chunks, lists, image_size, tile_size)
+    return _scan_groups(add, (weights, colors), weights.shape[1:], colors.shape[1])
+
+
+def _weigh_bwd(residuals, cotangent):
+    weights, colors = residuals
+    ones = jnp.ones((1, weights.shape[1]), weights.dtype)
+
+    def one(slot):
+        weight, color = slot
+        # A product with ones is a sum over the pixels that XLA's CPU backend vectorises over the chunks.
+        sums = [jax.lax.dot(ones, weight * image, precision="highest")[0] for image in cotangent]
+        return sum(color[None, c] * image for c, image in enumerate(cotangent)), jnp.stack(sums)
+
+    return jax.lax.map(one, (weights, colors))
+
+
+_weigh.defvjp(lambda weights, colors: (_weigh(weights, colors), (weights, colors)), _weigh_bwd)
 
 
 def _assemble(chunks, lists, image_size, tile_size):
