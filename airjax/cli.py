@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         "--mse-threshold",
         type=_number(0.0, 1.0),
         metavar="X",
-        help="a patch gets a Gaussian where its mean squared error is above X (default: 10^-3.5) ...",
+        help="a patch gets a Gaussian where its mean squared error is above X (default: 10^-4, 40 dB) ...",
     )
     encode.add_argument(
         "--ssim-threshold",

@@ -50,7 +50,7 @@ class Model:
         *,
         num_stages: int | None = None,
         max_gaussians: int | None = None,
-        mse_threshold: float = 10**-3.5,
+        mse_threshold: float = 1e-4,
         ssim_threshold: float = 0.05,
         solve_steps: int = SOLVE_STEPS,
     ) -> Encoded:
