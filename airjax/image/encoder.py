@@ -66,7 +66,10 @@ class Model:
         Raises:
           ValueError: a wrong shape or an option outside its range.
         """
-        image = np.asarray(image, np.float32)
+        image = np.asarray(image)
+        if image.dtype.kind in "biu":
+            raise ValueError(f"image: expected floating-point values in [0, 1], got {image.dtype}")
+        image = image.astype(np.float32)
         if image.ndim != 3 or image.shape[2] != 3 or min(image.shape) < 1:
             raise ValueError(f"image: expected (h, w, 3), got {image.shape}")
         if not np.all(np.isfinite(image)):

@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from airjax.gaussians import Gaussians2D, PatchMap, patch_centers, patch_grid, to_physical
+from airjax.gaussians import Gaussians2D, PatchMap, concatenate, patch_centers, patch_grid, to_physical
+from airjax.image.colours import solve_colors
 from airjax.metrics import patch_mse, patch_ssim
 from airjax.nn.predictor import Predictor, PredictorConfig, apply_in_bands, compact_predictor, patches_of
-from airjax.render.additive import render_patches
+from airjax.render.additive import draw_patches, render_patches, slot_weights
+from airjax.render.lists import patch_colors, patch_slots
 
 
 @dataclass(frozen=True)
@@ -181,3 +184,45 @@ def _run_stage(stage, params, image, rendered, control, stages_left, left, *, sk
 
     result = jax.lax.cond(jnp.any(active), run, idle, rendered) if skip_idle else run(rendered)
     return result, left - jnp.sum(active, dtype=jnp.float32)
+
+
+def solve_stages(
+    stages: tuple[StageConfig, ...], trace: tuple[Stage, ...], image: Float[Array, "h w 3"], *, num_steps: int
+) -> tuple[Stage, ...]:
+    """The trace with the colours of all its stages solved together (`airjax.image.colours`), through static lists.
+
+    For training: pure, of static shape, differentiable in the geometry, the colours and the image. It stores every
+    weight, 4 * (2 rings + 1)^2 bytes per pixel and stage; whole photographs are solved by `airjax.image.encoder.solve`.
+    """
+    size = image.shape[:2]
+    layouts, weights, norms = [], [], []
+    for stage, added in zip(stages, trace, strict=True):
+        layout = {"grid": patch_grid(size, stage.patch_map.patch_size), "patch_map": stage.patch_map}
+        weight = slot_weights(patch_slots(added.gaussians, **layout), tile_size=stage.patch_map.patch_size)
+        # The transpose of handing out the colours adds up what every slot of a Gaussian holds.
+        zeros = jnp.zeros((added.gaussians.capacity, 1), image.dtype)
+        _, collect = jax.vjp(partial(patch_colors, **layout), zeros)
+        norms.append(collect(jnp.sum(jnp.square(weight), axis=1)[:, None])[0][:, 0])
+        layouts.append(layout)
+        weights.append(weight)
+    ends = np.cumsum([0, *(added.gaussians.capacity for added in trace)])
+
+    def draw_each(colors):
+        for a, b, weight, layout in zip(ends[:-1], ends[1:], weights, layouts, strict=True):
+            yield draw_patches(weight, colors[a:b], **layout)[: size[0], : size[1]]
+
+    gaussians = concatenate([added.gaussians for added in trace])
+    colors = solve_colors(
+        lambda colors: sum(draw_each(colors)),
+        gaussians.colors,
+        image,
+        active=gaussians.active,
+        norms=jnp.concatenate(norms),
+        num_steps=num_steps,
+    )
+    rendered, solved = jnp.zeros_like(image), []
+    shown = jnp.where(gaussians.active[:, None], colors, 0.0)
+    for a, b, added, drawn in zip(ends[:-1], ends[1:], trace, draw_each(shown), strict=True):
+        rendered = rendered + drawn
+        solved.append(Stage(added.gaussians.with_colors(colors[a:b]), rendered))
+    return tuple(solved)

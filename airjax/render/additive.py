@@ -282,6 +282,14 @@ def draw_slots(
     return _assemble(chunks, lists, image_size, tile_size)
 
 
+def draw_patches(
+    weights: Float[Array, "L Q T"], colors: Float[Array, "n c"], *, grid: tuple[int, int], patch_map: PatchMap
+) -> Float[Array, "h w c"]:
+    """As `draw_slots`, for the static lists of one Gaussian per patch; whole patches."""
+    tiles = _weigh(weights, patch_colors(colors, grid=grid, patch_map=patch_map))
+    return untile(tiles, grid=grid, tile_size=patch_map.patch_size)
+
+
 @jax.custom_vjp
 def _weigh(weights: Float[Array, "L Q M"], colors: Float[Array, "L c M"]) -> Float[Array, "c Q M"]:
     """Sum over slots of colour times weight. Its rule only says how to add up fast; it can be differentiated again."""

@@ -1,8 +1,8 @@
-"""POD against joint training at equal time, the other side, second half: 360 s of joint finetuning.
+"""POD against joint training at equal time, the other side, second half: 180 s of joint finetuning.
 
 python -m train.main --config train/configs/pod_vs_joint_finetune.py
 
-0.1 hours, after `pod_vs_joint_pod.py`. `pod_vs_joint_joint.py` says what is compared. The smoke variant starts from
+0.05 hours, after `pod_vs_joint_pod.py`. `pod_vs_joint_joint.py` says what is compared. The smoke variant starts from
 fresh weights, so that it needs no other run.
 """
 
@@ -22,6 +22,6 @@ def experiment(smoke: bool) -> Experiment:
         base,
         name="pod_vs_joint_finetune",
         optimizer=optimizer,
-        loop=dataclasses.replace(base.loop, num_steps=5_000, max_seconds=360),
+        loop=dataclasses.replace(base.loop, num_steps=3_000, max_seconds=180),
         init="runs/pod_vs_joint_pod",
     )

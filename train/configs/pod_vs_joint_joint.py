@@ -1,8 +1,8 @@
-"""POD against joint training at equal time, the one side: 720 s of joint training from the start.
+"""POD against joint training at equal time, the one side: 360 s of joint training from the start.
 
 python -m train.main --config train/configs/pod_vs_joint_joint.py
 
-0.2 hours. The other side is 360 s of `pod_vs_joint_pod.py` and then 360 s of `pod_vs_joint_finetune.py`: the same
+0.1 hours. The other side is 180 s of `pod_vs_joint_pod.py` and then 180 s of `pod_vs_joint_finetune.py`: the same
 model, data, seeds and clock. What is compared is psnr2 in the logs, and the three weights on photographs.
 
 The clock counts compilation: run each of the three with `--max-seconds 1 --out` some other folder first, which fills
@@ -26,7 +26,7 @@ def experiment(smoke: bool) -> Experiment:
         phase=Joint(stage_weights=(0.2, 0.2, 1.0)),
         stages=COMPACT[:3],
         optimizer=Optimizer(learning_rate=1.5e-3),
-        loop=LoopConfig(num_steps=10_000, log_every=20, checkpoint_every=500, max_seconds=720),
+        loop=LoopConfig(num_steps=10_000, log_every=20, checkpoint_every=500, max_seconds=360),
         data=DataConfig(folders=("../shared/data/photos_train",), crop_size=64, batch_size=4, augment=PHOTOMETRIC),
     )
     if not smoke:

@@ -1,8 +1,8 @@
-"""POD against joint training at equal time, the other side, first half: 360 s of POD.
+"""POD against joint training at equal time, the other side, first half: 180 s of POD.
 
 python -m train.main --config train/configs/pod_vs_joint_pod.py
 
-0.1 hours; then `pod_vs_joint_finetune.py`. `pod_vs_joint_joint.py` says what is compared.
+0.05 hours; then `pod_vs_joint_finetune.py`. `pod_vs_joint_joint.py` says what is compared.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ def experiment(smoke: bool) -> Experiment:
         phase, loop = Pod(start_steps=(0, 10), inner_steps=(5, 10)), base.loop
     else:
         # AIR's schedule: a stage every sixth of the run. Inner steps as in `pod.py`.
-        phase = Pod(start_steps=(0, 330, 660), inner_steps=(5, 10, 15))
-        loop = dataclasses.replace(base.loop, num_steps=2_000, checkpoint_every=200, max_seconds=360)
+        phase = Pod(start_steps=(0, 165, 330), inner_steps=(5, 10, 15))
+        loop = dataclasses.replace(base.loop, num_steps=1_000, checkpoint_every=200, max_seconds=180)
     name = "pod_vs_joint_pod_smoke" if smoke else "pod_vs_joint_pod"
     return dataclasses.replace(base, name=name, phase=phase, loop=loop)
