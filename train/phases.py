@@ -18,7 +18,7 @@ from airjax.config import stages_to_text
 from airjax.errors import AirjaxError
 from airjax.gaussians import patch_grid
 from airjax.image.pod import inner_adam, pod_stage
-from airjax.image.stages import StageConfig, StageControl, init_params, run_stages, stage_control, stage_control_of
+from airjax.image.stages import StageConfig, StageControl, init_params, run_stages, solve_stages, stage_control, stage_control_of
 from airjax.metrics import image_loss, psnr
 from train.data import DataConfig, batches, dataset, load_photographs
 from train.loop import LoopConfig
@@ -55,6 +55,8 @@ class Joint:
       log10_mse: range of the Stage Control threshold, drawn per image (log-uniform).
       budget: range of the Gaussian budget, in shares of all slots, drawn per image; a user's --max-gaussians
         is then nothing new to the network.
+      solve_steps: colour-solve steps before one more term of the loss, the image with solved colours; 0 for no such
+        term. The geometry then learns what the solve of the encoder can make the most of.
     """
 
     stage_weights: tuple[float, ...]
@@ -63,6 +65,7 @@ class Joint:
     ssim: float = 0.1
     log10_mse: tuple[float, float] = (-5.0, -3.5)
     budget: tuple[float, float] = (0.5, 1.1)
+    solve_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,10 @@ def joint_loss(params, images, key, phase: Joint, stages: tuple[StageConfig, ...
             ssim = phase.ssim if i == len(trace) - 1 else 0
             loss += weight * image_loss(image, stage.rendered, l1=phase.l1, rmse=phase.rmse, ssim=ssim)
         metrics = {f"psnr{i}": psnr(image, jnp.clip(stage.rendered, 0, 1)) for i, stage in enumerate(trace)}
+        if phase.solve_steps:
+            solved = solve_stages(stages, trace, image, num_steps=phase.solve_steps)[-1].rendered
+            loss += image_loss(image, solved, l1=phase.l1, rmse=phase.rmse, ssim=phase.ssim)
+            metrics["psnr_solved"] = psnr(image, jnp.clip(solved, 0, 1))
         used = sum(jnp.sum(stage.gaussians.active, dtype=jnp.float32) for stage in trace)
         return loss, {**metrics, "active": used / slots}
 

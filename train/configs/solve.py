@@ -1,0 +1,26 @@
+"""Finetuning with the colour solve inside the loss, from the weights of `joint.py`.
+
+python -m train.main --config train/configs/solve.py
+
+About 1 hour on 2 CPU cores; not part of the shipped weights. The smoke variant starts from fresh weights.
+"""
+
+import dataclasses
+
+from train.configs import joint
+from train.loop import LoopConfig
+from train.phases import Experiment, Optimizer
+
+
+def experiment(smoke: bool) -> Experiment:
+    """`joint.py` with three conjugate-gradient steps and a lower rate."""
+    base = joint.experiment(smoke)
+    changes = {
+        "phase": dataclasses.replace(base.phase, solve_steps=3),
+        "optimizer": Optimizer(learning_rate=3e-4),
+    }
+    if smoke:
+        return dataclasses.replace(base, name="solve_smoke", **changes)
+    loop = LoopConfig(num_steps=5_000, seed=1, log_every=50, checkpoint_every=500, panel_every=500)
+    data = dataclasses.replace(base.data, seed=1)
+    return dataclasses.replace(base, name="solve", loop=loop, data=data, init="runs/joint", **changes)
