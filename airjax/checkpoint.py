@@ -75,9 +75,7 @@ def steps(folder: str | Path) -> list[int]:
     folder = Path(folder)
     if not folder.is_dir():
         return []
-    return sorted(
-        int(m[1]) for entry in folder.iterdir() if (m := _STEP.match(entry.name)) and entry.is_dir()
-    )
+    return sorted(int(m[1]) for entry in folder.iterdir() if (m := _STEP.match(entry.name)) and entry.is_dir())
 
 
 def latest_step(folder: str | Path) -> int | None:
@@ -121,15 +119,12 @@ def restore_part(folder: str | Path, name: str, step: int | None = None) -> dict
     """
     path, meta = _read_meta(folder, step)
     target = {
-        key: _abstract(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)))
-        for key, (shape, dtype) in meta["shapes"].items()
+        key: _abstract(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))) for key, (shape, dtype) in meta["shapes"].items()
     }
     arrays = _read_arrays(path, meta, target)
     part = {key.removeprefix(f"{name}/"): arrays[key] for key in arrays if key.startswith(f"{name}/")}
     if not part:
-        raise AirjaxError(
-            f"{path}: expected a branch {name!r}, found {sorted({key.split('/')[0] for key in arrays})}"
-        )
+        raise AirjaxError(f"{path}: expected a branch {name!r}, found {sorted({key.split('/')[0] for key in arrays})}")
     return _nest({key: np.asarray(value) for key, value in part.items()}, path)
 
 
@@ -149,10 +144,7 @@ def _read_arrays(path: Path, meta: dict, target: dict[str, jax.ShapeDtypeStruct]
             raise AirjaxError(f"{file}: missing or damaged; delete {path} to use an older checkpoint")
     with ocp.StandardCheckpointer() as reader:
         arrays = reader.restore(path / "arrays", {name: like for name, like in target.items() if like.size})
-    return {
-        name: arrays[name] if like.size else jnp.zeros(like.shape, like.dtype)
-        for name, like in target.items()
-    }
+    return {name: arrays[name] if like.size else jnp.zeros(like.shape, like.dtype) for name, like in target.items()}
 
 
 def _checksum(file: Path) -> int:

@@ -167,9 +167,7 @@ def _window_similarities(image, rendered, window=WINDOW, sigma=SIGMA) -> tuple[j
     return _similarities(2 * mu_x - mu_d, mu_d, mean_s2, mean_d2)
 
 
-def ssim_map(
-    image: Image, rendered: Image, *, window: int = WINDOW, sigma: float = SIGMA
-) -> Float[Array, "a b c"]:
+def ssim_map(image: Image, rendered: Image, *, window: int = WINDOW, sigma: float = SIGMA) -> Float[Array, "a b c"]:
     """Structural similarity around each pixel whose whole window lies in the image, each channel on its own.
 
     Statistics are weighted by a Gaussian of standard deviation `sigma` on `window` x `window` pixels,

@@ -58,9 +58,7 @@ def _check_within(name: str, value: float, low: float, high: float) -> None:
 
 def _check_range(name: str, value: tuple[float, float], low: float, high: float) -> None:
     if len(value) != 2 or not low <= value[0] <= value[1] <= high:
-        raise ValueError(
-            f"{name}: expected (low, high) with {low:g} <= low <= high <= {high:g}, got {value!r}"
-        )
+        raise ValueError(f"{name}: expected (low, high) with {low:g} <= low <= high <= {high:g}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -169,12 +167,8 @@ def find_photographs(folders: Iterable[str | os.PathLike]) -> tuple[Path, ...]:
     paths: list[Path] = []
     for folder in map(Path, folders):
         if not folder.is_dir():
-            raise AirjaxError(
-                f"{display_name(folder)}: expected a folder of photographs, found {_kind(folder)}"
-            )
-        names = [
-            path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES
-        ]
+            raise AirjaxError(f"{display_name(folder)}: expected a folder of photographs, found {_kind(folder)}")
+        names = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
         names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
         found = [folder / name for name in sorted(names, key=Path.as_posix) if (folder / name).is_file()]
         if not found:
@@ -281,9 +275,7 @@ def check_not_evaluation(paths: Iterable[str | os.PathLike]) -> None:
         except OSError as error:
             raise AirjaxError(f"{display_name(path)}: not a readable image ({_one_line(error)})") from error
         if name is not None:
-            raise AirjaxError(
-                f"{display_name(path)}: refused for training, it is the evaluation image {name}"
-            )
+            raise AirjaxError(f"{display_name(path)}: refused for training, it is the evaluation image {name}")
 
 
 @cache
@@ -437,9 +429,7 @@ def dataset(config: DataConfig, photographs: Photographs | None = None) -> grain
     """
     if photographs is None:
         photographs = load_photographs(config.folders, cache_mb=config.cache_mb)
-    crops = (
-        grain.MapDataset.source(_Entries(photographs, config.crop_size)).seed(config.seed).shuffle().repeat()
-    )
+    crops = grain.MapDataset.source(_Entries(photographs, config.crop_size)).seed(config.seed).shuffle().repeat()
     # Behind `repeat`, the index that keys the generator runs on through the epochs.
     crops = crops.random_map(partial(sample, crop_size=config.crop_size, augment=config.augment))
     # Rounding the endless length up would overflow Python's index type.
@@ -578,23 +568,15 @@ def _packed_bytes(path: Path, *, max_side: int, quality: int) -> tuple[bytes, bo
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `pack`; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train.data", description="Pack photographs as small JPEGs."
-    )
+    parser = argparse.ArgumentParser(prog="python -m train.data", description="Pack photographs as small JPEGs.")
     parser.add_argument("folder", help="folder of photographs, searched recursively")
     parser.add_argument("-o", "--out", required=True, help="folder to write; must not exist")
-    parser.add_argument(
-        "--max-side", type=int, default=1280, help="longest side, pixels (default %(default)s)"
-    )
-    parser.add_argument(
-        "--quality", type=int, default=90, help="JPEG quality, 1 to 100 (default %(default)s)"
-    )
+    parser.add_argument("--max-side", type=int, default=1280, help="longest side, pixels (default %(default)s)")
+    parser.add_argument("--quality", type=int, default=90, help="JPEG quality, 1 to 100 (default %(default)s)")
     parser.add_argument("--limit-mb", type=float, default=60, help="limit, all files (default %(default)s)")
     args = parser.parse_args(argv)
     try:
-        packed = pack(
-            args.folder, args.out, max_side=args.max_side, quality=args.quality, limit_mb=args.limit_mb
-        )
+        packed = pack(args.folder, args.out, max_side=args.max_side, quality=args.quality, limit_mb=args.limit_mb)
     except (ValueError, OSError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2

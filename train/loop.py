@@ -46,9 +46,7 @@ Metrics = dict[str, Any]
 
 # Settings that change what a run shows or keeps, not what it computes: a resumed run may have others. By
 # name, at any depth of the resolved configuration.
-FREE_SETTINGS = frozenset(
-    {"max_seconds", "log_every", "checkpoint_every", "panel_every", "eval_every", "keep"}
-)
+FREE_SETTINGS = frozenset({"max_seconds", "log_every", "checkpoint_every", "panel_every", "eval_every", "keep"})
 PLAIN_LINE_EVERY = 10  # without a terminal, one line per this many log points
 
 
@@ -139,9 +137,7 @@ def run(
                 while True:
                     training.dispatch(_next_batch(batches, training.step))
                     finished = training.is_over()
-                    stop = (
-                        signals.received is not None
-                    )  # asked once: report may take long, and only then saves
+                    stop = signals.received is not None  # asked once: report may take long, and only then saves
                     training.report(finished, stop, panel_fn, eval_fn, eval_every)
                     if finished or stop:
                         break
@@ -239,9 +235,7 @@ class _Training:
         self._pending.clear()
         for step, metrics in fetched:
             if not np.isfinite(metrics["loss"]):
-                raise NonFiniteLossError(
-                    f"step {step}: the loss is {metrics['loss']}; {_last_good(self._folder)}"
-                )
+                raise NonFiniteLossError(f"step {step}: the loss is {metrics['loss']}; {_last_good(self._folder)}")
             self._window.add(metrics)
 
     def _checkpoint(self) -> None:
@@ -280,9 +274,7 @@ def _is_due(step: int, every: int | None) -> bool:
 def _next_batch(batches: Iterator[Any], step: int) -> Any:
     batch = next(batches, None)
     if batch is None:
-        raise AirjaxError(
-            f"data: ended after step {step}; expected a batch for every step (repeat the data set)"
-        )
+        raise AirjaxError(f"data: ended after step {step}; expected a batch for every step (repeat the data set)")
     return batch
 
 
@@ -293,9 +285,7 @@ def _put(batch: Any, mesh: Mesh) -> Any:
         spec = PartitionSpec("data") if np.ndim(leaf) else PartitionSpec()
         if np.ndim(leaf) and np.shape(leaf)[0] % mesh.size:
             name = jax.tree_util.keystr(path) or "batch"
-            raise ValueError(
-                f"{name}: expected a batch divisible by {mesh.size} devices, got {np.shape(leaf)[0]}"
-            )
+            raise ValueError(f"{name}: expected a batch divisible by {mesh.size} devices, got {np.shape(leaf)[0]}")
         return jax.device_put(leaf, NamedSharding(mesh, spec), may_alias=False)
 
     return jax.tree_util.tree_map_with_path(put, batch)

@@ -18,7 +18,15 @@ from airjax.config import stages_to_text
 from airjax.errors import AirjaxError
 from airjax.gaussians import patch_grid
 from airjax.image.pod import inner_adam, pod_stage
-from airjax.image.stages import StageConfig, StageControl, init_params, run_stages, solve_stages, stage_control, stage_control_of
+from airjax.image.stages import (
+    StageConfig,
+    StageControl,
+    init_params,
+    run_stages,
+    solve_stages,
+    stage_control,
+    stage_control_of,
+)
 from airjax.metrics import image_loss, psnr
 from train.data import DataConfig, batches, dataset, load_photographs
 from train.loop import LoopConfig

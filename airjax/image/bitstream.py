@@ -144,9 +144,7 @@ def decode(data: bytes) -> Encoded:
     blocks: list[np.ndarray] = []
     for chunk in _chunks(view):
         if not chunk.crc_ok:
-            raise FormatError(
-                f"chunk {chunk.tag} at byte {chunk.offset}: checksum mismatch, the file is damaged"
-            )
+            raise FormatError(f"chunk {chunk.tag} at byte {chunk.offset}: checksum mismatch, the file is damaged")
         if chunk.tag == "AHDR":
             header = _parse_header(chunk)
         elif chunk.tag == "ROWS":
@@ -159,9 +157,7 @@ def decode(data: bytes) -> Encoded:
     assert header is not None
     _check_all_stages(header, len(blocks))
 
-    rows = np.concatenate([np.empty((0, _GEOMETRY + header.channels), "<f4"), *blocks]).astype(
-        np.float32, copy=False
-    )
+    rows = np.concatenate([np.empty((0, _GEOMETRY + header.channels), "<f4"), *blocks]).astype(np.float32, copy=False)
     gaussians = Gaussians2D(
         means=rows[:, 0:2].copy(),
         scales=rows[:, 2:4].copy(),
@@ -265,13 +261,9 @@ def _rows(gaussians: Gaussians2D) -> np.ndarray:
     n = means.shape[0]
     shapes = (means.shape, scales.shape, angles.shape, colors.shape[:1], active.shape)
     if shapes != ((n, 2), (n, 2), (n,), (n,), (n,)) or colors.ndim != 2:
-        raise ValueError(
-            f"gaussians: expected (n, 2), (n, 2), (n,), (n, c), (n,), got {shapes} and {colors.shape}"
-        )
+        raise ValueError(f"gaussians: expected (n, 2), (n, 2), (n,), (n, c), (n,), got {shapes} and {colors.shape}")
     if not active.all():
-        raise ValueError(
-            f"active: expected every row in use, got {n - int(active.sum())} that are not; see compact()"
-        )
+        raise ValueError(f"active: expected every row in use, got {n - int(active.sum())} that are not; see compact()")
     return np.concatenate([means, scales, angles[:, None], colors], axis=1)
 
 
@@ -337,24 +329,16 @@ def _chunks(view: memoryview) -> Iterator[_Chunk]:
         chunk = _read_chunk(view, offset)
         tag = chunk.tag
         if (tag == "AHDR") == seen:
-            raise FormatError(
-                f"chunk {tag} at byte {offset}: expected AHDR as the first chunk and only there"
-            )
+            raise FormatError(f"chunk {tag} at byte {offset}: expected AHDR as the first chunk and only there")
         if tag[0].isupper() and tag not in ("AHDR", "ROWS", "AEND"):
-            raise FormatError(
-                f"chunk {tag} at byte {offset}: unknown, and marked as needed to decode the file"
-            )
+            raise FormatError(f"chunk {tag} at byte {offset}: unknown, and marked as needed to decode the file")
         if tag == "AEND" and len(chunk.payload):
-            raise FormatError(
-                f"chunk AEND at byte {offset}: expected no payload, got {len(chunk.payload)} bytes"
-            )
+            raise FormatError(f"chunk AEND at byte {offset}: expected no payload, got {len(chunk.payload)} bytes")
         seen = True
         offset += _CHUNK_OVERHEAD + len(chunk.payload)
         yield chunk
     if offset != len(view):
-        raise FormatError(
-            f"expected the end of the file at byte {offset}, got {len(view) - offset} bytes more"
-        )
+        raise FormatError(f"expected the end of the file at byte {offset}, got {len(view) - offset} bytes more")
 
 
 def _read_chunk(view: memoryview, offset: int) -> _Chunk:
@@ -390,18 +374,14 @@ def _parse_rows_head(chunk: _Chunk, header: _Header, *, stage: int) -> int:
     """Number of rows of a stage; checks that exactly so many are there, and that it is this stage's turn."""
     size = len(chunk.payload)
     if size < _ROWS_HEAD.size:
-        raise FormatError(
-            f"chunk ROWS at byte {chunk.offset}: expected {_ROWS_HEAD.size} bytes or more, got {size}"
-        )
+        raise FormatError(f"chunk ROWS at byte {chunk.offset}: expected {_ROWS_HEAD.size} bytes or more, got {size}")
     index, count = _ROWS_HEAD.unpack_from(chunk.payload)
     if index != stage or stage >= header.num_stages:
         due = f"stage {stage} of {header.num_stages}"
         raise FormatError(f"chunk ROWS at byte {chunk.offset}: expected {due}, got stage {index}")
     expected = _ROWS_HEAD.size + count * 4 * (_GEOMETRY + header.channels)
     if size != expected:
-        raise FormatError(
-            f"stage {stage}: claims {count} Gaussians, {expected} bytes, but the chunk has {size}"
-        )
+        raise FormatError(f"stage {stage}: claims {count} Gaussians, {expected} bytes, but the chunk has {size}")
     return count
 
 

@@ -82,13 +82,9 @@ def read_image(path: str | os.PathLike) -> LoadedImage:
         except _Refused as error:
             raise AirjaxError(f"{name}: {error}") from error
         except UnidentifiedImageError as error:
-            raise AirjaxError(
-                f"{name}: expected {_READABLE}, got something else or a damaged header"
-            ) from error
+            raise AirjaxError(f"{name}: expected {_READABLE}, got something else or a damaged header") from error
         except _DAMAGED as error:
-            raise AirjaxError(
-                f"{name}: expected {_READABLE}, got a damaged one ({_reason(error)})"
-            ) from error
+            raise AirjaxError(f"{name}: expected {_READABLE}, got a damaged one ({_reason(error)})") from error
 
 
 def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
@@ -108,17 +104,13 @@ def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
     name = display_name(path)
     suffix = Path(path).suffix.lower()
     if suffix not in _WRITERS:
-        raise AirjaxError(
-            f"{name}: expected a name ending in {', '.join(IMAGE_SUFFIXES)}, got {suffix or 'none'}"
-        )
+        raise AirjaxError(f"{name}: expected a name ending in {', '.join(IMAGE_SUFFIXES)}, got {suffix or 'none'}")
     format_name, options = _WRITERS[suffix]
     image = Image.fromarray(to_8bit(pixels))
     limit = _MAX_SIDE.get(format_name, image.width + image.height)
     if max(image.size) > limit:
         size = f"{image.width}x{image.height}"
-        raise AirjaxError(
-            f"{name}: expected at most {limit} pixels a side for {format_name}, got {size}; use .png"
-        )
+        raise AirjaxError(f"{name}: expected at most {limit} pixels a side for {format_name}, got {size}; use .png")
     buffer = io.BytesIO()
     image.save(buffer, format_name, **options)
     atomic_write_bytes(path, buffer.getbuffer())
@@ -184,9 +176,7 @@ def atomic_write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> Non
         raise AirjaxError(f"{name}: cannot be written ({_reason(error)})") from error
 
 
-def find_images(
-    paths: Iterable[str | os.PathLike], *, suffixes: Sequence[str] = IMAGE_SUFFIXES
-) -> list[Path]:
+def find_images(paths: Iterable[str | os.PathLike], *, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
     """Replaces each folder by the files in it that end in one of `suffixes`, sorted by name; not recursive.
 
     Hidden files (names starting with a dot) are passed over. Anything that is not a folder is kept as it is,
@@ -207,9 +197,7 @@ def find_images(
             raise AirjaxError(f"{display_name(path)}: folder cannot be listed ({_reason(error)})") from error
         wanted = [p for p in inside if p.suffix.lower() in suffixes and p.name[0] != "." and not p.is_dir()]
         if not wanted:
-            raise AirjaxError(
-                f"{display_name(path)}: expected a folder with {', '.join(suffixes)} files, got none"
-            )
+            raise AirjaxError(f"{display_name(path)}: expected a folder with {', '.join(suffixes)} files, got none")
         found.update(dict.fromkeys(wanted))
     return list(found)
 

@@ -295,9 +295,7 @@ def _weigh(weights: Float[Array, "L Q M"], colors: Float[Array, "L c M"]) -> Flo
     """Sum over slots of colour times weight. Its rule only says how to add up fast; it can be differentiated again."""
 
     def add(image, group):
-        return tuple(
-            image[c] + sum(w * k[None, c] for w, k in zip(*group, strict=True)) for c in range(len(image))
-        )
+        return tuple(image[c] + sum(w * k[None, c] for w, k in zip(*group, strict=True)) for c in range(len(image)))
 
     return _scan_groups(add, (weights, colors), weights.shape[1:], colors.shape[1])
 

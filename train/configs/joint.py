@@ -22,9 +22,7 @@ def experiment(smoke: bool) -> Experiment:
         stages=COMPACT,
         optimizer=Optimizer(learning_rate=1.5e-3),
         loop=LoopConfig(num_steps=16_000, log_every=50, checkpoint_every=500, panel_every=1000),
-        data=DataConfig(
-            folders=("../shared/data/photos_train",), crop_size=128, batch_size=4, augment=PHOTOMETRIC
-        ),
+        data=DataConfig(folders=("../shared/data/photos_train",), crop_size=128, batch_size=4, augment=PHOTOMETRIC),
     )
     if not smoke:
         return full
