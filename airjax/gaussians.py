@@ -83,6 +83,22 @@ def conics(gaussians: Gaussians2D) -> Float[Array, "n 3"]:
     return jnp.stack([p * cos**2 + q * sin**2, (p - q) * cos * sin, p * sin**2 + q * cos**2], axis=-1)
 
 
+def factors(gaussians: Gaussians2D) -> Float[Array, "n 3"]:
+    """Upper triangular factor U = [[p, r], [0, s]] of the inverse covariances, rows (p, r, s) in 1/pixel.
+
+    d^T Sigma^-1 d = |U d|^2 = (p dx + r dy)^2 + (s dy)^2. The conic says the same, but for a needle its three terms
+    are aspect^2 times their sum and cancel; here only the two terms of a square root of it do. Inactive slots get the
+    identity.
+    """
+    active = gaussians.active
+    inverse = 1.0 / jnp.where(active[:, None], gaussians.scales, 1.0)
+    angles = jnp.where(active, gaussians.angles, 0.0)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    a, b = inverse[:, 0], inverse[:, 1]
+    p = jnp.sqrt((a * cos) ** 2 + (b * sin) ** 2)
+    return jnp.stack([p, (a - b) * (a + b) * cos * sin / p, a * b / p], axis=-1)
+
+
 def extents(gaussians: Gaussians2D) -> Float[Array, "n 2"]:
     """Half width and half height, in pixels, of the box around each cut-off ellipse; 0 for inactive slots."""
     cos2, sin2 = jnp.cos(gaussians.angles) ** 2, jnp.sin(gaussians.angles) ** 2

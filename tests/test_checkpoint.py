@@ -87,9 +87,7 @@ def test_an_unfinished_write_is_not_a_checkpoint(tmp_path, monkeypatch):
 
 def test_restoring_something_else_names_the_difference(tmp_path):
     checkpoint.save(tmp_path, 1, {"a": jnp.ones((2, 3)), "b": jnp.ones(1)})
-    with pytest.raises(
-        AirjaxError, match=r"a: expected \[\[3, 2\], 'float32'\], found \[\[2, 3\], 'float32'\]"
-    ):
+    with pytest.raises(AirjaxError, match=r"a: expected \[\[3, 2\], 'float32'\], found \[\[2, 3\], 'float32'\]"):
         checkpoint.restore(tmp_path, {"a": jnp.ones((3, 2)), "b": jnp.ones(1)})
     with pytest.raises(AirjaxError, match="b: expected nothing, found"):
         checkpoint.restore(tmp_path, {"a": jnp.ones((2, 3))})

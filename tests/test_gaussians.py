@@ -14,6 +14,7 @@ from airjax.gaussians import (
     conics,
     empty,
     extents,
+    factors,
     num_active,
     patch_centers,
     patch_grid,
@@ -43,6 +44,15 @@ def test_conics_invert_the_covariances():
     # float32 rounding relative to the larger of the two terms that may cancel.
     scale = np.abs(expected).max(axis=1, keepdims=True)
     assert np.max(np.abs(conics(scene) - expected) / scale) < 5e-7
+
+
+def test_factors_are_the_upper_triangular_roots_of_the_conics():
+    """U^T U, by numpy in float64, is the conic of the same set; its diagonal is positive."""
+    scene = random_set(0, 50, SIZE, scales=(0.5, 8))
+    p, r, s = np.asarray(factors(scene), np.float64).T
+    assert min(p.min(), s.min()) > 0
+    conic = np.asarray(conics(scene), np.float64)
+    np.testing.assert_allclose(np.stack([p * p, p * r, r * r + s * s], axis=1), conic, rtol=2e-5, atol=1e-6)
 
 
 def test_conics_repeat_every_pi():

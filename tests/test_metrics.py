@@ -136,9 +136,7 @@ def test_to_8bit_is_what_a_file_holds():
 
 
 # One block of windows, several on either axis (more than 128 outputs), one window, axes shorter than it.
-@pytest.mark.parametrize(
-    "shape", [(17, 14, 3), (145, 12, 1), (11, 273, 1), (11, 11, 1), (6, 30, 2), (1, 1, 1)]
-)
+@pytest.mark.parametrize("shape", [(17, 14, 3), (145, 12, 1), (11, 273, 1), (11, 11, 1), (6, 30, 2), (1, 1, 1)])
 def test_ssim_equals_the_textbook(shape):
     """Oracle: windows visited one by one in float64, with five statistics instead of four filtered maps."""
     image, rendered = pair(shape)
@@ -155,9 +153,7 @@ def test_ssim_options_equal_the_textbook(shape, options):
     """Oracle as above, with a small window and with one wider than a block of the filter."""
     image, rendered = pair(shape)
     expected = np.prod(textbook_maps(image, rendered, **options), axis=0)
-    np.testing.assert_allclose(
-        jax.jit(partial(metrics.ssim_map, **options))(image, rendered), expected, **FLOAT32
-    )
+    np.testing.assert_allclose(jax.jit(partial(metrics.ssim_map, **options))(image, rendered), expected, **FLOAT32)
 
 
 def test_float64_is_float64():
@@ -401,9 +397,7 @@ def test_signatures_are_arrays_first_and_options_keyword_only():
     assert {"to_8bit", "psnr", "ssim", "ms_ssim", "patch_ssim", "image_loss"} <= public.keys()
     for name, fn in public.items():
         parameters = inspect.signature(fn).parameters.values()
-        positional = [
-            parameter.name for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY
-        ]
+        positional = [parameter.name for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY]
         assert positional == (["image"] if name == "to_8bit" else ["image", "rendered"]), name
 
 

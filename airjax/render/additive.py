@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 from airjax.gaussians import CUTOFF, Gaussians2D, PatchMap, patch_grid
 from airjax.render.lists import TileLists, gather_colors, gather_slots, patch_colors, patch_slots, without_colors
 
-GEOMETRY = 5  # rows of a slot before its colours: mean x, mean y (from the tile's centre), conic xx, xy, yy
+GEOMETRY = 5  # rows of a slot before its colours: mean x, mean y (from the tile's centre), factor p, r, s
 _UNROLL = 8  # slots fused into one elementwise loop; more make the loop longer without making it faster
 _BLOCK = 4096  # slots times tiles of a block of the gradient: its weights take Q times as many numbers, about a cache
 
@@ -30,19 +30,19 @@ def tile_pixels(tile_size: int, dtype) -> np.ndarray:
     return np.stack([np.tile(axis, tile_size), np.repeat(axis, tile_size)]).astype(dtype)
 
 
-def _distances(slot: Float[Array, "k T"], pixels: np.ndarray) -> tuple[Float[Array, "Q T"], Float[Array, "Q T"]]:
-    return pixels[0][:, None] - slot[None, 0], pixels[1][:, None] - slot[None, 1]
+def _gauss(slot: Float[Array, "k T"], pixels: np.ndarray) -> Float[Array, "Q T"]:
+    """exp(-d^T Sigma^-1 d / 2) at every pixel."""
+    dx, dy = pixels[0][:, None] - slot[None, 0], pixels[1][:, None] - slot[None, 1]
+    along, across = slot[None, 2] * dx + slot[None, 3] * dy, slot[None, 4] * dy
+    return jnp.exp(-0.5 * (along * along + across * across))
 
 
 def _weight(slot: Float[Array, "k T"], pixels: np.ndarray, smooth_cutoff: bool) -> Float[Array, "Q T"]:
-    """exp(-d^T Sigma^-1 d / 2), zero below the cut-off."""
-    dx, dy = _distances(slot, pixels)
-    q = (0.5 * slot[None, 2]) * (dx * dx) + (0.5 * slot[None, 4]) * (dy * dy) + slot[None, 3] * (dx * dy)
-    weight = jnp.exp(-q)
+    """The Gaussian, zero below the cut-off."""
+    weight = _gauss(slot, pixels)
     if not smooth_cutoff:
         return jnp.where(weight >= CUTOFF, weight, 0.0)
-    t = jnp.clip(weight / CUTOFF - 1.0, 0.0, 1.0)
-    return weight * _ramp(t)
+    return weight * _ramp(jnp.clip(weight / CUTOFF - 1.0, 0.0, 1.0))
 
 
 def _ramp(t):
@@ -55,9 +55,7 @@ def _weight_and_slope(slot, pixels, smooth_cutoff):
     if not smooth_cutoff:
         weight = _weight(slot, pixels, False)
         return weight, weight
-    dx, dy = _distances(slot, pixels)
-    q = (0.5 * slot[None, 2]) * (dx * dx) + (0.5 * slot[None, 4]) * (dy * dy) + slot[None, 3] * (dx * dy)
-    weight = jnp.exp(-q)
+    weight = _gauss(slot, pixels)
     t = jnp.clip(weight / CUTOFF - 1.0, 0.0, 1.0)
     ramp_slope = 30.0 * (t * (1.0 - t)) ** 2
     return weight * _ramp(t), weight * (_ramp(t) + weight / CUTOFF * ramp_slope)
@@ -114,8 +112,8 @@ def _scan_groups(add, slots, shape: tuple[int, int], channels: int) -> Float[Arr
 def _slot_cotangents(slots, cotangent, tile_size, smooth_cutoff):
     """Gradient of <cotangent, image> by every slot row, weights computed again.
 
-    With h = (cotangent . colour) * slope, dL/dq = -h, and q = (xx dx^2 + yy dy^2) / 2 + xy dx dy with dx = x - mean x:
-      dL/dmean x = xx <h dx> + xy <h dy>,  dL/dxx = -<h dx^2> / 2,  dL/dxy = -<h dx dy>, and so on.
+    With h = (cotangent . colour) * slope, dL/dq = -h, and q = ((p dx + r dy)^2 + (s dy)^2) / 2 with dx = x - mean x:
+      dL/dmean x = p <h (p dx + r dy)>,  dL/dp = -<h (p dx + r dy) dx>,  dL/ds = -s <h dy^2>, and so on.
     The moments <h dx^i dy^j> come from moments about the tile's centre, which are one matrix product with constants.
     Tiles are taken in blocks, all slots of a block side by side, so that what is stored stays in the cache.
     """
@@ -124,7 +122,7 @@ def _slot_cotangents(slots, cotangent, tile_size, smooth_cutoff):
     block = min(tiles, max(16, _BLOCK // max(1, num_slots) // 16 * 16))
     num_blocks = -(-tiles // block)
     padding = ((0, 0), (0, 0), (0, num_blocks * block - tiles))
-    # Padded columns have cotangent zero and conic zero: a weight of one that counts for nothing.
+    # Padded columns have cotangent zero and factor zero: a weight of one that counts for nothing.
     slots, cotangent = jnp.pad(slots, padding), jnp.pad(cotangent, padding)
     pixels = tile_pixels(tile_size, slots.dtype)
     x, y = pixels
@@ -142,12 +140,13 @@ def _slot_cotangents(slots, cotangent, tile_size, smooth_cutoff):
         weight, slope = (a.reshape(-1, num_slots, block) for a in (weight, slope))
         h = sum(cotangent[c][:, None] * slot[None, GEOMETRY + c] for c in range(channels)) * slope
         m = jax.lax.dot(monomials, h.reshape(h.shape[0], -1), precision="highest")
-        u, v, xx, xy, yy = (flat[i] for i in range(GEOMETRY))
+        u, v, p, r, s = (flat[i] for i in range(GEOMETRY))
         h_x, h_y = m[1] - u * m[0], m[2] - v * m[0]
         h_xx = m[3] - 2.0 * u * m[1] + u * u * m[0]
         h_xy = m[4] - u * m[2] - v * m[1] + u * v * m[0]
         h_yy = m[5] - 2.0 * v * m[2] + v * v * m[0]
-        geometry = [xx * h_x + xy * h_y, xy * h_x + yy * h_y, -0.5 * h_xx, -h_xy, -0.5 * h_yy]
+        h_a = p * h_x + r * h_y  # <h (p dx + r dy)>
+        geometry = [p * h_a, r * h_a + s * s * h_y, -(p * h_xx + r * h_xy), -(p * h_xy + r * h_yy), -s * h_yy]
         colors = [jnp.sum(weight * cotangent[c][:, None], axis=0).reshape(-1) for c in range(channels)]
         return jnp.stack(geometry + colors)
 
@@ -181,8 +180,8 @@ def accumulate(
     """Sum of L Gaussians over each of T tiles of `tile_size` squared pixels.
 
     Args:
-      slots: (L, 5 + c, T); rows are mean x, mean y (pixels from the tile's centre), conic xx, xy, yy (1/pixel^2) and
-        the colours. An empty slot has colour zero and any positive definite conic.
+      slots: (L, 5 + c, T); rows are mean x, mean y (pixels from the tile's centre), the factor p, r, s of
+        `airjax.gaussians.factors` (1/pixel) and the colours. An empty slot has colour zero and p, s > 0.
       tile_size: B, pixels.
       smooth_cutoff: a C2 ramp in place of the step at the cut-off (same support), so that finite differences hold.
       any_order: differentiate through the plain sum, to any order and in both modes (slower, more memory); the

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, PatchMap, conics, extents, patch_centers
+from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, PatchMap, extents, factors, patch_centers
 
 CHUNK = 8  # slots of a chunk: half a chunk per tile is empty on average, and a chunk costs one row of the image sum
 
@@ -35,12 +35,12 @@ class TileLists(NamedTuple):
 
 
 def slot_table(gaussians: Gaussians2D) -> Float[Array, "m k"]:
-    """(n + 1, 5 + c) rows of `accumulate`: mean, conic, colours; inactive rows and the last one are empty."""
+    """(n + 1, 5 + c) rows of `accumulate`: mean, factor, colours; inactive rows and the last one are empty."""
     active = gaussians.active[:, None]
     table = jnp.concatenate(
         [
             jnp.where(active, gaussians.means, 0.0),
-            conics(gaussians),
+            factors(gaussians),
             jnp.where(active, gaussians.colors, 0.0),
         ],
         axis=-1,
@@ -89,15 +89,15 @@ def _touches(
     """
     half = (tile_size - 1) / 2
     u, v = slots[:, 0] - tile_x, slots[:, 1] - tile_y
-    xx, xy, yy = slots[:, 2], slots[:, 3], slots[:, 4]
+    p, r, s = slots[:, 2], slots[:, 3], slots[:, 4]
 
     def exponent(x, y):
         dx, dy = x - u, y - v
-        return 0.5 * (xx * dx * dx + yy * dy * dy) + xy * dx * dy
+        return 0.5 * ((p * dx + r * dy) ** 2 + (s * dy) ** 2)
 
     side_x, side_y = jnp.clip(u, -half, half), jnp.clip(v, -half, half)
-    on_x = exponent(side_x, jnp.clip(v - xy / yy * (side_x - u), -half, half))
-    on_y = exponent(jnp.clip(u - xy / xx * (side_y - v), -half, half), side_y)
+    on_x = exponent(side_x, jnp.clip(v - p * r / (r * r + s * s) * (side_x - u), -half, half))
+    on_y = exponent(jnp.clip(u - r / p * (side_y - v), -half, half), side_y)
     return jnp.minimum(on_x, on_y) <= 0.5 * CUTOFF_RADIUS**2 * (1 + 1e-3)
 
 

@@ -156,9 +156,7 @@ def second_decoder(data: bytes) -> tuple[tuple[int, ...], list[list[tuple[float,
     while tag != b"AEND":
         (length,) = struct.unpack_from("<I", data, offset)
         tag, payload = data[offset + 4 : offset + 8], data[offset + 8 : offset + 8 + length]
-        assert data[offset + 8 + length : offset + 12 + length] == struct.pack(
-            "<I", zlib.crc32(tag + payload)
-        )
+        assert data[offset + 8 + length : offset + 12 + length] == struct.pack("<I", zlib.crc32(tag + payload))
         offset += 12 + length
         if tag == b"AHDR":
             numbers = struct.unpack("<IIBBH", payload)
@@ -258,9 +256,7 @@ def test_encode_refuses_wrong_types_and_shapes():
             encode(replace(good, stage_counts=counts))
 
 
-@pytest.mark.parametrize(
-    "image_size", [(0, 5), (5, 0), (-1, 5), (2**20 + 1, 1), (1, 2**20 + 1), (2**14, 2**13 + 1)]
-)
+@pytest.mark.parametrize("image_size", [(0, 5), (5, 0), (-1, 5), (2**20 + 1, 1), (1, 2**20 + 1), (2**14, 2**13 + 1)])
 def test_image_sizes_beyond_the_limits(image_size):
     """Both directions refuse the same sizes; a negative side cannot be written at all."""
     with pytest.raises(AirjaxError, match="image size: expected"):
@@ -311,9 +307,7 @@ def test_poison_numbers(column, value):
         encode(replace(golden_set(), gaussians=bad))
 
 
-@pytest.mark.parametrize(
-    ("column", "value"), [(0, -(2.0**24)), (2, 2.0**-20), (3, 2.0**24), (4, 1e-45), (7, 0.0)]
-)
+@pytest.mark.parametrize(("column", "value"), [(0, -(2.0**24)), (2, 2.0**-20), (3, 2.0**24), (4, 1e-45), (7, 0.0)])
 def test_numbers_on_the_limits_are_fine(column, value):
     """Oracle: the float32 number itself."""
     values = [*ROW[:column], value, *ROW[column + 1 :]]

@@ -116,9 +116,7 @@ def test_grey(tmp_path, mode, suffix):
     """Oracle: the samples, three times."""
     image = Image.fromarray(noise(4, 6)).convert(mode)
     pixels, notices = read_image(saved(tmp_path / f"a.{suffix}", image))
-    np.testing.assert_array_equal(
-        pixels, np.repeat(np.asarray(image.convert("L"))[:, :, None], 3, 2) / np.float32(255)
-    )
+    np.testing.assert_array_equal(pixels, np.repeat(np.asarray(image.convert("L"))[:, :, None], 3, 2) / np.float32(255))
     assert notices == (GREY_NOTICE,)
 
 
@@ -131,9 +129,7 @@ def test_palette(tmp_path):
     np.testing.assert_array_equal(to_8bit(pixels), palette[indices])
     assert notices == ()
     pixels, notices = read_image(saved(tmp_path / "b.png", image, transparency=3))
-    np.testing.assert_array_equal(
-        to_8bit(pixels), np.where((indices == 3)[:, :, None], 255, palette[indices])
-    )
+    np.testing.assert_array_equal(to_8bit(pixels), np.where((indices == 3)[:, :, None], 255, palette[indices]))
     assert notices == (WHITE_NOTICE,)
 
 
@@ -426,9 +422,7 @@ def test_other_formats_are_refused(tmp_path):
         path = saved(tmp_path / "a.png", Image.fromarray(noise(4, 4, 3)), format=format_name)
         with pytest.raises(AirjaxError) as error:
             read_image(path)
-        assert one_line(error, path).startswith(
-            "expected a PNG, JPEG, WebP or TIFF image, got something else"
-        )
+        assert one_line(error, path).startswith("expected a PNG, JPEG, WebP or TIFF image, got something else")
     path = written(tmp_path / "a.jpg", b"hello world\n" * 100)
     with pytest.raises(AirjaxError, match="got something else"):
         read_image(path)
@@ -551,9 +545,7 @@ def test_write_jpeg(tmp_path, name):
 def test_write_unknown_suffix(tmp_path, name):
     with pytest.raises(AirjaxError) as error:
         write_image(tmp_path / name, np.zeros((2, 2, 3)))
-    assert one_line(error, tmp_path / name).startswith(
-        "expected a name ending in .png, .jpg, .jpeg, .webp, .tif"
-    )
+    assert one_line(error, tmp_path / name).startswith("expected a name ending in .png, .jpg, .jpeg, .webp, .tif")
     assert os.listdir(tmp_path) == []
 
 
@@ -593,9 +585,7 @@ def test_atomic_write(tmp_path):
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])
-@pytest.mark.parametrize(
-    "raised", [OSError(28, "No space left on device"), PermissionError(13, "Permission denied")]
-)
+@pytest.mark.parametrize("raised", [OSError(28, "No space left on device"), PermissionError(13, "Permission denied")])
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch, function, raised):
     """Whatever fails and when: the old content, no temporary file, one line."""
     path = written(tmp_path / "a.air", b"old")

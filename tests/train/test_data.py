@@ -94,9 +94,7 @@ def test_threads_and_memory_change_no_batch(config):
 def test_batches_do_not_depend_on_where_the_folder_lies(config, photos, tmp_path):
     before = np.stack(_take(config, 3))
     photos.rename(tmp_path / "elsewhere")
-    np.testing.assert_array_equal(
-        np.stack(_take(replace(config, folders=str(tmp_path / "elsewhere")), 3)), before
-    )
+    np.testing.assert_array_equal(np.stack(_take(replace(config, folders=str(tmp_path / "elsewhere")), 3)), before)
 
 
 def test_another_seed_gives_another_stream(config):
@@ -231,9 +229,7 @@ def test_blur_spreads_a_point_by_its_variance():
     np.testing.assert_allclose(blurred.sum((0, 1)), 1, rtol=1e-5)
     for axis in (0, 1):
         np.testing.assert_allclose(distance2 @ blurred.sum(axis)[:, 0], 4, rtol=0.04)
-    np.testing.assert_allclose(
-        data.gaussian_blur(np.full((9, 7, 3), 0.3, np.float32), sigma=3.0), 0.3, rtol=1e-5
-    )
+    np.testing.assert_allclose(data.gaussian_blur(np.full((9, 7, 3), 0.3, np.float32), sigma=3.0), 0.3, rtol=1e-5)
 
 
 @pytest.mark.parametrize("level", [0.1, 0.5])

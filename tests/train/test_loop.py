@@ -390,9 +390,7 @@ def test_a_folder_belongs_to_one_run(tmp_path):
 
 def test_two_processes_do_not_share_a_folder(tmp_path):
     pytest.importorskip("fcntl")
-    hold = (
-        "import fcntl as f, sys; h = open(sys.argv[1], 'a'); f.lockf(h, f.LOCK_EX); print(flush=1); input()"
-    )
+    hold = "import fcntl as f, sys; h = open(sys.argv[1], 'a'); f.lockf(h, f.LOCK_EX); print(flush=1); input()"
     command = [sys.executable, "-c", hold, str(tmp_path / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         other.stdout.readline()
@@ -450,7 +448,9 @@ def main(monkeypatch):
     phases = SimpleNamespace(run=lambda *args: calls.append(args))
     monkeypatch.setitem(sys.modules, "train.phases", phases)
     monkeypatch.setattr(train, "phases", phases, raising=False)
+    # Whoever imported train.main before left it here with the real phases.
     monkeypatch.delitem(sys.modules, "train.main", raising=False)
+    monkeypatch.delattr(train, "main", raising=False)
     from train import main as module
 
     monkeypatch.setattr(module, "enable_compilation_cache", lambda: None)
@@ -475,9 +475,7 @@ def test_main_hands_the_experiment_on(tmp_path, main):
     config = tmp_path / "x.py"
     config.write_text(CONFIG_FILE)
     assert main.run(["--config", str(config)]) == 0
-    assert (
-        main.run(["--config", str(config), "--smoke", "--out", "o", "--max-seconds", "5", "--init", "w"]) == 0
-    )
+    assert main.run(["--config", str(config), "--smoke", "--out", "o", "--max-seconds", "5", "--init", "w"]) == 0
     (large, out, init), (tiny, other_out, other_init) = main.calls
     assert (large.name, out, init, large.loop.max_seconds) == ("large", Path("runs/large"), None, None)
     assert (tiny.name, other_out, other_init, tiny.loop.max_seconds) == ("tiny", Path("o"), Path("w"), 5)

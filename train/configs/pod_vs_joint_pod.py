@@ -12,7 +12,7 @@ from train.phases import Experiment, Pod
 
 
 def experiment(smoke: bool) -> Experiment:
-    """`pod_vs_joint_joint.py` in another phase; 0.06, 0.14 and 0.27 s a step with 1, 2 and 3 stages on."""
+    """`pod_vs_joint_joint.py` in another phase; 0.045, 0.125 and 0.25 s a step with 1, 2 and 3 stages on."""
     base = pod_vs_joint_joint.experiment(smoke)
     if smoke:
         phase, loop = Pod(start_steps=(0, 10), inner_steps=(5, 10)), base.loop
