@@ -116,7 +116,6 @@ def stage_control(
     ssim = patch_ssim(image, rendered, patch_size=patch_size).ravel()
     asks = (mse > control.mse_threshold) | (1 - ssim > control.ssim_threshold)
     left = control.max_gaussians if gaussians_left is None else gaussians_left
-    # The first stage lays the base of every later one: it is served first, the others share what is left.
     share = jnp.minimum(jnp.ceil(left / stages_left), jnp.floor(left))
     order = jnp.argsort(jnp.where(asks, -mse, jnp.inf))
     rank = jnp.zeros(mse.shape, jnp.float32).at[order].set(jnp.arange(mse.size, dtype=jnp.float32))

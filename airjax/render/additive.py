@@ -132,7 +132,8 @@ def _slot_cotangents(slots, cotangent, tile_size, smooth_cutoff):
         slot, cotangent = args  # (k, L, block) and (c, Q, block)
         flat = slot.reshape(rows, -1)
         weight, slope = _weight_and_slope(flat, pixels, smooth_cutoff)
-        # Stored once and read by every sum below; without the barrier each sum would compute the exponentials again.
+        # To be stored once and read by every sum below. XLA's CPU backend drops the barrier before it fuses, and stores
+        # them by itself because several sums use them; other backends are asked here.
         if smooth_cutoff:
             weight, slope = jax.lax.optimization_barrier((weight, slope))
         else:
