@@ -7,12 +7,21 @@ import json
 
 from airjax.errors import AirjaxError
 from airjax.gaussians import PatchMap
+from airjax.image.quantise import NUM_CODES
 from airjax.image.stages import StageConfig
 from airjax.nn.predictor import PredictorConfig
 
 # Six stages of 8 x 8 patches. A mean stays within 0.75 patches of its patch centre and a standard deviation below
 # 0.525 patches, so that a Gaussian is drawn in 5 x 5 patches at most.
 COMPACT = tuple(StageConfig(PatchMap(8, offset=0.75, min_scale=0.5, max_scale=4.2)) for _ in range(6))
+
+# The same after a base of 16 x 16 patches, which sees the image at half its size; all of them with a quantiser.
+SCALABLE = tuple(
+    StageConfig(
+        PatchMap(8 * k, offset=0.75, min_scale=0.5 * k, max_scale=4.2 * k), PredictorConfig(reduction=k, votes=NUM_CODES)
+    )
+    for k in (2, 1, 1, 1, 1, 1, 1)
+)
 
 # The stages of the AIR paper: four of 7 x 7 patches with its own map.
 AIR_STAGES = tuple(StageConfig(PatchMap.air(7)) for _ in range(4))

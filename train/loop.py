@@ -320,13 +320,15 @@ def _last_good(folder: Path) -> str:
 
 
 class _Mean:
-    """Means of metrics over the steps since the last log line, each over the steps that reported it."""
+    """Means of metrics over the steps since the last log line, each over the steps that reported it (NaN: did not)."""
 
     def __init__(self, sums: dict | None = None):
         self.sums: dict[str, tuple[float, int]] = dict(sums or {})
 
     def add(self, metrics: Metrics) -> None:
         for name, value in metrics.items():
+            if np.isnan(value):
+                continue
             total, count = self.sums.get(name, (0.0, 0))
             self.sums[name] = (total + float(value), count + 1)
 

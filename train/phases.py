@@ -18,6 +18,7 @@ from airjax.config import stages_to_text
 from airjax.errors import AirjaxError
 from airjax.gaussians import patch_grid
 from airjax.image.pod import inner_adam, pod_stage
+from airjax.image.rate import estimated_bits, init_rate
 from airjax.image.stages import (
     StageConfig,
     StageControl,
@@ -77,6 +78,32 @@ class Joint:
 
 
 @dataclass(frozen=True)
+class Compact:
+    """Quantisation-aware finetuning: `Joint` on what a compact file gives back, plus the bits that it takes.
+
+    loss = Joint's + weight * lambda(color_step) / (2 rmse) * bits / numbers of the image
+
+    The image is drawn from rounded Gaussians, stage after stage, with straight-through gradients. With the bin width of
+    the colours drawn per image, one set of weights serves every quality. lambda is the slope of distortion over rate of
+    a uniform quantiser of that width at high rate, (pi / 6) ln 2 * color_step^2 per bit; the division turns it from
+    squared errors into the root that the rest of the loss is.
+
+    Fields:
+      joint: the loss and the Stage Control draws of images on which nothing is rounded.
+      share: of the images on which it is.
+      log10_step: range of color_step, drawn log-uniform.
+      weight: of the rate.
+      mse_per_step: range of the Stage Control threshold in color_step^2, drawn log-uniform.
+    """
+
+    joint: Joint
+    share: float = 0.75
+    log10_step: tuple[float, float] = (-2.0, -0.6)
+    weight: float = 1.0
+    mse_per_step: tuple[float, float] = (0.05, 0.8)
+
+
+@dataclass(frozen=True)
 class Pod:
     """Pretraining by POD: each stage learns to predict what some inner steps make of its rows.
 
@@ -117,19 +144,22 @@ class Experiment:
 
     Fields:
       name: of the run folder.
-      phase: `Joint` or `Pod`.
+      phase: `Joint`, `Compact` or `Pod`.
       stages: the model.
       optimizer, loop, data: see there.
       init: weights file or run folder to start from; None for fresh weights from loop.seed.
+      init_stages: which stage of `init` each stage starts from; None for the same in the same order. What is new in a
+        network (inputs, votes) starts at zero.
     """
 
     name: str
-    phase: Joint | Pod
+    phase: Joint | Compact | Pod
     stages: tuple[StageConfig, ...]
     optimizer: Optimizer
     loop: LoopConfig
     data: DataConfig
     init: str | None = None
+    init_stages: tuple[int, ...] | None = None
 
 
 def draw_control(key: jax.Array, phase: Joint | Pod, num_slots: int) -> StageControl:
@@ -139,6 +169,57 @@ def draw_control(key: jax.Array, phase: Joint | Pod, num_slots: int) -> StageCon
     threshold = 10 ** jax.random.uniform(key_mse, (), jnp.float32, low, high)
     budget = num_slots * jax.random.uniform(key_budget, (), jnp.float32, *phase.budget)
     return StageControl(threshold, jnp.float32(0.05), budget)
+
+
+def draw_compact_control(key: jax.Array, phase: Compact, num_slots: int) -> StageControl:
+    """A random Stage Control for one training image, rounding or not."""
+    key_plain, key_share, key_step, key_mse = jax.random.split(key, 4)
+    plain = draw_control(key_plain, phase.joint, num_slots)
+    rounds = jax.random.uniform(key_share) < phase.share
+    step = 10 ** jax.random.uniform(key_step, (), jnp.float32, *phase.log10_step)
+    low, high = (math.log(x) for x in phase.mse_per_step)
+    threshold = jnp.exp(jax.random.uniform(key_mse, (), jnp.float32, low, high)) * step**2
+    return StageControl(
+        jnp.where(rounds, threshold, plain.mse_threshold),
+        jnp.where(rounds, jnp.float32(2), plain.ssim_threshold),
+        jnp.where(rounds, jnp.float32(jnp.inf), plain.max_gaussians),
+        jnp.where(rounds, step, 0.0),
+    )
+
+
+def compact_loss(trainable, images, key, phase: Compact, stages: tuple[StageConfig, ...]):
+    """Mean loss of a batch (b, h, w, 3) and its metrics; see `Compact`.
+
+    Args:
+      trainable: {"params": weights, "rate": parameters of `airjax.image.rate`}.
+    """
+    size, joint = images.shape[1:3], phase.joint
+    grids = [patch_grid(size, stage.patch_map.patch_size) for stage in stages]
+    slots = sum(math.prod(grid) for grid in grids)
+
+    def one(image, key):
+        control = draw_compact_control(key, phase, slots)
+        trace = run_stages(stages, trainable["params"], image, control)
+        rounds = control.color_step > 0
+        loss = jnp.float32(0)
+        for i, (stage, weight) in enumerate(zip(trace, joint.stage_weights, strict=True)):
+            ssim = joint.ssim if i == len(trace) - 1 else 0
+            loss += weight * image_loss(image, stage.rendered, l1=joint.l1, rmse=joint.rmse, ssim=ssim)
+        bits = sum(
+            estimated_bits(stage.lattice, trainable["rate"], stage=i, grid=grid)
+            for i, (stage, grid) in enumerate(zip(trace, grids, strict=True))
+        )
+        error = jax.lax.stop_gradient(jnp.sqrt(jnp.mean(jnp.square(image - trace[-1].rendered)) + 1e-8))
+        slope = math.pi / 6 * math.log(2) * jnp.square(control.color_step) / (2 * error * image.size)
+        loss += phase.weight * jnp.where(rounds, slope * bits, 0.0)
+        decibels = psnr(image, jnp.clip(trace[-1].rendered, 0, 1))
+        used = sum(jnp.sum(stage.lattice.used, dtype=jnp.float32) for stage in trace)
+        coded = {"psnr_rounded": decibels, "bits": bits / jnp.maximum(used, 1), "bpp": bits / (size[0] * size[1])}
+        metrics = {name: jnp.where(rounds, value, jnp.nan) for name, value in coded.items()}
+        return loss, {**metrics, "psnr": jnp.where(rounds, jnp.nan, decibels)}
+
+    losses, metrics = jax.vmap(one)(images, jax.random.split(key, len(images)))
+    return jnp.mean(losses), jax.tree.map(_mean_where_finite, metrics)
 
 
 def joint_loss(params, images, key, phase: Joint, stages: tuple[StageConfig, ...]):
@@ -166,23 +247,44 @@ def joint_loss(params, images, key, phase: Joint, stages: tuple[StageConfig, ...
 
 def make_step(experiment: Experiment):
     """(initial state for given params, step_fn) of an experiment."""
-    return _make_pod_step(experiment) if isinstance(experiment.phase, Pod) else _make_joint_step(experiment)
+    if isinstance(experiment.phase, Pod):
+        return _make_pod_step(experiment)
+    if isinstance(experiment.phase, Compact):
+        return _make_compact_step(experiment)
+    return _make_joint_step(experiment)
 
 
 def _make_joint_step(experiment: Experiment):
+    def loss_fn(trained, images, key):
+        return joint_loss(trained["params"], images, key, experiment.phase, experiment.stages)
+
+    return _make_loss_step(experiment, loss_fn, lambda params: {"params": params})
+
+
+def _make_compact_step(experiment: Experiment):
+    def loss_fn(trained, images, key):
+        return compact_loss(trained, images, key, experiment.phase, experiment.stages)
+
+    return _make_loss_step(
+        experiment, loss_fn, lambda params: {"params": params, "rate": init_rate(len(experiment.stages))}
+    )
+
+
+def _make_loss_step(experiment: Experiment, loss_fn, make_trained):
+    """As `make_step`, for a loss (trained, images, key) -> (loss, metrics) with one optimiser for all that is trained."""
     tx = experiment.optimizer.make(experiment.loop.num_steps)
 
     def init(params) -> State:
-        return {"params": params, "opt_state": tx.init(params), "step": jnp.int32(0)}
+        trained = make_trained(params)
+        return {**trained, "opt_state": tx.init(trained), "step": jnp.int32(0)}
 
     def step(state: State, images: jax.Array):
         key = jax.random.fold_in(jax.random.key(experiment.loop.seed), state["step"])
-        grad_fn = jax.value_and_grad(joint_loss, has_aux=True)
-        (loss, metrics), grads = grad_fn(state["params"], images, key, experiment.phase, experiment.stages)
-        updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
+        trained = {name: state[name] for name in state if name not in ("opt_state", "step")}
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained, images, key)
+        updates, opt_state = tx.update(grads, state["opt_state"], trained)
         metrics = {"loss": loss, **metrics, "grad_norm": optax.tree.norm(grads)}
-        return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, metrics
+        return {**optax.apply_updates(trained, updates), "opt_state": opt_state, "step": state["step"] + 1}, metrics
 
     return init, step
 
@@ -280,8 +382,13 @@ def _check_pod(phase: Pod, stages: tuple[StageConfig, ...], num_steps: int) -> N
         raise AirjaxError("stages: expected the same network and patch size in all, since each starts as a copy")
 
 
-def load_params(path: str | Path, like: Any) -> Any:
+def load_params(path: str | Path, like: Any, *, init_stages: tuple[int, ...] | None = None) -> Any:
     """Weights from a safetensors file or the newest checkpoint of a run folder, of any phase.
+
+    Args:
+      path: of the file or folder.
+      like: fresh weights of the model to start.
+      init_stages: see `Experiment`.
 
     Raises:
       AirjaxError: none there, damaged, or other names and shapes than those of `like`.
@@ -290,10 +397,28 @@ def load_params(path: str | Path, like: Any) -> Any:
     if not path.exists():
         raise AirjaxError(f"{path}: expected a run folder or a weights file to start from, found none")
     params = restore_part(path / "checkpoints", "params") if path.is_dir() else load_weights(path)[0]
+    if init_stages is not None:
+        if missing := [stage for stage in init_stages if f"stage{stage}" not in params]:
+            raise AirjaxError(f"{path}: expected stages {sorted(set(init_stages))}, found no stage {missing[0]}")
+        params = {f"stage{i}": _grown(params[f"stage{k}"], like[f"stage{i}"]) for i, k in enumerate(init_stages)}
     found, expected = (jax.tree.map(np.shape, tree) for tree in (params, like))
     if found != expected:
         raise AirjaxError(f"{path}: expected the weights of {len(expected)} stages like these, got other shapes")
     return jax.tree.map(jnp.asarray, params)
+
+
+def _grown(params: dict, like: dict) -> dict:
+    """Weights of a smaller network in the shapes of a larger one: new rows of a matrix are zero, new layers fresh."""
+    grown = {}
+    for name, target in like.items():
+        source = params.get(name, target)
+        if isinstance(target, dict):
+            grown[name] = _grown(source, target)
+        elif np.ndim(source) == 2 and source.shape[0] < target.shape[0] and source.shape[1:] == target.shape[1:]:
+            grown[name] = np.pad(source, ((0, target.shape[0] - source.shape[0]), (0, 0)))
+        else:
+            grown[name] = source
+    return grown
 
 
 def run(experiment: Experiment, out_dir: Path, init: Path | None = None) -> State:
@@ -302,7 +427,7 @@ def run(experiment: Experiment, out_dir: Path, init: Path | None = None) -> Stat
     params = init_params(jax.random.key(experiment.loop.seed), experiment.stages)
     source = init or experiment.init
     if source is not None:
-        params = load_params(source, params)
+        params = load_params(source, params, init_stages=experiment.init_stages)
     photographs = load_photographs(experiment.data.folders, cache_mb=experiment.data.cache_mb)
     state = run_loop(
         experiment.loop,

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from airjax.gaussians import Gaussians2D, PatchMap, concatenate, patch_centers, patch_grid, to_physical
 from airjax.image.colours import solve_colors
+from airjax.image.quantise import NUM_CODES, Lattice, predicted_codes, straight_through
 from airjax.metrics import patch_mse, patch_ssim
 from airjax.nn.predictor import Predictor, PredictorConfig, apply_in_bands, compact_predictor, patches_of
 from airjax.render.additive import draw_patches, render_patches, slot_weights
@@ -38,11 +39,15 @@ class StageControl(NamedTuple):
       ssim_threshold: or where 1 - SSIM over the patch is above this.
       max_gaussians: most Gaussians of the whole image (float, may be inf). What is left is shared evenly among the
         stages to come, and within a stage the patches of largest squared error come first.
+      color_step: bin width of the colours of a file (`airjax.image.quantise`): each stage is drawn as the file would
+        give it back, and the next one sees what rounding left over. 0 rounds nothing; None leaves the quantiser out
+        of the program.
     """
 
     mse_threshold: Float[Array, ""]
     ssim_threshold: Float[Array, ""]
     max_gaussians: Float[Array, ""]
+    color_step: Float[Array, ""] | None = None
 
 
 def stage_control_of(
@@ -58,10 +63,14 @@ class Stage(NamedTuple):
     Fields:
       gaussians: one slot per patch of the stage's grid.
       rendered: (h, w, 3) image after this stage.
+      codes: (6,) bin widths that the quantiser was given (`airjax.image.quantise`), None where it is left out.
+      lattice: the rows between their integers, None where it is left out.
     """
 
     gaussians: Gaussians2D
     rendered: Float[Array, "h w 3"]
+    codes: Float[Array, " 6"] | None = None
+    lattice: Lattice | None = None
 
 
 def predictors(stages: tuple[StageConfig, ...]) -> tuple[Predictor, ...]:
@@ -83,11 +92,20 @@ def pad_to_patches(image: Float[Array, "h w c"], patch_size: int) -> Float[Array
 
 
 def predict_stage(
-    predictor: Predictor, params: Any, residual: Float[Array, "h w 3"], patch_size: int
+    predictor: Predictor, params: Any, residual: Float[Array, "h w 3"], patch_size: int, *quality: Float[Array, " 2"]
 ) -> Float[Array, "n k"]:
-    """Raw rows (n, 8) of one stage for one residual, patches row by row."""
-    raw = apply_in_bands(predictor, params, patches_of(pad_to_patches(residual, patch_size), patch_size))
+    """Rows (n, 8 + votes) of one stage for one residual, patches row by row."""
+    raw = apply_in_bands(predictor, params, patches_of(pad_to_patches(residual, patch_size), patch_size), *quality)
     return raw.reshape(-1, raw.shape[-1])
+
+
+def quality_inputs(color_step: Float[Array, ""] | None) -> Float[Array, " 2"]:
+    """What a network with votes is told: whether anything is rounded, and how finely."""
+    if color_step is None:
+        return jnp.zeros(2)
+    rounds = color_step > 0
+    octaves = jnp.log2(jnp.where(rounds, color_step, 1.0)) + 5  # about 0 at a middling quality
+    return jnp.where(rounds, jnp.stack([jnp.ones_like(octaves), octaves / 3]), 0.0)
 
 
 def stage_control(
@@ -170,16 +188,29 @@ def _run_stage(stage, params, image, rendered, control, stages_left, left, *, sk
         image, rendered, patch_size=size, control=control, stages_left=stages_left, gaussians_left=left
     )
 
+    def rounded(gaussians, votes):
+        """The set to draw, and the quantiser's part of a `Stage`."""
+        step = control.color_step
+        if step is None:
+            return gaussians, {}
+        codes = predicted_codes(votes, jnp.where(step > 0, step, 1.0), patch_size=size)
+        drawn, lattice = straight_through(gaussians, centers, codes)
+        drawn = jax.tree.map(lambda new, old: jnp.where(step > 0, new, old), drawn, gaussians)
+        return drawn, {"codes": codes, "lattice": lattice}
+
     def run(rendered):
         predictor = compact_predictor(stage.network, size)
-        raw = predict_stage(predictor, params, image - rendered, size)
-        gaussians = to_physical(raw, centers, active, stage.patch_map)
-        added = render_patches(gaussians, grid=grid, patch_map=stage.patch_map)
-        return Stage(gaussians, rendered + added[:height, :width])
+        raw = predict_stage(predictor, params, image - rendered, size, quality_inputs(control.color_step))
+        gaussians = to_physical(raw[:, : 5 + channels], centers, active, stage.patch_map)
+        votes = jnp.mean(raw[:, 5 + channels :], axis=0) if stage.network.votes else jnp.zeros(NUM_CODES)
+        drawn, quantised = rounded(gaussians, votes)
+        added = render_patches(drawn, grid=grid, patch_map=stage.patch_map)
+        return Stage(gaussians, rendered + added[:height, :width], **quantised)
 
     def idle(rendered):
         raw = jnp.zeros((active.size, 5 + channels), rendered.dtype)
-        return Stage(to_physical(raw, centers, active, stage.patch_map), rendered)
+        gaussians = to_physical(raw, centers, active, stage.patch_map)
+        return Stage(gaussians, rendered, **rounded(gaussians, jnp.zeros(NUM_CODES))[1])
 
     result = jax.lax.cond(jnp.any(active), run, idle, rendered) if skip_idle else run(rendered)
     return result, left - jnp.sum(active, dtype=jnp.float32)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 BAND_PATCHES = 2**14  # patches whose features are held at a time, about 300 MB
 RAW_ROWS = 8  # mean 2, scales 2, angle 1, colour 3
+QUALITY = 2  # numbers that tell a network with votes what quality is asked for; zeros where nothing is rounded
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,22 @@ class PredictorConfig:
       features: width F of the patch features.
       blocks: number of residual blocks.
       expansion: hidden width of a block's MLP, in multiples of F.
+      reduction: the network sees means over squares of so many pixels; it divides P.
+      votes: further numbers per patch, for the quantiser; such a network is also told the quality.
     """
 
     features: int = 128
     blocks: int = 3
     expansion: int = 4
+    reduction: int = 1
+    votes: int = 0
 
     def multiply_adds(self, patch_size: int) -> int:
         """Multiply-adds per patch and stage."""
         f = self.features
         block = 2 * f * f * self.expansion + 9 * f
-        return (3 * patch_size**2 + 1) * f + self.blocks * block + f * RAW_ROWS
+        inputs = 3 * (patch_size // self.reduction) ** 2 + 1 + (QUALITY if self.votes else 0)
+        return inputs * f + self.blocks * block + f * (RAW_ROWS + self.votes)
 
 
 class Predictor(NamedTuple):
@@ -45,12 +51,12 @@ class Predictor(NamedTuple):
 
     Fields:
       init: (key) -> params.
-      apply: (params, patches (r, c, 3 P^2)) -> raw (r, c, 8).
+      apply: (params, patches (r, c, 3 P^2), quality (2,)) -> raw (r, c, 8 + votes).
       reach: how many patches away, on each axis, a patch can still change a raw row.
     """
 
     init: Callable[[jax.Array], Any]
-    apply: Callable[[Any, Float[Array, "r c p"]], Float[Array, "r c k"]]
+    apply: Callable[..., Float[Array, "r c k"]]
     reach: int
 
 
@@ -59,6 +65,16 @@ def patches_of(image: Float[Array, "h w 3"], patch_size: int) -> Float[Array, "r
     rows, columns = image.shape[0] // patch_size, image.shape[1] // patch_size
     grid = image.reshape(rows, patch_size, columns, patch_size, image.shape[2])
     return grid.transpose(0, 2, 1, 3, 4).reshape(rows, columns, -1)
+
+
+def _reduce(patches: Float[Array, "r c p"], reduction: int) -> Float[Array, "r c q"]:
+    """Patches of means over `reduction` x `reduction` pixels."""
+    if reduction == 1:
+        return patches
+    rows, columns, numbers = patches.shape
+    side = round((numbers / 3) ** 0.5) // reduction
+    squares = patches.reshape(rows, columns, side, reduction, side, reduction, 3)
+    return jnp.mean(squares, axis=(3, 5)).reshape(rows, columns, -1)
 
 
 def _neighbours(x: Float[Array, "r c f"]) -> list[Float[Array, "r c f"]]:
@@ -115,10 +131,14 @@ class _StageNetwork(nn.Module):
     config: PredictorConfig
 
     @nn.compact
-    def __call__(self, patches):
+    def __call__(self, patches, quality):
+        patches = _reduce(patches, self.config.reduction)
         energy = jnp.mean(jnp.square(patches), axis=-1, keepdims=True)
         contrast = jnp.sqrt(sum(_neighbours(energy)) / 9 + 1e-5)
-        x = jnp.concatenate([patches / contrast, jnp.log(contrast)], axis=-1)
+        inputs = [patches / contrast, jnp.log(contrast)]
+        if self.config.votes:
+            inputs.append(jnp.broadcast_to(quality, (*patches.shape[:2], QUALITY)))
+        x = jnp.concatenate(inputs, axis=-1)
         x = nn.Dense(self.config.features, name="embed")(x)
         for i in range(self.config.blocks):
             x = _Block(self.config, name=f"block{i}")(x)
@@ -127,33 +147,42 @@ class _StageNetwork(nn.Module):
         share = self.param("mean_share", nn.initializers.constant(0.7), ())
         mean = jnp.mean(patches.reshape(*patches.shape[:2], -1, 3), axis=2)
         colors = contrast * raw[..., 5:] + share * mean
-        return jnp.concatenate([raw[..., :5], colors], axis=-1)
+        rows = [raw[..., :5], colors]
+        if self.config.votes:
+            rows.append(nn.Dense(self.config.votes, name="votes", kernel_init=nn.initializers.zeros)(x))
+        return jnp.concatenate(rows, axis=-1)
 
 
 def compact_predictor(config: PredictorConfig, patch_size: int) -> Predictor:
     """The shipped kind of predictor for one stage of the given patch size."""
+    if patch_size % config.reduction:
+        raise ValueError(f"reduction: expected a divisor of the patch size {patch_size}, got {config.reduction}")
     network = _StageNetwork(config)
+    no_quality = np.zeros(QUALITY, np.float32)
 
     def init(key):
-        return network.init(key, jnp.zeros((2, 2, 3 * patch_size**2), jnp.float32))["params"]
+        return network.init(key, jnp.zeros((2, 2, 3 * patch_size**2), jnp.float32), no_quality)["params"]
 
-    def apply(params, patches):
-        return network.apply({"params": params}, patches)
+    def apply(params, patches, quality=no_quality):
+        return network.apply({"params": params}, patches, quality)
 
     return Predictor(init, apply, reach=config.blocks + 1)
 
 
-def apply_in_bands(predictor: Predictor, params: Any, patches: Float[Array, "r c p"]) -> Float[Array, "r c k"]:
+def apply_in_bands(
+    predictor: Predictor, params: Any, patches: Float[Array, "r c p"], *quality: Float[Array, " 2"]
+) -> Float[Array, "r c k"]:
     """`predictor.apply`, for a large grid in windows of rows that overlap by its reach: same result, bounded memory."""
     rows, columns = patches.shape[:2]
     band = max(1, BAND_PATCHES // columns)
     size = band + 2 * predictor.reach
     if size >= rows:
-        return predictor.apply(params, patches)
+        return predictor.apply(params, patches, *quality)
     # A window that would leave the grid is moved inside, where its edge is the edge of the grid.
     starts = np.clip(np.arange(0, rows, band) - predictor.reach, 0, rows - size)
     windows = jax.lax.map(
-        lambda start: predictor.apply(params, jax.lax.dynamic_slice_in_dim(patches, start, size)), jnp.asarray(starts)
+        lambda start: predictor.apply(params, jax.lax.dynamic_slice_in_dim(patches, start, size), *quality),
+        jnp.asarray(starts),
     )
     row = np.arange(rows)
     return windows[row // band, row - starts[row // band]]
