@@ -18,7 +18,8 @@ COMPACT = tuple(StageConfig(PatchMap(8, offset=0.75, min_scale=0.5, max_scale=4.
 # The same after a base of 16 x 16 patches, which sees the image at half its size; all of them with a quantiser.
 SCALABLE = tuple(
     StageConfig(
-        PatchMap(8 * k, offset=0.75, min_scale=0.5 * k, max_scale=4.2 * k), PredictorConfig(reduction=k, votes=NUM_CODES)
+        PatchMap(8 * k, offset=0.75, min_scale=0.5 * k, max_scale=4.2 * k),
+        PredictorConfig(reduction=k, votes=NUM_CODES),
     )
     for k in (2, 1, 1, 1, 1, 1, 1)
 )

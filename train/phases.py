@@ -100,7 +100,7 @@ class Compact:
     share: float = 0.75
     log10_step: tuple[float, float] = (-2.0, -0.6)
     weight: float = 1.0
-    mse_per_step: tuple[float, float] = (0.05, 0.8)
+    mse_per_step: tuple[float, float] = (0.03, 0.4)
 
 
 @dataclass(frozen=True)

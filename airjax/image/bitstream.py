@@ -2,47 +2,52 @@
 
 Letters: n Gaussians, c colour channels, S stages. A row is mean x, y, scale 1, 2, angle and the c colours.
 
-What `encode` writes, `decode` accepts, and the float32 numbers come back bit for bit. `decode` trusts no
-number in the file: each length is compared with the bytes that are there before anything is allocated, so a
-small file can only ever claim a small set. The errors raised here do not know the file's name; the caller
-puts it in front.
+Two profiles: lossless (float32 rows, come back bit for bit) and compact (`airjax.image.coded`). `decode` trusts no number
+in the file: each length is compared with the bytes that are there before anything is allocated, so a small file can
+only ever claim a small set. The errors raised here do not know the file's name; the caller puts it in front.
 """
 
 from __future__ import annotations
 
 import itertools
 import struct
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from airjax.errors import AirjaxError, FormatError
-from airjax.gaussians import Gaussians2D
+from airjax.gaussians import Gaussians2D, patch_grid
+from airjax.image.coded import Quantised, StageReader, attribute_bits, pack_stages, parse_head
+from airjax.image.container import (
+    MAX_CHUNK,
+    MAX_PIXELS,
+    PROFILE_COMPACT,
+    PROFILE_LOSSLESS,
+    PROFILE_NAMES,
+    SIGNATURE,
+    STAGE_TAGS,
+    VERSION,
+    Chunk,
+    CutShort,
+    Header,
+    chunk_parts,
+    pack_header,
+    parse_header,
+    preamble,
+    size_problem,
+    walk,
+)
+from airjax.image.quantise import dequantise
 
-# A byte outside ASCII, a name, CR LF, Ctrl-Z, LF: transfers in 7-bit or text mode change or cut one of them.
-SIGNATURE = b"\x89AIR\r\n\x1a\n"
-VERSION = 1
-PROFILE_LOSSLESS = 1
-PROFILE_NAMES = {PROFILE_LOSSLESS: "lossless float32"}
+__all__ = ["MAX_PIXELS", "SIGNATURE", "Encoded", "FileInfo", "compact", "decode", "encode", "info", "truncate_stages"]
 
-MAX_SIDE = 2**20  # pixels
-MAX_PIXELS = 2**27  # width times height; a float32 RGB image of this size takes 1.6 GB
-MAX_CHANNELS = 16
-MAX_CHUNK = 2**31 - 1  # payload bytes
-# Bounds of the stored numbers. They lie far beyond any photograph, and keep a float32 renderer finite: its
-# largest intermediate, (2 * MAX_VALUE / MIN_SCALE)^2, is 2^90, and float32 ends near 2^128.
+# Bounds of the numbers of the lossless profile. They lie far beyond any photograph, and keep a float32 renderer finite:
+# its largest intermediate, (2 * MAX_VALUE / MIN_SCALE)^2, is 2^90, and float32 ends near 2^128.
 MIN_SCALE = 2.0**-20
 MAX_VALUE = 2.0**24
 
-_PREAMBLE = struct.Struct("<8sH")  # signature, version
-_CHUNK_HEAD = struct.Struct("<I4s")  # payload bytes, tag
-_CRC = struct.Struct("<I")  # CRC-32 of tag and payload
-_HEADER = struct.Struct("<IIBBH")  # width, height, channels, profile, S
 _ROWS_HEAD = struct.Struct("<II")  # stage index, rows
-_CHUNK_OVERHEAD = _CHUNK_HEAD.size + _CRC.size
 _GEOMETRY = 5  # numbers of a row before its colours
 
 
@@ -82,6 +87,8 @@ class FileInfo(NamedTuple):
       bits_per_gaussian: 8 * num_bytes / n, everything in the file counted; None when n is 0.
       bpp: 8 * num_bytes / (h * w).
       chunks: the chunk table in file order.
+      attribute_bits: compact profile: bits of each kind of symbol, heads and chunks left out; otherwise, and where a
+        checksum is wrong, None.
     """
 
     version: int
@@ -93,70 +100,80 @@ class FileInfo(NamedTuple):
     bits_per_gaussian: float | None
     bpp: float
     chunks: tuple[ChunkInfo, ...]
+    attribute_bits: dict[str, float] | None
 
 
-def encode(encoded: Encoded) -> bytes:
-    """The bytes of a version 1 file in the lossless profile.
+def encode(content: Encoded | Quantised) -> bytes:
+    """The bytes of a version 1 file: the lossless profile for floats, the compact one for quantised rows.
 
     Raises:
       TypeError: an array is not float32 (`active`: bool).
       ValueError: shapes or counts disagree, or a row is not active.
-      AirjaxError: image or set beyond the limits of the format, or a number in it (docs/format.md, Limits).
+      AirjaxError: image or set beyond the limits of the format, or a number in it (docs/format.md).
     """
-    rows = _rows(encoded.gaussians)
-    counts = encoded.stage_counts
-    height, width = encoded.image_size
-    channels = rows.shape[1] - _GEOMETRY
+    if isinstance(content, Quantised):
+        header = Header(content.image_size, 3, PROFILE_COMPACT, len(content.stages))
+        payloads = pack_stages(content)
+    else:
+        rows = _rows(content.gaussians)
+        header = Header(content.image_size, rows.shape[1] - _GEOMETRY, PROFILE_LOSSLESS, len(content.stage_counts))
+        payloads = _pack_rows(rows, content.stage_counts)
+    if problem := size_problem(*header.image_size, header.channels):
+        raise AirjaxError(problem)
+    parts = [preamble(), *chunk_parts(b"AHDR", pack_header(header))]
+    for payload in payloads:
+        parts += chunk_parts(STAGE_TAGS[header.profile].encode(), payload)
+    return b"".join([*parts, *chunk_parts(b"AEND", b"")])
+
+
+def _pack_rows(rows: np.ndarray, counts: tuple[int, ...]) -> list[bytes]:
+    """The payloads of the ROWS chunks."""
     if any(count < 0 for count in counts) or sum(counts) != len(rows):
         raise ValueError(f"stage_counts: expected counts that sum to {len(rows)} rows, got {counts}")
     if len(counts) > 0xFFFF:
         raise AirjaxError(f"stages: expected at most {0xFFFF}, got {len(counts)}")
-    if problem := _size_problem(height, width, channels) or _row_problem(rows):
+    if problem := _row_problem(rows):
         raise AirjaxError(problem)
-
-    parts = [_PREAMBLE.pack(SIGNATURE, VERSION)]
-    parts += _chunk(b"AHDR", _HEADER.pack(width, height, channels, PROFILE_LOSSLESS, len(counts)))
-    start = 0
+    payloads, start = [], 0
     for stage, count in enumerate(counts):
         if _ROWS_HEAD.size + count * rows.itemsize * rows.shape[1] > MAX_CHUNK:
             raise AirjaxError(f"stage {stage}: expected at most 2 GiB of Gaussians, got {count} rows")
         body = rows[start : start + count].astype("<f4", copy=False).tobytes()
-        parts += _chunk(b"ROWS", _ROWS_HEAD.pack(stage, count) + body)
+        payloads.append(_ROWS_HEAD.pack(stage, count) + body)
         start += count
-    parts += _chunk(b"AEND", b"")
-    return b"".join(parts)
+    return payloads
 
 
-def decode(data: bytes) -> Encoded:
-    """The content of a file; `decode(encode(x))` equals x bit for bit.
+def decode(data: bytes, *, partial: bool = False) -> Encoded:
+    """The Gaussians of a file, float32.
 
-    Chunks of an unknown ancillary tag (first letter small) are skipped; every other departure from
-    docs/format.md is an error. Work and memory are proportional to `len(data)`.
+    Of a lossless file they are those that were encoded, bit for bit; of a compact one they are the same on every
+    machine. Chunks of an unknown ancillary tag (first letter small) are skipped; every other departure from
+    docs/format.md is an error. Work and memory are bounded by a multiple of `len(data)` and by the size of the image's
+    patch grids.
+
+    Args:
+      data: the file.
+      partial: accept a file that is cut short after its header, and return the stages that are whole.
 
     Returns:
-      Encoded with numpy arrays, float32 in the machine's byte order.
+      Encoded with numpy arrays in the machine's byte order.
 
     Raises:
       FormatError: not a .air file, of an unknown version, damaged, cut short, or with bytes after its end.
     """
-    view = memoryview(data).cast("B")
-    header: _Header | None = None
+    header, chunks, whole = _read(data, partial)
+    if header.profile == PROFILE_COMPACT:
+        return dequantised(_quantised(header, chunks, whole))
     blocks: list[np.ndarray] = []
-    for chunk in _chunks(view):
-        if not chunk.crc_ok:
-            raise FormatError(f"chunk {chunk.tag} at byte {chunk.offset}: checksum mismatch, the file is damaged")
-        if chunk.tag == "AHDR":
-            header = _parse_header(chunk)
-        elif chunk.tag == "ROWS":
-            assert header is not None  # _chunks lets no other chunk come first
-            count = _parse_rows_head(chunk, header, stage=len(blocks))
-            body = np.frombuffer(chunk.payload, "<f4", offset=_ROWS_HEAD.size)
-            blocks.append(body.reshape(count, _GEOMETRY + header.channels))
-            if problem := _row_problem(blocks[-1]):
-                raise FormatError(f"stage {len(blocks) - 1}: {problem}")
-    assert header is not None
-    _check_all_stages(header, len(blocks))
-
+    for chunk in chunks:
+        count = _parse_rows_head(chunk, header, stage=len(blocks))
+        body = np.frombuffer(chunk.payload, "<f4", offset=_ROWS_HEAD.size)
+        blocks.append(body.reshape(count, _GEOMETRY + header.channels))
+        if problem := _row_problem(blocks[-1]):
+            raise FormatError(f"stage {len(blocks) - 1}: {problem}")
+    if whole:
+        _check_all_stages(header, len(blocks))
     rows = np.concatenate([np.empty((0, _GEOMETRY + header.channels), "<f4"), *blocks]).astype(np.float32, copy=False)
     gaussians = Gaussians2D(
         means=rows[:, 0:2].copy(),
@@ -168,8 +185,29 @@ def decode(data: bytes) -> Encoded:
     return Encoded(gaussians, tuple(len(block) for block in blocks), header.image_size)
 
 
+def decode_quantised(data: bytes, *, partial: bool = False) -> Quantised:
+    """The integers of a compact file, exactly those that were encoded; see `decode`.
+
+    Raises:
+      FormatError: as `decode`, and for a file of another profile.
+    """
+    header, chunks, whole = _read(data, partial)
+    if header.profile != PROFILE_COMPACT:
+        raise FormatError(f"profile: expected {PROFILE_NAMES[PROFILE_COMPACT]}, got {PROFILE_NAMES[header.profile]}")
+    return _quantised(header, chunks, whole)
+
+
+def dequantised(quantised: Quantised) -> Encoded:
+    """The Gaussians that quantised rows stand for."""
+    size = quantised.image_size
+    sets = [dequantise(rows, columns=patch_grid(size, rows.patch_size)[1]) for rows in quantised.stages]
+    empty = Gaussians2D(*(np.zeros(shape, np.float32) for shape in ((0, 2), (0, 2), 0, (0, 3))), np.zeros(0, bool))
+    fields = (np.concatenate([getattr(part, name) for part in (empty, *sets)]) for name in empty.__dataclass_fields__)
+    return Encoded(Gaussians2D(*fields), quantised.stage_counts, size)
+
+
 def info(data: bytes) -> FileInfo:
-    """The chunk table and the sizes of a file, without its Gaussians.
+    """The chunk table and the sizes of a file, and what its bits are spent on.
 
     A wrong checksum is reported in the table and is no error here, so that a damaged file can be looked at.
 
@@ -177,22 +215,25 @@ def info(data: bytes) -> FileInfo:
       FormatError: not a .air file, of an unknown version, cut short, or chunks that cannot be followed.
     """
     view = memoryview(data).cast("B")
-    header: _Header | None = None
+    header: Header | None = None
     table: list[ChunkInfo] = []
+    stages: list[Chunk] = []
     counts: list[int] = []
-    for chunk in _chunks(view):
+    for chunk in walk(view):
         table.append(ChunkInfo(chunk.tag, chunk.offset, len(chunk.payload), chunk.crc_ok))
         if chunk.tag == "AHDR":
-            header = _parse_header(chunk)
-        elif chunk.tag == "ROWS":
-            assert header is not None
-            counts.append(_parse_rows_head(chunk, header, stage=len(counts)))
-    assert header is not None
+            header = parse_header(chunk)
+        elif chunk.tag in STAGE_TAGS.values():
+            _check_tag(chunk, header)
+            stages.append(chunk)
+            counts.append(_stage_count(chunk, header, stage=len(counts)))
+    assert header is not None  # walk lets no other chunk come first
     _check_all_stages(header, len(counts))
 
     bits = 8 * len(view)
     num_gaussians = sum(counts)
     height, width = header.image_size
+    compact_and_whole = header.profile == PROFILE_COMPACT and all(chunk.crc_ok for chunk in table)
     return FileInfo(
         version=VERSION,
         profile=PROFILE_NAMES[header.profile],
@@ -203,7 +244,50 @@ def info(data: bytes) -> FileInfo:
         bits_per_gaussian=bits / num_gaussians if num_gaussians else None,
         bpp=bits / (height * width),
         chunks=tuple(table),
+        attribute_bits=attribute_bits(_quantised(header, stages, True)) if compact_and_whole else None,
     )
+
+
+def _read(data: bytes, partial: bool) -> tuple[Header, list[Chunk], bool]:
+    """Header and stage chunks of a file, checksums compared, and whether it is whole; the stages are not looked into."""
+    header: Header | None = None
+    stages: list[Chunk] = []
+    try:
+        for chunk in walk(memoryview(data).cast("B")):
+            if not chunk.crc_ok:
+                raise FormatError(f"chunk {chunk.tag} at byte {chunk.offset}: checksum mismatch, the file is damaged")
+            if chunk.tag == "AHDR":
+                header = parse_header(chunk)
+            elif chunk.tag in STAGE_TAGS.values():
+                _check_tag(chunk, header)
+                stages.append(chunk)
+    except CutShort:
+        if not partial or header is None:
+            raise
+        return header, stages, False
+    assert header is not None  # walk lets no other chunk come first
+    return header, stages, True
+
+
+def _quantised(header: Header, chunks: list[Chunk], whole: bool) -> Quantised:
+    reader = StageReader(header)
+    for chunk in chunks:
+        reader.read(chunk.payload)
+    if whole:
+        _check_all_stages(header, len(chunks))
+    return Quantised(tuple(reader.stages), header.image_size)
+
+
+def _check_tag(chunk: Chunk, header: Header) -> None:
+    expected = STAGE_TAGS[header.profile]
+    if chunk.tag != expected:
+        raise FormatError(f"chunk {chunk.tag} at byte {chunk.offset}: expected {expected} in this profile")
+
+
+def _stage_count(chunk: Chunk, header: Header, *, stage: int) -> int:
+    if header.profile == PROFILE_COMPACT:
+        return parse_head(chunk.payload, header, stage).count
+    return _parse_rows_head(chunk, header, stage=stage)
 
 
 def compact(gaussians: Gaussians2D, *, stage_sizes: tuple[int, ...], image_size: tuple[int, int]) -> Encoded:
@@ -267,16 +351,6 @@ def _rows(gaussians: Gaussians2D) -> np.ndarray:
     return np.concatenate([means, scales, angles[:, None], colors], axis=1)
 
 
-def _size_problem(height: int, width: int, channels: int) -> str | None:
-    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        return f"image size: expected sides of 1 to {MAX_SIDE} pixels, got {width}x{height}"
-    if width * height > MAX_PIXELS:
-        return f"image size: expected at most {MAX_PIXELS} pixels, got {width}x{height}"
-    if not 1 <= channels <= MAX_CHANNELS:
-        return f"channels: expected 1 to {MAX_CHANNELS}, got {channels}"
-    return None
-
-
 def _row_problem(rows: np.ndarray) -> str | None:
     """What a stored (n, 5 + c) block must not hold; None when it is fine. Comparisons with NaN are false."""
     good = np.abs(rows) <= MAX_VALUE
@@ -290,87 +364,7 @@ def _row_problem(rows: np.ndarray) -> str | None:
     return f"Gaussian {row}, {name}: expected a number from {low} to 2^24, got {rows[row, column]}"
 
 
-def _chunk(tag: bytes, payload: bytes) -> list[bytes]:
-    """The parts of one chunk; a list, so that a large payload is copied only once, by the final join."""
-    return [_CHUNK_HEAD.pack(len(payload), tag), payload, _CRC.pack(zlib.crc32(payload, zlib.crc32(tag)))]
-
-
-class _Chunk(NamedTuple):
-    tag: str
-    offset: int
-    payload: memoryview
-    crc_ok: bool
-
-
-class _Header(NamedTuple):
-    image_size: tuple[int, int]
-    channels: int
-    profile: int
-    num_stages: int
-
-
-def _chunks(view: memoryview) -> Iterator[_Chunk]:
-    """Walks a file to its last byte: AHDR first and once, AEND last, every tag known or ancillary."""
-    if len(view) == 0:
-        raise FormatError("expected a .air file, got 0 bytes")
-    start = bytes(view[: len(SIGNATURE)])
-    if not SIGNATURE.startswith(start):
-        if start[:4] == SIGNATURE[:4] or start[1:4] == SIGNATURE[1:4]:
-            raise FormatError("damaged .air signature: a transfer in text mode changes bytes like this")
-        raise FormatError("not a .air file: the signature is missing")
-    if len(view) < _PREAMBLE.size:
-        raise FormatError(f"cut short: {len(view)} bytes end inside the signature and version")
-    version = _PREAMBLE.unpack_from(view)[1]
-    if version != VERSION:
-        raise FormatError(f"version: expected {VERSION}, got {version}; a newer airjax may read it")
-
-    offset, seen, tag = _PREAMBLE.size, False, ""
-    while tag != "AEND":
-        chunk = _read_chunk(view, offset)
-        tag = chunk.tag
-        if (tag == "AHDR") == seen:
-            raise FormatError(f"chunk {tag} at byte {offset}: expected AHDR as the first chunk and only there")
-        if tag[0].isupper() and tag not in ("AHDR", "ROWS", "AEND"):
-            raise FormatError(f"chunk {tag} at byte {offset}: unknown, and marked as needed to decode the file")
-        if tag == "AEND" and len(chunk.payload):
-            raise FormatError(f"chunk AEND at byte {offset}: expected no payload, got {len(chunk.payload)} bytes")
-        seen = True
-        offset += _CHUNK_OVERHEAD + len(chunk.payload)
-        yield chunk
-    if offset != len(view):
-        raise FormatError(f"expected the end of the file at byte {offset}, got {len(view) - offset} bytes more")
-
-
-def _read_chunk(view: memoryview, offset: int) -> _Chunk:
-    """The chunk at `offset`; its payload is a view, nothing is copied."""
-    remaining = len(view) - offset
-    if remaining < _CHUNK_OVERHEAD:
-        raise FormatError(f"cut short: expected a chunk at byte {offset}, got {remaining} bytes")
-    length, tag = _CHUNK_HEAD.unpack_from(view, offset)
-    if not (tag.isascii() and tag.isalpha()):
-        raise FormatError(f"chunk at byte {offset}: expected a tag of four letters, got {tag.hex()}")
-    name = tag.decode("ascii")
-    if length > min(MAX_CHUNK, remaining - _CHUNK_OVERHEAD):
-        have = remaining - _CHUNK_OVERHEAD
-        raise FormatError(f"chunk {name} at byte {offset}: claims {length} bytes, but only {have} are left")
-    begin = offset + _CHUNK_HEAD.size
-    payload = view[begin : begin + length]
-    (crc,) = _CRC.unpack_from(view, begin + length)
-    return _Chunk(name, offset, payload, crc == zlib.crc32(payload, zlib.crc32(tag)))
-
-
-def _parse_header(chunk: _Chunk) -> _Header:
-    if len(chunk.payload) != _HEADER.size:
-        raise FormatError(f"chunk AHDR: expected {_HEADER.size} bytes, got {len(chunk.payload)}")
-    width, height, channels, profile, num_stages = _HEADER.unpack(chunk.payload)
-    if profile not in PROFILE_NAMES:
-        raise FormatError(f"profile: expected one of {sorted(PROFILE_NAMES)}, got {profile}")
-    if problem := _size_problem(height, width, channels):
-        raise FormatError(problem)
-    return _Header((height, width), channels, profile, num_stages)
-
-
-def _parse_rows_head(chunk: _Chunk, header: _Header, *, stage: int) -> int:
+def _parse_rows_head(chunk: Chunk, header: Header, *, stage: int) -> int:
     """Number of rows of a stage; checks that exactly so many are there, and that it is this stage's turn."""
     size = len(chunk.payload)
     if size < _ROWS_HEAD.size:
@@ -385,6 +379,6 @@ def _parse_rows_head(chunk: _Chunk, header: _Header, *, stage: int) -> int:
     return count
 
 
-def _check_all_stages(header: _Header, num_found: int) -> None:
+def _check_all_stages(header: Header, num_found: int) -> None:
     if num_found != header.num_stages:
         raise FormatError(f"expected {header.num_stages} stages, got {num_found}")

@@ -66,25 +66,11 @@ class Model:
         Raises:
           ValueError: a wrong shape or an option outside its range.
         """
-        image = np.asarray(image)
-        if image.dtype.kind in "biu":
-            raise ValueError(f"image: expected floating-point values in [0, 1], got {image.dtype}")
-        image = image.astype(np.float32)
-        if image.ndim != 3 or image.shape[2] != 3 or min(image.shape) < 1:
-            raise ValueError(f"image: expected (h, w, 3), got {image.shape}")
-        if not np.all(np.isfinite(image)):
-            raise ValueError("image: expected finite values in [0, 1]")
-        num_stages = len(self.stages) if num_stages is None else num_stages
-        if not 1 <= num_stages <= len(self.stages):
-            raise ValueError(f"num_stages: expected 1 to {len(self.stages)}, got {num_stages}")
-        if max_gaussians is not None and max_gaussians < 0:
-            raise ValueError(f"max_gaussians: expected at least 0, got {max_gaussians}")
-        if solve_steps < 0:
-            raise ValueError(f"solve_steps: expected at least 0, got {solve_steps}")
+        image = checked_image(image)
+        stages = checked_stages(self, num_stages, max_gaussians, solve_steps)
         control = stage_control_of(
             mse_threshold, ssim_threshold, float("inf") if max_gaussians is None else max_gaussians
         )
-        stages = self.stages[:num_stages]
         gaussians = predict(self.params, image, control, stages=stages)
         sizes = tuple(int(np.prod(patch_grid(image.shape[:2], s.patch_map.patch_size))) for s in stages)
         encoded = compact(gaussians, stage_sizes=sizes, image_size=image.shape[:2])
@@ -95,6 +81,41 @@ class Model:
                 encoded.image_size,
             )
         return encoded
+
+
+def checked_image(image: np.ndarray) -> np.ndarray:
+    """The image as float32, if it is one.
+
+    Raises:
+      ValueError: not (h, w, 3) finite floating-point values.
+    """
+    image = np.asarray(image)
+    if image.dtype.kind in "biu":
+        raise ValueError(f"image: expected floating-point values in [0, 1], got {image.dtype}")
+    image = image.astype(np.float32)
+    if image.ndim != 3 or image.shape[2] != 3 or min(image.shape) < 1:
+        raise ValueError(f"image: expected (h, w, 3), got {image.shape}")
+    if not np.all(np.isfinite(image)):
+        raise ValueError("image: expected finite values in [0, 1]")
+    return image
+
+
+def checked_stages(
+    model: Model, num_stages: int | None, max_gaussians: int | None, solve_steps: int
+) -> tuple[StageConfig, ...]:
+    """The first `num_stages` stages of a model.
+
+    Raises:
+      ValueError: one of the three options is outside its range.
+    """
+    num_stages = len(model.stages) if num_stages is None else num_stages
+    if not 1 <= num_stages <= len(model.stages):
+        raise ValueError(f"num_stages: expected 1 to {len(model.stages)}, got {num_stages}")
+    if max_gaussians is not None and max_gaussians < 0:
+        raise ValueError(f"max_gaussians: expected at least 0, got {max_gaussians}")
+    if solve_steps < 0:
+        raise ValueError(f"solve_steps: expected at least 0, got {solve_steps}")
+    return model.stages[:num_stages]
 
 
 def load(path: str | os.PathLike | None = None) -> Model:

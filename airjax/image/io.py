@@ -24,7 +24,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from airjax.errors import AirjaxError
-from airjax.image.bitstream import MAX_PIXELS
+from airjax.image.container import MAX_PIXELS
 
 # Suffix (small letters) to Pillow's format and its options.
 _WRITERS: dict[str, tuple[str, dict]] = {

@@ -34,11 +34,17 @@ WIDTHS = ("luma", "chroma", "offset", "scale", "angle")  # of the bins; the scal
 NUM_CODES = len(WIDTHS) + 1
 
 MAX_CLASS = 8
-MAX_LEVELS = 256  # of the angle
+# Numbers of angles that are used, and from which ideal number on each of them is.
+LEVELS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+_LEVELS_FROM = (0.0, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0, 112.0, 160.0, 224.0)
 WIDTH_UNITS = 8  # codes of a bin width per octave
 CENTER_UNITS = 16  # codes of the scale's centre per octave
 SCALE_UNITS = 256  # an octave of a stored scale
 CODE_RANGE = (-128, 127)
+# A row of smaller amplitude, in bins, is dropped: it would improve the image by less than its bits are worth elsewhere.
+DROP_BELOW = 2.0
+# Colours are rounded up from this fraction on; a smaller symbol is cheaper, so the middle is not the best place.
+_ROUND_UP = 0.6
 _SPAN = 2.0  # octaves by which a prediction may leave the defaults, up and down
 # Bin widths against that of the luma (colours) and against equal slopes (geometry), before any prediction.
 _DEFAULTS = (1.0, 1.25, 1.6, 2.0, 1.6)
@@ -70,9 +76,14 @@ def _round(x):
     return x + jax.lax.stop_gradient(jnp.round(x) - x)
 
 
-def predicted_codes(
-    votes: Float[Array, " 6"], color_step: Float[Array, ""], *, patch_size: int
-) -> Float[Array, " 6"]:
+def round_colors(values: Float[Array, "n 3"], xp=jnp) -> Float[Array, "n 3"]:
+    """Amplitudes in bins to integers: towards zero below _ROUND_UP; all zero below DROP_BELOW."""
+    kept = xp.sum(xp.square(values), axis=1) >= DROP_BELOW**2
+    rounded = xp.sign(values) * xp.floor(xp.abs(values) + (1 - _ROUND_UP))
+    return xp.where(kept[:, None], rounded, 0.0)
+
+
+def predicted_codes(votes: Float[Array, " 6"], color_step: Float[Array, ""], *, patch_size: int) -> Float[Array, " 6"]:
     """Codes of a stage's bin widths and of its scale centre, rounded straight through.
 
     Args:
@@ -102,7 +113,7 @@ def straight_through(
 ) -> tuple[Gaussians2D, Lattice]:
     """The set as a file would give it back, with gradients as if nothing had been rounded; bin widths get theirs too.
 
-    Rows whose colour rounds to zero become inactive. Float32, so a number may round to the neighbour of what
+    Rows that are dropped have the colour zero, and a gradient that tells what colour they should have. Float32, so a number may round to the neighbour of what
     `quantise` gives.
     """
     dtype = gaussians.means.dtype
@@ -117,7 +128,8 @@ def straight_through(
     colors = jnp.where(on[:, None], gaussians.colors, 0.0)
     amplitude = jnp.dot(colors, matrix.T, precision="highest") * jnp.sqrt(a * b)[:, None]
     n = amplitude / color_widths[None]
-    square = jnp.sum(jnp.square(stop(jnp.round(n))), axis=1)
+    rounded = n + stop(round_colors(n) - n)
+    square = jnp.sum(jnp.square(stop(rounded)), axis=1)
     classes = sum((square >= 2 * 4**k).astype(dtype) for k in range(MAX_CLASS))
     gain = jnp.exp2(-classes)
 
@@ -130,21 +142,191 @@ def straight_through(
 
     ratio = new_a / new_b
     aspect = math.pi / 2 * (ratio - 1 / ratio) / (widths[4] * gain)
-    levels = stop(jnp.where(aspect < 1.5, 1.0, jnp.clip(jnp.round(aspect), 1, MAX_LEVELS)))
+    index = jnp.sum(stop(aspect)[:, None] >= jnp.asarray(_LEVELS_FROM, dtype)[None], axis=1) - 1
+    levels = jnp.asarray(LEVELS, dtype)[index]
     v_angle = angle / math.pi * levels
     new_angle = _round(v_angle) / levels * math.pi
 
     offset_step = 2 * widths[2] * gain * stop(jax.lax.rsqrt(new_a**-2 + new_b**-2))
     v_offset = (gaussians.means - centers) / offset_step[:, None]
     means = centers + _round(v_offset) * offset_step[:, None]
-    new_colors = _round(n) * color_widths[None] / jnp.sqrt(new_a * new_b)[:, None]
+    new_colors = rounded * color_widths[None] / jnp.sqrt(new_a * new_b)[:, None]
     used = on & (square > 0)
     drawn = Gaussians2D(
-        jnp.where(used[:, None], means, centers),
+        means,
         jnp.stack([new_a, new_b], axis=-1),
         new_angle,
         jnp.dot(new_colors, matrix, precision="highest"),
-        used,
+        on,
     )
     values = jnp.concatenate([n, v_scale[:, None], v_aspect[:, None], v_angle[:, None], v_offset], axis=1)
     return drawn, Lattice(values, classes, levels, scale_step, offset_step, aspect, used)
+
+
+# --- exact: integers at rest -----------------------------------------------------------------------------
+
+
+def _powers(units: int) -> np.ndarray:
+    """2^(i / units) for i in [0, units), rounded to multiples of 2^-40 (so that no library's last bit matters)."""
+    return np.rint(np.exp2(np.arange(units) / units) * 2.0**40) / 2.0**40
+
+
+_WIDTH_POWERS, _SCALE_POWERS = _powers(WIDTH_UNITS), _powers(SCALE_UNITS)
+# Stored scales, in SCALE_UNITS: 2^-5 to 2^12 pixels.
+SCALE_RANGE = (-5 * SCALE_UNITS, 12 * SCALE_UNITS)
+
+
+def bin_widths(codes: Int[np.ndarray, " 6"]) -> Float[np.ndarray, " 5"]:
+    """The bin widths of integer codes, float64, in the order of WIDTHS."""
+    codes = np.asarray(codes, np.int64)[: len(WIDTHS)]
+    return np.ldexp(_WIDTH_POWERS[codes % WIDTH_UNITS], codes // WIDTH_UNITS)
+
+
+def square_root_powers(count: int) -> Float[np.ndarray, " k"]:
+    """2^(1 - k / 2) for k in [0, count), float64: limits between sizes that are half an octave apart."""
+    k = np.arange(count)
+    return np.ldexp(_powers(2)[k % 2], 1 - (k + 1) // 2)
+
+
+def classes_of(colors: Int[np.ndarray, "n 3"]) -> Int[np.ndarray, " n"]:
+    """Octave of the amplitude, 0 to MAX_CLASS, from the stored colours: how often 2 * 4^k <= their squared norm."""
+    square = np.sum(np.square(np.minimum(np.abs(colors), 2**20).astype(np.int64)), axis=1)
+    return np.sum(square[:, None] >= 2 * 4 ** np.arange(MAX_CLASS)[None], axis=1)
+
+
+def _log_scales(symbols, widths, center, classes) -> tuple[np.ndarray, np.ndarray]:
+    """Logarithms of both scales in whole SCALE_UNITS."""
+    step = np.ldexp(widths[3] * SCALE_UNITS, -classes)
+    first = np.rint(center * (SCALE_UNITS // CENTER_UNITS) + symbols[:, 3] * step)
+    return first.astype(np.int64), np.rint(first - symbols[:, 4] * step).astype(np.int64)
+
+
+def _power(units: np.ndarray) -> np.ndarray:
+    return np.ldexp(_SCALE_POWERS[units % SCALE_UNITS], units // SCALE_UNITS)
+
+
+def level_index(log_a, log_b, widths, classes) -> Int[np.ndarray, " n"]:
+    """Index into LEVELS: how many angles a row of these scales has."""
+    ratio = _power(log_a - log_b)
+    aspect = np.ldexp((ratio - 1.0 / ratio) * (math.pi / 2), classes) / widths[4]
+    return np.searchsorted(_LEVELS_FROM, aspect, side="right") - 1
+
+
+def _offset_steps(a, b, widths, classes) -> np.ndarray:
+    return np.ldexp(2.0 * widths[2] / np.sqrt(1.0 / (a * a) + 1.0 / (b * b)), -classes)
+
+
+class Geometry(NamedTuple):
+    """What the stored colours, scales and aspects already say about the rest of a row.
+
+    Fields:
+      a, b: (n,) scales in pixels, float64, a >= b.
+      levels: (n,) number of angles.
+      offset_step: (n,) pixels.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    levels: np.ndarray
+    offset_step: np.ndarray
+
+
+def geometry_of(symbols: Int[np.ndarray, "n s"], codes: Int[np.ndarray, " 6"]) -> Geometry:
+    """Scales, number of angles and offset step from the first five symbols.
+
+    Raises:
+      ValueError: a scale outside SCALE_RANGE, or a negative aspect.
+    """
+    widths, classes = bin_widths(codes), classes_of(symbols[:, :3])
+    log_a, log_b = _log_scales(symbols, widths, int(codes[len(WIDTHS)]), classes)
+    if len(symbols) and (log_b.min() < SCALE_RANGE[0] or log_a.max() > SCALE_RANGE[1] or symbols[:, 4].min() < 0):
+        raise ValueError("a scale is out of range")
+    a, b = _power(log_a), _power(log_b)
+    index = level_index(log_a, log_b, widths, classes)
+    return Geometry(a, b, np.array(LEVELS)[index], _offset_steps(a, b, widths, classes))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The quantised rows of one stage.
+
+    Fields:
+      patch_size: P.
+      patches: (n,) increasing numbers of the patches that have a row, row by row of the grid.
+      symbols: (n, 8) integers, see SYMBOLS.
+      codes: (6,) integers in CODE_RANGE: bin widths and scale centre.
+    """
+
+    patch_size: int
+    patches: Int[np.ndarray, " n"]
+    symbols: Int[np.ndarray, "n 8"]
+    codes: Int[np.ndarray, " 6"]
+
+
+def _centers(patches: np.ndarray, patch_size: int, columns: int) -> np.ndarray:
+    return (np.stack([patches % columns, patches // columns], axis=-1) + 0.5) * patch_size
+
+
+def amplitudes_of(gaussians: Gaussians2D) -> Float[np.ndarray, "n 3"]:
+    """Colour times sqrt(a b) in luma and chroma, what is quantised; float64."""
+    scales = np.asarray(gaussians.scales, np.float64)
+    area = np.sqrt(scales[:, 0] * scales[:, 1])
+    return np.asarray(gaussians.colors, np.float64) @ LUMA_CHROMA.T * area[:, None]
+
+
+def quantise(
+    gaussians: Gaussians2D,
+    patches: Int[np.ndarray, " n"],
+    amplitudes: Float[np.ndarray, "n 3"],
+    *,
+    codes: Int[np.ndarray, " 6"],
+    patch_size: int,
+    columns: int,
+) -> Rows:
+    """Rows of a stage; those whose colour rounds to zero (`round_colors`) are left out.
+
+    Args:
+      gaussians: the geometry, one row per entry of `patches`; colours are not looked at.
+      patches: increasing patch numbers.
+      amplitudes: see `amplitudes_of`; of these colours.
+      codes, patch_size, columns: of the stage and its grid.
+    """
+    widths, center = bin_widths(codes), int(codes[len(WIDTHS)])
+    colors = round_colors(amplitudes / widths[[0, 1, 1]], np).astype(np.int64)
+    kept = np.flatnonzero(np.any(colors != 0, axis=1))
+    colors, patches = colors[kept], np.asarray(patches)[kept]
+    physical = jax.tree.map(lambda leaf: np.asarray(leaf)[kept], gaussians)
+    classes = classes_of(colors)
+    a, b, angle = canonical(jax.tree.map(lambda leaf: leaf.astype(np.float64), physical), np)
+    low, high = (np.exp2(x / SCALE_UNITS) for x in SCALE_RANGE)
+    step = np.ldexp(widths[3] * SCALE_UNITS, -classes)
+
+    symbols = np.zeros((len(kept), len(SYMBOLS)), np.int64)
+    symbols[:, :3] = colors
+    log_a, log_b = (SCALE_UNITS * np.log2(np.clip(x, low, high)) for x in (a, b))
+    symbols[:, 3] = np.rint((log_a - center * (SCALE_UNITS // CENTER_UNITS)) / step)
+    stored_a, _ = _log_scales(symbols, widths, center, classes)
+    symbols[:, 4] = np.rint(np.maximum(stored_a - log_b, 0) / step)
+    stored = geometry_of(symbols, codes)
+    symbols[:, 5] = np.rint(angle / math.pi * stored.levels).astype(np.int64) % stored.levels
+    offset = physical.means.astype(np.float64) - _centers(patches, patch_size, columns)
+    symbols[:, 6:] = np.rint(offset / stored.offset_step[:, None])
+    return Rows(patch_size, patches, symbols, np.asarray(codes, np.int64))
+
+
+def dequantise(rows: Rows, *, columns: int) -> Gaussians2D:
+    """The Gaussians that stored rows stand for: float32, all active; the same bits on every machine."""
+    widths, symbols = bin_widths(rows.codes), rows.symbols
+    stored = geometry_of(symbols, rows.codes)
+    means = _centers(rows.patches, rows.patch_size, columns) + symbols[:, 6:] * stored.offset_step[:, None]
+    normal = symbols[:, :3] * widths[[0, 1, 1]] / np.sqrt(stored.a * stored.b)[:, None]
+    # Written out, since a library's matrix product may add in any order.
+    matrix = LUMA_CHROMA
+    colors = [normal[:, 0] * matrix[0, c] + normal[:, 1] * matrix[1, c] + normal[:, 2] * matrix[2, c] for c in range(3)]
+    return Gaussians2D(
+        means.astype(np.float32),
+        np.stack([stored.a, stored.b], axis=-1).astype(np.float32),
+        (symbols[:, 5] * math.pi / stored.levels).astype(np.float32),
+        np.stack(colors, axis=-1).astype(np.float32),
+        np.ones(len(symbols), bool),
+    )

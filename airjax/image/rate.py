@@ -26,7 +26,7 @@ def init_rate(num_stages: int) -> dict[str, Any]:
     return {"log_spread": jnp.broadcast_to(jnp.asarray(_START), (num_stages, MAX_CLASS + 1, len(_START)))}
 
 
-def laplace_bits(values: Float[Array, "..."], spread: Float[Array, "..."]) -> Float[Array, "..."]:
+def laplace_bits(values: Float[Array, ...], spread: Float[Array, ...]) -> Float[Array, ...]:
     """-log2 of the mass of [v - 1/2, v + 1/2] under a Laplace distribution of mean 0 and mean magnitude `spread` (> 0)."""
     magnitude = jnp.abs(values)
     far = (magnitude - 0.5) / spread * _LOG2E - jnp.log2(0.5 * -jnp.expm1(-1 / spread))
@@ -47,9 +47,7 @@ def _neighbour_mean(x: Float[Array, "n k"], used, grid: tuple[int, int]) -> tupl
     return around[:, :-1] / jnp.maximum(count, 1), count > 0
 
 
-def estimated_bits(
-    lattice: Lattice, rate: dict[str, Any], *, stage: int, grid: tuple[int, int]
-) -> Float[Array, ""]:
+def estimated_bits(lattice: Lattice, rate: dict[str, Any], *, stage: int, grid: tuple[int, int]) -> Float[Array, ""]:
     """Bits of one stage of one image, without the mask of its patches.
 
     Args:

@@ -20,7 +20,7 @@ def experiment(smoke: bool) -> Experiment:
         phase=Compact(joint=Joint(stage_weights=(0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 1.0), budget=(0.3, 1.1))),
         stages=SCALABLE,
         optimizer=Optimizer(learning_rate=6e-4),
-        loop=LoopConfig(num_steps=8_000, seed=2, log_every=50, checkpoint_every=250, panel_every=1000),
+        loop=LoopConfig(num_steps=6_500, seed=2, log_every=50, checkpoint_every=250, panel_every=1000),
         data=dataclasses.replace(base.data, seed=2),
         init="runs/joint",
         init_stages=(0, 0, 1, 2, 3, 4, 5),
