@@ -3,8 +3,7 @@
 Results go to stdout, everything else to stderr. A bad file is one line that names it; the other files are still done,
 and the exit status is 2 at the end. Status 130: interrupted; 141: nobody reads the output any more.
 
-What is written never replaces an input or an output of the same run. Another file that is there already is replaced
-with --force only, except that `encode` replaces a .air file. JAX is imported by the commands that compute, once there
+JAX is imported by the commands that compute, once there
 is something to compute.
 """
 
@@ -13,21 +12,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import os
 import sys
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 import airjax
 from airjax.errors import AirjaxError, FormatError
+from airjax.jobs import each, expand, guarded, plan
+from airjax.screen import Fatal, Screen, discard_output, reason
 
 if TYPE_CHECKING:
+    from airjax.image.bitstream import Encoded
     from airjax.image.encoder import Model
 
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
@@ -36,7 +34,7 @@ _MAX_INT = 2**31 - 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status; never raises for what a user can cause."""
-    screen = _Screen()
+    screen = Screen()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")  # odd metadata; what matters is a notice of read_image
@@ -49,17 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         screen.error("interrupted; the files that were done are kept")
         return INTERRUPTED
     except BrokenPipeError:
-        _discard_output()
+        discard_output()
         return BROKEN_PIPE
-    except (AirjaxError, _Fatal) as error:
+    except (AirjaxError, Fatal) as error:
         screen.error(str(error))
     except OSError as error:  # files have their own messages: what is left is the screen or what stands for it
-        _discard_output()
-        screen.error(f"cannot go on ({_reason(error)}), expected an output that can be written")
+        discard_output()
+        screen.error(f"cannot go on ({reason(error)}), expected an output that can be written")
     return BAD_INPUT
 
 
-def _run(argv: Sequence[str] | None, screen: _Screen) -> int:
+def _run(argv: Sequence[str] | None, screen: Screen) -> int:
     try:
         options = _parser().parse_args(argv)
     except SystemExit as stop:  # --help, --version, or a wrong option, all said by argparse
@@ -80,6 +78,25 @@ def _parser() -> argparse.ArgumentParser:
     encode = commands.add_parser("encode", help="photographs to .air files")
     encode.set_defaults(command=_encode)
     _add_files(encode, "PNG, JPEG, WebP or TIFF files, or folders of them", "photo.air")
+    encode.add_argument(
+        "-q",
+        "--quality",
+        type=_number(0.0, 100.0),
+        metavar="Q",
+        help="0 (smallest file) to 100 (default: 60)",
+    )
+    encode.add_argument(
+        "--target-psnr", type=_number(0.0, 100.0), metavar="DB", help="smallest file of at least so many decibels"
+    )
+    encode.add_argument(
+        "--target-bpp",
+        type=_number(0.0, 1000.0),
+        metavar="B",
+        help="best quality of at most so many bits per pixel, everything in the file counted",
+    )
+    encode.add_argument(
+        "--lossless", action="store_true", help="keep the Gaussians as they are, in 32 bytes each: a large file"
+    )
     encode.add_argument("--stages", type=_whole(1), metavar="N", help="run the first N stages only (default: all)")
     encode.add_argument(
         "--max-gaussians", type=_whole(0), metavar="N", help="most Gaussians of one image (default: no limit)"
@@ -94,13 +111,14 @@ def _parser() -> argparse.ArgumentParser:
         "--mse-threshold",
         type=_number(0.0, 1.0),
         metavar="X",
-        help="a patch gets a Gaussian where its mean squared error is above X (default: 10^-4, 40 dB) ...",
+        help="a patch gets a Gaussian where its mean squared error is above X (default: what fits the quality; "
+        "with --lossless 10^-4, 40 dB) ...",
     )
     encode.add_argument(
         "--ssim-threshold",
         type=_number(0.0, 2.0),
         metavar="X",
-        help="... or where 1 - SSIM of the patch is above X (default: 0.05)",
+        help="... or where 1 - SSIM of the patch is above X (default: nowhere; with --lossless 0.05)",
     )
     encode.add_argument("--weights", metavar="FILE", help="weights (.safetensors) other than the shipped ones")
 
@@ -115,6 +133,9 @@ def _parser() -> argparse.ArgumentParser:
         help="draw S times as wide and high (default: 1)",
     )
     decode.add_argument("--stages", type=_whole(1), metavar="N", help="draw the first N stages only (default: all)")
+    decode.add_argument(
+        "--partial", action="store_true", help="of a file that is cut short, draw the stages that are complete"
+    )
 
     info = commands.add_parser("info", help="what .air files hold")
     info.set_defaults(command=_info, quiet=False)
@@ -157,15 +178,14 @@ def _number(low: float, high: float) -> Callable[[str], float]:
 # --- commands --------------------------------------------------------------------------------------------------------
 
 
-def _encode(options: argparse.Namespace, screen: _Screen) -> None:
+def _encode(options: argparse.Namespace, screen: Screen) -> None:
     from airjax.image import bitstream
     from airjax.image.io import IMAGE_SUFFIXES, atomic_write_bytes, display_name, read_image
 
-    sources = _expand(options.inputs, IMAGE_SUFFIXES, screen)
-    jobs = _plan(sources, options, ".air", (".air",), screen)
+    sources = expand(options.inputs, IMAGE_SUFFIXES, screen)
+    jobs = plan(sources, options, ".air", (".air",), screen)
+    _check_goals(options)
     prepare = functools.cache(lambda: _load_model(options, screen))  # once, when the first image has been read
-    names = ("max_gaussians", "solve_steps", "mse_threshold", "ssim_threshold")
-    chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
     def encode_file(source: Path, target: Path) -> None:
         name = display_name(source)
@@ -173,10 +193,9 @@ def _encode(options: argparse.Namespace, screen: _Screen) -> None:
         for notice in notices:
             screen.notice(f"{name}: {notice}")
         model = prepare()
-        with _Clock() as clock:
-            encoded = model.encode(pixels, num_stages=options.stages, **chosen)
         try:
-            data = bitstream.encode(encoded)
+            with _Clock() as clock:
+                encoded, data, remark = _encode_image(model, pixels, options)
         except AirjaxError as error:
             raise AirjaxError(f"{name}: {error}") from error
         quality = f", PSNR {_psnr(encoded, pixels):.2f} dB" if not options.quiet else ""
@@ -187,24 +206,63 @@ def _encode(options: argparse.Namespace, screen: _Screen) -> None:
             f"{name} -> {display_name(target)}: {_content(encoded.image_size, encoded.stage_counts)}, "
             f"{len(data)} bytes, {bpp:.3f} bpp, {clock}{quality}"
         )
+        if remark:
+            screen.notice(f"{name}: {remark}")
 
-    _each(jobs, _guarded(encode_file, sources, options, ours=bitstream.SIGNATURE), screen)
+    each(jobs, guarded(encode_file, sources, options, ours=bitstream.SIGNATURE), screen)
 
 
-def _decode(options: argparse.Namespace, screen: _Screen) -> None:
+def _check_goals(options: argparse.Namespace) -> None:
+    """One goal at a time: a quality, a target, or lossless."""
+    goals = ("quality", "target_psnr", "target_bpp", "lossless")
+    given = [f"--{goal.replace('_', '-')}" for goal in goals if getattr(options, goal) not in (None, False)]
+    if len(given) > 1:
+        raise Fatal(f"{' and '.join(given)}: expected one of them")
+
+
+def _encode_image(model: Model, pixels, options: argparse.Namespace) -> tuple[Encoded, bytes, str]:
+    """(Gaussians as decoded, bytes, what the user should know about the target or "")."""
+    from airjax.image import bitstream, compress
+
+    names = ("max_gaussians", "solve_steps", "mse_threshold", "ssim_threshold")
+    chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    chosen["num_stages"] = options.stages
+    if options.lossless:
+        encoded = model.encode(pixels, **chosen)
+        return encoded, bitstream.encode(encoded), ""
+    target = {name: getattr(options, name) for name in ("target_psnr", "target_bpp")}
+    if set(target.values()) == {None}:
+        quality = compress.DEFAULT_QUALITY if options.quality is None else options.quality
+        quantised = compress.compress(model, pixels, quality=quality, **chosen)
+        return bitstream.dequantised(quantised), bitstream.encode(quantised), ""
+    found = compress.search(model, pixels, **target, **chosen)
+    unit, asked = (" dB", options.target_psnr) if options.target_bpp is None else (" bpp", options.target_bpp)
+    remark = f"quality {found.quality:.1f} gives {found.achieved:.3f}{unit}"
+    if not found.reached:
+        remark = f"a target of {asked:g}{unit} is out of reach; the nearest is {remark}"
+    return bitstream.dequantised(found.quantised), found.data, remark
+
+
+def _decode(options: argparse.Namespace, screen: Screen) -> None:
     import numpy as np
 
     from airjax.image import bitstream
     from airjax.image.io import IMAGE_SUFFIXES, display_name, read_bytes, write_image
     from airjax.render.plan import render, scaled_size
 
-    sources = _expand(options.inputs, (".air",), screen)
-    jobs = _plan(sources, options, ".png", IMAGE_SUFFIXES, screen)
+    sources = expand(options.inputs, (".air",), screen)
+    jobs = plan(sources, options, ".png", IMAGE_SUFFIXES, screen)
     prepare = functools.cache(lambda: _start_jax(screen))
 
     def decode_file(source: Path, target: Path) -> None:
         name = display_name(source)
-        encoded = bitstream.decode(read_bytes(source))
+        data = read_bytes(source)
+        try:
+            encoded = bitstream.decode(data, partial=options.partial)
+        except bitstream.CutShort as error:
+            if options.partial:
+                raise
+            raise FormatError(f"{error}; --partial draws the stages that are complete") from error
         stages = len(encoded.stage_counts)
         if options.stages is not None:
             if options.stages > stages:
@@ -228,10 +286,10 @@ def _decode(options: argparse.Namespace, screen: _Screen) -> None:
         write_image(target, image)
         screen.result(f"{name} -> {display_name(target)}: {_content(size, encoded.stage_counts)}, {clock}")
 
-    _each(jobs, _guarded(decode_file, sources, options, ours=None), screen)
+    each(jobs, guarded(decode_file, sources, options, ours=None), screen)
 
 
-def _info(options: argparse.Namespace, screen: _Screen) -> None:
+def _info(options: argparse.Namespace, screen: Screen) -> None:
     from airjax.image import bitstream
     from airjax.image.io import display_name, read_bytes
 
@@ -249,11 +307,16 @@ def _info(options: argparse.Namespace, screen: _Screen) -> None:
         for chunk in info.chunks:
             verdict = "ok" if chunk.crc_ok else "WRONG"
             screen.result(f"  {chunk.tag}  {chunk.offset:10}  {chunk.length:9}  {verdict}")
+        if info.attribute_bits and sum(info.stage_counts):
+            shares = {kind: bits / sum(info.stage_counts) for kind, bits in info.attribute_bits.items()}
+            shares["heads and chunks"] = info.bits_per_gaussian - sum(shares.values())
+            parts = [f"{kind} {bits:.2f}" for kind, bits in shares.items()]
+            screen.result(f"  bits per Gaussian: {', '.join(parts)}")
         damaged = [f"{chunk.tag} at byte {chunk.offset}" for chunk in info.chunks if not chunk.crc_ok]
         if damaged:
             raise AirjaxError(f"{name}: damaged, expected right checksums, got wrong ones in {', '.join(damaged)}")
 
-    _each([(source,) for source in _expand(options.inputs, (".air",), screen)], info_file, screen)
+    each([(source,) for source in expand(options.inputs, (".air",), screen)], info_file, screen)
 
 
 def _content(image_size: tuple[int, int], stage_counts: tuple[int, ...]) -> str:
@@ -261,162 +324,10 @@ def _content(image_size: tuple[int, int], stage_counts: tuple[int, ...]) -> str:
     return f"{image_size[1]}x{image_size[0]}, {sum(stage_counts)} Gaussians in {stages}"
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-def _expand(inputs: Iterable[str], suffixes: Sequence[str], screen: _Screen) -> list[Path]:
-    """The files named, those of folders included, each once; a folder that gives none is one error line."""
-    from airjax.image.io import display_name, find_images
-
-    found: dict[Path, None] = {}
-    for name in inputs:
-        try:
-            found.update(dict.fromkeys(find_images([name], suffixes=suffixes)))
-        except AirjaxError as error:
-            screen.error(str(error))
-        except OSError as error:
-            screen.error(f"{display_name(name)}: cannot be read ({_reason(error)}), expected a file or a folder")
-    return list(found)
-
-
-def _plan(
-    sources: list[Path],
-    options: argparse.Namespace,
-    suffix: str,
-    allowed: Sequence[str],
-    screen: _Screen,
-) -> list[tuple[Path, Path]]:
-    """(source, target) for every source: beside it, in the folder `--output`, or the file `--output`.
-
-    Sources whose targets would be the same file keep their whole names: a.jpg and a.png become a.jpg.air and a.png.air.
-
-    Raises:
-      AirjaxError: an output that cannot serve these sources.
-    """
-    from airjax.image.io import display_name
-
-    several = len(sources) > 1 or any(os.path.isdir(name) for name in options.inputs)
-    output = options.output
-    if output is not None and not _is_folder_name(output, several):
-        if Path(output).suffix.lower() not in allowed:
-            raise AirjaxError(f"{display_name(output)}: expected a name ending in {', '.join(allowed)}")
-        return [(source, Path(output)) for source in sources]
-    if output is not None and sources:
-        _make_folder(output, allowed)
-    folders = [source.parent if output is None else Path(output) for source in sources]
-    targets = [folder / (source.stem + suffix) for folder, source in zip(folders, sources, strict=True)]
-    counts = Counter(targets)
-    for i, source in enumerate(sources):
-        if counts[targets[i]] > 1:
-            whole = targets[i].with_name(source.name + suffix)
-            screen.notice(
-                f"{display_name(source)}: another input would be written to {display_name(targets[i])} too; "
-                f"this one goes to {display_name(whole)}"
-            )
-            targets[i] = whole
-    return list(zip(sources, targets, strict=True))
-
-
-def _is_folder_name(output: str, several: bool) -> bool:
-    return several or os.path.isdir(output) or output.endswith(("/", os.sep))
-
-
-def _make_folder(output: str, allowed: Sequence[str]) -> None:
-    """The folder `--output`, made if only its last part is missing."""
-    from airjax.image.io import display_name
-
-    name = display_name(output)
-    if os.path.isdir(output):
-        return
-    if os.path.lexists(output) or Path(output).suffix.lower() in allowed:
-        raise AirjaxError(f"{name}: expected a folder for the outputs of several files, got a file's name")
-    try:
-        os.mkdir(output)
-    except OSError as error:
-        raise AirjaxError(f"{name}: folder cannot be made ({_reason(error)})") from error
-
-
-def _guarded(
-    work: Callable[[Path, Path], None],
-    sources: Iterable[Path],
-    options: argparse.Namespace,
-    *,
-    ours: bytes | None,
-) -> Callable[[Path, Path], None]:
-    """`work`, after a check that its target may be written.
-
-    Args:
-      work: called with a source and its target.
-      sources: files that must not be replaced whatever happens, and neither must what `work` has written.
-      options: with `force`.
-      ours: first bytes of files that may be replaced without `force`.
-    """
-    from airjax.image.io import display_name
-
-    taken = {identity: "an input" for source in sources if (identity := _identity(source))}
-
-    def guarded(source: Path, target: Path) -> None:
-        name = display_name(target)
-        if not os.path.isdir(target.parent):
-            folder = display_name(target.parent)
-            raise AirjaxError(f"{name}: cannot be written, expected an existing folder {folder}")
-        if (owner := taken.get(_identity(target))) is not None:
-            raise AirjaxError(f"{display_name(source)}: not written to {name}, which is {owner} of this run")
-        if os.path.exists(target):
-            if not os.path.isfile(target):
-                raise AirjaxError(f"{name}: cannot be written, expected a file, got a folder or a device")
-            if not (options.force or (ours and _starts_with(target, ours))):
-                raise AirjaxError(
-                    f"{name}: exists already and is kept, expected a new name (-o) or --force to replace it"
-                )
-        work(source, target)
-        taken[_identity(target)] = "an output"
-
-    return guarded
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What two names of one file have in common: links, and capital letters where the disk ignores them."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _starts_with(path: Path, start: bytes) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(start)) == start
-    except OSError:
-        return False
-
-
-def _each(jobs: Sequence[tuple[Path, ...]], work: Callable[..., None], screen: _Screen) -> None:
-    """`work(*job)` for every job; one that fails is one line with the name of its source, the first of the job."""
-    from airjax.image.io import display_name
-
-    hidden = screen.quiet or len(jobs) < 2 or not sys.stderr.isatty()
-    with tqdm(jobs, unit="file", disable=hidden, file=sys.stderr) as bar:
-        for job in bar:
-            try:
-                work(*job)
-            except FormatError as error:  # knows the bytes, not the name
-                screen.error(f"{display_name(job[0])}: {error}")
-            except AirjaxError as error:
-                screen.error(str(error))
-            except MemoryError:
-                screen.error(f"{display_name(job[0])}: not enough memory, expected a smaller image")
-            except RuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):  # how XLA reports that memory is short
-                    raise
-                screen.error(f"{display_name(job[0])}: not enough memory, expected a smaller image")
-
-
 # --- computing -------------------------------------------------------------------------------------------------------
 
 
-def _start_jax(screen: _Screen) -> None:
+def _start_jax(screen: Screen) -> None:
     """Turns the compilation cache on, and says that there may be something to wait for."""
     from airjax.cache import enable_compilation_cache
 
@@ -425,11 +336,11 @@ def _start_jax(screen: _Screen) -> None:
     screen.notice(f"the first image of a size takes longer: its programs are compiled, which {kept}")
 
 
-def _load_model(options: argparse.Namespace, screen: _Screen) -> Model:
+def _load_model(options: argparse.Namespace, screen: Screen) -> Model:
     """The weights, once they are known to fit; any problem with them is the end of the run.
 
     Raises:
-      _Fatal: no usable weights, or fewer stages than asked for.
+      Fatal: no usable weights, or fewer stages than asked for.
     """
     import jax
 
@@ -444,7 +355,7 @@ def _load_model(options: argparse.Namespace, screen: _Screen) -> Model:
     try:
         model = load(options.weights)
     except (AirjaxError, OSError) as error:
-        raise _Fatal(str(error)) from error
+        raise Fatal(str(error)) from error
 
     @functools.cache  # stages are mostly alike, and tracing one takes a while
     def fresh(stage):
@@ -453,14 +364,14 @@ def _load_model(options: argparse.Namespace, screen: _Screen) -> Model:
     try:
         expected = shapes({f"stage{i}": fresh(stage) for i, stage in enumerate(model.stages)})
     except (TypeError, ValueError) as error:
-        raise _Fatal(f"{model.name}: expected stages that can be built, got others ({error})") from error
+        raise Fatal(f"{model.name}: expected stages that can be built, got others ({error})") from error
     found = shapes(model.params)
     wrong = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
     if wrong or not model.stages:
         where = f", first at {wrong[0]}" if wrong else ""
-        raise _Fatal(f"{model.name}: expected weights that fit their stage configuration, got others{where}")
+        raise Fatal(f"{model.name}: expected weights that fit their stage configuration, got others{where}")
     if options.stages is not None and options.stages > len(model.stages):
-        raise _Fatal(f"--stages: expected at most {len(model.stages)} for {model.name}, got {options.stages}")
+        raise Fatal(f"--stages: expected at most {len(model.stages)} for {model.name}, got {options.stages}")
     return model
 
 
@@ -500,51 +411,3 @@ class _Clock:
     def __str__(self) -> str:
         share = f" ({1000 * self._compiling:.0f} compiling)" if self._compiling > 0.1 * self._seconds else ""
         return f"{1000 * self._seconds:.0f} ms{share}"
-
-
-# --- screen ----------------------------------------------------------------------------------------------------------
-
-
-class _Fatal(Exception):
-    """What makes the files still to come pointless; the message is the line for the user."""
-
-
-class _Screen:
-    """What the user sees: results on stdout, notices and errors on stderr, each at once and above the progress bar."""
-
-    def __init__(self):
-        self.quiet = False
-        self.num_errors = 0
-
-    def result(self, line: str) -> None:
-        if not self.quiet:
-            _print(line, sys.stdout)
-
-    def notice(self, line: str) -> None:
-        if not self.quiet:
-            _print(_one_line(line), sys.stderr)
-
-    def error(self, line: str) -> None:
-        self.num_errors += 1
-        _print(_one_line(line), sys.stderr)
-
-
-def _one_line(text: str) -> str:
-    return "airjax: " + " ".join(text.splitlines())
-
-
-def _print(line: str, stream: TextIO) -> None:
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    line = line.encode(encoding, "backslashreplace").decode(encoding)  # names that the terminal cannot show
-    with tqdm.external_write_mode(file=stream):
-        print(line, file=stream, flush=True)
-
-
-def _discard_output() -> None:
-    """Sends what Python still holds for stdout nowhere: writing it again when the program ends would fail again."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or type(error).__name__

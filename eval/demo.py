@@ -15,12 +15,15 @@ import numpy as np
 from airjax import AirjaxError, load
 from airjax.cache import enable_compilation_cache
 from airjax.image import bitstream
+from airjax.image.compress import compress
+from airjax.image.container import CHUNK_OVERHEAD
 from airjax.image.io import atomic_write_bytes, display_name, read_bytes, read_image
-from eval.images import decode_pixels, score
+from eval.images import as_written, decode_pixels, score
 from eval.picture import make_picture
 from eval.timing import Timing, time_warm
 
 REPETITIONS = 5
+NUM_PREFIXES = 4
 
 
 def compare(original: Path, file: Path, decoded: Path, weights: Path | None) -> tuple[list[str], bytes]:
@@ -50,14 +53,28 @@ def compare(original: Path, file: Path, decoded: Path, weights: Path | None) -> 
         f"encode {1e3 * encode.median:.0f} ms, decode {1e3 * decode.median:.0f} ms (warm, median of {REPETITIONS})",
     ]
     buffer = io.BytesIO()
-    make_picture(image, reconstruction, encoded, facts).save(buffer, "PNG")
+    shown = [(f"stage {n}: {size / 1024:.1f} kB, {psnr:.1f} dB", part) for n, size, psnr, part in prefixes(image, data)]
+    make_picture(image, reconstruction, encoded, facts, prefixes=shown).save(buffer, "PNG")
+    facts += ["the beginning of the file, " + title for title, _ in shown]
     return facts, buffer.getvalue()
+
+
+def prefixes(image: np.ndarray, data: bytes) -> list[tuple[int, int, float, np.ndarray]]:
+    """(stages, bytes, PSNR, pixels) of some beginnings of a file that end with a stage, the whole file left out."""
+    ends = [chunk.offset + chunk.length + CHUNK_OVERHEAD for chunk in bitstream.info(data).chunks][1:-1]
+    chosen = sorted({round(k) for k in np.linspace(1, len(ends) - 1, NUM_PREFIXES)}) if len(ends) > 1 else []
+    result = []
+    for stages in chosen:
+        size = ends[stages - 1]
+        part = decode_pixels(data[:size], partial=True)
+        result.append((stages, size, score(image, part).psnr, as_written(part)))
+    return result
 
 
 def warm_times(image: np.ndarray, data: bytes, weights: Path | None) -> tuple[Timing, Timing]:
     """Pixels to bytes with the default options, and bytes to pixels, after a first run that compiles."""
     model = load(weights)
-    encode, _ = time_warm(lambda: bitstream.encode(model.encode(image)), REPETITIONS)
+    encode, _ = time_warm(lambda: bitstream.encode(compress(model, image)), REPETITIONS)
     decode, _ = time_warm(lambda: decode_pixels(data), REPETITIONS)
     return encode, decode
 

@@ -121,9 +121,9 @@ def _score(image, rendered):
     )
 
 
-def decode_pixels(data: bytes) -> np.ndarray:
-    """Bytes of a .air file to (h, w, c) pixels, not clipped."""
-    encoded = bitstream.decode(data)
+def decode_pixels(data: bytes, *, partial: bool = False) -> np.ndarray:
+    """Bytes of a .air file, or of its beginning (`partial`), to (h, w, c) pixels, not clipped."""
+    encoded = bitstream.decode(data, partial=partial)
     return np.asarray(render(encoded.gaussians, image_size=encoded.image_size).image)
 
 

@@ -72,20 +72,27 @@ def panel_zoom(image_size: tuple[int, int]) -> float:
 
 
 def make_picture(
-    original: np.ndarray, reconstruction: np.ndarray, encoded: Encoded, caption: Sequence[str]
+    original: np.ndarray,
+    reconstruction: np.ndarray,
+    encoded: Encoded,
+    caption: Sequence[str],
+    *,
+    prefixes: Sequence[tuple[str, np.ndarray]] = (),
 ) -> Image.Image:
-    """The picture: two by two panels for a wide image, four in a row for a tall one.
+    """The picture: two by two panels for a wide image, four in a row for a tall one, and a strip of smaller ones.
 
     Args:
       original, reconstruction: (h, w, 3) float in [0, 1].
       encoded: the Gaussians behind the reconstruction.
       caption: facts to print below the panels; lines are broken between them.
+      prefixes: (title, image) of what the beginning of the file decodes to, side by side in one strip.
 
     Raises:
-      ValueError: the three are not of one size.
+      ValueError: the images are not of one size.
     """
     height, width = encoded.image_size
-    for name, image in (("original", original), ("reconstruction", reconstruction)):
+    images = [("original", original), ("reconstruction", reconstruction), *prefixes]
+    for name, image in images:
         if image.shape != (height, width, 3):
             raise ValueError(f"{name}: expected {(height, width, 3)} like the file, got {image.shape}")
     zoom = panel_zoom((height, width))
@@ -96,9 +103,8 @@ def make_picture(
         ("Gaussian centres by stage", centers_image(original, encoded, zoom)),
     ]
     columns = 2 if width >= height else 4
-    panel_width, panel_height = (max(side, _MIN_SIDE // 2) for side in panels[0][1].size)
-    cell = (panel_width + _MARGIN, panel_height + _TITLE + _MARGIN)
-    total_width = columns * cell[0] + _MARGIN
+    cell, total_width = _cells(panels, columns)
+    strip, strip_height = _strip(prefixes, zoom, total_width)
     font, small = ImageFont.load_default(size=20), ImageFont.load_default(size=17)
     entries = [
         (f"stage {stage + 1}: {count:,}", color)
@@ -108,7 +114,8 @@ def make_picture(
     ]
     legend = _break_lines([text for text, _ in entries], small, total_width - 2 * _MARGIN, gap=44)
     lines = _break_lines(caption, font, total_width - 2 * _MARGIN, gap=28)
-    top = -(-len(panels) // columns) * cell[1] + _MARGIN
+    below = -(-len(panels) // columns) * cell[1] + _MARGIN
+    top = below + strip_height
     total_height = top + _LEGEND * len(legend) + 30 * len(lines) + _MARGIN
     page = Image.new("RGB", (total_width, total_height), _PAPER)
     draw = ImageDraw.Draw(page)
@@ -116,6 +123,9 @@ def make_picture(
         x, y = _MARGIN + i % columns * cell[0], _MARGIN + i // columns * cell[1]
         draw.text((x, y), title, _INK, font)
         page.paste(panel, (x, y + _TITLE - 4))
+    for x, title, panel in strip:
+        draw.text((x, below), title, _INK, small)
+        page.paste(panel, (x, below + _TITLE - 8))
     colors = iter(color for _, color in entries)
     for row in legend:
         for x, text in row:
@@ -127,6 +137,27 @@ def make_picture(
             draw.text((x + _MARGIN, top), text, _INK, font)
         top += 30
     return page
+
+
+def _cells(panels: Sequence[tuple[str, Image.Image]], columns: int) -> tuple[tuple[int, int], int]:
+    """(width and height of a cell with its title and margin, width of the page)."""
+    panel_width, panel_height = (max(side, _MIN_SIDE // 2) for side in panels[0][1].size)
+    return (panel_width + _MARGIN, panel_height + _TITLE + _MARGIN), columns * (panel_width + _MARGIN) + _MARGIN
+
+
+def _strip(
+    prefixes: Sequence[tuple[str, np.ndarray]], zoom: float, total_width: int
+) -> tuple[list[tuple[int, str, Image.Image]], int]:
+    """(left edge, title, panel) of images that fill the width of the page together, and the height that they take."""
+    if not prefixes:
+        return [], 0
+    width = (total_width - _MARGIN) // len(prefixes) - _MARGIN
+    panels = [
+        (_MARGIN + i * (width + _MARGIN), title, _panel(image, zoom)) for i, (title, image) in enumerate(prefixes)
+    ]
+    height = max(1, round(panels[0][2].height * width / panels[0][2].width))
+    resized = [(x, title, panel.resize((width, height), Image.Resampling.LANCZOS)) for x, title, panel in panels]
+    return resized, height + _TITLE + _MARGIN
 
 
 def _panel(image: np.ndarray, zoom: float) -> Image.Image:

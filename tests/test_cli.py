@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from PIL import Image
 import airjax
 from airjax import checkpoint, cli, config
 from airjax.gaussians import Gaussians2D, PatchMap
-from airjax.image import bitstream
+from airjax.image import bitstream, compress
 from airjax.image.io import read_image
 from airjax.image.stages import StageConfig, init_params
 from airjax.nn.predictor import PredictorConfig
@@ -113,13 +114,14 @@ def failing(error):
 
 
 def test_encode_and_decode_beside_the_input(run, weights):
-    """Oracles: Model.encode for the file, airjax.render for the image, PSNR by definition from the two PNG files."""
+    """Oracles: `compress` for the file, airjax.render for the image, PSNR by definition from the two PNG files."""
     photo("photo.png")
     done = run("encode", "photo.png")
     assert done.status == 0 and done.err == []
-    expected = airjax.load(weights).encode(read_image("photo.png").pixels)
+    quantised = compress.compress(airjax.load(weights), read_image("photo.png").pixels)
+    expected = bitstream.dequantised(quantised)
     data = Path("photo.air").read_bytes()
-    assert data == bitstream.encode(expected)
+    assert data == bitstream.encode(quantised)
 
     Path("photo.png").rename("original.png")
     decoded = run("decode", "photo.air")
@@ -150,15 +152,17 @@ def test_encode_and_decode_beside_the_input(run, weights):
     ],
 )
 def test_encode_options_reach_the_model(run, weights, options, keywords):
-    """Oracle: Model.encode with the same options, which must also differ from the result without them."""
+    """Oracle: the library with the same options, which must also differ from the result without them."""
     photo("photo.png")
-    result = run("encode", "photo.png", "-o", "out.air", *options)
-    assert result.status == 0
-    assert bool(result.out) == ("--quiet" not in options)
     model, pixels = airjax.load(weights), read_image("photo.png").pixels
-    data = Path("out.air").read_bytes()
-    assert data == bitstream.encode(model.encode(pixels, **keywords))
-    assert data != bitstream.encode(model.encode(pixels))
+    library = {(): partial(compress.compress, model), ("--lossless",): model.encode}
+    for profile, encode in library.items():
+        result = run("encode", "photo.png", "-o", "out.air", *profile, *options)
+        assert result.status == 0
+        assert bool(result.out) == ("--quiet" not in options)
+        data = Path("out.air").read_bytes()
+        assert data == bitstream.encode(encode(pixels, **keywords))
+        assert data != bitstream.encode(encode(pixels))
 
 
 def test_decode_options(run, air_bytes):
@@ -467,7 +471,7 @@ def test_result_beyond_the_format(run, monkeypatch):
     """What the .air file cannot hold is an error of that image, with its name."""
     photo("a.png")
     monkeypatch.setattr(bitstream, "MAX_VALUE", 1e-6)
-    assert_refused(run("encode", "a.png"), listing(), "a.png", "Gaussian 0")
+    assert_refused(run("encode", "a.png", "--lossless"), listing(), "a.png", "Gaussian 0")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory, 9 bytes")])
@@ -475,7 +479,7 @@ def test_short_memory(run, monkeypatch, error):
     """Python's error and XLA's: one line for each image."""
     photo("a.png"), photo("b.png")
     before = listing()
-    monkeypatch.setattr("airjax.image.encoder.Model.encode", failing(error))
+    monkeypatch.setattr("airjax.image.compress.compress", failing(error))
     result = run("encode", "a.png", "b.png")
     assert result.status == 2 and listing() == before
     assert [line.split(": ")[1:] for line in result.err] == [
@@ -485,7 +489,7 @@ def test_short_memory(run, monkeypatch, error):
 
 def test_faults_of_the_program_are_not_hidden(run, monkeypatch):
     photo("a.png")
-    monkeypatch.setattr("airjax.image.encoder.Model.encode", failing(RuntimeError("a fault")))
+    monkeypatch.setattr("airjax.image.compress.compress", failing(RuntimeError("a fault")))
     with pytest.raises(RuntimeError, match="a fault"):
         run("encode", "a.png")
 
@@ -498,7 +502,7 @@ def test_names_that_break_lines(run):
 # --- interruption and output -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["airjax.image.encoder.Model.encode", "os.fsync"])
+@pytest.mark.parametrize("where", ["airjax.image.compress.compress", "os.fsync"])
 def test_interrupt(run, monkeypatch, where):
     """Ctrl-C while computing and while writing: one line, 130, no file of any name left behind."""
     photo("a.png"), photo("b.png")
@@ -507,6 +511,73 @@ def test_interrupt(run, monkeypatch, where):
     result = run("encode", "a.png", "b.png")
     assert result.status == 130 and len(result.err) == 1 and "interrupted" in result.err[0]
     assert listing() == before
+
+
+# --- qualities and targets -------------------------------------------------------------------------------------------
+
+
+def test_quality_is_that_of_the_library(run, weights):
+    """Oracle: `compress`; a higher quality is a larger file."""
+    photo("a.png")
+    pixels, model, sizes = read_image("a.png").pixels, airjax.load(weights), []
+    for quality in (0, 90):
+        assert run("encode", "a.png", "-q", quality).status == 0
+        data = Path("a.air").read_bytes()
+        assert data == bitstream.encode(compress.compress(model, pixels, quality=quality))
+        sizes.append(len(data))
+    assert sizes[0] < sizes[1]
+
+
+def test_target_bpp(run):
+    """The file is not above the target, what it came to is printed, and one step of quality more would be above it."""
+    photo("a.png")
+    result = run("encode", "a.png", "--target-bpp", 8.0)
+    bpp = 8 * Path("a.air").stat().st_size / (SIZE[0] * SIZE[1])
+    assert result.status == 0 and bpp <= 8.0
+    assert len(result.err) == 1 and f"gives {bpp:.3f} bpp" in result.err[0]
+
+
+@pytest.mark.parametrize(("option", "target"), [("--target-psnr", 90), ("--target-bpp", 0.01)])
+def test_a_target_out_of_reach_says_so(run, option, target):
+    """The nearest file is written all the same."""
+    photo("a.png")
+    result = run("encode", "a.png", option, target)
+    assert result.status == 0 and Path("a.air").exists()
+    assert len(result.err) == 1 and "out of reach" in result.err[0] and f"{target:g}" in result.err[0]
+
+
+@pytest.mark.parametrize(
+    "options", [("-q", 5, "--lossless"), ("--target-psnr", 30, "--target-bpp", 1), ("-q", 5, "--target-bpp", 1)]
+)
+def test_one_goal_at_a_time(run, options):
+    photo("a.png")
+    assert_refused(run("encode", "a.png", *options), listing(), "expected one of them")
+
+
+def test_a_file_that_is_cut_short(run, weights):
+    """Refused with a hint; with --partial the complete stages are drawn. Oracle: airjax.render of the first stage."""
+    photo("a.png")
+    assert run("encode", "a.png", "-q", 80).status == 0
+    data = Path("a.air").read_bytes()
+    second = bitstream.info(data).chunks[2]
+    Path("cut.air").write_bytes(data[: second.offset + second.length])
+    assert_refused(run("decode", "cut.air"), listing(), "cut.air", "--partial")
+    done = run("decode", "cut.air", "--partial")
+    assert done.status == 0 and "in 1 stage" in done.out[0]
+    first = bitstream.truncate_stages(bitstream.decode(data), 1)
+    image = np.asarray(airjax.render(first.gaussians, image_size=SIZE).image)
+    np.testing.assert_array_equal(np.asarray(Image.open("cut.png")), np.rint(np.clip(image, 0, 1) * 255))
+
+
+def test_info_of_a_compact_file(run):
+    """The parts add up to the whole."""
+    photo("a.png")
+    assert run("encode", "a.png", "-q", 80).status == 0
+    lines = run("info", "a.air").out
+    total = float(next(line for line in lines if "bits per Gaussian" in line).split(", ")[2].split()[0])
+    parts = next(line for line in lines if "bits per Gaussian:" in line).split(": ")[1].split(", ")
+    assert [part.rsplit(" ", 1)[0] for part in parts][-1] == "heads and chunks" and len(parts) == 8
+    assert abs(sum(float(part.rsplit(" ", 1)[1]) for part in parts) - total) < 0.1
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's device that is always full")

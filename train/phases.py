@@ -271,7 +271,7 @@ def _make_compact_step(experiment: Experiment):
 
 
 def _make_loss_step(experiment: Experiment, loss_fn, make_trained):
-    """As `make_step`, for a loss (trained, images, key) -> (loss, metrics) with one optimiser for all that is trained."""
+    """As `make_step`, for a loss (trained, images, key) -> (loss, metrics); one optimiser for all that is trained."""
     tx = experiment.optimizer.make(experiment.loop.num_steps)
 
     def init(params) -> State:

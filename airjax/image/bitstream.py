@@ -2,9 +2,9 @@
 
 Letters: n Gaussians, c colour channels, S stages. A row is mean x, y, scale 1, 2, angle and the c colours.
 
-Two profiles: lossless (float32 rows, come back bit for bit) and compact (`airjax.image.coded`). `decode` trusts no number
-in the file: each length is compared with the bytes that are there before anything is allocated, so a small file can
-only ever claim a small set. The errors raised here do not know the file's name; the caller puts it in front.
+Two profiles: lossless (float32 rows, come back bit for bit) and compact (`airjax.image.coded`). `decode` trusts no
+number in the file: each length is compared with the bytes that are there before anything is allocated, so a small file
+can only ever claim a small set. The errors raised here do not know the file's name; the caller puts it in front.
 """
 
 from __future__ import annotations
@@ -40,7 +40,18 @@ from airjax.image.container import (
 )
 from airjax.image.quantise import dequantise
 
-__all__ = ["MAX_PIXELS", "SIGNATURE", "Encoded", "FileInfo", "compact", "decode", "encode", "info", "truncate_stages"]
+__all__ = [
+    "MAX_PIXELS",
+    "SIGNATURE",
+    "CutShort",
+    "Encoded",
+    "FileInfo",
+    "compact",
+    "decode",
+    "encode",
+    "info",
+    "truncate_stages",
+]
 
 # Bounds of the numbers of the lossless profile. They lie far beyond any photograph, and keep a float32 renderer finite:
 # its largest intermediate, (2 * MAX_VALUE / MIN_SCALE)^2, is 2^90, and float32 ends near 2^128.
@@ -249,7 +260,7 @@ def info(data: bytes) -> FileInfo:
 
 
 def _read(data: bytes, partial: bool) -> tuple[Header, list[Chunk], bool]:
-    """Header and stage chunks of a file, checksums compared, and whether it is whole; the stages are not looked into."""
+    """Header and stage chunks, checksums compared, and whether the file is whole; no stage is looked into."""
     header: Header | None = None
     stages: list[Chunk] = []
     try:

@@ -28,7 +28,7 @@ _PREAMBLE = struct.Struct("<8sH")  # signature, version
 _CHUNK_HEAD = struct.Struct("<I4s")  # payload bytes, tag
 _CRC = struct.Struct("<I")  # CRC-32 of tag and payload
 _HEADER = struct.Struct("<IIBBH")  # width, height, channels, profile, S
-_CHUNK_OVERHEAD = _CHUNK_HEAD.size + _CRC.size
+CHUNK_OVERHEAD = _CHUNK_HEAD.size + _CRC.size  # bytes of a chunk beside its payload
 STAGE_TAGS = {PROFILE_LOSSLESS: "ROWS", PROFILE_COMPACT: "STAG"}
 
 
@@ -101,7 +101,7 @@ def walk(view: memoryview) -> Iterator[Chunk]:
         if tag == "AEND" and len(chunk.payload):
             raise FormatError(f"chunk AEND at byte {offset}: expected no payload, got {len(chunk.payload)} bytes")
         seen = True
-        offset += _CHUNK_OVERHEAD + len(chunk.payload)
+        offset += CHUNK_OVERHEAD + len(chunk.payload)
         yield chunk
     if offset != len(view):
         raise FormatError(f"expected the end of the file at byte {offset}, got {len(view) - offset} bytes more")
@@ -110,14 +110,14 @@ def walk(view: memoryview) -> Iterator[Chunk]:
 def _read(view: memoryview, offset: int) -> Chunk:
     """The chunk at `offset`; its payload is a view, nothing is copied."""
     remaining = len(view) - offset
-    if remaining < _CHUNK_OVERHEAD:
+    if remaining < CHUNK_OVERHEAD:
         raise CutShort(f"cut short: expected a chunk at byte {offset}, got {remaining} bytes")
     length, tag = _CHUNK_HEAD.unpack_from(view, offset)
     if not (tag.isascii() and tag.isalpha()):
         raise FormatError(f"chunk at byte {offset}: expected a tag of four letters, got {tag.hex()}")
     name = tag.decode("ascii")
-    if length > min(MAX_CHUNK, remaining - _CHUNK_OVERHEAD):
-        have = remaining - _CHUNK_OVERHEAD
+    if length > min(MAX_CHUNK, remaining - CHUNK_OVERHEAD):
+        have = remaining - CHUNK_OVERHEAD
         raise CutShort(f"chunk {name} at byte {offset}: claims {length} bytes, but only {have} are left")
     begin = offset + _CHUNK_HEAD.size
     payload = view[begin : begin + length]

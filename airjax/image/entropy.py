@@ -292,8 +292,11 @@ _CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 @lru_cache(maxsize=16)
 def _passes(grid: tuple[int, int]) -> tuple[_Pass, ...]:
-    """First every 16th patch of every 16th row; then, for a spacing s of 8, 4, 2 and 1, the middles of the squares, which
-    see the four corners at distance s, and the middles of their sides, which see four patches along the axes."""
+    """Nine passes over ever finer grids.
+
+    First every 16th patch of every 16th row; then, for a spacing s of 8, 4, 2 and 1, the middles of the squares, which
+    see the four corners at distance s, and the middles of their sides, which see four patches along the axes.
+    """
     row, column = np.arange(grid[0])[:, None], np.arange(grid[1])[None]
     width = grid[1] + 2 * _PAD
 

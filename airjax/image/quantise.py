@@ -5,8 +5,8 @@ for scales a >= b, the squared error of an image caused by a small change is
 
   pi |dn|^2,   pi |n|^2 |d ln scale|^2 * 3/4,   pi |n|^2 dx^2 / (2 a^2),   pi |n|^2 dangle^2 (a/b - b/a)^2 / 4,
 
-so colours are stored as n, whose step is the same for all, and the steps of the geometry shrink with |n|: equal slopes of
-distortion over rate, the condition of optimal allocation (reverse water-filling). |n| is known to the decoder as a
+so colours are stored as n, whose step is the same for all, and the steps of the geometry shrink with |n|: equal slopes
+of distortion over rate, the condition of optimal allocation (reverse water-filling). |n| is known to the decoder as a
 power of two, the `class` of a row, from its stored colour. Steps are predicted per image and stage, and stored.
 
 Letters: n rows, s symbols of a row (luma, two chroma, log scale, log aspect, angle, offset x, y), P patch size.
@@ -76,7 +76,7 @@ def _round(x):
     return x + jax.lax.stop_gradient(jnp.round(x) - x)
 
 
-def round_colors(values: Float[Array, "n 3"], xp=jnp) -> Float[Array, "n 3"]:
+def round_colors(values: Float[Array, "n 3"], *, xp=jnp) -> Float[Array, "n 3"]:
     """Amplitudes in bins to integers: towards zero below _ROUND_UP; all zero below DROP_BELOW."""
     kept = xp.sum(xp.square(values), axis=1) >= DROP_BELOW**2
     rounded = xp.sign(values) * xp.floor(xp.abs(values) + (1 - _ROUND_UP))
@@ -100,7 +100,7 @@ def predicted_codes(votes: Float[Array, " 6"], color_step: Float[Array, ""], *, 
     return jnp.clip(_round(jnp.concatenate([widths, center])), *CODE_RANGE)
 
 
-def canonical(gaussians: Gaussians2D, xp=jnp) -> tuple[Array, Array, Array]:
+def canonical(gaussians: Gaussians2D, *, xp=jnp) -> tuple[Array, Array, Array]:
     """(a, b, angle in [0, pi)) with a >= b; the same Gaussians."""
     first, second = gaussians.scales[:, 0], gaussians.scales[:, 1]
     swap = second > first
@@ -113,8 +113,8 @@ def straight_through(
 ) -> tuple[Gaussians2D, Lattice]:
     """The set as a file would give it back, with gradients as if nothing had been rounded; bin widths get theirs too.
 
-    Rows that are dropped have the colour zero, and a gradient that tells what colour they should have. Float32, so a number may round to the neighbour of what
-    `quantise` gives.
+    Rows that are dropped have the colour zero, and a gradient that tells what colour they should have. All is float32
+    here, so a number close to the middle between two integers may go the other way than in `quantise`.
     """
     dtype = gaussians.means.dtype
     stop = jax.lax.stop_gradient
@@ -292,12 +292,12 @@ def quantise(
       codes, patch_size, columns: of the stage and its grid.
     """
     widths, center = bin_widths(codes), int(codes[len(WIDTHS)])
-    colors = round_colors(amplitudes / widths[[0, 1, 1]], np).astype(np.int64)
+    colors = round_colors(amplitudes / widths[[0, 1, 1]], xp=np).astype(np.int64)
     kept = np.flatnonzero(np.any(colors != 0, axis=1))
     colors, patches = colors[kept], np.asarray(patches)[kept]
     physical = jax.tree.map(lambda leaf: np.asarray(leaf)[kept], gaussians)
     classes = classes_of(colors)
-    a, b, angle = canonical(jax.tree.map(lambda leaf: leaf.astype(np.float64), physical), np)
+    a, b, angle = canonical(jax.tree.map(lambda leaf: leaf.astype(np.float64), physical), xp=np)
     low, high = (np.exp2(x / SCALE_UNITS) for x in SCALE_RANGE)
     step = np.ldexp(widths[3] * SCALE_UNITS, -classes)
 

@@ -1,8 +1,8 @@
 """How many bits a set will take in a file, as a differentiable number: the rate of the training.
 
 Letters: n rows, S stages, K classes. Every symbol counts as -log2 of the probability of its bin under a Laplace
-distribution. For colours its scale is what the neighbours of the row hold, which the file's adaptive model sees too; for
-geometry it is trained along with the networks, per stage and class, and used nowhere else.
+distribution. For colours its scale is what the neighbours of the row hold, which the file's adaptive model sees too;
+for geometry it is trained along with the networks, per stage and class, and used nowhere else.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def init_rate(num_stages: int) -> dict[str, Any]:
 
 
 def laplace_bits(values: Float[Array, ...], spread: Float[Array, ...]) -> Float[Array, ...]:
-    """-log2 of the mass of [v - 1/2, v + 1/2] under a Laplace distribution of mean 0 and mean magnitude `spread` (> 0)."""
+    """-log2 of the mass of [v - 1/2, v + 1/2] under a Laplace distribution of mean magnitude `spread` (> 0)."""
     magnitude = jnp.abs(values)
     far = (magnitude - 0.5) / spread * _LOG2E - jnp.log2(0.5 * -jnp.expm1(-1 / spread))
     near = jnp.minimum(magnitude, 0.5)

@@ -387,7 +387,7 @@ BAD_STRUCTURE = {
     "two headers": (START + header() + header() + rows() + END, "only there"),
     "short header": (START + chunk(b"AHDR", bytes(11)) + END, "expected 12 bytes, got 11"),
     "long header": (START + chunk(b"AHDR", bytes(13)) + END, "expected 12 bytes, got 13"),
-    "unknown profile": (START + header(profile=2) + rows() + END, "profile: expected one of"),
+    "unknown profile": (START + header(profile=3) + rows() + END, "profile: expected one of"),
     "no channels": (START + header(channels=0) + END, "channels: expected 1 to 16, got 0"),
     "too many channels": (START + header(channels=17) + END, "channels: expected 1 to 16, got 17"),
     "unknown critical chunk": (

@@ -154,8 +154,9 @@ def test_either_criterion_asks_for_a_gaussian(mse_threshold, ssim_threshold, exp
 
 
 def test_the_default_thresholds():
-    """40 dB and SSIM 0.95, and no budget."""
-    np.testing.assert_array_equal(jnp.stack(stage_control_of()), np.float32([1e-4, 0.05, np.inf]))
+    """40 dB and SSIM 0.95, no budget, and no quantiser."""
+    assert stage_control_of().color_step is None
+    np.testing.assert_array_equal(jnp.stack(stage_control_of()[:3]), np.float32([1e-4, 0.05, np.inf]))
 
 
 def test_stage_control_is_constant_to_every_gradient():
