@@ -65,7 +65,7 @@ def estimated_bits(lattice: Lattice, rate: dict[str, Any], *, stage: int, grid: 
         stopped = jax.lax.stop_gradient(colors)
     # Half from the neighbourhood, half from the whole stage: what an adaptive model ends up knowing.
     count = jnp.maximum(jnp.sum(used, dtype=v.dtype), 1)
-    overall = jnp.sum(jnp.abs(stopped) * used[:, None], axis=0) / count
+    overall = jnp.sum(jnp.where(used[:, None], jnp.abs(stopped), 0.0), axis=0) / count
     local, known = _neighbour_mean(jnp.abs(stopped), used, grid)
     spread = 0.5 * overall[None] + 0.5 * jnp.where(known, local, overall[None]) + 0.1
     bits = jnp.sum(laplace_bits(colors, spread), axis=1)

@@ -21,12 +21,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from airjax import checkpoint
 from airjax.errors import AirjaxError
 from airjax.gaussians import PatchMap
-from airjax.image.stages import StageConfig, init_params
+from airjax.image.stages import StageConfig, init_params, predictors
 from airjax.nn.predictor import PredictorConfig
 from train.data import DataConfig
 from train.loop import LoopConfig
 from train.main import load_experiment
-from train.phases import Experiment, Joint, Optimizer, Pod, load_params, make_step
+from train.phases import Compact, Experiment, Joint, Optimizer, Pod, compact_loss, load_params, make_step
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path for path in (ROOT / "train" / "configs").glob("*.py") if path.name != "__init__.py")
@@ -36,6 +36,7 @@ NUM_STEPS, SWITCH = 6, 2
 ALWAYS = {"log10_mse": (-9.0, -9.0), "budget": (2.0, 2.0)}
 PHASES = {
     "joint": Joint(stage_weights=(0.5, 1.0), **ALWAYS),
+    "compact": Compact(joint=Joint(stage_weights=(0.5, 1.0), **ALWAYS), mse_per_step=(1e-9, 1e-9), share=1.0),
     "pod": Pod(start_steps=(0, SWITCH), inner_steps=(2, 3), **ALWAYS),
 }
 
@@ -106,7 +107,7 @@ def differs(a, b) -> bool:
 # --- one step, and a few -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("phase", "golden"), [("joint", 0.789621), ("pod", 1.21053e-05)])
+@pytest.mark.parametrize(("phase", "golden"), [("joint", 0.789621), ("compact", 0.791184), ("pod", 1.21053e-05)])
 def test_the_loss_of_the_first_step(phase, golden):
     """Oracle: the number this step gave when it was written; rtol is that of sums in another order."""
     loss = float(trained_here(phase)[1][0]["loss"])
@@ -123,6 +124,35 @@ def test_joint_training_lowers_the_loss():
     assert losses[-1] < 0.9 * losses[0]
     assert metrics[-1]["psnr1"] > metrics[0]["psnr1"]
     assert all(m["active"] == 1 for m in metrics)
+
+
+def test_compact_training_lowers_the_loss():
+    """On the rounded image and its bits together; nothing is said of images on which nothing is rounded."""
+    metrics = trained_here("compact")[1]
+    losses = [float(m["loss"]) for m in metrics]  # bins and budgets are drawn anew in every step
+    assert np.mean(losses[-2:]) < 0.95 * np.mean(losses[:2])
+    assert all(np.isnan(m["psnr"]) and np.isfinite(m["psnr_rounded"]) and m["bits"] > 1 for m in metrics)
+
+
+def test_the_rate_is_added_where_something_is_rounded():
+    """Oracle: the loss is linear in the weight of the rate; with share 0 it does not depend on it."""
+    trainable = {name: trained_here("compact")[0][-1][name] for name in ("params", "rate")}
+
+    @jax.jit
+    def gradient(weight, share):
+        phase = dataclasses.replace(PHASES["compact"], share=share, weight=weight)
+        grad_fn = jax.value_and_grad(compact_loss, has_aux=True)
+        (loss, metrics), grads = grad_fn(trainable, images(), jax.random.key(3), phase, STAGES)
+        return loss, metrics["bpp"], grads
+
+    losses = [float(gradient(jnp.float32(weight), jnp.float32(1))[0]) for weight in (0.0, 1.0, 2.0)]
+    assert losses[1] > losses[0]
+    assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3)
+    loss, bpp, grads = gradient(jnp.float32(1), jnp.float32(0))
+    assert np.isnan(bpp) and float(loss) == float(gradient(jnp.float32(5), jnp.float32(0))[0])
+    assert not np.any(grads["rate"]["log_spread"])
+    finite = jax.tree.map(lambda leaf: bool(jnp.isfinite(leaf).all()), grads)
+    assert all(jax.tree.leaves(finite))
 
 
 def test_pod_training_raises_the_psnr():
@@ -249,6 +279,23 @@ def test_a_run_starts_from_the_weights_of_another_phase(tmp_path):
         load_params(tmp_path / "nowhere", fresh)
 
 
+def test_a_network_grows_out_of_a_smaller_one(tmp_path):
+    """New inputs and votes start at zero, so the grown network predicts what the small one did."""
+    small = fresh_params()
+    checkpoint.save_weights(tmp_path / "w.safetensors", jax.device_get(small), {})
+    network = dataclasses.replace(STAGES[0].network, votes=6)
+    stages = (dataclasses.replace(STAGES[0], network=network),) * 3
+    grown = load_params(tmp_path / "w.safetensors", fresh_params(1, stages), init_stages=(0, 0, 1))
+    patches = jnp.asarray(np.random.default_rng(0).normal(0, 0.3, (2, 3, 192)), jnp.float32)
+    for i, k in enumerate((0, 0, 1)):
+        before = predictors(STAGES)[k].apply(small[f"stage{k}"], patches)
+        after = predictors(stages)[i].apply(grown[f"stage{i}"], patches, jnp.ones(2))
+        np.testing.assert_array_equal(after[..., :8], before)
+        assert not np.any(after[..., 8:])
+    with pytest.raises(AirjaxError, match="found no stage 5"):
+        load_params(tmp_path / "w.safetensors", fresh_params(1, stages), init_stages=(0, 0, 5))
+
+
 # --- the experiments in files --------------------------------------------------------------------------
 
 
@@ -263,8 +310,11 @@ def test_every_config_is_a_whole_experiment(path):
     for experiment in (full, smoke):
         hash(experiment)
         make_step(experiment)
-        if isinstance(experiment.phase, Joint):
-            assert len(experiment.phase.stage_weights) == len(experiment.stages)
+        joint = getattr(experiment.phase, "joint", experiment.phase)
+        if isinstance(joint, Joint):
+            assert len(joint.stage_weights) == len(experiment.stages)
+        if experiment.init_stages is not None:
+            assert len(experiment.init_stages) == len(experiment.stages)
     if full.init is not None:
         assert full.init in [f"runs/{other.stem}" for other in CONFIGS]
 
