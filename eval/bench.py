@@ -24,6 +24,7 @@ from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians2D, patch_grid
 from airjax.image import bitstream
 from airjax.image.bitstream import Encoded
+from airjax.image.compress import compress
 from airjax.image.encoder import Model, load, predict, solve
 from airjax.image.io import find_images, read_image, write_image
 from airjax.image.stages import pad_to_patches, predictors, stage_control_of
@@ -169,17 +170,22 @@ def encode_rows(scene: Scene) -> list[Row]:
     return [
         scene.time("encode, networks only", partial(encode, 0), evaluations=patch),
         scene.time(f"encode, {steps} solve steps", partial(encode, steps), evaluations=patch + lists),
+        scene.time("encode, compact file", lambda: bitstream.encode(compress(scene.model, scene.image))),
     ]
 
 
 def decode_rows(scene: Scene) -> list[Row]:
     """Gaussians to pixels, bytes to pixels."""
     data = bitstream.encode(scene.encoded)
+    compact = bitstream.encode(compress(scene.model, scene.image))
+    counts = bitstream.info(compact).stage_counts
     gaussians = jax.device_put(scene.encoded.gaussians)
     count = scene.list_evaluations
     return [
         scene.time("render", lambda: render(gaussians, image_size=scene.size).image, evaluations=count),
         scene.time("decode, bytes to pixels", lambda: decode_pixels(data), evaluations=count),
+        scene.time(f"decode, compact file of {sum(counts):,}", lambda: decode_pixels(compact)),
+        scene.time("decode, compact file, its integers alone", lambda: bitstream.decode_quantised(compact)),
     ]
 
 

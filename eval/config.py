@@ -7,13 +7,19 @@ import runpy
 from pathlib import Path
 
 from airjax.errors import AirjaxError
-from eval import bench, images
+from eval import bench, images, rd, rounding
 
 # What a config may describe, and the function that does it: (config, weights, out) -> number of failures.
-RUNNERS = {images.ImageEvaluation: images.run, bench.Benchmark: bench.run}
+RUNNERS = {
+    images.ImageEvaluation: images.run,
+    bench.Benchmark: bench.run,
+    rd.RateDistortion: rd.run,
+    rounding.Rounding: rounding.run,
+}
+Evaluation = images.ImageEvaluation | bench.Benchmark | rd.RateDistortion | rounding.Rounding
 
 
-def load_config(path: Path, overrides: dict[str, object]) -> images.ImageEvaluation | bench.Benchmark:
+def load_config(path: Path, overrides: dict[str, object]) -> Evaluation:
     """What the config file at `path` describes, with the fields in `overrides` replaced.
 
     The file is a program and is run.

@@ -41,6 +41,11 @@ def color_step_of(quality: float) -> float:
     return _COARSEST_STEP * 2.0 ** (-quality / _HALVING)
 
 
+def mse_threshold_of(quality: float) -> float:
+    """Mean squared error above which a patch gets a Gaussian, for a quality of 0 to 100."""
+    return _MSE_PER_STEP * color_step_of(quality) ** 2
+
+
 def compress(
     model: Model,
     image: np.ndarray,
@@ -70,11 +75,31 @@ def compress(
     Raises:
       ValueError: a wrong shape or an option outside its range.
     """
+    options = (num_stages, max_gaussians, mse_threshold, ssim_threshold, solve_steps)
+    return _compress(model, image, quality, *options)[0]
+
+
+def compress_and_source(
+    model: Model, image: np.ndarray, *, quality: float = DEFAULT_QUALITY, solve_steps: int = SOLVE_STEPS
+) -> tuple[Quantised, Gaussians2D]:
+    """As `compress`, and the rows of the result before rounding, their colours solved as often."""
+    quantised, sets = _compress(model, image, quality, None, None, None, 2.0, solve_steps)
+    kept = [each.kept(rows).gaussians for each, rows in zip(sets, quantised.stages, strict=True)]
+    source = jax.tree.map(lambda *leaves: np.concatenate(leaves), *kept)
+    if not (solve_steps and source.capacity):
+        return quantised, source
+    return quantised, solve(source, checked_image(image), num_steps=_ROUNDS * solve_steps)
+
+
+def _compress(
+    model, image, quality, num_stages, max_gaussians, mse_threshold, ssim_threshold, solve_steps
+) -> tuple[Quantised, list[_Stage]]:
+    """The result of `compress`, and the stages that were rounded last."""
     image = checked_image(image)
     stages = checked_stages(model, num_stages, max_gaussians, solve_steps)
     step = color_step_of(quality)
     control = stage_control_of(
-        _MSE_PER_STEP * step**2 if mse_threshold is None else mse_threshold,
+        mse_threshold_of(quality) if mse_threshold is None else mse_threshold,
         ssim_threshold,
         math.inf if max_gaussians is None else max_gaussians,
     )._replace(color_step=jnp.float32(step))
@@ -87,7 +112,7 @@ def compress(
         colors = _solved_colors(stored, image, solve_steps)
         sets = [each.colored(s.with_colors(c)) for each, s, c in zip(sets, stored, colors, strict=True)]
         rows = [each.rounded() for each in sets]
-    return Quantised(tuple(rows), image.shape[:2])
+    return Quantised(tuple(rows), image.shape[:2]), sets
 
 
 @partial(jax.jit, static_argnames=("stages",))

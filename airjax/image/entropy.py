@@ -26,7 +26,7 @@ _Categorical = constriction.stream.model.Categorical
 _Uniform = constriction.stream.model.Uniform
 
 PRECISION = 24  # bits of a frequency
-NUM_TOKENS = 63
+NUM_TOKENS = 71  # up to MAX_SYMBOL
 _DIRECT = 8  # magnitudes below are tokens of their own; above, half an octave shares one, and the rest is raw bits
 MAX_SYMBOL = 2**17 - 1
 _LIMIT = 2**14  # sum of the counts of a table above which they are halved

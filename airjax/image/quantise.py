@@ -42,7 +42,7 @@ CENTER_UNITS = 16  # codes of the scale's centre per octave
 SCALE_UNITS = 256  # an octave of a stored scale
 CODE_RANGE = (-128, 127)
 # A row of smaller amplitude, in bins, is dropped: it would improve the image by less than its bits are worth elsewhere.
-DROP_BELOW = 2.0
+DROP_BELOW = 2.5
 # Colours are rounded up from this fraction on; a smaller symbol is cheaper, so the middle is not the best place.
 _ROUND_UP = 0.6
 _SPAN = 2.0  # octaves by which a prediction may leave the defaults, up and down

@@ -6,6 +6,7 @@ from PIL import Image
 
 from airjax.image import bitstream
 from airjax.image.io import read_image, write_image
+from airjax.render.plan import render
 from eval import demo
 from eval.images import decode_pixels
 
@@ -38,6 +39,12 @@ def test_numbers_and_picture(files, weights, tmp_path, capsys):
     assert f"{size:,} bytes, {8 * size / (32 * 48):.2f} bpp" in output
     assert f"{count:,} Gaussians" in output
     assert "MS-SSIM 0." in output and " ms" in output
+    # The file has two stages, so one beginning: oracle, the image of the first stage alone.
+    first = bitstream.truncate_stages(bitstream.decode(file.read_bytes()), 1)
+    image = np.asarray(render(first.gaussians, image_size=first.image_size).image, np.float64)
+    psnr = -10 * np.log10(np.mean((np.rint(255 * np.clip(image, 0, 1)) / 255 - a) ** 2))
+    end = bitstream.info(file.read_bytes()).chunks[2].offset
+    assert f"the beginning of the file, stage 1: {end / 1024:.1f} kB, {psnr:.1f} dB" in output
     with Image.open(picture) as image:
         assert image.format == "PNG" and image.width > 2 * 480
 

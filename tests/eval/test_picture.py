@@ -74,6 +74,18 @@ def test_the_panels_hold_the_images(image):
         assert contains(pixels[:, :, :], np.repeat(np.repeat(to_8bit(panel), 10, axis=0), 10, axis=1))
 
 
+def test_the_strip_of_prefixes_fills_the_page(image):
+    """Their titles aside, it adds the height of a panel of its width; images of another size are refused."""
+    encoded = some_gaussians([], (0,), (32, 48))
+    plain = make_picture(image, image, encoded, [])
+    page = make_picture(image, image, encoded, [], prefixes=[("a", image), ("b", image), ("c", image)])
+    panel = (plain.width - 16) // 3 - 16
+    assert page.width == plain.width
+    assert 0 < page.height - plain.height - panel * 32 / 48 < 80
+    with pytest.raises(ValueError, match="b: expected"):
+        make_picture(image, image, encoded, [], prefixes=[("b", image[1:])])
+
+
 def test_wide_images_make_two_columns_and_tall_ones_four(image):
     encoded = some_gaussians([], (0, 0), (32, 48))
     wide = make_picture(image, image, encoded, [])
