@@ -15,13 +15,15 @@ from airjax.nn.predictor import PredictorConfig
 # 0.525 patches, so that a Gaussian is drawn in 5 x 5 patches at most.
 COMPACT = tuple(StageConfig(PatchMap(8, offset=0.75, min_scale=0.5, max_scale=4.2)) for _ in range(6))
 
-# The same after a base of 16 x 16 patches, which sees the image at half its size; all of them with a quantiser.
-SCALABLE = tuple(
+# The same after a base of 16 x 16 patches, which sees the image at half its size; all of them with a quantiser. The
+# base alone has to draw what is smooth: equal Gaussians on a grid of patches add up to a constant but for 0.2 % along
+# each axis with a standard deviation of 0.6 patches, and 0.9 % with 0.525.
+SCALABLE = (
     StageConfig(
-        PatchMap(8 * k, offset=0.75, min_scale=0.5 * k, max_scale=4.2 * k),
-        PredictorConfig(reduction=k, votes=NUM_CODES),
-    )
-    for k in (2, 1, 1, 1, 1, 1, 1)
+        PatchMap(16, offset=0.5, min_scale=1.0, max_scale=9.6),
+        PredictorConfig(reduction=2, votes=NUM_CODES),
+    ),
+    *(StageConfig(stage.patch_map, PredictorConfig(votes=NUM_CODES)) for stage in COMPACT),
 )
 
 # The stages of the AIR paper: four of 7 x 7 patches with its own map.
