@@ -1,7 +1,6 @@
 """Run one evaluation: python -m eval.main --config eval/configs/X.py [--weights F] [--images F] [--limit N] [--out DIR]
 
-An evaluation is a Python file with `evaluation()` that returns an `eval.images.ImageEvaluation` or an
-`eval.bench.Benchmark`.
+An evaluation is a Python file with `evaluation()` that returns one of the kinds in `eval.config.RUNNERS`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,15 @@
+"""Rate and distortion on the two DIV2K validation images (bicubic x2) at hand, which are only a sample of that set.
+
+python -m eval.main --config eval/configs/rd_div2k.py
+"""
+
+from eval.rd import RateDistortion
+
+
+def evaluation() -> RateDistortion:
+    """As on Kodak (eval/configs/rd_kodak.py)."""
+    return RateDistortion(
+        name="rd_div2k",
+        description="two DIV2K validation images, bicubic x2 (1020x678)",
+        images="../shared/data/div2k_valid_x2",
+    )
