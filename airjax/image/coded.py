@@ -6,6 +6,7 @@ with what the ones before have taught the models; the first k of them are the im
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import numpy as np
 from airjax.errors import AirjaxError, FormatError
 from airjax.gaussians import patch_grid
 from airjax.image.container import Header
-from airjax.image.entropy import MAX_SYMBOL, Decoder, Encoder, Memory, Meter, code_stage
+from airjax.image.entropy import MAX_WRITTEN, Decoder, Encoder, Memory, Meter, code_stage
 from airjax.image.quantise import NUM_CODES, Rows
 
 MAX_STAGES = 64
@@ -24,7 +25,7 @@ PATCH_SIZES = (4, 64)
 MAX_PATCHES = 2**22
 # The least bytes of code that so many rows and patches must have: what bounds the work that a small file can ask for.
 _FREE_ROWS, _ROWS_PER_BYTE = 2**12, 32
-_FREE_PATCHES, _PATCHES_PER_BYTE = 2**16, 2**12
+_FREE_PATCHES, _PATCHES_PER_BYTE = 2**16, 2**7
 _HEAD = struct.Struct(f"<BBI{NUM_CODES}b")  # stage index, patch size, n, codes
 _WORD = 4
 
@@ -51,9 +52,20 @@ class Quantised:
         return Quantised(self.stages[:num], self.image_size)
 
 
-def _fewest_bytes(count: int, num_patches: int) -> int:
-    rows = max(0, count - _FREE_ROWS) // _ROWS_PER_BYTE
-    return rows + max(0, num_patches - _FREE_PATCHES) // _PATCHES_PER_BYTE
+@dataclass
+class _Work:
+    """Rows, patches and bytes of code of the stages so far that have rows."""
+
+    rows: int = 0
+    patches: int = 0
+    num_bytes: int = 0
+
+    def missing(self, rows: int, patches: int, num_bytes: int) -> int:
+        """Adds a stage; how many bytes of code it lacks for the work that it asks for."""
+        self.rows, self.patches, self.num_bytes = self.rows + rows, self.patches + patches, self.num_bytes + num_bytes
+        fewest = max(0, self.rows - _FREE_ROWS) // _ROWS_PER_BYTE
+        fewest += max(0, self.patches - _FREE_PATCHES) // _PATCHES_PER_BYTE
+        return max(0, fewest - self.num_bytes)
 
 
 def _check_rows(rows: Rows, grid: tuple[int, int], stage: int) -> None:
@@ -66,8 +78,8 @@ def _check_rows(rows: Rows, grid: tuple[int, int], stage: int) -> None:
         raise AirjaxError(f"stage {stage}: expected at most {MAX_PATCHES} patches, got {num_patches}")
     if n and (np.any(np.diff(rows.patches) <= 0) or rows.patches[0] < 0 or rows.patches[-1] >= num_patches):
         raise ValueError(f"stage {stage}: expected increasing patch numbers below {num_patches}")
-    if n and np.abs(rows.symbols).max() > MAX_SYMBOL // 2:
-        raise AirjaxError(f"stage {stage}: expected symbols up to {MAX_SYMBOL // 2}, got more; choose a lower quality")
+    if n and np.abs(rows.symbols).max() > MAX_WRITTEN:
+        raise AirjaxError(f"stage {stage}: expected symbols up to {MAX_WRITTEN}, got more; choose a lower quality")
 
 
 def _code_all(quantised: Quantised, make_coder) -> Iterator[tuple[Rows, object]]:
@@ -93,15 +105,16 @@ def pack_stages(quantised: Quantised) -> list[bytes]:
       ValueError: shapes that disagree, or patches out of order.
       AirjaxError: a set beyond the limits of the format.
     """
-    payloads = []
+    payloads, work = [], _Work()
     for stage, (rows, coder) in enumerate(_code_all(quantised, Encoder)):
         head = _HEAD.pack(stage, rows.patch_size, len(rows.patches), *map(int, rows.codes))
         code = b""
         if coder is not None:
             code = coder.words().astype("<u4").tobytes()
-            rows_, columns = patch_grid(quantised.image_size, rows.patch_size)
-            missing = _fewest_bytes(len(rows.patches), rows_ * columns) - len(code)
-            code += bytes(-(-max(0, missing) // _WORD) * _WORD)
+            num_patches = math.prod(patch_grid(quantised.image_size, rows.patch_size))
+            padding = bytes(-(-work.missing(len(rows.patches), num_patches, len(code)) // _WORD) * _WORD)
+            work.num_bytes += len(padding)
+            code += padding
         payloads.append(head + code)
     return payloads
 
@@ -150,12 +163,8 @@ def parse_head(payload: memoryview, header: Header, stage: int) -> StageHead:
             f"stage {stage}: expected at most {MAX_PATCHES} patches and a Gaussian in each, "
             f"got {count} Gaussians in {num_patches}"
         )
-    num_bytes, fewest = size - _HEAD.size, _fewest_bytes(count, num_patches) if count else 0
-    if num_bytes < fewest or (not count and num_bytes):
-        raise FormatError(
-            f"stage {stage}: claims {count} Gaussians in {num_patches} patches, which need {fewest} bytes of code or "
-            f"more, but the chunk has {num_bytes}"
-        )
+    if not count and size > _HEAD.size:
+        raise FormatError(f"stage {stage}: expected no code for no Gaussians, got {size - _HEAD.size} bytes")
     words = np.frombuffer(payload, "<u4", offset=_HEAD.size).astype(np.uint32)
     used = np.flatnonzero(words)
     words = words[: used[-1] + 1 if len(used) else 0]
@@ -166,7 +175,7 @@ class StageReader:
     """Reads the stages of one file, in order."""
 
     def __init__(self, header: Header):
-        self._header, self._memory = header, Memory()
+        self._header, self._memory, self._work = header, Memory(), _Work()
         self.stages: list[Rows] = []
 
     def read(self, payload: memoryview) -> None:
@@ -181,8 +190,14 @@ class StageReader:
             nothing = np.zeros(0, np.int64)
             self.stages.append(Rows(head.patch_size, nothing, np.zeros((0, 8), np.int64), head.codes))
             return
-        coder = Decoder(self._memory.tables, head.words)
+        num_patches, num_bytes = math.prod(head.grid), len(payload) - _HEAD.size
+        if missing := self._work.missing(head.count, num_patches, num_bytes):
+            raise FormatError(
+                f"stage {stage}: claims {head.count} Gaussians in {num_patches} patches, which need "
+                f"{num_bytes + missing} bytes of code or more, but the chunk has {num_bytes}"
+            )
         try:
+            coder = Decoder(self._memory.tables, head.words)
             rows = code_stage(
                 coder,
                 None,

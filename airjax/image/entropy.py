@@ -29,6 +29,7 @@ PRECISION = 24  # bits of a frequency
 NUM_TOKENS = 71  # up to MAX_SYMBOL
 _DIRECT = 8  # magnitudes below are tokens of their own; above, half an octave shares one, and the rest is raw bits
 MAX_SYMBOL = 2**17 - 1
+MAX_WRITTEN = 2**16 - 1  # of a file; differences of two may be coded
 _LIMIT = 2**14  # sum of the counts of a table above which they are halved
 _UNIT = 32  # what a symbol seen once adds to its count
 _PASS_LEVELS = 4  # the first pass takes every 16th patch of every 16th row
@@ -290,7 +291,7 @@ _CROSS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 _CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=2)
 def _passes(grid: tuple[int, int]) -> tuple[_Pass, ...]:
     """Nine passes over ever finer grids.
 
@@ -428,7 +429,10 @@ def _code_geometry(coder: _Coder, known: np.ndarray | None, symbols: np.ndarray,
         raise FormatError(str(error)) from error
     for levels, channel in zip(LEVELS, _ANGLES, strict=True):
         where = np.flatnonzero(geometry.levels == levels)
-        if levels == 1 or not len(where):
+        if not len(where):
+            continue
+        if levels == 1:  # nothing to code; an encoder may be given anything, which the check below finds
+            symbols[where, 5] = 0 if known is None else known[where, 5]
             continue
         num_raw = max(0, ((levels - 1) // _ANGLE_TOP).bit_length())
         angles = None if known is None else known[where, 5]
@@ -482,6 +486,8 @@ def code_stage(
     given = None if rows is None else rows.symbols
     symbols[:, :3] = _code_colors(coder, None if given is None else given[:, :3], mask, grid, base)
     _code_geometry(coder, given, symbols, patch_size, codes)
+    if count and np.abs(symbols).max() > MAX_WRITTEN:
+        raise FormatError(f"expected symbols of magnitude up to {MAX_WRITTEN}, got {np.abs(symbols).max()}")
     memory.amplitudes = np.zeros(grid, np.int64)
     memory.amplitudes.flat[mask] = 1 + classes_of(symbols[:, :3])
     memory.patch_size = patch_size

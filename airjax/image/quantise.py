@@ -122,7 +122,7 @@ def straight_through(
     widths = jnp.exp2(codes[: len(WIDTHS)] / WIDTH_UNITS)
     center = codes[len(WIDTHS)] / CENTER_UNITS
     a, b, angle = canonical(gaussians)
-    a, b = (jnp.where(on, x, 1.0) for x in (a, b))
+    a, b, angle = jnp.where(on, a, 1.0), jnp.where(on, b, 1.0), jnp.where(on, angle, 0.0)
     matrix = jnp.asarray(LUMA_CHROMA, dtype)
     color_widths = jnp.stack([widths[0], widths[1], widths[1]])
     colors = jnp.where(on[:, None], gaussians.colors, 0.0)
@@ -142,13 +142,14 @@ def straight_through(
 
     ratio = new_a / new_b
     aspect = math.pi / 2 * (ratio - 1 / ratio) / (widths[4] * gain)
-    index = jnp.sum(stop(aspect)[:, None] >= jnp.asarray(_LEVELS_FROM, dtype)[None], axis=1) - 1
+    # a / b of a round one may be a rounding below 1.
+    index = jnp.sum(stop(jnp.maximum(aspect, 0))[:, None] >= jnp.asarray(_LEVELS_FROM, dtype)[None], axis=1) - 1
     levels = jnp.asarray(LEVELS, dtype)[index]
     v_angle = angle / math.pi * levels
     new_angle = _round(v_angle) / levels * math.pi
 
     offset_step = 2 * widths[2] * gain * stop(jax.lax.rsqrt(new_a**-2 + new_b**-2))
-    v_offset = (gaussians.means - centers) / offset_step[:, None]
+    v_offset = (jnp.where(on[:, None], gaussians.means, centers) - centers) / offset_step[:, None]
     means = centers + _round(v_offset) * offset_step[:, None]
     new_colors = rounded * color_widths[None] / jnp.sqrt(new_a * new_b)[:, None]
     used = on & (square > 0)
