@@ -3,7 +3,7 @@
 model = airjax.load()
 encoded = model.encode(image)                    # (h, w, 3) in [0, 1] -> Gaussians
 rendered = airjax.render(encoded.gaussians, image_size=encoded.image_size).image
-data = airjax.to_bytes(airjax.compress(model, image, quality=60))
+data = airjax.to_bytes(airjax.compress(model, image, quality=45))
 
 The names below are imported when they are first used, so that the command line can answer `--help` without JAX.
 """

@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "--quality",
         type=_number(0.0, 100.0),
         metavar="Q",
-        help="0 (smallest file) to 100 (default: 60)",
+        help="0 (smallest file) to 100 (default: 45)",
     )
     encode.add_argument(
         "--target-psnr", type=_number(0.0, 100.0), metavar="DB", help="smallest file of at least so many decibels"

@@ -24,7 +24,7 @@ from airjax.image.stages import StageConfig, StageControl, run_stages, stage_con
 from airjax.metrics import psnr, to_8bit
 from airjax.render.plan import render
 
-DEFAULT_QUALITY = 60.0
+DEFAULT_QUALITY = 45.0
 QUALITY_RANGE = (0.0, 100.0)
 # Bin width of the luma at quality 0, and how many points of quality halve it.
 _COARSEST_STEP, _HALVING = 0.36, 18.0

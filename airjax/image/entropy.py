@@ -11,6 +11,7 @@ Letters: n rows, N patches of the grid (R rows, C columns), T tokens.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -157,7 +158,7 @@ class Tables:
 # --- coders ----------------------------------------------------------------------------------------------
 
 
-class _Coder:
+class _Coder(ABC):
     """What both directions share: the order of contexts and of raw bits.
 
     The symbols of one call are coded context by context in ascending order, then their raw bits by number of bits.
@@ -192,12 +193,13 @@ class _Coder:
         result[order] = _TOKEN_SIGN[tokens] * magnitude
         return result
 
+    @abstractmethod
     def bits(self, channel: Channel, num_bits: int, values: np.ndarray | None, size: int) -> np.ndarray:
         """Codes or decodes `size` numbers of `num_bits` bits that nothing is known about."""
-        raise NotImplementedError("a coder has a direction")
 
+    @abstractmethod
     def _tokens(self, channel: Channel, counts: np.ndarray, tokens: np.ndarray | None, size: int) -> np.ndarray:
-        raise NotImplementedError("a coder has a direction")
+        """Codes or decodes `size` tokens of one table."""
 
 
 class Encoder(_Coder):
@@ -291,6 +293,16 @@ _CROSS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 _CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
+def _home(where: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Numbers in the padded grid of patches numbered in the grid."""
+    return (where // grid[1] + _PAD) * (grid[1] + 2 * _PAD) + where % grid[1] + _PAD
+
+
+def _steps(grid: tuple[int, int], offsets: tuple[tuple[int, int], ...]) -> np.ndarray:
+    """Ways in the padded grid to patches (rows, columns) away."""
+    return np.array([y * (grid[1] + 2 * _PAD) + x for y, x in offsets], np.int64)
+
+
 @lru_cache(maxsize=2)
 def _passes(grid: tuple[int, int]) -> tuple[_Pass, ...]:
     """Nine passes over ever finer grids.
@@ -299,13 +311,10 @@ def _passes(grid: tuple[int, int]) -> tuple[_Pass, ...]:
     see the four corners at distance s, and the middles of their sides, which see four patches along the axes.
     """
     row, column = np.arange(grid[0])[:, None], np.arange(grid[1])[None]
-    width = grid[1] + 2 * _PAD
 
     def one(chosen, offsets, s):
         where = np.flatnonzero(chosen)
-        padded = (where // grid[1] + _PAD) * width + where % grid[1] + _PAD
-        steps = np.array([s * (y * width + x) for y, x in offsets], np.int64)
-        return _Pass(where, padded[:, None] + steps[None])
+        return _Pass(where, _home(where, grid)[:, None] + s * _steps(grid, offsets)[None])
 
     step = 2**_PASS_LEVELS
     result = [one((row % step == 0) & (column % step == 0), (), 0)]
@@ -320,11 +329,6 @@ def _passes(grid: tuple[int, int]) -> tuple[_Pass, ...]:
 def _padded(grid: tuple[int, int], planes: int) -> np.ndarray:
     """(padded N, planes) zeros: planes of numbers over the grid with a border that nothing is written to."""
     return np.zeros(((grid[0] + 2 * _PAD) * (grid[1] + 2 * _PAD), planes), np.int64)
-
-
-def _home(where: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Numbers in the padded grid of patches numbered in the grid."""
-    return (where // grid[1] + _PAD) * (grid[1] + 2 * _PAD) + where % grid[1] + _PAD
 
 
 @dataclass
@@ -366,25 +370,20 @@ def _code_mask(coder: _Coder, mask: np.ndarray | None, memory: Memory, grid, pat
     before = memory.before(grid, patch_size).ravel()
     around = np.zeros(len(before), np.int64)
     if not base:
-        plane = _padded(grid, 1)
-        plane[_home(np.arange(len(before)), grid), 0] = before > 0
-        around = plane[_home(np.arange(len(before)), grid)[:, None] + _steps(grid)][..., 0].sum(axis=1)
+        plane, home = _padded(grid, 1)[:, 0], _home(np.arange(len(before)), grid)
+        plane[home] = before > 0
+        around = plane[home[:, None] + _steps(grid, _CROSS)[None]].sum(axis=1)
     fixed = np.minimum(before, 3) * 5 + around
     channel = _BASE_MASK if base else _MASK
-    plane, result = _padded(grid, 1), np.zeros(len(before), np.int64)
+    plane, result = _padded(grid, 1)[:, 0], np.zeros(len(before), np.int64)
     for where, seen in _passes(grid):
-        contexts = (plane[seen, 0].sum(axis=1) + bool(seen.shape[1])) * 20 + fixed[where]
+        contexts = (plane[seen].sum(axis=1) + bool(seen.shape[1])) * 20 + fixed[where]
         known = None if mask is None else mask[where].astype(np.int64)
         result[where] = coder.values(channel, contexts, known)
-        plane[_home(where, grid), 0] = result[where] != 0
+        plane[_home(where, grid)] = result[where] != 0
     if np.any((result != 0) & (result != 1)):
         raise FormatError("a mask holds other numbers than 0 and 1")
     return result != 0
-
-
-def _steps(grid: tuple[int, int]) -> np.ndarray:
-    width = grid[1] + 2 * _PAD
-    return np.array([y * width + x for y, x in _CROSS], np.int64)[None]
 
 
 def _code_colors(coder: _Coder, known: np.ndarray | None, mask: np.ndarray, grid, base: bool) -> np.ndarray:
