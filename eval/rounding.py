@@ -41,7 +41,7 @@ class Rounding:
     name: str
     description: str
     images: str
-    qualities: tuple[float, ...] = (40.0, 50.0, 60.0, 70.0)
+    qualities: tuple[float, ...] = (40.0, 50.0, 60.0, 66.0, 70.0)
     solve_steps: int = 5
     limit: int | None = None
 

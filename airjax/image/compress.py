@@ -80,10 +80,15 @@ def compress(
 
 
 def compress_and_source(
-    model: Model, image: np.ndarray, *, quality: float = DEFAULT_QUALITY, solve_steps: int = SOLVE_STEPS
+    model: Model,
+    image: np.ndarray,
+    *,
+    quality: float = DEFAULT_QUALITY,
+    mse_threshold: float | None = None,
+    solve_steps: int = SOLVE_STEPS,
 ) -> tuple[Quantised, Gaussians2D]:
     """As `compress`, and the rows of the result before rounding, their colours solved as often."""
-    quantised, sets = _compress(model, image, quality, None, None, None, 2.0, solve_steps)
+    quantised, sets = _compress(model, image, quality, None, None, mse_threshold, 2.0, solve_steps)
     kept = [each.kept(rows).gaussians for each, rows in zip(sets, quantised.stages, strict=True)]
     source = jax.tree.map(lambda *leaves: np.concatenate(leaves), *kept)
     if not (solve_steps and source.capacity):
