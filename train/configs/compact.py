@@ -2,8 +2,8 @@
 
 python -m train.main --config train/configs/compact.py
 
-About 1.2 hours on 2 CPU cores with XLA_FLAGS=--xla_force_host_platform_device_count=2. The seven stages begin as the six
-of `joint.py`, the first of them twice: once on the image at half its size, for the base of 16 x 16 patches.
+About 1.4 hours on 2 CPU cores with XLA_FLAGS=--xla_force_host_platform_device_count=2. The seven stages begin as the
+six of `joint.py`, the first of them twice: once on the image at half its size, for the base of 16 x 16 patches.
 """
 
 import dataclasses
