@@ -355,7 +355,7 @@ def main(args: list[str] | None = None) -> None:
     outcomes: Counter[tuple] = Counter()
     messages: Counter[str] = Counter()
     slowest = (0.0, 0)
-    for number in tqdm(range(options.cases), unit="files", mininterval=1.0):
+    for number in tqdm(range(options.cases), unit="files", mininterval=1.0, disable=None):
         case = make_case(options.seed, number, files)
         with _Saved(options.seed, number, case):
             start = time.perf_counter()
