@@ -321,15 +321,11 @@ def _describe(config: ImageEvaluation, model: Model, solve_steps: int) -> str:
     )
 
 
-def run(config: ImageEvaluation, weights: Path | None, out: Path) -> int:
-    """Measures all images, prints the tables, writes the reports; the number of images that could not be read.
-
-    Args:
-      weights: a weights file; None for the shipped one.
-      out: folder of the reports.
+def prepare(config, weights: Path | None, out: Path) -> tuple[Model, list[Path]]:
+    """The model and the files of an evaluation with `images`, `limit` and `description`; writes `config.json`.
 
     Raises:
-      AirjaxError: no such weights, no such folder, no image in it, or none that can be read.
+      AirjaxError: no such weights, no such folder, or no image in it.
     """
     model = load(weights)
     if not Path(config.images).exists():
@@ -340,6 +336,20 @@ def run(config: ImageEvaluation, weights: Path | None, out: Path) -> int:
         {"config": dataclasses.asdict(config), "weights": model.name, "environment": environment()},
     )
     print(f"{config.description}: {len(paths)} images, weights {model.name}; each new image size compiles once")
+    return model, paths
+
+
+def run(config: ImageEvaluation, weights: Path | None, out: Path) -> int:
+    """Measures all images, prints the tables, writes the reports; the number of images that could not be read.
+
+    Args:
+      weights: a weights file; None for the shipped one.
+      out: folder of the reports.
+
+    Raises:
+      AirjaxError: no such weights, no such folder, no image in it, or none that can be read.
+    """
+    model, paths = prepare(config, weights, out)
     results: list[ImageResult] = []
     with tqdm(paths, unit="image", disable=None) as progress:
         for path in progress:

@@ -6,7 +6,6 @@ files, metrics are taken on 8-bit images (`eval.images.score`).
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -20,13 +19,13 @@ from tqdm import tqdm
 
 from airjax.errors import AirjaxError
 from airjax.image.compress import QUALITY_RANGE
-from airjax.image.encoder import Model, load
-from airjax.image.io import atomic_write_bytes, find_images, read_image
+from airjax.image.encoder import Model
+from airjax.image.io import atomic_write_bytes, read_image
 from eval.bd_rate import BDRate, bd_rate
 from eval.codecs import PILLOW, Codec, airjax_codec, is_available, pillow_codec
-from eval.images import METRICS, Scores, bits_per_pixel, score
+from eval.images import METRICS, Scores, bits_per_pixel, prepare, score
 from eval.plot import Line, Panel, draw_panels, png_bytes
-from eval.results import codec_report, environment, finite_mean, format_table, number, write_json
+from eval.results import codec_report, finite_mean, format_table, number, write_json
 from eval.timing import Timing, time_warm
 
 ANCHOR = "jpeg-420"
@@ -320,15 +319,7 @@ def run(config: RateDistortion, weights: Path | None, out: Path) -> int:
     Raises:
       AirjaxError: no such weights, no such folder, no image in it, or none that can be measured.
     """
-    model = load(weights)
-    if not Path(config.images).exists():
-        raise AirjaxError(f"{config.images}: expected a folder of images or an image, found none")
-    paths = find_images([config.images])[: config.limit]
-    write_json(
-        out / "config.json",
-        {"config": dataclasses.asdict(config), "weights": model.name, "environment": environment()},
-    )
-    print(f"{config.description}: {len(paths)} images, weights {model.name}; each new image size compiles once")
+    model, paths = prepare(config, weights, out)
     codecs = make_codecs(config, model)
     results: list[ImageCurves] = []
     with tqdm(paths, unit="image", disable=None) as progress:

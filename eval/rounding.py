@@ -7,7 +7,6 @@ quantiser (which is never rounded, and keeps the rows that a file drops).
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,11 @@ from tqdm import tqdm
 from airjax.errors import AirjaxError
 from airjax.image import bitstream
 from airjax.image.compress import compress_and_source, mse_threshold_of
-from airjax.image.encoder import Model, load
-from airjax.image.io import find_images, read_image
+from airjax.image.encoder import Model
+from airjax.image.io import read_image
 from airjax.render.plan import render
-from eval.images import score
-from eval.results import environment, format_table, number, write_json
+from eval.images import prepare, score
+from eval.results import format_table, number, write_json
 
 
 @dataclass(frozen=True)
@@ -122,9 +121,7 @@ def run(config: Rounding, weights: Path | None, out: Path) -> int:
     Raises:
       AirjaxError: no such weights, no image, or none that can be read.
     """
-    model = load(weights)
-    paths = find_images([config.images])[: config.limit]
-    print(f"{config.description}: {len(paths)} images, weights {model.name}")
+    model, paths = prepare(config, weights, out)
     results: list[list[RoundingResult]] = []
     names, means = [], []
     for path in tqdm(paths, unit="image", disable=None):
@@ -137,9 +134,6 @@ def run(config: Rounding, weights: Path | None, out: Path) -> int:
         results.append([measure(model, image, quality, config.solve_steps) for quality in config.qualities])
         means = [RoundingResult(*np.mean(each, axis=0).tolist()) for each in zip(*results, strict=True)]
         report = {
-            "config": dataclasses.asdict(config),
-            "weights": model.name,
-            "environment": environment(),
             "means": [mean._asdict() for mean in means],
             "images": {n: [r._asdict() for r in each] for n, each in zip(names, results, strict=True)},
         }

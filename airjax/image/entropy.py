@@ -433,7 +433,7 @@ def _code_geometry(coder: _Coder, known: np.ndarray | None, symbols: np.ndarray,
         if levels == 1:  # nothing to code; an encoder may be given anything, which the check below finds
             symbols[where, 5] = 0 if known is None else known[where, 5]
             continue
-        num_raw = max(0, ((levels - 1) // _ANGLE_TOP).bit_length())
+        num_raw = ((levels - 1) // _ANGLE_TOP).bit_length()
         angles = None if known is None else known[where, 5]
         top = coder.values(channel, np.zeros(len(where), np.int64), None if angles is None else angles >> num_raw)
         low = 0
