@@ -18,11 +18,60 @@ class Refined(NamedTuple):
       final: the state after `num_steps` updates.
       kept: the states after keep[0], keep[1], ... updates, stacked on a new axis 0 of every leaf.
       losses: (num_steps,) the loss before each update; losses[0] is that of the start.
+      inner_state: of the optimiser after the last update; given back to `refine`, it goes on as if never stopped.
     """
 
     final: Any
     kept: Any
     losses: Float[Array, " k"]
+    inner_state: Any
+
+
+def scaled_adam(
+    rates: Any, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_root: float = 1e-8
+) -> optax.GradientTransformation:
+    """Adam with a learning rate per attribute.
+
+    Args:
+      rates: a prefix of the state's pytree, one number or one per row for each attribute (`scaled`); may be traced,
+        so that rates can be learned.
+      b1, b2, eps: of Adam.
+      eps_root: inside the root. Adam's step has an infinite derivative where a second moment is 0; with the default,
+        gradients far below 1e-4 move little, and the derivative is at most 1e4 times the rate.
+    """
+    return optax.chain(
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps, eps_root=eps_root),
+        scale_by_rates(rates),
+    )
+
+
+def scale_by_rates(rates: Any) -> optax.GradientTransformation:
+    """Updates times minus the rate of their attribute; alone it is gradient descent.
+
+    Args:
+      rates: as in `scaled_adam`.
+    """
+
+    def update(updates, state, params=None):
+        del params
+        return jax.tree.map(jnp.negative, scaled(rates, updates)), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def scaled(rates: Any, tree: Any) -> Any:
+    """A pytree with every leaf multiplied by its rate.
+
+    Args:
+      rates: a prefix of the tree; a rate that is an array has the first axes of its leaf.
+      tree: pytree of floating arrays.
+    """
+
+    def multiply(rate, leaf):
+        rate = jnp.asarray(rate, leaf.dtype)
+        return rate.reshape(rate.shape + (1,) * (leaf.ndim - rate.ndim)) * leaf
+
+    return jax.tree.map(multiply, jax.tree.broadcast(rates, tree), tree)
 
 
 def refine(
@@ -33,6 +82,8 @@ def refine(
     num_steps: int,
     update_mask: Any = None,
     keep: tuple[int, ...] = (),
+    inner_state: Any = None,
+    checkpoint_every: int | None = None,
 ) -> Refined:
     """Gradient steps on `loss_fn` from `start`.
 
@@ -42,27 +93,33 @@ def refine(
     One `lax.scan`, so the program does not grow with `num_steps`, and only the states in `keep` are stored
     (unless the loop is differentiated). Gradients flow through every step, into `start` and into all that
     `loss_fn` closes over: stop them where they are not wanted. For a finite derivative of Adam's step where a
-    second moment is 0 give it `eps_root` > 0.
+    second moment is 0 give it `eps_root` > 0 (`scaled_adam` has it).
+
+    Differentiated in reverse, a loop of K steps stores what every step needs. With `checkpoint_every` = c it stores
+    K / c states and computes c steps again at a time: memory grows with K / c + c, that is with the root of K for
+    c = sqrt(K), and every step is computed once more.
 
     Args:
       loss_fn: state -> scalar.
       start: pytree of floating arrays.
-      inner_tx: optax transformation; its state starts fresh.
+      inner_tx: optax transformation.
       num_steps: number of updates, static, >= 0.
       update_mask: where updates are applied: a pytree of bools or bool arrays that broadcast to the leaves; a
         prefix of the tree will do. It acts on the updates and not on the gradients, so that what `inner_tx`
         does on its own, such as decoupled weight decay, moves nothing that is frozen. None for everything.
       keep: static, increasing step numbers in [0, num_steps]; 0 is the start.
+      inner_state: of `inner_tx` to go on from (`Refined.inner_state`); None to start fresh.
+      checkpoint_every: static, >= 1; steps between the states that reverse mode stores; None to store every step.
 
     Returns:
       See `Refined`; without steps, `final` is `start` and `losses` is empty.
 
     Raises:
       ValueError: negative num_steps; keep out of range or not increasing; a mask that does not broadcast, or
-        is no prefix of the tree.
-      TypeError: num_steps or keep are not Python integers; a mask is not boolean.
+        is no prefix of the tree; checkpoint_every below 1.
+      TypeError: num_steps, keep or checkpoint_every are not Python integers; a mask is not boolean.
     """
-    _check_steps(num_steps, keep)
+    _check_steps(num_steps, keep, checkpoint_every)
     start = jax.tree.map(jnp.asarray, start)
     mask = None if update_mask is None else _full_mask(update_mask, start)
 
@@ -81,9 +138,20 @@ def refine(
     slots = [keep.index(k) if k in keep else len(keep) for k in range(1, num_steps + 1)]
     # Every slot begins as the start, which is all that step 0 needs.
     kept = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(keep), *leaf.shape)), start)
-    carry = (start, inner_tx.init(start), kept)
-    (final, _, kept), losses = jax.lax.scan(step, carry, jnp.array(slots, jnp.int32))
-    return Refined(final, kept, losses)
+    carry = (start, inner_tx.init(start) if inner_state is None else inner_state, kept)
+    (final, inner_state, kept), losses = _scan(step, carry, jnp.array(slots, jnp.int32), checkpoint_every)
+    return Refined(final, kept, losses, inner_state)
+
+
+def _scan(step, carry, slots, every: int | None):
+    """`lax.scan` that reverse mode computes again in blocks of `every` steps; what is left over is a shorter block."""
+    if every is None or every >= len(slots):
+        return jax.lax.scan(step, carry, slots)
+    block = jax.checkpoint(lambda carry, slots: jax.lax.scan(step, carry, slots), prevent_cse=False)
+    whole = len(slots) // every * every
+    carry, losses = jax.lax.scan(block, carry, slots[:whole].reshape(-1, every))
+    carry, rest = block(carry, slots[whole:])
+    return carry, jnp.concatenate([losses.ravel(), rest])
 
 
 def _full_mask(mask: Any, state: Any) -> Any:
@@ -108,11 +176,14 @@ def _full_mask(mask: Any, state: Any) -> Any:
     return jax.tree.map(full, parts, state)
 
 
-def _check_steps(num_steps: int, keep: tuple[int, ...]) -> None:
-    for name, value in (("num_steps", num_steps), *(("keep", k) for k in keep)):
+def _check_steps(num_steps: int, keep: tuple[int, ...], checkpoint_every: int | None) -> None:
+    every = () if checkpoint_every is None else (("checkpoint_every", checkpoint_every),)
+    for name, value in (("num_steps", num_steps), *(("keep", k) for k in keep), *every):
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"{name}: expected an int, got {value!r}")
     if num_steps < 0:
         raise ValueError(f"num_steps: expected at least 0, got {num_steps}")
+    if checkpoint_every is not None and checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every: expected at least 1, got {checkpoint_every}")
     if list(keep) != sorted(set(keep)) or any(not 0 <= k <= num_steps for k in keep):
         raise ValueError(f"keep: expected increasing steps from 0 to {num_steps}, got {keep}")

@@ -7,7 +7,7 @@ import runpy
 from pathlib import Path
 
 from airjax.errors import AirjaxError
-from eval import bench, images, rd, rounding
+from eval import bench, images, rd, refinement, rounding
 
 # What a config may describe, and the function that does it: (config, weights, out) -> number of failures.
 RUNNERS = {
@@ -15,8 +15,9 @@ RUNNERS = {
     bench.Benchmark: bench.run,
     rd.RateDistortion: rd.run,
     rounding.Rounding: rounding.run,
+    refinement.Refinement: refinement.run,
 }
-Evaluation = images.ImageEvaluation | bench.Benchmark | rd.RateDistortion | rounding.Rounding
+Evaluation = images.ImageEvaluation | bench.Benchmark | rd.RateDistortion | rounding.Rounding | refinement.Refinement
 
 
 def load_config(path: Path, overrides: dict[str, object]) -> Evaluation:

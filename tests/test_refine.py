@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from airjax.refine import refine
+from airjax.refine import refine, scale_by_rates, scaled, scaled_adam
 
 RATE = 0.1
 CURVATURE = np.array([1.0, 2.0, 0.5, 3.0], np.float32)
@@ -191,6 +191,156 @@ def test_the_loss_is_traced_once():
     assert len(traces) == 1
 
 
+# --- going on ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", [(3, 4), (0, 7), (7, 0), (1, 1, 5)])
+def test_going_on_equals_one_run(parts):
+    """Oracle: seven steps at once, to the last bit: the same compiled step, on the same numbers."""
+    whole = refine(tree_loss, tree_start(), ADAM, num_steps=7)
+    state, inner_state, losses = tree_start(), None, []
+    for num_steps in parts:
+        done = refine(tree_loss, state, ADAM, num_steps=num_steps, inner_state=inner_state)
+        state, inner_state, losses = done.final, done.inner_state, [*losses, done.losses]
+    assert_close((state, inner_state), (whole.final, whole.inner_state), rtol=0, atol=0)
+    np.testing.assert_array_equal(np.concatenate(losses), whole.losses)
+
+
+def test_starting_afresh_is_something_else():
+    """The control of the test above: without Adam's state the second half goes elsewhere."""
+    half = refine(tree_loss, tree_start(), ADAM, num_steps=4).final
+    whole = refine(tree_loss, tree_start(), ADAM, num_steps=7).final
+    assert np.abs(refine(tree_loss, half, ADAM, num_steps=3).final["w"] - whole["w"]).max() > 1e-2
+
+
+# --- rates ---------------------------------------------------------------------------------------------------
+
+
+def test_scaled_by_a_prefix_and_by_rows():
+    """Oracle: numpy. One number for a leaf, one per row, one for a whole branch; zero-dimensional leaves too."""
+    tree = tree_start()
+    w, (b, c) = (np.asarray(tree["w"]), [np.asarray(x) for x in tree["rest"]])
+    rows = np.array([0.1, 0.2, 0.3], np.float32)
+    expected = {"w": rows[:, None] * w, "rest": (2 * b, 2 * c)}
+    assert_close(scaled({"w": rows, "rest": 2.0}, tree), expected, rtol=0, atol=0)
+    every = np.arange(6, dtype=np.float32).reshape(3, 2)
+    expected = {"w": every * w, "rest": (np.array([1, 3], np.float32) * b, 0 * c)}
+    assert_close(scaled({"w": every, "rest": (np.array([1, 3], np.float32), 0.0)}, tree), expected, rtol=0, atol=0)
+    assert_close(scaled(0.5, tree), jax.tree.map(lambda x: 0.5 * np.asarray(x), tree), rtol=0, atol=0)
+
+
+def test_rates_that_fit_no_leaf():
+    with pytest.raises(ValueError):
+        scaled({"w": 0.1}, tree_start())
+    with pytest.raises(TypeError):
+        scaled({"w": np.ones(2, np.float32), "rest": 1.0}, tree_start())  # rows come first: w has three
+
+
+def test_gradient_descent_with_a_rate_per_number():
+    """Oracle: the closed form, in which every number has its own power."""
+    rates = np.array([0.1, 0.0, 0.3, 0.05], np.float32)
+    done = refine(quadratic, START, scale_by_rates(rates), num_steps=6)
+    assert_close(done.final, jnp.asarray(TARGET + (1 - rates * CURVATURE) ** 6 * (START - TARGET)))
+
+
+def test_scaled_adam_with_one_rate_is_adam():
+    """Oracle: optax.adam."""
+    done = refine(tree_loss, tree_start(), scaled_adam(0.05), num_steps=6)
+    assert_close(done.final, refine(tree_loss, tree_start(), ADAM, num_steps=6).final)
+    tx = scaled_adam(0.05, b1=0.5, b2=0.8, eps=1e-3, eps_root=0.0)
+    expected = refine(tree_loss, tree_start(), optax.adam(0.05, b1=0.5, b2=0.8, eps=1e-3), num_steps=6).final
+    assert_close(refine(tree_loss, tree_start(), tx, num_steps=6).final, expected)
+
+
+def test_scaled_adam_with_a_rate_per_attribute():
+    """Oracle: one optax.adam per attribute, put together by optax; a rate of 0 freezes."""
+    rates = {"w": np.float32(0.05), "rest": (np.float32(0.2), np.float32(0.0))}
+    labels = {"w": "slow", "rest": ("fast", "still")}
+    parts = {"slow": ADAM, "fast": optax.adam(0.2, eps_root=1e-8), "still": optax.set_to_zero()}
+    done = refine(tree_loss, tree_start(), scaled_adam(rates), num_steps=5)
+    assert_close(done.final, refine(tree_loss, tree_start(), optax.partition(parts, labels), num_steps=5).final)
+    np.testing.assert_array_equal(done.final["rest"][1], tree_start()["rest"][1])
+
+
+def test_gradient_by_the_rates_in_closed_form():
+    """d (1 - rate c)^K / d rate = -K c (1 - rate c)^(K - 1)."""
+
+    def last(rates):
+        return jnp.sum(refine(quadratic, START, scale_by_rates(rates), num_steps=5).final)
+
+    expected = -5 * CURVATURE * (1 - RATE * CURVATURE) ** 4 * (START - TARGET)
+    np.testing.assert_allclose(jax.grad(last)(np.full(4, RATE, np.float32)), expected, rtol=1e-5)
+
+
+# --- steps computed again --------------------------------------------------------------------------------------
+
+
+@partial(jax.jit, static_argnames="every")
+def differentiated(start, every):
+    """Value and gradient of a function of all that seven steps of Adam return, and what they return."""
+
+    def outer(start):
+        options = {"num_steps": 7, "keep": (0, 4, 7), "checkpoint_every": every}
+        done = refine(lambda x: jnp.sum(jnp.square(x - TARGET) ** 2), start, ADAM, **options)
+        return jnp.sum(done.kept**2) + jnp.sum(done.losses), done
+
+    return jax.value_and_grad(outer, has_aux=True)(start)
+
+
+@pytest.mark.parametrize("every", [1, 3, 9])
+def test_steps_computed_again_change_nothing(every):
+    """Oracle: the loop that stores every step; 3 leaves a rest of 7 steps, 9 is more than there are."""
+    assert_close(differentiated(START, every), differentiated(START, None))
+
+
+def test_no_steps_to_compute_again():
+    done = refine(quadratic, START, optax.sgd(RATE), num_steps=0, checkpoint_every=3)
+    np.testing.assert_array_equal(done.final, START)
+
+
+def test_memory_of_reverse_mode():
+    """As the compiler plans it. Oracle: K / c + c states for c = sqrt(K); the control stores all K.
+
+    A state of 80 kB is all but all of it. From 16 to 256 steps the root grows fourfold, the number sixteenfold.
+    """
+
+    def planned(num_steps, every):
+        def outer(start):
+            done = refine(lambda x: jnp.sum(jnp.sin(x) ** 2), start, scale_by_rates(RATE), **options)
+            return jnp.sum(jnp.square(done.final))
+
+        options = {"num_steps": num_steps, "checkpoint_every": every}
+        compiled = jax.jit(jax.grad(outer)).lower(jax.ShapeDtypeStruct((20_000,), jnp.float32)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    stored = [planned(num_steps, None) for num_steps in (16, 64, 256)]
+    again = [planned(num_steps, every) for num_steps, every in ((16, 4), (64, 8), (256, 16))]
+    assert stored[1] > 3.5 * stored[0] and stored[2] > 3.5 * stored[1]
+    assert again[1] < 2.2 * again[0] and again[2] < 2.2 * again[1]
+    assert again[2] < stored[2] / 8
+
+
+def test_vmap_over_problems_is_a_loop():
+    """Oracle: one call per problem; losses, starts, rates and the optimiser's states all differ."""
+
+    @jax.jit
+    def one(start, target, rate):
+        def loss(x):
+            return jnp.sum(CURVATURE * jnp.square(x - target) ** 2)
+
+        first = refine(loss, start, scaled_adam(rate), num_steps=2)
+        options = {"inner_state": first.inner_state, "checkpoint_every": 2, "keep": (1, 3)}
+        return refine(loss, first.final, scaled_adam(rate), num_steps=3, **options)
+
+    rng = np.random.default_rng(1)
+    starts, targets = rng.standard_normal((2, 3, 4)).astype(np.float32)
+    rates = np.array([0.01, 0.1, 0.3], np.float32)
+    batched = jax.tree.map(np.asarray, jax.vmap(one)(starts, targets, rates))
+    for i in range(3):
+        single = one(starts[i], targets[i], rates[i])
+        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], batched), single)
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -205,6 +355,9 @@ def test_the_loss_is_traced_once():
         ({"update_mask": np.ones((1, 4), bool)}, ValueError, r"update_mask: .* to \(4,\), got \(1, 4\)"),
         ({"update_mask": np.ones(4, np.float32)}, TypeError, "update_mask: expected bool, got float32"),
         ({"update_mask": {"a": True}}, ValueError, "update_mask: expected a prefix of"),
+        ({"checkpoint_every": 0}, ValueError, "checkpoint_every: expected at least 1, got 0"),
+        ({"checkpoint_every": True}, TypeError, "checkpoint_every: expected an int, got True"),
+        ({"checkpoint_every": 2.0}, TypeError, "checkpoint_every: expected an int, got 2.0"),
     ],
 )
 def test_wrong_arguments(changes, error, message):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 
@@ -17,8 +18,13 @@ from airjax.errors import AirjaxError
 from train import phases
 
 
-def load_experiment(path: Path, smoke: bool):
-    """The experiment that the config file at `path` describes."""
+def load_experiment(path: Path, smoke: bool, **choices):
+    """The experiment that the config file at `path` describes.
+
+    Args:
+      smoke: the tiny variant.
+      choices: `variant`, `seed`: further arguments of its function, where it has them.
+    """
     if not path.is_file() or path.suffix != ".py":
         raise AirjaxError(f"{path}: expected a config file (.py)")
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
@@ -26,7 +32,10 @@ def load_experiment(path: Path, smoke: bool):
     spec.loader.exec_module(module)
     if not hasattr(module, "experiment"):
         raise AirjaxError(f"{path}: expected a function experiment(smoke), found none")
-    return module.experiment(smoke)
+    known = inspect.signature(module.experiment).parameters
+    if unknown := [name for name in choices if name not in known]:
+        raise AirjaxError(f"--{unknown[0]}: not an option of {path}")
+    return module.experiment(smoke, **choices)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,12 +43,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.main", description="Run one experiment.")
     parser.add_argument("--config", type=Path, required=True, help="a file of train/configs")
     parser.add_argument("--smoke", action="store_true", help="the tiny variant, under 2 minutes on a CPU")
+    parser.add_argument("--variant", help="of a config that has several")
+    parser.add_argument("--seed", type=int, help="of a config that takes one")
     parser.add_argument("--out", type=Path, help="folder of the run (runs/<name>)")
     parser.add_argument("--max-seconds", type=float, help="stop after this time, all sessions together")
     parser.add_argument("--init", type=Path, help="start from these weights, or this checkpoint folder")
     args = parser.parse_args(argv)
     try:
-        experiment = load_experiment(args.config, args.smoke)
+        choices = {name: value for name in ("variant", "seed") if (value := getattr(args, name)) is not None}
+        experiment = load_experiment(args.config, args.smoke, **choices)
         if args.max_seconds is not None:
             loop = dataclasses.replace(experiment.loop, max_seconds=args.max_seconds)
             experiment = dataclasses.replace(experiment, loop=loop)

@@ -18,6 +18,7 @@ from airjax.config import stages_to_text
 from airjax.errors import AirjaxError
 from airjax.gaussians import patch_grid
 from airjax.image.pod import inner_adam, pod_stage
+from airjax.image.refinement import rates_to_text
 from airjax.image.rate import estimated_bits, init_rate
 from airjax.image.stages import (
     StageConfig,
@@ -32,6 +33,7 @@ from airjax.metrics import image_loss, psnr
 from train.data import DataConfig, batches, dataset, load_photographs
 from train.loop import LoopConfig
 from train.loop import run as run_loop
+from train.meta import Meta, learned_rates, log_rates_of, meta_loss, trained_only
 
 State = dict[str, Any]
 
@@ -144,7 +146,7 @@ class Experiment:
 
     Fields:
       name: of the run folder.
-      phase: `Joint`, `Compact` or `Pod`.
+      phase: `Joint`, `Compact`, `Pod` or `train.meta.Meta`.
       stages: the model.
       optimizer, loop, data: see there.
       init: weights file or run folder to start from; None for fresh weights from loop.seed.
@@ -153,7 +155,7 @@ class Experiment:
     """
 
     name: str
-    phase: Joint | Compact | Pod
+    phase: Joint | Compact | Pod | Meta
     stages: tuple[StageConfig, ...]
     optimizer: Optimizer
     loop: LoopConfig
@@ -162,7 +164,7 @@ class Experiment:
     init_stages: tuple[int, ...] | None = None
 
 
-def draw_control(key: jax.Array, phase: Joint | Pod, num_slots: int) -> StageControl:
+def draw_control(key: jax.Array, phase: Joint | Pod | Meta, num_slots: int) -> StageControl:
     """A random Stage Control for one training image."""
     key_mse, key_budget = jax.random.split(key)
     low, high = phase.log10_mse
@@ -251,6 +253,8 @@ def make_step(experiment: Experiment):
         return _make_pod_step(experiment)
     if isinstance(experiment.phase, Compact):
         return _make_compact_step(experiment)
+    if isinstance(experiment.phase, Meta):
+        return _make_meta_step(experiment)
     return _make_joint_step(experiment)
 
 
@@ -270,9 +274,22 @@ def _make_compact_step(experiment: Experiment):
     )
 
 
-def _make_loss_step(experiment: Experiment, loss_fn, make_trained):
+def _make_meta_step(experiment: Experiment):
+    phase, stages = experiment.phase, experiment.stages
+
+    def loss_fn(trained, images, key):
+        return meta_loss(trained, images, key, phase, stages, partial(draw_control, phase=phase))
+
+    def make_trained(params):
+        return {"params": params, "log_rates": log_rates_of(phase)}
+
+    tx = trained_only(experiment.optimizer.make(experiment.loop.num_steps), phase)
+    return _make_loss_step(experiment, loss_fn, make_trained, tx)
+
+
+def _make_loss_step(experiment: Experiment, loss_fn, make_trained, tx=None):
     """As `make_step`, for a loss (trained, images, key) -> (loss, metrics); one optimiser for all that is trained."""
-    tx = experiment.optimizer.make(experiment.loop.num_steps)
+    tx = experiment.optimizer.make(experiment.loop.num_steps) if tx is None else tx
 
     def init(params) -> State:
         trained = make_trained(params)
@@ -439,7 +456,10 @@ def run(experiment: Experiment, out_dir: Path, init: Path | None = None) -> Stat
         resolved_config=experiment,
     )
     params = jax.tree.map(np.asarray, state["params"])
-    save_weights(out_dir / "weights.safetensors", params, {"stages": stages_to_text(experiment.stages)})
+    metadata = {"stages": stages_to_text(experiment.stages)}
+    if "log_rates" in state:
+        metadata["rates"] = rates_to_text(learned_rates(state["log_rates"]))
+    save_weights(out_dir / "weights.safetensors", params, metadata)
     return state
 
 

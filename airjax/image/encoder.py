@@ -21,6 +21,7 @@ from airjax.errors import AirjaxError
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, concatenate, patch_grid
 from airjax.image.bitstream import Encoded, compact
 from airjax.image.colours import solve_colors
+from airjax.image.refinement import RATES, Coordinates, rates_from_text
 from airjax.image.stages import StageConfig, StageControl, run_stages, stage_control_of
 from airjax.render.additive import draw_slots, slot_weights
 from airjax.render.lists import gather_slots, round_capacity
@@ -38,11 +39,13 @@ class Model:
       stages: configuration, one entry per stage.
       params: {"stage0": ..., ...}.
       name: file name and the first digits of the SHA-256 of the weights.
+      rates: learning rates of a refinement of its predictions, learned with the weights if they were.
     """
 
     stages: tuple[StageConfig, ...]
     params: dict[str, Any]
     name: str
+    rates: Coordinates = RATES
 
     def encode(
         self,
@@ -133,6 +136,7 @@ def load(path: str | os.PathLike | None = None) -> Model:
         stages_from_text(metadata["stages"], source=str(path)),
         params,
         f"{path.name} {weights_hash(path)[:8]}",
+        rates_from_text(metadata["rates"], source=str(path)) if "rates" in metadata else RATES,
     )
 
 

@@ -20,13 +20,25 @@ from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, PatchMap, extents, fact
 CHUNK = 8  # slots of a chunk: half a chunk per tile is empty on average, and a chunk costs one row of the image sum
 
 
+class Capacity(NamedTuple):
+    """Static sizes of sorted lists.
+
+    Fields:
+      pairs: most (Gaussian, tile) pairs, boxes against tiles, as counted by `pair_counts`.
+      chunks: most chunks; every one costs time, used or not. None for as many as `pairs` can ever need.
+    """
+
+    pairs: int
+    chunks: int | None = None
+
+
 class TileLists(NamedTuple):
     """Sorted tile lists in chunks.
 
     Fields:
       ids: (L, M) index of the Gaussian in each slot of each chunk; n where the slot is empty.
       tiles: (M,) tile of each chunk, row by row; T where the chunk is unused.
-      overflow: the pairs did not fit the capacity; the lists are then incomplete and must not be used.
+      overflow: they did not fit the capacity; the lists are then incomplete and must not be used.
     """
 
     ids: Int[Array, "L M"]
@@ -101,25 +113,28 @@ def _touches(
     return jnp.minimum(on_x, on_y) <= 0.5 * CUTOFF_RADIUS**2 * (1 + 1e-3)
 
 
-def sorted_lists(gaussians: Gaussians2D, *, grid: tuple[int, int], tile_size: int, capacity: int) -> TileLists:
+def sorted_lists(
+    gaussians: Gaussians2D, *, grid: tuple[int, int], tile_size: int, capacity: int | Capacity
+) -> TileLists:
     """Tile lists of any set.
 
     Args:
       gaussians: n slots, positions in pixels.
       grid: (rows, columns) of tiles.
       tile_size: pixels.
-      capacity: largest number of (Gaussian, tile) pairs, boxes against tiles, as counted by `pair_counts`.
+      capacity: see `Capacity`; a number is that of the pairs.
 
     Returns:
-      Lists of capacity // L + T chunks, which is always enough for `capacity` pairs.
+      Lists of `capacity.chunks` chunks, by default pairs // L + T, which is always enough.
 
     Raises:
       ValueError: a capacity below 1.
     """
+    capacity, num_chunks = capacity if isinstance(capacity, Capacity) else (capacity, None)
     if capacity < 1:
         raise ValueError(f"capacity: expected at least 1 pair, got {capacity}")
     num_tiles, n = grid[0] * grid[1], gaussians.capacity
-    num_chunks = capacity // CHUNK + min(num_tiles, capacity)
+    num_chunks = capacity // CHUNK + min(num_tiles, capacity) if num_chunks is None else num_chunks
     gaussians = jax.lax.stop_gradient(without_colors(gaussians))
     ranges = tile_ranges(gaussians, grid=grid, tile_size=tile_size)
     widths = ranges[:, 1] - ranges[:, 0]
@@ -144,6 +159,7 @@ def sorted_lists(gaussians: Gaussians2D, *, grid: tuple[int, int], tile_size: in
     first_pair, first_chunk = (
         jnp.concatenate([jnp.zeros((1,), jnp.int32), jnp.cumsum(a, dtype=jnp.int32)]) for a in (sizes, chunks)
     )
+    overflow = overflow | (first_chunk[-1] > num_chunks)
     rank = p - first_pair[tile]
     position = (rank % CHUNK) * num_chunks + first_chunk[tile] + rank // CHUNK
     position = jnp.where(tile < num_tiles, position, CHUNK * num_chunks)

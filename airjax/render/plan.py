@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians2D, extents, patch_grid
 from airjax.render.additive import Rendered, render_lists
-from airjax.render.lists import TileLists, pair_counts, round_capacity, sorted_lists, trim
+from airjax.render.lists import Capacity, TileLists, pair_counts, round_capacity, sorted_lists, trim
 
 TILE_SIZE = 8  # pixels; the fewest evaluations per Gaussian of the sizes that a photograph needs
 MAX_PAIRS = 2**24  # (Gaussian, tile) pairs of one strip: about 2 GB while it is drawn
@@ -62,7 +63,7 @@ def render(
     image_size: tuple[int, int],
     scale: float = 1.0,
     tile_size: int = TILE_SIZE,
-    capacity: int | None = None,
+    capacity: int | Capacity | None = None,
     smooth_cutoff: bool = False,
     any_order: bool = False,
 ) -> Rendered:
@@ -73,8 +74,8 @@ def render(
       image_size: (h, w) pixels of the plane that the set was made for.
       scale: the result has round(scale * image_size) pixels; means and scales are multiplied by it.
       tile_size: pixels; it changes the speed, not the image.
-      capacity: largest number of (Gaussian, tile) pairs, see `airjax.render.lists.pair_counts`. Left out, it is
-        counted, which needs concrete arrays: give it inside `jit`, `grad` or `vmap`.
+      capacity: largest number of (Gaussian, tile) pairs, see `airjax.render.lists.Capacity`. Left out, it is
+        counted, which needs concrete arrays: give it inside `jit`, `grad` or `vmap` (`capacity_of`).
       smooth_cutoff, any_order: see `airjax.render.additive.accumulate`.
 
     Returns:
@@ -103,6 +104,7 @@ def render(
         image = render_lists(gaussians, lists, image_size=image_size, **options)
         return Rendered(jnp.where(lists.overflow, jnp.nan, image), lists.overflow)
     gaussians = rescale(jax.tree.map(np.asarray, gaussians), scale)
+    capacity = capacity.pairs if isinstance(capacity, Capacity) else capacity
     return Rendered(_render_planned(gaussians, image_size, capacity, options), jnp.asarray(False))
 
 
@@ -129,8 +131,25 @@ def planned_lists(
     grid = patch_grid(image_size, tile_size)
     capacity = round_capacity(pairs) if capacity is None else capacity
     lists = _lists(gaussians, grid=grid, tile_size=tile_size, capacity=capacity)
-    used = int(np.count_nonzero(np.asarray(lists.tiles) < grid[0] * grid[1]))
-    return trim(lists, min(round_capacity(used), lists.tiles.size))
+    return trim(lists, min(round_capacity(_used_chunks(lists, grid)), lists.tiles.size))
+
+
+def capacity_of(
+    gaussians: Gaussians2D, *, image_size: tuple[int, int], tile_size: int = TILE_SIZE, headroom: float = 1.0
+) -> Capacity:
+    """What `render` needs inside a JAX transformation for a concrete set, and for sets `headroom` times as large.
+
+    Raises:
+      AirjaxError: more pairs than MAX_PAIRS.
+    """
+    lists = planned_lists(gaussians, image_size=image_size, tile_size=tile_size)
+    chunks = _used_chunks(lists, patch_grid(image_size, tile_size))
+    pairs = _num_pairs(gaussians, image_size, tile_size)
+    return Capacity(*(round_capacity(math.ceil(headroom * count)) for count in (pairs, chunks)))
+
+
+def _used_chunks(lists: TileLists, grid: tuple[int, int]) -> int:
+    return int(np.count_nonzero(np.asarray(lists.tiles) < grid[0] * grid[1]))
 
 
 def _num_pairs(gaussians, image_size, tile_size) -> int:

@@ -1,0 +1,262 @@
+"""Refinement curves: PSNR over the number of inner steps, from the predictions of several sets of weights.
+
+All weights see the same images with the same budget of Gaussians and are refined by the same optimiser; only where it
+starts differs. With several seeds of each, differences come with error bars.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from airjax.errors import AirjaxError
+from airjax.image.encoder import Model, load
+from airjax.image.io import atomic_write_bytes, find_images, read_image
+from airjax.image.refinement import State, advance, start_state
+from airjax.render.plan import render
+from eval.images import score
+from eval.plot import Line, Panel, draw_panels, png_bytes
+from eval.results import environment, format_table, number, write_json
+
+# Okabe and Ito's palette, then darker and lighter ones of its colours.
+_COLORS = (
+    (60, 60, 64),
+    (213, 94, 0),
+    (0, 114, 178),
+    (0, 158, 115),
+    (204, 121, 167),
+    (230, 159, 0),
+    (86, 180, 233),
+    (150, 150, 156),
+    (120, 60, 0),
+    (0, 70, 60),
+    (110, 50, 90),
+    (160, 150, 0),
+)
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What to measure.
+
+    Fields:
+      name, description: of the evaluation, for the reports.
+      images: a folder of images, or one image.
+      weights: (name, weights files of its seeds) pairs; the first is what the others are compared with. "" is the shipped
+        model.
+      steps: numbers of inner steps, increasing multiples of 5 that begin with 0.
+      compared: of these, where differences are printed.
+      max_gaussians: budget of a whole image of 768 x 512; smaller ones get as many per pixel.
+      crop: the middle so many pixels squared only; None for whole images.
+      limit: only the first images; None for all.
+    """
+
+    name: str
+    description: str
+    images: str
+    weights: tuple[tuple[str, tuple[str, ...]], ...]
+    steps: tuple[int, ...] = (0, 5, 10, 20, 50, 100, 200, 500)
+    compared: tuple[int, ...] = (0, 50, 100, 500)
+    max_gaussians: int = 14_000
+    crop: int | None = None
+    limit: int | None = None
+
+    def __post_init__(self):
+        steps = self.steps
+        if not steps or steps[0] != 0 or list(steps) != sorted(set(steps)) or any(step % 5 for step in steps):
+            raise AirjaxError(f"steps: expected 0, then increasing multiples of 5, got {steps}")
+        if not set(self.compared) <= set(steps):
+            raise AirjaxError(f"compared: expected some of {steps}, got {self.compared}")
+        if not self.weights or len({len(files) for _, files in self.weights}) > 1 or not self.weights[0][1]:
+            raise AirjaxError("weights: expected names with the same number of files each, at least one")
+        if self.max_gaussians < 1:
+            raise AirjaxError(f"max_gaussians: expected at least 1, got {self.max_gaussians}")
+        if self.crop is not None and self.crop < 16:
+            raise AirjaxError(f"crop: expected at least 16 pixels, got {self.crop}")
+
+
+class Curve(NamedTuple):
+    """One image with one set of weights: Gaussians, and PSNR in dB of the 8-bit image after each number of steps."""
+
+    num_gaussians: int
+    psnr: tuple[float, ...]
+
+
+def middle(image: np.ndarray, crop: int | None) -> np.ndarray:
+    """The middle `crop` pixels of each side, or less where there are less."""
+    if crop is None:
+        return image
+    cut = [slice(max(0, (side - crop) // 2), max(0, (side - crop) // 2) + min(side, crop)) for side in image.shape[:2]]
+    return image[cut[0], cut[1]]
+
+
+def measure(model: Model, image: np.ndarray, config: Refinement) -> Curve:
+    """Refines the networks' prediction for one image and looks at it on the way."""
+    budget = round(config.max_gaussians * image.shape[0] * image.shape[1] / (768 * 512))
+    predicted = model.encode(image, max_gaussians=budget, solve_steps=0).gaussians
+
+    def psnr_of(state: State) -> float:
+        return score(image, np.asarray(render(state.gaussians, image_size=image.shape[:2]).image)).psnr
+
+    state, values = start_state(predicted), []
+    for step in config.steps:
+        while state.step < step:
+            state = advance(state, image, num_steps=5, rates=model.rates)
+        values.append(psnr_of(state))
+    return Curve(predicted.capacity, tuple(values))
+
+
+def summary(config: Refinement, curves: np.ndarray) -> dict:
+    """Means over images, then over seeds with their standard error; differences are paired seed by seed.
+
+    Args:
+      curves: (weights, seeds, images, steps) PSNR.
+    """
+    per_seed = curves.mean(axis=2)
+    difference = per_seed - per_seed[:1]
+
+    def bars(values: np.ndarray) -> list:
+        count = values.shape[1]
+        spread = values.std(axis=1, ddof=1) / math.sqrt(count) if count > 1 else np.full_like(values[:, 0], np.nan)
+        return spread.tolist()
+
+    reference = per_seed[0].mean(axis=0)
+    reach = []
+    for mean in per_seed.mean(axis=1):
+        later = np.flatnonzero(mean >= reference[-1])
+        reach.append(None if not len(later) else _crossing(config.steps, mean, later[0], reference[-1]))
+    return {
+        "steps": list(config.steps),
+        "psnr": {name: row for (name, _), row in zip(config.weights, per_seed.mean(axis=1).tolist(), strict=True)},
+        "standard_error": {name: row for (name, _), row in zip(config.weights, bars(per_seed), strict=True)},
+        "difference": {name: row for (name, _), row in zip(config.weights, difference.mean(axis=1).tolist(), strict=True)},
+        "difference_error": {name: row for (name, _), row in zip(config.weights, bars(difference), strict=True)},
+        "per_seed": {name: rows for (name, _), rows in zip(config.weights, per_seed.tolist(), strict=True)},
+        "steps_to_reach": {name: step for (name, _), step in zip(config.weights, reach, strict=True)},
+    }
+
+
+def _crossing(steps, mean, index: int, level: float) -> float:
+    """Where a curve reaches a level, linear in the logarithm of the step between two points."""
+    if index == 0 or steps[index - 1] == 0:
+        return float(steps[index])
+    share = (level - mean[index - 1]) / (mean[index] - mean[index - 1])
+    return float(math.exp(np.interp(share, [0, 1], np.log([steps[index - 1], steps[index]]))))
+
+
+def table(config: Refinement, report: dict) -> str:
+    """PSNR after each number of steps, and the differences from the first weights with their standard errors."""
+    steps = [str(step) for step in config.steps]
+    rows = [[name, *(number(value, 2) for value in row)] for name, row in report["psnr"].items()]
+    parts = ["PSNR, dB, after so many steps", format_table(["weights", *steps], rows), ""]
+    places = [config.steps.index(step) for step in config.compared]
+    first = config.weights[0][0]
+    rows = []
+    for name in list(report["psnr"])[1:]:
+        gain, error = report["difference"][name], report["difference_error"][name]
+        reach = report["steps_to_reach"][name]
+        cells = [f"{gain[i]:+.3f} +- {error[i]:.3f}" for i in places]
+        rows.append([name, *cells, "-" if reach is None else f"{reach:.0f}"])
+    if rows:
+        head = ["weights", *(f"at {step}" for step in config.compared), f"steps to {first}@{config.steps[-1]}"]
+        parts += [f"minus {first}, dB, mean and standard error over the seeds", format_table(head, rows)]
+    return "\n".join(parts)
+
+
+def plot(config: Refinement, report: dict) -> bytes:
+    """PNG of PSNR, and of the difference from the first weights, over the steps."""
+    steps = np.array(config.steps[1:])
+
+    def lines(values: dict, skip: int) -> tuple[Line, ...]:
+        return tuple(
+            Line(name, steps, np.array(row[1:]), _COLORS[i % len(_COLORS)])
+            for i, (name, row) in enumerate(values.items())
+            if i >= skip
+        )
+
+    panels = [Panel("PSNR, dB", "refinement steps", lines(report["psnr"], 0), log2_x=True)]
+    if len(config.weights) > 1:
+        title = f"PSNR minus that of {config.weights[0][0]}, dB"
+        panels.append(Panel(title, "refinement steps", lines(report["difference"], 0), log2_x=True))
+    return png_bytes(draw_panels(config.description, panels))
+
+
+def run(config: Refinement, weights: Path | None, out: Path) -> int:
+    """Measures all weights on all images, prints tables, writes `refinement.json` and `refinement.png`.
+
+    What was measured before is kept in `out/curves` and not measured again: an interrupted run goes on.
+
+    Returns:
+      The number of images that could not be read.
+
+    Raises:
+      AirjaxError: no such weights, no such folder, no image in it, or none that can be read; `weights` given, since the
+        configuration says which.
+    """
+    if weights is not None:
+        raise AirjaxError("--weights: not an option of refinement curves, whose configuration names the weights")
+    models = [[load(file or None) for file in files] for _, files in config.weights]
+    if not Path(config.images).exists():
+        raise AirjaxError(f"{config.images}: expected a folder of images or an image, found none")
+    paths = find_images([config.images])[: config.limit]
+    count = sum(len(row) for row in models)
+    print(f"{config.description}: {len(paths)} images, {count} sets of weights, {config.steps[-1]} steps")
+    names, curves = [], []
+    with tqdm(total=len(paths) * count, unit="curve", disable=None) as progress:
+        for path in paths:
+            try:
+                image = middle(read_image(path).pixels, config.crop)
+            except AirjaxError as error:
+                tqdm.write(f"error: {error}", file=sys.stderr)
+                continue
+            names.append(path.name)
+            rows = []
+            for row in models:
+                rows.append([])
+                for model in row:
+                    rows[-1].append(_remembered(model, image, config, out))
+                    progress.update()
+            curves.append(rows)
+    if not curves:
+        raise AirjaxError(f"{config.images}: expected images that can be read, found none")
+    values = np.array([[[curve.psnr for curve in row] for row in rows] for rows in curves])
+    report = {
+        "description": config.description,
+        "weights": {name: [m.name for m in row] for (name, _), row in zip(config.weights, models, strict=True)},
+        **summary(config, np.moveaxis(values, 0, 2)),
+        "num_gaussians": float(np.mean([[[c.num_gaussians for c in row] for row in rows] for rows in curves])),
+        "images": names,
+        "environment": environment(),
+    }
+    write_json(out / "refinement.json", report)
+    atomic_write_bytes(out / "refinement.png", plot(config, report))
+    print(table(config, report))
+    print(f"mean number of Gaussians: {report['num_gaussians']:.0f}; report: {out / 'refinement.json'}")
+    return len(paths) - len(names)
+
+
+def _remembered(model: Model, image: np.ndarray, config: Refinement, out: Path) -> Curve:
+    """`measure`, or what it gave before for the same pixels, weights and settings."""
+    identity = hashlib.sha256(np.ascontiguousarray(image).tobytes())
+    for leaf in jax.tree.leaves(model.params):
+        identity.update(np.asarray(leaf).tobytes())
+    identity.update(repr((config.steps, config.max_gaussians, model.rates)).encode())
+    path = out / "curves" / f"{identity.hexdigest()[:24]}.json"
+    if path.exists():
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            return Curve(stored["num_gaussians"], tuple(stored["psnr"]))
+        except (ValueError, KeyError, TypeError):
+            pass  # cut off while it was written: measured again
+    curve = measure(model, image, config)
+    write_json(path, curve._asdict())
+    return curve
