@@ -1,4 +1,4 @@
-"""The command line: `airjax encode`, `airjax decode` and `airjax info`.
+"""The command line: `airjax encode`, `airjax fit`, `airjax decode` and `airjax info`.
 
 Results go to stdout, everything else to stderr. A bad file is one line that names it; the other files are still done,
 and the exit status is 2 at the end. Status 130: interrupted; 141: nobody reads the output any more.
@@ -19,7 +19,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
 import airjax
+from airjax import fitting
 from airjax.errors import AirjaxError, FormatError
 from airjax.jobs import each, expand, guarded, plan
 from airjax.screen import Fatal, Screen, discard_output, reason
@@ -43,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = _run(argv, screen)
         sys.stdout.flush()
         return status
-    except KeyboardInterrupt:
-        screen.error("interrupted; the files that were done are kept")
+    except KeyboardInterrupt as stop:
+        screen.error(str(stop) or "interrupted; the files that were done are kept")
         return INTERRUPTED
     except BrokenPipeError:
         discard_output()
@@ -108,6 +111,14 @@ def _parser() -> argparse.ArgumentParser:
         help="conjugate-gradient steps on the colours, 0 for none (default: that of the library)",
     )
     encode.add_argument(
+        "--refine",
+        type=_whole(0, 100_000),
+        default=0,
+        metavar="K",
+        help="gradient steps on the predicted Gaussians, a tenth of a second each for a photograph of 768 x 512 "
+        "(default: 0)",
+    )
+    encode.add_argument(
         "--mse-threshold",
         type=_number(0.0, 1.0),
         metavar="X",
@@ -121,6 +132,40 @@ def _parser() -> argparse.ArgumentParser:
         help="... or where 1 - SSIM of the patch is above X (default: nowhere; with --lossless 0.05)",
     )
     encode.add_argument("--weights", metavar="FILE", help="weights (.safetensors) other than the shipped ones")
+
+    fit = commands.add_parser(
+        "fit", help="photographs to .air files by fitting each one, in minutes instead of a second"
+    )
+    fit.set_defaults(command=_fit)
+    _add_files(fit, "PNG, JPEG, WebP or TIFF files, or folders of them", "photo.air")
+    fit.add_argument(
+        "--gaussians", type=_whole(1), default=10_000, metavar="N", help="Gaussians of an image (default: 10000)"
+    )
+    fit.add_argument("--steps", type=_whole(1), default=2_000, metavar="K", help="steps of Adam (default: 2000)")
+    fit.add_argument(
+        "--start",
+        choices=("content", "random"),
+        default="content",
+        help="half of them where the image changes and the others, later, where the error is (content, default), "
+        "or all of them anywhere (random)",
+    )
+    fit.add_argument(
+        "--form",
+        choices=("scale-rotation", "cholesky"),
+        default="scale-rotation",
+        help="what the optimiser moves: scales and an angle (default), or a Cholesky factor of the covariance",
+    )
+    fit.add_argument(
+        "--target-psnr", type=_number(0.0, 100.0), metavar="DB", help="stop once so many decibels are reached"
+    )
+    fit.add_argument(
+        "--solve-steps",
+        type=_whole(0, 1000),
+        default=10,
+        metavar="K",
+        help="conjugate-gradient steps on the colours at the end, 0 for none (default: 10)",
+    )
+    fit.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of everything random (default: 0)")
 
     decode = commands.add_parser("decode", help=".air files to images")
     decode.set_defaults(command=_decode)
@@ -226,7 +271,9 @@ def _encode_image(model: Model, pixels, options: argparse.Namespace) -> tuple[En
 
     names = ("max_gaussians", "solve_steps", "mse_threshold", "ssim_threshold")
     chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    chosen["num_stages"] = options.stages
+    chosen |= {"num_stages": options.stages, "refine_steps": options.refine}
+    if options.refine:
+        chosen["progress"] = _refine_bar(options)
     if options.lossless:
         encoded = model.encode(pixels, **chosen)
         return encoded, bitstream.encode(encoded), ""
@@ -241,6 +288,27 @@ def _encode_image(model: Model, pixels, options: argparse.Namespace) -> tuple[En
     if not found.reached:
         remark = f"a target of {asked:g}{unit} is out of reach; the nearest is {remark}"
     return bitstream.dequantised(found.quantised), found.data, remark
+
+
+def _refine_bar(options: argparse.Namespace) -> Callable[[int], None]:
+    """What draws the progress of a refinement; a search for a target has several, one after the other."""
+    bar = None
+
+    def progress(step: int) -> None:
+        nonlocal bar
+        if bar is None:
+            hidden = options.quiet or not sys.stderr.isatty()
+            bar = tqdm(total=options.refine, unit="step", desc="refine", leave=False, disable=hidden, file=sys.stderr)
+        bar.update(step - bar.n if not bar.disable else 0)
+        if step == options.refine:
+            bar.close()
+            bar = None
+
+    return progress
+
+
+def _fit(options: argparse.Namespace, screen: Screen) -> None:
+    fitting.fit(options, screen, start_jax=_start_jax, clock=_Clock)
 
 
 def _decode(options: argparse.Namespace, screen: Screen) -> None:

@@ -28,19 +28,40 @@ class Refined(NamedTuple):
 
 
 def scaled_adam(
-    rates: Any, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_root: float = 1e-8
+    rates: Any,
+    *,
+    warmup: int = 1,
+    decay: float | None = None,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """Adam with a learning rate per attribute.
+    """Adam with a learning rate per attribute; step k of 0, 1, .. is multiplied by
+
+      min(1, (k + 1) / warmup) / sqrt(1 + k / decay)
+
+    Adam's first steps go the full rate in every coordinate, however small its gradient; the warm-up keeps them from
+    spoiling a good start. The decay knows no last step, so that a loop may be stopped, or go on, anywhere.
 
     Args:
       rates: a prefix of the state's pytree, one number or one per row for each attribute (`scaled`); may be traced,
         so that rates can be learned.
+      warmup: steps, >= 1; 1 for none.
+      decay: steps, > 0; None for none.
       b1, b2, eps: of Adam.
       eps_root: inside the root. Adam's step has an infinite derivative where a second moment is 0; with the default,
         gradients far below 1e-4 move little, and the derivative is at most 1e4 times the rate.
     """
+
+    def schedule(count):
+        count = count.astype(jnp.float32)
+        factor = jnp.minimum(1.0, (count + 1) / warmup)
+        return factor if decay is None else factor * jax.lax.rsqrt(1 + count / decay)
+
     return optax.chain(
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps, eps_root=eps_root),
+        optax.scale_by_schedule(schedule),
         scale_by_rates(rates),
     )
 

@@ -7,7 +7,7 @@ import runpy
 from pathlib import Path
 
 from airjax.errors import AirjaxError
-from eval import bench, images, rd, refinement, rounding
+from eval import bench, estimators, images, rd, refinement, rounding
 
 # What a config may describe, and the function that does it: (config, weights, out) -> number of failures.
 RUNNERS = {
@@ -16,8 +16,9 @@ RUNNERS = {
     rd.RateDistortion: rd.run,
     rounding.Rounding: rounding.run,
     refinement.Refinement: refinement.run,
+    estimators.Estimators: estimators.run,
 }
-Evaluation = images.ImageEvaluation | bench.Benchmark | rd.RateDistortion | rounding.Rounding | refinement.Refinement
+Evaluation = images.ImageEvaluation | bench.Benchmark | rd.RateDistortion | rounding.Rounding | refinement.Refinement | estimators.Estimators
 
 
 def load_config(path: Path, overrides: dict[str, object]) -> Evaluation:

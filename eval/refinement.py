@@ -28,7 +28,7 @@ from eval.plot import Line, Panel, draw_panels, png_bytes
 from eval.results import environment, format_table, number, write_json
 
 # Okabe and Ito's palette, then darker and lighter ones of its colours.
-_COLORS = (
+PALETTE = (
     (60, 60, 64),
     (213, 94, 0),
     (0, 114, 178),
@@ -178,7 +178,7 @@ def plot(config: Refinement, report: dict) -> bytes:
 
     def lines(values: dict, skip: int) -> tuple[Line, ...]:
         return tuple(
-            Line(name, steps, np.array(row[1:]), _COLORS[i % len(_COLORS)])
+            Line(name, steps, np.array(row[1:]), PALETTE[i % len(PALETTE)])
             for i, (name, row) in enumerate(values.items())
             if i >= skip
         )

@@ -531,6 +531,17 @@ def test_more_limits():
     assert_close(run("truncated", num_steps=4, window=4), run("unrolled", anchors=(4,)), rtol=1e-12)
 
 
+def test_the_state_of_the_optimiser_goes_on():
+    """Loops in parts, with Adam. Oracle: the same anchors in one loop; 1e-9 of noise moves the loss by no more."""
+    problem = {"loss": wavy, "make_tx": scaled_adam}
+    whole = run("budget", anchors=(2, 4), problem=problem)
+    last = run("first_order", num_steps=4, problem=problem)
+    assert run("truncated", num_steps=4, window=2, problem=problem)[2] == pytest.approx(last[2], rel=1e-12)
+    assert_close(run("multi_anchor", min_steps=4, max_steps=4, stride=2, problem=problem), whole)
+    still = {"sigma": 1e-9, "rate_sigma": 1e-9}
+    assert run("pes", anchors=(2, 4), problem=problem, **still)[2] == pytest.approx(whole[2], rel=1e-8)
+
+
 # --- what holds of all of them -----------------------------------------------------------------------------------
 
 

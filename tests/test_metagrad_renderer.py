@@ -66,15 +66,16 @@ def test_unrolled_through_adam_and_the_renderer():
     """Oracle: central differences of O, number by number, for start and rates, through the renderer's own gradient.
 
     Adam's step bends where a gradient is near 0, and the ramp of the cut-off has two derivatives only: with a step of
-    1e-6 truncation and rounding (1e-16 * 10 / 1e-6) are both about 1e-9, of gradients of size 1.
+    1e-6 truncation and rounding (1e-16 * 10 / 1e-6) are both about 1e-9, of gradients of size 1. A rate changes by a
+    millionth of itself, 2e-8: there rounding is larger.
     """
-    options = {"anchors": (0, 2, 4), "weights": (1.0, 1.0, 2.0)}
+    options = {"anchors": (0, 1, 3), "weights": (1.0, 1.0, 2.0)}
     with jax.enable_x64(True):
-        actual = run("unrolled", STATE, **options)
+        actual = run("unrolled", STATE, checkpoint_every=3, **options)
         expected = run("finite_difference", STATE, epsilon=1e-6, **options)
     assert actual.start["means"].dtype == jnp.float64
     assert_close(actual.start, expected.start, 1e-7)
-    assert_close(actual.rates, expected.rates, 1e-7)
+    assert_close(actual.rates, expected.rates, 1e-6)
     np.testing.assert_allclose(actual.loss, expected.loss, rtol=1e-12)
 
 
@@ -141,8 +142,9 @@ def test_inactive_slots(name):
     done = run(name, state, active, **ALL[name])
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(done))
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(done))
+    drawn = active & (np.arange(5) != 3)
     for value in done.start.values():
-        drawn = active & (np.arange(5) != 3)
-        assert np.all(np.any(np.asarray(value[drawn]) != 0))
+        value = np.asarray(value)
+        assert np.all(value[drawn] != 0)
         if name not in ("es", "pes"):
             np.testing.assert_array_equal(value[~drawn], 0)

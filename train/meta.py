@@ -13,9 +13,10 @@ import optax
 
 from airjax.errors import AirjaxError
 from airjax.gaussians import concatenate, patch_grid
-from airjax.image.refinement import RATES, Coordinates, coordinates_of, reconstruction_loss
+from airjax.image.refinement import RATES, Coordinates, coordinates_of, reconstruction_loss, refinement_adam
 from airjax.image.stages import StageConfig, StageControl, run_stages
 from airjax.metagrad import Estimator, Problem, needs_second_order, outer_gradient, surrogate
+from airjax.refine import scaled
 from airjax.render.lists import Capacity, round_capacity
 
 TRAINED = ("head", "all")
@@ -37,6 +38,7 @@ class Meta:
       budget: range of the Gaussian budget, in shares of all slots, drawn per image.
       pairs: (Gaussian, tile) pairs per slot in use that the renderer has room for. An image that needs more sends no
         gradient; the metric "overflow" is the share of such images.
+      row_clip: see `clipped_rows`.
     """
 
     estimator: Estimator
@@ -45,6 +47,7 @@ class Meta:
     log10_mse: tuple[float, float] = (-6.0, -5.0)
     budget: tuple[float, float] = (0.25, 0.42)
     pairs: int = 14
+    row_clip: float = 10.0
 
     def __post_init__(self):
         if self.trained not in TRAINED:
@@ -85,6 +88,19 @@ def capacity_for(phase: Meta, image_size: tuple[int, int], num_slots: int) -> Ca
     return Capacity(round_capacity(pairs), round_capacity(pairs // 10 + tiles // 4))
 
 
+def clipped_rows(gradient: Coordinates, rates: Coordinates, active: jax.Array, *, limit: float) -> Coordinates:
+    """A gradient in which no Gaussian counts for more than `limit` times the median of those in use.
+
+    Through many steps some Gaussians are chaotic: their exact gradient is thousands of times that of the others, and
+    says nothing of where to go. Norms are taken in units of the rates.
+    """
+    parts = jax.tree.leaves(scaled(rates, gradient))
+    norms = jnp.sqrt(sum(jnp.sum(jnp.square(part.reshape(len(active), -1)), axis=1) for part in parts))
+    middle = jnp.nanmedian(jnp.where(active, norms, jnp.nan))
+    factors = jnp.minimum(1.0, limit * jnp.nan_to_num(middle) / jnp.maximum(norms, 1e-30))
+    return scaled(factors, gradient)
+
+
 def meta_loss(
     trained: dict[str, Any],
     images: jax.Array,
@@ -116,13 +132,13 @@ def meta_loss(
         def decibels(coordinates):
             return 10 * jnp.log10(2 * loss_fn(coordinates) / image.size + 1e-10)
 
-        problem = Problem(loss_fn, outer_loss_fn=decibels)
+        problem = Problem(loss_fn, outer_loss_fn=decibels, make_tx=refinement_adam)
         found = outer_gradient(key_estimator, start, rates, problem, estimator=phase.estimator)
         # Lists that overflowed give NaN everywhere: such an image counts for nothing.
         fits = jnp.isfinite(found.loss) & jnp.isfinite(decibels(jax.lax.stop_gradient(start)))
         found = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf) & fits, leaf, 0), found)
         by_log_rate = jax.tree.map(jnp.multiply, found.rates, rates)
-        loss = surrogate(start, found.start) + surrogate(log_rates, by_log_rate)
+        loss = surrogate(start, clipped_rows(found.start, rates, gaussians.active, limit=phase.row_clip)) + surrogate(log_rates, by_log_rate)
         metrics = {
             "psnr": jnp.where(fits, -decibels(start), jnp.nan),
             "psnr_refined": jnp.where(fits, -found.loss, jnp.nan),

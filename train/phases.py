@@ -18,8 +18,8 @@ from airjax.config import stages_to_text
 from airjax.errors import AirjaxError
 from airjax.gaussians import patch_grid
 from airjax.image.pod import inner_adam, pod_stage
-from airjax.image.refinement import rates_to_text
 from airjax.image.rate import estimated_bits, init_rate
+from airjax.image.refinement import rates_to_text
 from airjax.image.stages import (
     StageConfig,
     StageControl,

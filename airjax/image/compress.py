@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from airjax.image import bitstream
 from airjax.image.coded import Quantised
 from airjax.image.encoder import SOLVE_STEPS, Model, checked_image, checked_stages, solve
 from airjax.image.quantise import CODE_RANGE, Rows, amplitudes_of, dequantise, quantise
+from airjax.image.refinement import refined
 from airjax.image.stages import StageConfig, StageControl, run_stages, stage_control_of
 from airjax.metrics import psnr, to_8bit
 from airjax.render.plan import render
@@ -56,6 +58,8 @@ def compress(
     mse_threshold: float | None = None,
     ssim_threshold: float = 2.0,
     solve_steps: int = SOLVE_STEPS,
+    refine_steps: int = 0,
+    progress: Callable[[int], None] | None = None,
 ) -> Quantised:
     """One photograph to quantised rows: all stages, each seeing what rounding left over, then colours and rounding.
 
@@ -71,11 +75,14 @@ def compress(
       mse_threshold: see `airjax.image.stages.StageControl`; None for what fits the quality.
       ssim_threshold: the same; above 1 it asks for nothing.
       solve_steps: conjugate-gradient steps on the colours in each round; 0 keeps the predicted ones.
+      refine_steps: gradient steps on all of a Gaussian (`airjax.image.refinement`) before rounding; 0 for none.
+      progress: told how many of them are done, now and then.
 
     Raises:
       ValueError: a wrong shape or an option outside its range.
+      AirjaxError: the refinement did not stay finite.
     """
-    options = (num_stages, max_gaussians, mse_threshold, ssim_threshold, solve_steps)
+    options = (num_stages, max_gaussians, mse_threshold, ssim_threshold, solve_steps, refine_steps, progress)
     return _compress(model, image, quality, *options)[0]
 
 
@@ -88,7 +95,7 @@ def compress_and_source(
     solve_steps: int = SOLVE_STEPS,
 ) -> tuple[Quantised, Gaussians2D]:
     """As `compress`, and the rows of the result before rounding, their colours solved as often."""
-    quantised, sets = _compress(model, image, quality, None, None, mse_threshold, 2.0, solve_steps)
+    quantised, sets = _compress(model, image, quality, None, None, mse_threshold, 2.0, solve_steps, 0, None)
     kept = [each.kept(rows).gaussians for each, rows in zip(sets, quantised.stages, strict=True)]
     source = jax.tree.map(lambda *leaves: np.concatenate(leaves), *kept)
     if not (solve_steps and source.capacity):
@@ -97,11 +104,20 @@ def compress_and_source(
 
 
 def _compress(
-    model, image, quality, num_stages, max_gaussians, mse_threshold, ssim_threshold, solve_steps
+    model,
+    image,
+    quality,
+    num_stages,
+    max_gaussians,
+    mse_threshold,
+    ssim_threshold,
+    solve_steps,
+    refine_steps,
+    progress,
 ) -> tuple[Quantised, list[_Stage]]:
     """The result of `compress`, and the stages that were rounded last."""
     image = checked_image(image)
-    stages = checked_stages(model, num_stages, max_gaussians, solve_steps)
+    stages = checked_stages(model, num_stages, max_gaussians, solve_steps, refine_steps)
     step = color_step_of(quality)
     control = stage_control_of(
         mse_threshold_of(quality) if mse_threshold is None else mse_threshold,
@@ -111,6 +127,11 @@ def _compress(
     predicted = jax.device_get(_predict(model.params, image, control, stages=stages))
     sets = [_Stage.of(*each, stage, image.shape[:2]) for each, stage in zip(predicted, stages, strict=True)]
     rows = [each.rounded() for each in sets]
+    if refine_steps:
+        # Only what rounding keeps: the rows that it drops would otherwise be refined for nothing.
+        sets = [each.kept(row) for each, row in zip(sets, rows, strict=True)]
+        sets = _refined(sets, image, num_steps=refine_steps, rates=model.rates, progress=progress)
+        rows = [each.rounded() for each in sets]
     for _ in range(_ROUNDS if solve_steps else 0):
         sets = [each.kept(row) for each, row in zip(sets, rows, strict=True)]
         stored = [dequantise(row, columns=each.columns) for each, row in zip(sets, rows, strict=True)]
@@ -162,6 +183,17 @@ class _Stage:
 
     def _with(self, gaussians, patches, amplitudes) -> _Stage:
         return _Stage(gaussians, patches, amplitudes, self.codes, self.patch_size, self.columns)
+
+
+def _refined(sets: list[_Stage], image: np.ndarray, **options) -> list[_Stage]:
+    """All stages refined together; every Gaussian stays in its stage and with its patch."""
+    ends = np.cumsum([part.gaussians.capacity for part in sets])
+    if ends[-1] == 0:
+        return sets
+    together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.gaussians for part in sets))
+    together = refined(together, image, **options)
+    parts = [jax.tree.map(lambda leaf: leaf[a:b], together) for a, b in pairwise((0, *ends))]  # noqa: B023
+    return [each._with(part, each.patches, amplitudes_of(part)) for each, part in zip(sets, parts, strict=True)]
 
 
 def _solved_colors(stored: list[Gaussians2D], image: np.ndarray, num_steps: int) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ Letters: n Gaussians, s stages.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from airjax.errors import AirjaxError
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, concatenate, patch_grid
 from airjax.image.bitstream import Encoded, compact
 from airjax.image.colours import solve_colors
-from airjax.image.refinement import RATES, Coordinates, rates_from_text
+from airjax.image.refinement import RATES, Coordinates, rates_from_text, refined
 from airjax.image.stages import StageConfig, StageControl, run_stages, stage_control_of
 from airjax.render.additive import draw_slots, slot_weights
 from airjax.render.lists import gather_slots, round_capacity
@@ -56,8 +57,10 @@ class Model:
         mse_threshold: float = 1e-4,
         ssim_threshold: float = 0.05,
         solve_steps: int = SOLVE_STEPS,
+        refine_steps: int = 0,
+        progress: Callable[[int], None] | None = None,
     ) -> Encoded:
-        """One photograph to Gaussians: all stages, then the colour solve.
+        """One photograph to Gaussians: all stages, refinement if asked for, then the colour solve.
 
         Args:
           image: (h, w, 3) in [0, 1], any size from 1 x 1.
@@ -65,25 +68,27 @@ class Model:
           max_gaussians: most Gaussians of the result; None for no limit but one per patch and stage.
           mse_threshold, ssim_threshold: see `airjax.image.stages.StageControl`.
           solve_steps: conjugate-gradient steps on the colours; 0 keeps the predicted ones.
+          refine_steps: gradient steps on all of a Gaussian (`airjax.image.refinement`); 0 for none.
+          progress: told how many of them are done, now and then.
 
         Raises:
           ValueError: a wrong shape or an option outside its range.
+          AirjaxError: the refinement did not stay finite.
         """
         image = checked_image(image)
-        stages = checked_stages(self, num_stages, max_gaussians, solve_steps)
+        stages = checked_stages(self, num_stages, max_gaussians, solve_steps, refine_steps)
         control = stage_control_of(
             mse_threshold, ssim_threshold, float("inf") if max_gaussians is None else max_gaussians
         )
         gaussians = predict(self.params, image, control, stages=stages)
         sizes = tuple(int(np.prod(patch_grid(image.shape[:2], s.patch_map.patch_size))) for s in stages)
         encoded = compact(gaussians, stage_sizes=sizes, image_size=image.shape[:2])
-        if solve_steps and encoded.gaussians.capacity:
-            encoded = Encoded(
-                solve(encoded.gaussians, image, num_steps=solve_steps),
-                encoded.stage_counts,
-                encoded.image_size,
-            )
-        return encoded
+        gaussians = encoded.gaussians
+        if refine_steps and gaussians.capacity:
+            gaussians = refined(gaussians, image, num_steps=refine_steps, rates=self.rates, progress=progress)
+        if solve_steps and gaussians.capacity:
+            gaussians = solve(gaussians, image, num_steps=solve_steps)
+        return Encoded(gaussians, encoded.stage_counts, encoded.image_size)
 
 
 def checked_image(image: np.ndarray) -> np.ndarray:
@@ -104,12 +109,12 @@ def checked_image(image: np.ndarray) -> np.ndarray:
 
 
 def checked_stages(
-    model: Model, num_stages: int | None, max_gaussians: int | None, solve_steps: int
+    model: Model, num_stages: int | None, max_gaussians: int | None, solve_steps: int, refine_steps: int
 ) -> tuple[StageConfig, ...]:
     """The first `num_stages` stages of a model.
 
     Raises:
-      ValueError: one of the three options is outside its range.
+      ValueError: one of the four options is outside its range.
     """
     num_stages = len(model.stages) if num_stages is None else num_stages
     if not 1 <= num_stages <= len(model.stages):
@@ -118,6 +123,8 @@ def checked_stages(
         raise ValueError(f"max_gaussians: expected at least 0, got {max_gaussians}")
     if solve_steps < 0:
         raise ValueError(f"solve_steps: expected at least 0, got {solve_steps}")
+    if refine_steps < 0:
+        raise ValueError(f"refine_steps: expected at least 0, got {refine_steps}")
     return model.stages[:num_stages]
 
 

@@ -6,13 +6,14 @@ Letters: n Gaussians, c channels.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Bool, Float
 
 from airjax.errors import AirjaxError
@@ -47,8 +48,14 @@ class Coordinates(NamedTuple):
         return Gaussians2D(self.means, scales, self.angles, self.colors, active)
 
 
-# Adam's step in each coordinate, chosen on photographs of the training set: 0.1 pixels, 2 %, 0.02 rad, 0.5 % of white.
-RATES = Coordinates(means=0.1, log_scales=0.02, angles=0.02, colors=0.005)
+# Adam's step in each coordinate: 0.2 pixels, 4 %, 0.04 rad, 1 % of white. Chosen with `refinement_adam`'s schedule on crops
+# of training photographs; half of them without a schedule is 0.3 dB behind after 50 and 100 steps.
+RATES = Coordinates(means=0.2, log_scales=0.04, angles=0.04, colors=0.01)
+
+
+def refinement_adam(rates: Coordinates = RATES) -> optax.GradientTransformation:
+    """The optimiser of a refinement."""
+    return scaled_adam(rates, warmup=10, decay=100.0)
 
 
 def rates_to_text(rates: Coordinates) -> str:
@@ -174,18 +181,25 @@ def advance(state: State, image: Float[Array, "h w c"], *, num_steps: int, rates
 @partial(jax.jit, static_argnames=("num_steps", "capacity"))
 def _segment(coordinates, inner_state, active, image, rates, *, num_steps, capacity):
     loss_fn = reconstruction_loss(image, active, capacity=capacity)
-    return refine(loss_fn, coordinates, scaled_adam(rates), num_steps=num_steps, inner_state=inner_state)
+    return refine(loss_fn, coordinates, refinement_adam(rates), num_steps=num_steps, inner_state=inner_state)
 
 
-def states(
-    gaussians: Gaussians2D, image: np.ndarray, *, num_steps: int, rates: Coordinates = RATES
-) -> Iterator[State]:
-    """The state after every segment of at most SEGMENT steps, up to `num_steps`.
+def refined(
+    gaussians: Gaussians2D,
+    image: np.ndarray,
+    *,
+    num_steps: int,
+    rates: Coordinates = RATES,
+    progress: Callable[[int], None] | None = None,
+) -> Gaussians2D:
+    """A set after `num_steps` of refinement, in the same slots.
 
     Args:
       gaussians: the start, n slots.
       image: (h, w, c) target.
-      rates: Adam's learning rates.
+      num_steps: >= 0.
+      rates: of `refinement_adam`.
+      progress: told how many steps are done, every SEGMENT steps.
 
     Raises:
       AirjaxError: as `advance`.
@@ -193,17 +207,6 @@ def states(
     state = start_state(gaussians)
     while state.step < num_steps:
         state = advance(state, image, num_steps=min(SEGMENT, num_steps - state.step), rates=rates)
-        yield state
-
-
-def refined(
-    gaussians: Gaussians2D, image: np.ndarray, *, num_steps: int, rates: Coordinates = RATES
-) -> Gaussians2D:
-    """A set after `num_steps` of refinement, in the same slots.
-
-    Args, Raises: as `states`.
-    """
-    result = gaussians
-    for state in states(gaussians, image, num_steps=num_steps, rates=rates):
-        result = jax.tree.map(lambda leaf: np.asarray(leaf)[: gaussians.capacity], state.gaussians)
-    return result
+        if progress is not None:
+            progress(state.step)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[: gaussians.capacity], state.gaussians)

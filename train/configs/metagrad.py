@@ -5,8 +5,6 @@ python -m train.main --config train/configs/metagrad.py --variant unrolled --see
 Variants are the names of `VARIANTS`; "full_..." trains all weights, the others the last layer of every stage.
 """
 
-import dataclasses
-from pathlib import Path
 
 from airjax import metagrad
 from airjax.config import SCALABLE
@@ -16,14 +14,14 @@ from train.loop import LoopConfig
 from train.meta import Meta
 from train.phases import Experiment, Optimizer
 
-STEPS = 32  # inner steps of the study
+STEPS = 20  # inner steps of the study
 
 VARIANTS = {
     "zero_step": {},
     "first_order": {"num_steps": STEPS},
     "multi_anchor": {"min_steps": 8, "max_steps": 64, "stride": 8},
-    "budget": {"anchors": (0, 8, 32), "weights": (1.0, 1.0, 2.0)},
-    "meta_sgd": {"anchors": (0, 8, 32), "weights": (1.0, 1.0, 2.0)},
+    "budget": {"anchors": (0, 10, 20), "weights": (1.0, 1.0, 2.0)},
+    "meta_sgd": {"anchors": (0, 10, 20), "weights": (1.0, 1.0, 2.0)},
     "reptile": {"num_steps": STEPS},
     "unrolled": {"anchors": (STEPS,)},
     "truncated": {"num_steps": STEPS, "window": 8},

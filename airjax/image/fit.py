@@ -1,0 +1,350 @@
+"""Fitting one image from scratch: where the Gaussians start, when more are added, and the loop around `advance`.
+
+The steps are those of `airjax.image.refinement`. The two published methods that this stands for:
+
+  GaussianImage (arXiv 2403.08551)   start "random", no additions, form "cholesky" or "scale_rotation"
+  Image-GS (arXiv 2407.01866)        start "content", half of the budget, the rest added where the error is
+
+Both with this package's plain sum of Gaussians, squared error and learning rates: baselines of their kind, not copies
+of their programs (Image-GS draws normalised sums of the top 10 Gaussians and has an SSIM term in its loss).
+
+Letters: n Gaussians or slots, c channels. Randomness: a key seeds a generator of numpy, since the cumulative
+probabilities of a million pixels need float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from airjax.gaussians import Gaussians2D
+from airjax.image.bitstream import Encoded
+from airjax.image.cholesky import CHOLESKY_RATES, FLOOR, CholeskyCoordinates, cholesky_of
+from airjax.image.encoder import checked_image, solve
+from airjax.image.refinement import RATES, SEGMENT, Coordinates, State, advance, coordinates_of, refinement_adam
+from airjax.metrics import psnr, to_8bit
+from airjax.render.lists import round_capacity
+from airjax.render.plan import pad_capacity, render
+
+STARTS = ("content", "random")
+FORMS = ("scale_rotation", "cholesky")
+SOLVE_STEPS = 10  # of the colour solve at the end
+
+SPREAD = 0.6  # standard deviation of a new Gaussian in units of the distance to its neighbours, 1 / sqrt(density)
+UNIFORM_SHARE = 0.3  # of the probability of a place in a content start; the rest follows the gradients of the image
+ADDED_UNTIL = 0.4  # of all steps: when the last addition is made
+RESTARTS = 4  # of Adam, where nothing is added: worth 2 to 4 dB after 200 steps on crops, 1.2 dB after 1,000
+
+
+def in_form(gaussians: Gaussians2D, form: str) -> Coordinates | CholeskyCoordinates:
+    """Coordinates of a concrete set in one of FORMS."""
+    gaussians = jax.tree.map(np.asarray, gaussians)
+    return cholesky_of(gaussians) if form == "cholesky" else coordinates_of(jax.tree.map(jnp.asarray, gaussians))
+
+
+# --- starts --------------------------------------------------------------------------------------------------------
+
+
+def random_start(
+    key: jax.Array, image_size: tuple[int, int], *, num_gaussians: int, form: str
+) -> Coordinates | CholeskyCoordinates:
+    """Means uniform in the image, random shapes and angles, colours zero (GaussianImage).
+
+    Args:
+      key: of JAX.
+      image_size: (h, w) pixels.
+      num_gaussians: n >= 1.
+      form: one of FORMS; the same key gives the same set in both, up to FLOOR.
+
+    Returns:
+      n rows. The standard deviations are SPREAD * sqrt(h w / n) pixels times a factor from 0.6 to 1.65, and at least
+      FLOOR. (GaussianImage starts with 0.5 to 1.5 pixels whatever n is.)
+    """
+    rng = _generator(key)
+    means = rng.uniform(size=(num_gaussians, 2)) * np.array(image_size[::-1])
+    factors = np.exp(rng.uniform(-0.5, 0.5, (num_gaussians, 2)))
+    scales = np.maximum(SPREAD * math.sqrt(math.prod(image_size) / num_gaussians) * factors, FLOOR)
+    angles = rng.uniform(0, math.pi, num_gaussians)
+    return in_form(_set(means, scales, angles, np.zeros((num_gaussians, 3))), form)
+
+
+def content_start(
+    key: jax.Array, image: np.ndarray, *, num_gaussians: int, form: str = "scale_rotation"
+) -> Coordinates | CholeskyCoordinates:
+    """Means where the image changes, 30 % of them anywhere; colours from the image (Image-GS).
+
+    Args:
+      key: of JAX.
+      image: (h, w, c) in [0, 1].
+      num_gaussians: n >= 1.
+      form: one of FORMS.
+
+    Returns:
+      n round Gaussians. A place is drawn in proportion to the magnitude of the image's gradient there (a flat image:
+      uniformly); the standard deviations follow the density of the means, so that neighbours overlap alike everywhere
+      and each takes its pixel's colour over the number of Gaussians that share a place. A few steps of the colour solve
+      even that out.
+    """
+    rng = _generator(key)
+    size = image.shape[:2]
+    slopes = [np.gradient(image, axis=axis) if size[axis] > 1 else np.zeros_like(image) for axis in (0, 1)]
+    density = _mixed(np.sqrt(np.sum(np.square(slopes), axis=(0, -1), dtype=np.float64)), UNIFORM_SHARE)
+    means, pixels = sampled(rng, density, num_gaussians)
+    # The density of single pixels is noisy; what counts is that of the neighbourhood one Gaussian is for.
+    local = _box_mean(density, round(math.sqrt(density.size / num_gaussians)))[pixels]
+    scales = np.maximum(SPREAD / np.sqrt(num_gaussians * local), FLOOR)
+    colors = image[pixels] / (2 * math.pi * SPREAD**2)
+    gaussians = _set(means, np.stack([scales, scales], axis=-1), np.zeros(num_gaussians), colors)
+    return in_form(solve(gaussians, np.asarray(image), num_steps=5), form)
+
+
+def sampled(
+    rng: np.random.Generator, density: np.ndarray, num: int
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """`num` places in proportion to a density, uniform within their pixels.
+
+    Stratified in reading order: a pixel of expected number e gets e rounded up or down, give or take one.
+
+    Args:
+      density: (h, w) of at least 0, not all 0.
+
+    Returns:
+      (num, 2) x and y in pixels, and the (rows, columns) that they lie in.
+    """
+    ends = np.cumsum(density.ravel(), dtype=np.float64)
+    levels = (np.arange(num) + rng.uniform(size=num)) / num * ends[-1]
+    # Rounding could point past the last pixel that has any density.
+    index = np.minimum(np.searchsorted(ends, levels, side="right"), np.flatnonzero(density.ravel())[-1])
+    rows, columns = np.divmod(index, density.shape[1])
+    means = np.stack([columns, rows], axis=-1) + rng.uniform(size=(num, 2))
+    return means, (rows, columns)
+
+
+def _mixed(weights: np.ndarray, uniform: float) -> np.ndarray:
+    """(h, w) probabilities: a share that is the same everywhere, the rest in proportion to the weights."""
+    total = weights.sum()
+    if not total > 0:
+        return np.full(weights.shape, 1 / weights.size)
+    return uniform / weights.size + (1 - uniform) * weights / total
+
+
+def _box_mean(values: np.ndarray, radius: int) -> np.ndarray:
+    """Mean over a square of 2 * radius + 1 pixels, the edge repeated outside."""
+    for axis in (0, 1):
+        padded = np.pad(values, [(radius + 1, radius) if i == axis else (0, 0) for i in (0, 1)], mode="edge")
+        sums = np.cumsum(padded, axis=axis)
+        width = 2 * radius + 1
+        upper, lower = (np.take(sums, np.arange(values.shape[axis]) + shift, axis=axis) for shift in (width, 0))
+        values = (upper - lower) / width
+    return values
+
+
+def _generator(key: jax.Array) -> np.random.Generator:
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+
+def _set(means, scales, angles, colors) -> Gaussians2D:
+    return Gaussians2D(*(np.float32(x) for x in (means, scales, angles, colors)), np.ones(len(means), bool))
+
+
+# --- additions -----------------------------------------------------------------------------------------------------
+
+
+def add_gaussians(key: jax.Array, state: State, image: np.ndarray, *, num_active: int) -> State:
+    """New Gaussians in the first unused slots, where the error is; without new ones, Adam's restart alone.
+
+    A place is drawn in proportion to the squared error of its pixel (Image-GS); a new Gaussian is round, of half the
+    usual size, and has half of the residual there as its colour.
+
+    Adam has one count for all rows. With it, a new row of zero moments would be taken for one whose gradients were 0
+    all the time, and go up to 6.6 times the rate in its first dozen steps. So Adam starts anew for all rows, moments
+    and count 0. That is right for the new ones and lets the old ones forget the gradients of a coarser or a blank
+    picture: second moments last a thousand steps, and keep the steps small. The learning rate's schedule goes on.
+
+    Args:
+      state: the slots in use come first.
+      image: (h, w, 3).
+      num_active: slots in use afterwards, at most all.
+
+    Raises:
+      ValueError: fewer than before, or more than there are slots.
+    """
+    old, capacity = int(np.count_nonzero(state.active)), len(state.active)
+    if not old <= num_active <= capacity:
+        raise ValueError(f"num_active: expected {old} to {capacity}, got {num_active}")
+    inner = state.inner_state
+    state = state._replace(inner_state=None if inner is None else tuple(map(_restarted, inner)))
+    if num_active == old:
+        return state
+    residual = np.asarray(image) - np.asarray(render(state.gaussians, image_size=image.shape[:2]).image)
+    density = _mixed(np.mean(np.square(residual, dtype=np.float64), axis=-1), 0.0)
+    means, pixels = sampled(_generator(key), density, num_active - old)
+    scale = max(SPREAD / 2 * math.sqrt(density.size / num_active), FLOOR)
+    new = _set(means, np.full(means.shape, scale), np.zeros(len(means)), residual[pixels] / 2)
+    form = "cholesky" if isinstance(state.coordinates, CholeskyCoordinates) else "scale_rotation"
+    rows = slice(old, num_active)
+
+    def put(leaf, value):
+        leaf = np.array(leaf)
+        leaf[rows] = value
+        return jnp.asarray(leaf)
+
+    return state._replace(
+        coordinates=jax.tree.map(put, state.coordinates, in_form(new, form)),
+        active=put(state.active, True),
+        capacity=None,  # the lists are planned for the larger set
+    )
+
+
+def _restarted(part):
+    return jax.tree.map(jnp.zeros_like, part) if isinstance(part, optax.ScaleByAdamState) else part
+
+
+# --- the loop ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How one image is fitted.
+
+    Fields:
+      num_gaussians: of the result, >= 1.
+      num_steps: >= 1.
+      start: one of STARTS.
+      form: one of FORMS.
+      additions: in how many equal parts the second half of the Gaussians is added; 0 to start with all of them.
+      rates: Adam's rates, of the type that belongs to the form; None for `RATES` or `CHOLESKY_RATES`.
+
+    Raises:
+      ValueError: an option outside its range; rates of another form.
+    """
+
+    num_gaussians: int = 10_000
+    num_steps: int = 2_000
+    start: str = "content"
+    form: str = "scale_rotation"
+    additions: int = 4
+    rates: Coordinates | CholeskyCoordinates | None = None
+
+    def __post_init__(self):
+        for name, low in (("num_gaussians", 1), ("num_steps", 1), ("additions", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}: expected at least {low}, got {getattr(self, name)}")
+        for name, known in (("start", STARTS), ("form", FORMS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
+        if self.rates is None:
+            object.__setattr__(self, "rates", CHOLESKY_RATES if self.form == "cholesky" else RATES)
+        expected = coordinate_type(self.form)
+        if type(self.rates) is not expected:
+            raise ValueError(f"rates: expected {expected.__name__}, got {type(self.rates).__name__}")
+
+    @property
+    def plan(self) -> tuple[tuple[int, int], ...]:
+        """(step, Gaussians in use from it on): the start and every `add_gaussians`, at whole segments, increasing.
+
+        Without additions Adam is restarted all the same, RESTARTS times.
+        """
+        parts = self.additions or RESTARTS
+        first = math.ceil(self.num_gaussians / 2) if self.additions else self.num_gaussians
+        rest, plan = self.num_gaussians - first, {0: first}
+        for i in range(1, parts + 1):
+            step = int(self.num_steps * ADDED_UNTIL * i / parts / SEGMENT) * SEGMENT
+            plan[step] = first + rest * i // parts
+        return tuple(plan.items())
+
+
+def coordinate_type(form: str) -> type:
+    """The class of coordinates of one of FORMS."""
+    return CholeskyCoordinates if form == "cholesky" else Coordinates
+
+
+class FitState(NamedTuple):
+    """A fit between two segments.
+
+    Fields:
+      state: of the refinement, with slots for all Gaussians; those in use come first.
+      psnr: dB, of the image before the last step, neither clipped nor rounded (NaN before the first).
+    """
+
+    state: State
+    psnr: float
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return self.state.step
+
+    @property
+    def gaussians(self) -> Gaussians2D:
+        """The Gaussians in use, arrays of numpy."""
+        num = int(np.count_nonzero(self.state.active))
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[:num], self.state.gaussians)
+
+
+def fit_states(
+    image: np.ndarray, config: FitConfig, *, seed: int, resume: FitState | None = None
+) -> Iterator[FitState]:
+    """The state after every segment of at most SEGMENT steps.
+
+    There are slots for all Gaussians from the start, so that an addition changes no shape. The lists of the renderer
+    are planned again when one is made, which compiles only if their size class changes.
+
+    Args:
+      image: (h, w, 3) in [0, 1].
+      config: see `FitConfig`.
+      seed: of everything random; equal seeds give equal states.
+      resume: a state of the same image, configuration and seed; what follows is what would have followed it.
+
+    Raises:
+      ValueError: not such an image.
+      AirjaxError: see `airjax.image.refinement.advance`.
+    """
+    image = checked_image(image)
+    key = jax.random.key(seed)
+    plan = dict(config.plan)
+    state = _started(key, image, config) if resume is None else resume.state
+    while state.step < config.num_steps:
+        if state.step in plan and state.step:
+            state = add_gaussians(jax.random.fold_in(key, state.step), state, image, num_active=plan[state.step])
+        num_steps = min(SEGMENT, config.num_steps - state.step)
+        state = advance(state, image, num_steps=num_steps, rates=config.rates)
+        yield FitState(state, -10 * math.log10(max(2 * state.loss / image.size, 1e-20)))
+
+
+def _started(key: jax.Array, image: np.ndarray, config: FitConfig) -> State:
+    options = {"num_gaussians": config.plan[0][1], "form": config.form}
+    key = jax.random.fold_in(key, config.num_steps)  # a number that no addition has
+    if config.start == "random":
+        coordinates = random_start(key, image.shape[:2], **options)
+    else:
+        coordinates = content_start(key, image, **options)
+    active = jnp.ones(options["num_gaussians"], bool)
+    gaussians = pad_capacity(coordinates.gaussians(active), round_capacity(config.num_gaussians))
+    coordinates = in_form(gaussians, config.form)
+    return State(0, coordinates, jnp.asarray(gaussians.active), refinement_adam(config.rates).init(coordinates))
+
+
+def quality(gaussians: Gaussians2D, image: np.ndarray) -> float:
+    """PSNR in dB of the 8-bit image of a set."""
+    return float(_quality(image, render(gaussians, image_size=image.shape[:2]).image))
+
+
+@jax.jit
+def _quality(image, rendered):
+    return psnr(image, to_8bit(rendered))
+
+
+def finished(fit: FitState, image: np.ndarray, *, solve_steps: int = SOLVE_STEPS) -> Encoded:
+    """What a file holds: the Gaussians in use as one stage, their colours solved in `solve_steps` (0: as they are)."""
+    gaussians = fit.gaussians
+    if solve_steps:
+        gaussians = solve(gaussians, image, num_steps=solve_steps)
+    return Encoded(gaussians, (gaussians.capacity,), image.shape[:2])

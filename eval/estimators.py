@@ -1,0 +1,230 @@
+"""Estimators of the outer gradient beside the exact one: cosine, bias, variance, time and memory, over the horizon.
+
+The problem is the refinement of one crop from the networks' prediction, the outer loss minus its PSNR after K steps.
+Gradients are taken in the coordinates of the Gaussians, in units of the inner learning rates, and with the rows of
+chaotic Gaussians clipped, as training does (`train.meta.clipped_rows`).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from airjax import metagrad
+from airjax.errors import AirjaxError
+from airjax.image.encoder import Model
+from airjax.image.io import atomic_write_bytes, read_image
+from airjax.image.refinement import Coordinates, refinement_adam, reconstruction_loss, start_state
+from airjax.metagrad import Estimator, Problem, needs_second_order, outer_gradient
+from airjax.refine import scaled
+from airjax.render.plan import capacity_of
+from eval.images import prepare
+from eval.plot import Line, Panel, draw_panels, png_bytes
+from eval.refinement import PALETTE, middle
+from eval.results import environment, format_table, number, write_json
+from eval.timing import time_warm
+from train.meta import clipped_rows
+
+EXACT = "unrolled"
+
+
+def at_horizon(name: str, steps: int) -> Estimator:
+    """The estimator of that name for an objective that ends after `steps` inner steps."""
+    part = max(1, steps // 4)
+    options = {
+        "zero_step": {},
+        "first_order": {"num_steps": steps},
+        "multi_anchor": {"min_steps": part * 4 if steps >= 4 else steps, "max_steps": steps, "stride": part},
+        "budget": {"anchors": (0, *({steps // 2} - {0}), steps)},
+        "reptile": {"num_steps": steps},
+        "unrolled": {"anchors": (steps,)},
+        "truncated": {"num_steps": steps, "window": min(steps, 5)},
+        "implicit_cg": {"num_steps": steps, "solver": "cg", "iterations": 5},
+        "implicit_neumann": {"num_steps": steps, "solver": "neumann", "iterations": 5},
+        "es": {"anchors": (steps,), "pairs": 2},
+        "pes": {"anchors": (*({steps // 2} - {0}), steps), "pairs": 2},
+    }
+    if name not in options:
+        raise AirjaxError(f"estimators: expected some of {', '.join(options)}, got {name!r}")
+    return metagrad.estimator(name.split("_cg")[0].split("_neumann")[0], **options[name])
+
+
+@dataclass(frozen=True)
+class Estimators:
+    """What to measure.
+
+    Fields:
+      name, description: of the evaluation, for the reports.
+      images: a folder of images, or one image.
+      estimators: names, see `at_horizon`; `unrolled`, which they are compared with, comes by itself.
+      horizons: numbers of inner steps K.
+      crop: the middle so many pixels squared.
+      max_gaussians: budget per 768 x 512 pixels.
+      draws: of estimators that draw.
+      limit: only the first images; None for all.
+    """
+
+    name: str
+    description: str
+    images: str
+    estimators: tuple[str, ...]
+    horizons: tuple[int, ...] = (1, 5, 20, 50)
+    crop: int = 64
+    max_gaussians: int = 14_000
+    draws: int = 4
+    limit: int | None = 8
+
+    def __post_init__(self):
+        for name in self.estimators:
+            at_horizon(name, 4)
+        if not self.horizons or min(self.horizons) < 1 or list(self.horizons) != sorted(set(self.horizons)):
+            raise AirjaxError(f"horizons: expected increasing numbers of at least 1, got {self.horizons}")
+        if self.crop < 16 or self.draws < 2:
+            raise AirjaxError(f"crop, draws: expected at least 16 and 2, got {self.crop} and {self.draws}")
+
+
+class Fidelity(NamedTuple):
+    """One estimator at one horizon, means over the images; g is an estimate, e the exact gradient.
+
+    Fields:
+      cosine: of the mean of g over the draws and e.
+      bias: |mean of g, as long as suits e best, minus e| / |e|, which is the sine of that angle.
+      variance: mean |g - mean of g|^2 / |mean of g|^2; 0 where nothing is drawn.
+      milliseconds: of one estimate, warm.
+      megabytes: of memory for its intermediate results.
+    """
+
+    cosine: float
+    bias: float
+    variance: float
+    milliseconds: float
+    megabytes: float
+
+
+def make_gradient(estimator: Estimator, image: np.ndarray, active, capacity, rates: Coordinates) -> Callable:
+    """(key, start) -> the clipped estimate as one vector, jitted."""
+    loss_fn = reconstruction_loss(image, active, capacity=capacity, any_order=needs_second_order(estimator))
+
+    def decibels(coordinates):
+        return 10 * jnp.log10(2 * loss_fn(coordinates) / image.size + 1e-10)
+
+    problem = Problem(loss_fn, outer_loss_fn=decibels, make_tx=refinement_adam)
+
+    @jax.jit
+    def gradient(key, start):
+        found = outer_gradient(key, start, rates, problem, estimator=estimator).start
+        clipped = scaled(rates, clipped_rows(found, rates, active, limit=10.0))
+        return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(clipped)])
+
+    return gradient
+
+
+def compare(estimates: np.ndarray, exact: np.ndarray) -> tuple[float, float, float]:
+    """(cosine, bias, variance) of (draws, k) estimates; see `Fidelity`."""
+    mean = estimates.mean(axis=0)
+    cosine = float(mean @ exact / max(np.linalg.norm(mean) * np.linalg.norm(exact), 1e-30))
+    variance = float(np.mean(np.sum(np.square(estimates - mean), axis=1)) / max(mean @ mean, 1e-30))
+    return cosine, math.sqrt(max(0.0, 1 - cosine**2)), variance
+
+
+def measure(model: Model, image: np.ndarray, config: Estimators, key: jax.Array) -> dict[str, list[Fidelity]]:
+    """All estimators at all horizons on one image."""
+    budget = round(config.max_gaussians * image.shape[0] * image.shape[1] / (768 * 512))
+    state = start_state(model.encode(image, max_gaussians=budget, solve_steps=0).gaussians)
+    capacity = capacity_of(state.gaussians, image_size=image.shape[:2], headroom=2.0)
+    rates = jax.tree.map(jnp.float32, model.rates)
+    found: dict[str, list[Fidelity]] = {name: [] for name in (EXACT, *config.estimators)}
+    for horizon in config.horizons:
+        exact = None
+        for name in found:
+            gradient = make_gradient(at_horizon(name, horizon), image, state.active, capacity, rates)
+            keys = jax.random.split(key, config.draws if name in ("es", "pes", "multi_anchor") else 1)
+            estimates = np.stack([np.asarray(gradient(k, state.coordinates), np.float64) for k in keys])
+            exact = estimates[0] if name == EXACT else exact
+            timing, _ = time_warm(lambda g=gradient: g(keys[0], state.coordinates).block_until_ready(), 1)
+            memory = gradient.lower(keys[0], state.coordinates).compile().memory_analysis().temp_size_in_bytes
+            found[name].append(Fidelity(*compare(estimates, exact), 1e3 * timing.median, memory / 2**20))
+    return found
+
+
+def table(config: Estimators, means: dict[str, list[Fidelity]]) -> str:
+    """One line per estimator and horizon."""
+    rows = [
+        [
+            name if i == 0 else "",
+            str(horizon),
+            number(each.cosine, 3),
+            number(each.bias, 3),
+            number(each.variance, 2),
+            number(each.milliseconds, 1),
+            number(each.megabytes, 1),
+        ]
+        for name, row in means.items()
+        for i, (horizon, each) in enumerate(zip(config.horizons, row, strict=True))
+    ]
+    return format_table(["estimator", "K", "cosine", "bias", "variance", "ms", "MB"], rows)
+
+
+def plot(config: Estimators, means: dict[str, list[Fidelity]]) -> bytes:
+    """PNG of the cosine and of the time over the horizon."""
+    x = np.array(config.horizons)
+
+    def lines(field: str) -> tuple[Line, ...]:
+        return tuple(
+            Line(name, x, np.array([getattr(each, field) for each in row]), PALETTE[i % len(PALETTE)])
+            for i, (name, row) in enumerate(means.items())
+        )
+
+    panels = [
+        Panel("cosine with the exact gradient", "inner steps", lines("cosine"), log2_x=True),
+        Panel("milliseconds", "inner steps", lines("milliseconds"), log2_x=True),
+    ]
+    return png_bytes(draw_panels(config.description, panels))
+
+
+def run(config: Estimators, weights: Path | None, out: Path) -> int:
+    """Measures all images, prints the table, writes `estimators.json` and `.png`; the number of unreadable images.
+
+    Raises:
+      AirjaxError: no such weights, no image, or none that can be read.
+    """
+    model, paths = prepare(config, weights, out)
+    results, names, means = [], [], {}
+    for path in tqdm(paths, unit="image", disable=None):
+        try:
+            image = middle(read_image(path).pixels, config.crop)
+        except AirjaxError as error:
+            tqdm.write(f"error: {error}", file=sys.stderr)
+            continue
+        names.append(path.name)
+        results.append(measure(model, image, config, jax.random.key(len(names))))
+        means = {
+            name: [
+                Fidelity(*np.mean([result[name][i] for result in results], axis=0).tolist())
+                for i in range(len(config.horizons))
+            ]
+            for name in results[0]
+        }
+        report = {
+            "description": config.description,
+            "horizons": list(config.horizons),
+            "means": {name: [each._asdict() for each in row] for name, row in means.items()},
+            "images": names,
+            "environment": environment(),
+        }
+        write_json(out / "estimators.json", report)
+    if not results:
+        raise AirjaxError(f"{config.images}: expected images that can be read, found none")
+    atomic_write_bytes(out / "estimators.png", plot(config, means))
+    print(table(config, means))
+    print(f"report: {out / 'estimators.json'}")
+    return len(paths) - len(results)
