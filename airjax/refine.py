@@ -171,6 +171,8 @@ def _scan(step, carry, slots, every: int | None):
     block = jax.checkpoint(lambda carry, slots: jax.lax.scan(step, carry, slots), prevent_cse=False)
     whole = len(slots) // every * every
     carry, losses = jax.lax.scan(block, carry, slots[:whole].reshape(-1, every))
+    if whole == len(slots):
+        return carry, losses.ravel()
     carry, rest = block(carry, slots[whole:])
     return carry, jnp.concatenate([losses.ravel(), rest])
 

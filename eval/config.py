@@ -18,7 +18,14 @@ RUNNERS = {
     refinement.Refinement: refinement.run,
     estimators.Estimators: estimators.run,
 }
-Evaluation = images.ImageEvaluation | bench.Benchmark | rd.RateDistortion | rounding.Rounding | refinement.Refinement | estimators.Estimators
+Evaluation = (
+    images.ImageEvaluation
+    | bench.Benchmark
+    | rd.RateDistortion
+    | rounding.Rounding
+    | refinement.Refinement
+    | estimators.Estimators
+)
 
 
 def load_config(path: Path, overrides: dict[str, object]) -> Evaluation:

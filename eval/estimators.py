@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from airjax import metagrad
 from airjax.errors import AirjaxError
 from airjax.image.encoder import Model
 from airjax.image.io import atomic_write_bytes, read_image
-from airjax.image.refinement import Coordinates, refinement_adam, reconstruction_loss, start_state
+from airjax.image.refinement import Coordinates, reconstruction_loss, refinement_adam, start_state
 from airjax.metagrad import Estimator, Problem, needs_second_order, outer_gradient
 from airjax.refine import scaled
 from airjax.render.plan import capacity_of
@@ -128,6 +129,10 @@ def make_gradient(estimator: Estimator, image: np.ndarray, active, capacity, rat
     return gradient
 
 
+def _waited(gradient: Callable, *arguments) -> np.ndarray:
+    return np.asarray(gradient(*arguments))
+
+
 def compare(estimates: np.ndarray, exact: np.ndarray) -> tuple[float, float, float]:
     """(cosine, bias, variance) of (draws, k) estimates; see `Fidelity`."""
     mean = estimates.mean(axis=0)
@@ -150,7 +155,7 @@ def measure(model: Model, image: np.ndarray, config: Estimators, key: jax.Array)
             keys = jax.random.split(key, config.draws if name in ("es", "pes", "multi_anchor") else 1)
             estimates = np.stack([np.asarray(gradient(k, state.coordinates), np.float64) for k in keys])
             exact = estimates[0] if name == EXACT else exact
-            timing, _ = time_warm(lambda g=gradient: g(keys[0], state.coordinates).block_until_ready(), 1)
+            timing, _ = time_warm(partial(_waited, gradient, keys[0], state.coordinates), 1)
             memory = gradient.lower(keys[0], state.coordinates).compile().memory_analysis().temp_size_in_bytes
             found[name].append(Fidelity(*compare(estimates, exact), 1e3 * timing.median, memory / 2**20))
     return found

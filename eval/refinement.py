@@ -51,8 +51,8 @@ class Refinement:
     Fields:
       name, description: of the evaluation, for the reports.
       images: a folder of images, or one image.
-      weights: (name, weights files of its seeds) pairs; the first is what the others are compared with. "" is the shipped
-        model.
+      weights: (name, weights files of its seeds) pairs; the first is what the others are compared with. "" is the
+        shipped model.
       steps: numbers of inner steps, increasing multiples of 5 that begin with 0.
       compared: of these, where differences are printed.
       max_gaussians: budget of a whole image of 768 x 512; smaller ones get as many per pixel.
@@ -138,7 +138,9 @@ def summary(config: Refinement, curves: np.ndarray) -> dict:
         "steps": list(config.steps),
         "psnr": {name: row for (name, _), row in zip(config.weights, per_seed.mean(axis=1).tolist(), strict=True)},
         "standard_error": {name: row for (name, _), row in zip(config.weights, bars(per_seed), strict=True)},
-        "difference": {name: row for (name, _), row in zip(config.weights, difference.mean(axis=1).tolist(), strict=True)},
+        "difference": {
+            name: row for (name, _), row in zip(config.weights, difference.mean(axis=1).tolist(), strict=True)
+        },
         "difference_error": {name: row for (name, _), row in zip(config.weights, bars(difference), strict=True)},
         "per_seed": {name: rows for (name, _), rows in zip(config.weights, per_seed.tolist(), strict=True)},
         "steps_to_reach": {name: step for (name, _), step in zip(config.weights, reach, strict=True)},

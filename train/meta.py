@@ -89,16 +89,17 @@ def capacity_for(phase: Meta, image_size: tuple[int, int], num_slots: int) -> Ca
 
 
 def clipped_rows(gradient: Coordinates, rates: Coordinates, active: jax.Array, *, limit: float) -> Coordinates:
-    """A gradient in which no Gaussian counts for more than `limit` times the median of those in use.
+    """A gradient in which no Gaussian counts for more than `limit` times the median of those in use, of norm 1.
 
     Through many steps some Gaussians are chaotic: their exact gradient is thousands of times that of the others, and
-    says nothing of where to go. Norms are taken in units of the rates.
+    says nothing of where to go; and so are some images. Norms are taken in units of the rates. Zero stays zero.
     """
     parts = jax.tree.leaves(scaled(rates, gradient))
     norms = jnp.sqrt(sum(jnp.sum(jnp.square(part.reshape(len(active), -1)), axis=1) for part in parts))
     middle = jnp.nanmedian(jnp.where(active, norms, jnp.nan))
-    factors = jnp.minimum(1.0, limit * jnp.nan_to_num(middle) / jnp.maximum(norms, 1e-30))
-    return scaled(factors, gradient)
+    clipped = jnp.minimum(norms, limit * jnp.nan_to_num(middle))
+    total = jnp.sqrt(jnp.sum(jnp.square(clipped)))
+    return scaled(clipped / jnp.maximum(norms * total, 1e-30), gradient)
 
 
 def meta_loss(
@@ -138,7 +139,9 @@ def meta_loss(
         fits = jnp.isfinite(found.loss) & jnp.isfinite(decibels(jax.lax.stop_gradient(start)))
         found = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf) & fits, leaf, 0), found)
         by_log_rate = jax.tree.map(jnp.multiply, found.rates, rates)
-        loss = surrogate(start, clipped_rows(found.start, rates, gaussians.active, limit=phase.row_clip)) + surrogate(log_rates, by_log_rate)
+        loss = surrogate(start, clipped_rows(found.start, rates, gaussians.active, limit=phase.row_clip)) + surrogate(
+            log_rates, by_log_rate
+        )
         metrics = {
             "psnr": jnp.where(fits, -decibels(start), jnp.nan),
             "psnr_refined": jnp.where(fits, -found.loss, jnp.nan),

@@ -48,8 +48,8 @@ class Coordinates(NamedTuple):
         return Gaussians2D(self.means, scales, self.angles, self.colors, active)
 
 
-# Adam's step in each coordinate: 0.2 pixels, 4 %, 0.04 rad, 1 % of white. Chosen with `refinement_adam`'s schedule on crops
-# of training photographs; half of them without a schedule is 0.3 dB behind after 50 and 100 steps.
+# Adam's step in each coordinate: 0.2 pixels, 4 %, 0.04 rad, 1 % of white. Chosen with the schedule of `refinement_adam`
+# on crops of training photographs; half of them without a schedule is 0.3 dB behind after 50 and 100 steps.
 RATES = Coordinates(means=0.2, log_scales=0.04, angles=0.04, colors=0.01)
 
 
@@ -84,7 +84,7 @@ def coordinates_of(gaussians: Gaussians2D) -> Coordinates:
 
 
 def squared_error(image: Float[Array, "h w c"], rendered: Float[Array, "h w c"]) -> Float[Array, ""]:
-    """Half the sum of squared differences: its gradient by one Gaussian is the same in a crop and in the whole image."""
+    """Half the sum of squared differences: its gradient by a Gaussian is the same in a crop as in the whole image."""
     return 0.5 * jnp.sum(jnp.square(rendered - image))
 
 
@@ -106,9 +106,7 @@ def reconstruction_loss(
     def loss(coordinates: Coordinates) -> Float[Array, ""]:
         size = image.shape[:2]
         gaussians = coordinates.gaussians(active)
-        return squared_error(
-            image, render(gaussians, image_size=size, capacity=capacity, any_order=any_order).image
-        )
+        return squared_error(image, render(gaussians, image_size=size, capacity=capacity, any_order=any_order).image)
 
     return loss
 

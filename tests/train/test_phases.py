@@ -304,7 +304,7 @@ def test_every_config_is_a_whole_experiment(path):
     """It opens with its command, its phase fits its stages, and its smoke variant is the same, small."""
     assert f"python -m train.main --config train/configs/{path.name}\n" in path.read_text().split('"""')[1]
     full, smoke = (load_experiment(path, smoke) for smoke in (False, True))
-    assert (full.name, smoke.name) == (path.stem, f"{path.stem}_smoke")
+    assert full.name.startswith(path.stem) and smoke.name == f"{full.name}_smoke"
     assert type(full.phase) is type(smoke.phase)
     assert smoke.loop.num_steps <= 40 and smoke.data.crop_size <= 32 and len(smoke.stages) <= 2
     for experiment in (full, smoke):

@@ -5,6 +5,7 @@ python -m train.main --config train/configs/metagrad.py --variant unrolled --see
 Variants are the names of `VARIANTS`; "full_..." trains all weights, the others the last layer of every stage.
 """
 
+import dataclasses
 
 from airjax import metagrad
 from airjax.config import SCALABLE
@@ -30,6 +31,21 @@ VARIANTS = {
     "pes": {"anchors": (STEPS // 2, STEPS), "pairs": 1},
 }
 
+# The same with very few inner steps, for smoke runs.
+SMALL = {
+    "zero_step": {},
+    "first_order": {"num_steps": 3},
+    "multi_anchor": {"min_steps": 2, "max_steps": 4, "stride": 2},
+    "budget": {"anchors": (0, 3)},
+    "meta_sgd": {"anchors": (0, 3)},
+    "reptile": {"num_steps": 3},
+    "unrolled": {"anchors": (3,)},
+    "truncated": {"num_steps": 3, "window": 1},
+    "implicit": {"num_steps": 3, "iterations": 2},
+    "es": {"anchors": (3,)},
+    "pes": {"anchors": (1, 3)},
+}
+
 
 def experiment(smoke: bool, variant: str = "budget", seed: int = 0) -> Experiment:
     """One finetuning; `smoke` is a minute on a CPU."""
@@ -49,4 +65,14 @@ def experiment(smoke: bool, variant: str = "budget", seed: int = 0) -> Experimen
         ),
         init=str(DEFAULT_WEIGHTS),
     )
-    return full
+    if not smoke:
+        return full
+    return dataclasses.replace(
+        full,
+        name=f"{full.name}_smoke",
+        stages=SCALABLE[:2],
+        phase=dataclasses.replace(full.phase, estimator=metagrad.estimator(name, **SMALL[name])),
+        loop=LoopConfig(num_steps=4, seed=seed, log_every=2, checkpoint_every=2),
+        data=dataclasses.replace(full.data, crop_size=32, batch_size=2),
+        init=None,
+    )
