@@ -457,7 +457,7 @@ def run(experiment: Experiment, out_dir: Path, init: Path | None = None) -> Stat
     )
     params = jax.tree.map(np.asarray, state["params"])
     metadata = {"stages": stages_to_text(experiment.stages)}
-    if "log_rates" in state:
+    if isinstance(experiment.phase, Meta) and experiment.phase.learn_rates:
         metadata["rates"] = rates_to_text(learned_rates(state["log_rates"]))
     save_weights(out_dir / "weights.safetensors", params, metadata)
     return state

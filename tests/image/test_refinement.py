@@ -31,7 +31,7 @@ SIZE = (24, 32)
 @pytest.fixture(scope="module")
 def gaussians():
     """Eighteen slots, some of them not in use."""
-    return scenes.random_gaussians(0, 18, image_size=SIZE)
+    return scenes.with_inactive(scenes.random_set(0, 14, SIZE), 0.3)[0]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,6 @@ def test_the_loss_is_that_of_the_dense_renderer(gaussians, image):
     loss = reconstruction_loss(image, gaussians.active, capacity=capacity)(coordinates_of(gaussians))
     dense = squared_error(image, render_dense(gaussians, image_size=SIZE))
     np.testing.assert_allclose(loss, dense, rtol=1e-4)
-    np.testing.assert_allclose(dense, 0.5 * np.sum((np.asarray(render_dense(gaussians, image_size=SIZE)) - image) ** 2))
 
 
 def test_refinement_comes_closer_and_leaves_unused_slots_alone(gaussians, image):
@@ -111,5 +110,5 @@ def test_the_same_sizes_compile_once(gaussians, image):
 def test_rates_as_text():
     assert rates_from_text(rates_to_text(RATES), source="x") == RATES
     for text in ("", "[]", '{"means": 1}', rates_to_text(RATES._replace(colors=-1.0))):
-        with pytest.raises(AirjaxError, match="file.safetensors: expected"):
+        with pytest.raises(AirjaxError, match=r"file\.safetensors: expected"):
             rates_from_text(text, source="file.safetensors")

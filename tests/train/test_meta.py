@@ -1,4 +1,4 @@
-"""The MetaGrad phase; oracles: the plain loss of a prediction, hand-made gradients, the smoke runs of every estimator."""
+"""The MetaGrad phase; oracles: the plain loss of a prediction, hand-made gradients, smoke runs."""
 
 import dataclasses
 from functools import partial
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from airjax import metagrad
 from airjax.errors import AirjaxError
@@ -17,6 +18,7 @@ from train.configs import metagrad as config
 from train.meta import Meta, clipped_rows, learned_rates, log_rates_of, meta_loss
 from train.phases import draw_control, make_step, run
 
+STANDARD = partial(jax.numpy_dtype_promotion, "standard")  # optax raises Python floats to the power of an int32
 EXPERIMENT = config.experiment(True, "first_order")
 
 
@@ -56,11 +58,12 @@ def test_the_logged_loss_is_minus_the_psnr(state, images):
 
 
 def test_refinement_helps_and_an_image_that_overflows_sends_no_gradient(state, images):
-    loss, metrics = loss_of(EXPERIMENT.phase, state, images)
+    _, metrics = loss_of(EXPERIMENT.phase, state, images)
     assert metrics["psnr_refined"] > metrics["psnr"] and metrics["overflow"] == 0
     full = dataclasses.replace(EXPERIMENT.phase, budget=(1.0, 1.0))
     tight = dataclasses.replace(full, pairs=1)
-    (_, seen), grads = jax.value_and_grad(lambda t: loss_of(tight, t, jnp.tile(images, (1, 6, 6, 1))), has_aux=True)(state)
+    large = jnp.tile(images, (1, 6, 6, 1))
+    (_, seen), grads = jax.value_and_grad(lambda t: loss_of(tight, t, large), has_aux=True)(state)
     assert seen["overflow"] == 1
     assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(grads))
 
@@ -68,9 +71,10 @@ def test_refinement_helps_and_an_image_that_overflows_sends_no_gradient(state, i
 def test_only_the_head_moves(state, images):
     for variant, rates_move in (("first_order", False), ("meta_sgd", True)):
         init, step = make_step(config.experiment(True, variant))
-        before = init(state["params"])
-        after, _ = jax.jit(step)(before, images)
-        after, _ = jax.jit(step)(after, images)  # the warm-up begins at a rate of 0
+        before, step = init(state["params"]), jax.jit(step)
+        with STANDARD():
+            after, _ = step(before, images)
+            after, _ = step(after, images)  # the warm-up begins at a rate of 0
         moved = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), before, after)
         for path, flag in jax.tree_util.tree_flatten_with_path(moved["params"])[0]:
             if "kernel" in jax.tree_util.keystr(path):
@@ -79,20 +83,19 @@ def test_only_the_head_moves(state, images):
 
 
 @pytest.mark.parametrize("variant", ["full_multi_anchor", "meta_sgd"])
-def test_smoke_run_writes_weights_with_rates(variant, tmp_path, monkeypatch):
-    """From a fresh start; the file says the rates that were learned. All other variants differ in the estimator alone."""
+def test_smoke_run_writes_weights_with_rates(variant, tmp_path):
+    """From a fresh start; the file says the rates that were learned. Other variants differ in the estimator alone."""
     experiment = config.experiment(True, variant)
     photos = tmp_path / "photos"
     photos.mkdir()
-    from PIL import Image
-
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(photos / "a.png")
     data = dataclasses.replace(experiment.data, folders=(str(photos),))
-    done = run(dataclasses.replace(experiment, data=data), tmp_path / "run")
+    with STANDARD():
+        done = run(dataclasses.replace(experiment, data=data), tmp_path / "run")
     model = load(tmp_path / "run" / "weights.safetensors")
     np.testing.assert_allclose(model.rates, [float(r) for r in learned_rates(done["log_rates"])], rtol=1e-5)
-    assert (model.rates == RATES) or variant == "meta_sgd"
+    assert (model.rates == RATES) == (variant != "meta_sgd")
 
 
 def test_every_estimator_has_a_variant():
