@@ -7,6 +7,7 @@ is of the same image, options and seed; `--target-psnr` and `--solve-steps` may 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -74,7 +75,8 @@ def fit(
         except AirjaxError as error:
             raise AirjaxError(f"{name}: {error}") from error
         atomic_write_bytes(target, data)
-        partial.unlink(missing_ok=True)
+        if partial.is_file():
+            partial.unlink()
         height, width = encoded.image_size
         screen.result(
             f"{name} -> {display_name(target)}: {width}x{height}, {encoded.gaussians.capacity} Gaussians in 1 stage, "
@@ -106,23 +108,25 @@ def _job(options: argparse.Namespace, pixels: np.ndarray) -> Job:
 def _resumed(partial: Path, job: Job, options: argparse.Namespace, screen: Screen) -> FitState | None:
     """What an earlier run of the same job has left, if any.
 
+    With `--force` it is gone on from all the same, since the command may have said so from the start; what is not of
+    this job is passed over then.
+
     Raises:
       AirjaxError: something else lies there, and there is no `--force`.
     """
     from airjax.image.fitfile import differences, load_fit
     from airjax.image.io import display_name
 
-    if options.force or not partial.exists():
+    if not os.path.lexists(partial):
         return None
     try:
         state, other = load_fit(partial)
+        if unlike := differences(other, job):
+            raise AirjaxError(f"{display_name(partial)}: state of another fit ({unlike}), expected one of this command")
     except AirjaxError as error:
+        if options.force:
+            return None
         raise AirjaxError(f"{error}; --force starts anew") from error
-    if unlike := differences(other, job):
-        raise AirjaxError(
-            f"{display_name(partial)}: state of another fit ({unlike}), expected one of this command; "
-            f"--force starts anew"
-        )
     screen.notice(f"{display_name(partial)}: goes on after step {state.step}")
     return state
 
@@ -137,29 +141,35 @@ def _run(pixels, job: Job, resume: FitState | None, partial: Path, options, scre
     hidden = screen.quiet or not sys.stderr.isatty()
     bar = {"total": total, "initial": state.step if state else 0, "unit": "step", "leave": False, "disable": hidden}
     try:
-        # A state that was kept may be good enough for the target of this run.
+        # The one that was kept may have been the last, or be good enough for the target of this run.
         if state is None or not _reached(state, pixels, options):
             with tqdm(file=sys.stderr, **bar) as bar:
                 for state in fit_states(pixels, job.config, seed=job.seed, resume=resume):
                     bar.set_postfix_str(f"{state.psnr:.2f} dB", refresh=False)
                     bar.update(state.step - bar.n)
-                    if state.step % CHECK_STEPS == 0 and _reached(state, pixels, options):
+                    if _reached(state, pixels, options):
                         break
                     if time.monotonic() - saved >= SAVE_SECONDS:
-                        save_fit(partial, state, job)
+                        try:
+                            save_fit(partial, state, job)
+                        except AirjaxError as error:  # a full disk may have room again at the end
+                            screen.notice(f"{error}; the fit goes on without")
                         saved = time.monotonic()
         return finished(state, pixels, solve_steps=options.solve_steps)
     except KeyboardInterrupt:
         if state is None:
             raise
-        save_fit(partial, state, job)
-        raise KeyboardInterrupt(
-            f"{name}: interrupted after step {state.step} of {total}; the same command goes on "
-            f"from {display_name(partial)}"
-        ) from None
+        try:
+            save_fit(partial, state, job)
+            kept = f"the same command goes on from {display_name(partial)}"
+        except AirjaxError as error:
+            kept = f"the state is lost ({error})"
+        raise KeyboardInterrupt(f"{name}: interrupted after step {state.step} of {total}; {kept}") from None
 
 
 def _reached(state: FitState, pixels: np.ndarray, options: argparse.Namespace) -> bool:
+    """Whether to stop. Looks every CHECK_STEPS steps only, so that a run that was stopped ends where another would."""
     from airjax.image.fit import quality
 
-    return options.target_psnr is not None and quality(state.gaussians, pixels) >= options.target_psnr
+    target = options.target_psnr
+    return target is not None and state.step % CHECK_STEPS == 0 and quality(state.gaussians, pixels) >= target

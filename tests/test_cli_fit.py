@@ -194,6 +194,37 @@ def test_states_of_other_commands_are_kept(run, monkeypatch):
     assert Path("photo.air").exists() and not PARTIAL.exists()
 
 
+def test_the_same_command_goes_on_with_force_too(run, monkeypatch):
+    """As it may have been given from the start, to replace an output; a damaged state is passed over."""
+    Path("photo.air").write_bytes(b"mine")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        assert run("photo.png", *SHORT, "--force").status == 130
+    kept = PARTIAL.read_bytes()
+    done = run("photo.png", *SHORT, "--force")
+    assert done.status == 0 and done.err == [f"airjax: {PARTIAL}: goes on after step 20"]
+    whole = Path("photo.air").read_bytes()
+    PARTIAL.write_bytes(kept[:-1])
+    done = run("photo.png", *SHORT, "--force")
+    assert done.status == 0 and done.err == [] and not PARTIAL.exists()
+    assert Path("photo.air").read_bytes() == whole
+
+
+def test_a_state_that_cannot_be_kept_does_not_end_the_fit(run, monkeypatch):
+    """One line each time, and the file all the same; when interrupted, the reason."""
+    monkeypatch.setattr(fitting, "SAVE_SECONDS", 0.0)
+    PARTIAL.mkdir()
+    assert "--force" in run("photo.png", *SHORT).err[0]
+    done = run("photo.png", *SHORT, "--force")
+    assert done.status == 0 and len(done.err) == 4 and Path("photo.air").exists() and PARTIAL.is_dir()
+    assert all(str(PARTIAL) in line and "the fit goes on" in line for line in done.err)
+    Path("other.png").write_bytes(Path("photo.png").read_bytes())
+    interrupt_at(monkeypatch, 3)
+    stopped = run("photo.png", "other.png", *SHORT, "--force", "-o", ".")
+    assert stopped.status == 130 and not Path("other.air").exists()
+    assert str(PARTIAL) in stopped.err[-1] and "the state is lost" in stopped.err[-1]
+
+
 def test_a_foreign_partial_is_kept(run):
     PARTIAL.write_bytes(b"notes of the user")
     result = run("photo.png", *SHORT)

@@ -49,7 +49,7 @@ def save_fit(path: Path, fit: FitState, job: Job) -> None:
     """Writes a state after at least one step; nobody ever sees a part of the file.
 
     Raises:
-      AirjaxError: it cannot be written.
+      AirjaxError: it cannot be written, or the state is not finite.
     """
     state = fit.state
     tensors = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(_arrays(state)))}
@@ -58,12 +58,14 @@ def save_fit(path: Path, fit: FitState, job: Job) -> None:
         "job": _job_text(job),
         "step": str(state.step),
         "numbers": json.dumps([state.loss, fit.psnr, *state.capacity]),
-        "checksum": _checksum(tensors),
     }
+    metadata["checksum"] = _checksum(tensors, metadata)
     try:
         save_weights(path, tensors, metadata)
     except OSError as error:
         raise AirjaxError(f"{display_name(path)}: cannot be written ({error.strerror})") from error
+    except ValueError as error:
+        raise AirjaxError(f"{display_name(path)}: not written, expected a finite state ({error})") from error
 
 
 def load_fit(path: Path) -> tuple[FitState, Job]:
@@ -81,7 +83,7 @@ def load_fit(path: Path) -> tuple[FitState, Job]:
         job = _job(metadata["job"])
         loss, quality, pairs, chunks = json.loads(metadata["numbers"])
         step = int(metadata["step"])
-        if _checksum(tensors) != metadata["checksum"]:
+        if _checksum(tensors, metadata) != metadata["checksum"]:
             raise ValueError("the checksum is wrong")
         arrays = _restored(tensors, job.config)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -137,8 +139,8 @@ def _job(text: str) -> Job:
     return Job(FitConfig(**config | {"rates": rates}), seed, image)
 
 
-def _checksum(tensors: dict) -> str:
-    crc = 0
+def _checksum(tensors: dict, metadata: dict[str, str]) -> str:
+    crc = zlib.crc32("\n".join(metadata[name] for name in ("job", "step", "numbers")).encode())
     for name in sorted(tensors):
         crc = zlib.crc32(np.ascontiguousarray(tensors[name]).tobytes(), crc)
     return f"{crc:08x}"

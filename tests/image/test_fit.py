@@ -260,10 +260,9 @@ def test_additions_keep_the_old_and_land_on_the_error(runs):
     assert np.all((new >= [2, 20]) & (new <= [12, 30]))
     np.testing.assert_allclose(np.asarray(added.coordinates.colors)[45:60], 0.25, rtol=1e-4)
     np.testing.assert_array_equal(added.active, np.arange(len(added.active)) < 60)
-    assert added.capacity is None and added.step == state.step
-    assert int(state.inner_state[0].count) > 0
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(added.inner_state[0]))
-    jax.tree.map(np.testing.assert_array_equal, added.inner_state[1:], state.inner_state[1:])  # the schedule goes on
+    assert added.capacity == state.capacity and added.step == state.step
+    assert int(state.inner_state[0].count) > 0 and jax.tree.structure(added) == jax.tree.structure(state)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(added.inner_state))
     improved = [fit.quality(s.gaussians, image) for s in (state, added)]
     assert improved[1] > improved[0]
 
@@ -362,7 +361,7 @@ def test_files_that_are_no_fit(runs, tmp_path):
     refused("state of a fit", "another file")
     save_weights(path, params, metadata | {"format": "airjax fit 99"})
     refused("airjax fit 99")
-    for key, value in (("job", "[]"), ("job", "{"), ("step", "x"), ("numbers", "[1, 2]")):
+    for key, value in (("job", "[]"), ("job", "{"), ("step", "x"), ("step", "20"), ("numbers", "[1, 2]")):
         save_weights(path, params, metadata | {key: value})
         refused("damaged")
     save_weights(path, params, {key: value for key, value in metadata.items() if key != "step"})
@@ -373,6 +372,12 @@ def test_files_that_are_no_fit(runs, tmp_path):
     refused("found none")
     with pytest.raises(AirjaxError, match="cannot be written"):
         save_fit(tmp_path / "no" / "a.partial", runs["scale_rotation"][0], job)
+    broken = runs["scale_rotation"][0]
+    colors = broken.state.coordinates.colors.at[0].set(jnp.nan)
+    state = broken.state._replace(coordinates=broken.state.coordinates._replace(colors=colors))
+    with pytest.raises(AirjaxError, match=r"a\.air\.partial: not written, expected a finite state"):
+        save_fit(path, broken._replace(state=state), job)
+    assert not path.exists()
 
 
 def test_differences():

@@ -315,7 +315,7 @@ def test_every_config_is_a_whole_experiment(path):
             assert len(joint.stage_weights) == len(experiment.stages)
         if experiment.init_stages is not None:
             assert len(experiment.init_stages) == len(experiment.stages)
-    if full.init is not None:
+    if full.init not in (None, str(DEFAULT_WEIGHTS)):
         assert full.init in [f"runs/{other.stem}" for other in CONFIGS]
 
 

@@ -1,8 +1,8 @@
 """MetaGrad in 2D: finetuning of the shipped weights for what refinement makes of them, with any estimator.
 
-python -m train.main --config train/configs/metagrad.py --variant unrolled --seed 0
+python -m train.main --config train/configs/metagrad.py
 
-Variants are the names of `VARIANTS`; "full_..." trains all weights, the others the last layer of every stage.
+Then --variant unrolled, --seed 1, and so on. Variants are the names of `VARIANTS`; "full_..." trains all weights, the others the last layer of every stage.
 """
 
 import dataclasses
