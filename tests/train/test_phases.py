@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from airjax import checkpoint
 from airjax.errors import AirjaxError
 from airjax.gaussians import PatchMap
+from airjax.image.encoder import DEFAULT_WEIGHTS
 from airjax.image.stages import StageConfig, init_params, predictors
 from airjax.nn.predictor import PredictorConfig
 from train.data import DataConfig

@@ -2,7 +2,8 @@
 
 python -m train.main --config train/configs/metagrad.py
 
-Then --variant unrolled, --seed 1, and so on. Variants are the names of `VARIANTS`; "full_..." trains all weights, the others the last layer of every stage.
+Then --variant unrolled, --seed 1, and so on. Variants are the names of `VARIANTS`; "full_..." trains all weights, the
+others the last layer of every stage.
 """
 
 import dataclasses
