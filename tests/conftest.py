@@ -15,6 +15,13 @@ jax.config.update("jax_default_matmul_precision", "highest")
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Compiled programs of a module are freed at its end: each holds memory maps, of which a process has only so many."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of photographs beside the checkout; tests that need it are skipped where it is absent."""
