@@ -34,6 +34,7 @@ class Meta:
       estimator: of the outer gradient, see `airjax.metagrad`.
       trained: "head" for the last layer of every stage, "all" for all weights.
       learn_rates: whether the inner learning rates are trained too, by an estimator that gives their gradient.
+      rate_speed: how many times the optimiser's step the logarithms of the rates take.
       log10_mse: range of the Stage Control threshold, drawn per image (log-uniform).
       budget: range of the Gaussian budget, in shares of all slots, drawn per image.
       pairs: (Gaussian, tile) pairs per slot in use that the renderer has room for. An image that needs more sends no
@@ -44,6 +45,7 @@ class Meta:
     estimator: Estimator
     trained: str = "head"
     learn_rates: bool = False
+    rate_speed: float = 100.0
     log10_mse: tuple[float, float] = (-6.0, -5.0)
     budget: tuple[float, float] = (0.25, 0.42)
     pairs: int = 14
@@ -72,11 +74,11 @@ def trained_only(tx: optax.GradientTransformation, phase: Meta) -> optax.Gradien
         del leaf
         names = [entry.key for entry in path]
         if names[0] == "log_rates":
-            return "trained" if phase.learn_rates else "frozen"
+            return "rates" if phase.learn_rates else "frozen"
         return "trained" if phase.trained == "all" or set(names) & set(_HEAD) else "frozen"
 
     return optax.partition(
-        {"trained": tx, "frozen": optax.set_to_zero()},
+        {"trained": tx, "rates": optax.chain(tx, optax.scale(phase.rate_speed)), "frozen": optax.set_to_zero()},
         lambda tree: jax.tree_util.tree_map_with_path(label, tree),
     )
 

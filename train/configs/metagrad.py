@@ -59,8 +59,8 @@ def experiment(smoke: bool, variant: str = "budget", seed: int = 0) -> Experimen
             learn_rates=name == "meta_sgd",
         ),
         stages=SCALABLE,
-        optimizer=Optimizer(learning_rate=5e-4, warmup=20),
-        loop=LoopConfig(num_steps=200, seed=seed, log_every=10, checkpoint_every=50),
+        optimizer=Optimizer(learning_rate=1e-4 if name == variant else 5e-5, warmup=10),
+        loop=LoopConfig(num_steps=60, seed=seed, log_every=10, checkpoint_every=20),
         data=DataConfig(
             folders=("../shared/data/photos_train",), crop_size=128, batch_size=4, augment=PHOTOMETRIC, seed=seed
         ),
