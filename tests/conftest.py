@@ -17,7 +17,7 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Compiled programs of a module are freed at its end: each holds memory maps, of which a process has only so many."""
+    """Frees the compiled programs of a module at its end: each holds memory maps, and a process has only so many."""
     yield
     jax.clear_caches()
 

@@ -19,7 +19,7 @@ from airjax.metagrad import Estimator, Problem, needs_second_order, outer_gradie
 from airjax.refine import scaled
 from airjax.render.lists import Capacity, round_capacity
 
-TRAINED = ("head", "all")
+TRAINED = ("head", "all", "rates")
 _HEAD = ("head", "mean_share")  # the last layer of a stage's network
 
 
@@ -32,8 +32,8 @@ class Meta:
 
     Fields:
       estimator: of the outer gradient, see `airjax.metagrad`.
-      trained: "head" for the last layer of every stage, "all" for all weights.
-      learn_rates: whether the inner learning rates are trained too, by an estimator that gives their gradient.
+      trained: "head" for the last layer of every stage, "all" for all weights, "rates" for no weight.
+      learn_rates: whether the inner learning rates are trained, by an estimator that gives their gradient.
       rate_speed: how many times the optimiser's step the logarithms of the rates take.
       log10_mse: range of the Stage Control threshold, drawn per image (log-uniform).
       budget: range of the Gaussian budget, in shares of all slots, drawn per image.
@@ -75,7 +75,8 @@ def trained_only(tx: optax.GradientTransformation, phase: Meta) -> optax.Gradien
         names = [entry.key for entry in path]
         if names[0] == "log_rates":
             return "rates" if phase.learn_rates else "frozen"
-        return "trained" if phase.trained == "all" or set(names) & set(_HEAD) else "frozen"
+        head = phase.trained == "head" and set(names) & set(_HEAD)
+        return "trained" if phase.trained == "all" or head else "frozen"
 
     return optax.partition(
         {"trained": tx, "rates": optax.chain(tx, optax.scale(phase.rate_speed)), "frozen": optax.set_to_zero()},

@@ -68,8 +68,8 @@ def test_refinement_helps_and_an_image_that_overflows_sends_no_gradient(state, i
     assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(grads))
 
 
-def test_only_the_head_moves(state, images):
-    for variant, rates_move in (("first_order", False), ("meta_sgd", True)):
+def test_only_what_is_trained_moves(state, images):
+    for variant, rates_move in (("first_order", False), ("meta_sgd", True), ("rates_es", True)):
         init, step = make_step(config.experiment(True, variant))
         before, step = init(state["params"]), jax.jit(step)
         with STANDARD():
@@ -78,7 +78,7 @@ def test_only_the_head_moves(state, images):
         moved = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), before, after)
         for path, flag in jax.tree_util.tree_flatten_with_path(moved["params"])[0]:
             if "kernel" in jax.tree_util.keystr(path):
-                assert flag == ("head" in jax.tree_util.keystr(path))
+                assert flag == ("head" in jax.tree_util.keystr(path) and variant != "rates_es")
         assert set(jax.tree.leaves(moved["log_rates"])) == {rates_move}
 
 
@@ -103,6 +103,10 @@ def test_every_estimator_has_a_variant():
     assert set(config.SMALL) == set(config.VARIANTS)
     for name in config.VARIANTS:
         assert config.experiment(False, f"full_{name}").phase.trained == "all"
+    for name in config.RATES_VARIANTS:
+        assert config.experiment(False, f"rates_{name}").phase.learn_rates
+    with pytest.raises(KeyError):
+        config.experiment(False, "rates_zero_step")
 
 
 def test_bad_settings():

@@ -2,8 +2,8 @@
 
 python -m train.main --config train/configs/metagrad.py
 
-Then --variant unrolled, --seed 1, and so on. Variants are the names of `VARIANTS`; "full_..." trains all weights, the
-others the last layer of every stage.
+Then --variant unrolled, --seed 1, and so on. Variants are the names of `VARIANTS`: alone they train the last layer of
+every stage, "full_..." all weights, and those of `RATES_VARIANTS` as "rates_..." the inner learning rates alone.
 """
 
 import dataclasses
@@ -32,6 +32,16 @@ VARIANTS = {
     "pes": {"anchors": (STEPS // 2, STEPS), "pairs": 1},
 }
 
+# What knows how the rates should change. For evolution strategies the start stays where it is.
+RATES_VARIANTS = {
+    "meta_sgd": {"anchors": (20, 50, 100)},
+    "unrolled": {"anchors": (STEPS,)},
+    "es": {"anchors": (20, 50, 100), "sigma": 1e-3},
+    "pes": {"anchors": (20, 50, 100), "sigma": 1e-3},
+}
+
+GROUPS = {"": ("head", VARIANTS), "full_": ("all", VARIANTS), "rates_": ("rates", RATES_VARIANTS)}
+
 # The same with very few inner steps, for smoke runs.
 SMALL = {
     "zero_step": {},
@@ -50,16 +60,17 @@ SMALL = {
 
 def experiment(smoke: bool, variant: str = "budget", seed: int = 0) -> Experiment:
     """One finetuning; `smoke` is a minute on a CPU."""
-    name = variant.removeprefix("full_")
+    name = variant.removeprefix("full_").removeprefix("rates_")
+    trained, options = GROUPS[variant.removesuffix(name)]
     full = Experiment(
         name=f"metagrad_{variant}_{seed}",
         phase=Meta(
-            estimator=metagrad.estimator(name, **VARIANTS[name]),
-            trained="head" if name == variant else "all",
-            learn_rates=name == "meta_sgd",
+            estimator=metagrad.estimator(name, **options[name]),
+            trained=trained,
+            learn_rates=trained == "rates" or name == "meta_sgd",
         ),
         stages=SCALABLE,
-        optimizer=Optimizer(learning_rate=1e-4 if name == variant else 5e-5, warmup=10),
+        optimizer=Optimizer(learning_rate=5e-5 if trained == "all" else 1e-4, warmup=10),
         loop=LoopConfig(num_steps=60, seed=seed, log_every=10, checkpoint_every=20),
         data=DataConfig(
             folders=("../shared/data/photos_train",), crop_size=128, batch_size=4, augment=PHOTOMETRIC, seed=seed
