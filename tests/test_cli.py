@@ -149,6 +149,7 @@ def test_encode_and_decode_beside_the_input(run, weights):
         (["--max-gaussians", 3], {"max_gaussians": 3}),
         (["--mse-threshold", 1, "--ssim-threshold", 2], {"mse_threshold": 1.0, "ssim_threshold": 2.0}),
         (["--max-gaussians", 0, "--quiet"], {"max_gaussians": 0}),
+        (["--refine", 12], {"refine_steps": 12}),
     ],
 )
 def test_encode_options_reach_the_model(run, weights, options, keywords):
@@ -336,6 +337,19 @@ def test_progress_bar_on_terminals_only(run, air_bytes, monkeypatch):
     assert "2/2" in "".join(run("info", ".").err)
 
 
+def test_refinement_shows_its_steps_on_terminals(run, monkeypatch):
+    """And the picture that comes out is closer to the photograph than without."""
+    photo("a.png")
+    plain = run("encode", "a.png", "-o", "plain.air", "--lossless")
+    assert run("encode", "a.png", "-o", "b.air", "--lossless", "--refine", 12).err == []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    refined = run("encode", "a.png", "-o", "c.air", "--lossless", "--refine", 12)
+    assert "0/12" in "".join(refined.err)  # and on, at most ten times a second
+    assert Path("b.air").read_bytes() == Path("c.air").read_bytes()
+    before, after = (float(re.search(r"PSNR ([\d.]+) dB", done.out[0])[1]) for done in (plain, refined))
+    assert after > before + 0.1
+
+
 # --- what is there already -------------------------------------------------------------------------------------------
 
 
@@ -411,6 +425,7 @@ def test_failed_writes_leave_nothing(run, air_bytes, monkeypatch, function, numb
         ["encode", "a.png", "--max-gaussians", "-1"],
         ["encode", "a.png", "--max-gaussians", "9" * 30],
         ["encode", "a.png", "--solve-steps", "1001"],
+        ["encode", "a.png", "--refine", "-1"],
         ["encode", "a.png", "--mse-threshold", "nan"],
         ["encode", "a.png", "--ssim-threshold", "inf"],
         ["decode", "a.air", "--scale", "0"],
