@@ -27,6 +27,7 @@ from airjax.image.bitstream import Encoded
 from airjax.image.compress import compress
 from airjax.image.encoder import Model, load, predict, solve
 from airjax.image.io import find_images, read_image, write_image
+from airjax.image.refinement import SEGMENT, advance, start_state
 from airjax.image.stages import pad_to_patches, predictors, stage_control_of
 from airjax.nn.predictor import patches_of
 from airjax.render.additive import render_patches
@@ -36,7 +37,7 @@ from eval.images import decode_pixels, pair_capacity
 from eval.results import environment, format_table, number, write_json
 from eval.timing import Timing, run_python, time_warm
 
-PARTS = ("encode", "decode", "gradient", "solve", "machine", "cold start", "large image")
+PARTS = ("encode", "decode", "gradient", "solve", "refine", "machine", "cold start", "large image")
 
 
 @dataclass(frozen=True)
@@ -256,6 +257,15 @@ def solve_rows(scene: Scene) -> list[Row]:
     ]
 
 
+def refine_rows(scene: Scene) -> list[Row]:
+    """One step of a refinement, its sorting included: a call of some, divided."""
+    state = advance(start_state(scene.encoded.gaussians), scene.image, num_steps=SEGMENT)
+    step = partial(advance, state, scene.image, num_steps=SEGMENT)
+    timing, _ = time_warm(lambda: step().coordinates, scene.config.repetitions)
+    per_step = Timing(timing.median / SEGMENT, timing.least / SEGMENT, timing.repetitions)
+    return [Row("refinement step", per_step, evaluations=2 * state.capacity.chunks * CHUNK * TILE_SIZE**2)]
+
+
 def machine_rows(scene: Scene) -> list[Row]:
     """The networks without the renderer, and the plain loops that say what the machine can do."""
     image, model = jnp.asarray(scene.image), scene.model
@@ -320,7 +330,16 @@ def large_image_rows(scene: Scene) -> list[Row]:
 _ROWS = dict(
     zip(
         PARTS,
-        (encode_rows, decode_rows, gradient_rows, solve_rows, machine_rows, cold_start_rows, large_image_rows),
+        (
+            encode_rows,
+            decode_rows,
+            gradient_rows,
+            solve_rows,
+            refine_rows,
+            machine_rows,
+            cold_start_rows,
+            large_image_rows,
+        ),
         strict=True,
     )
 )

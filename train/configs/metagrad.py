@@ -40,6 +40,7 @@ RATES_VARIANTS = {
     "pes": {"anchors": (20, 50, 100), "sigma": 1e-3},
 }
 
+LEARNING_RATES = {"head": 1e-4, "all": 5e-5, "rates": 4e-4}
 GROUPS = {"": ("head", VARIANTS), "full_": ("all", VARIANTS), "rates_": ("rates", RATES_VARIANTS)}
 
 # The same with very few inner steps, for smoke runs.
@@ -70,7 +71,7 @@ def experiment(smoke: bool, variant: str = "budget", seed: int = 0) -> Experimen
             learn_rates=trained == "rates" or name == "meta_sgd",
         ),
         stages=SCALABLE,
-        optimizer=Optimizer(learning_rate=5e-5 if trained == "all" else 1e-4, warmup=10),
+        optimizer=Optimizer(learning_rate=LEARNING_RATES[trained], warmup=10),
         loop=LoopConfig(num_steps=60, seed=seed, log_every=10, checkpoint_every=20),
         data=DataConfig(
             folders=("../shared/data/photos_train",), crop_size=128, batch_size=4, augment=PHOTOMETRIC, seed=seed
