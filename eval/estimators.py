@@ -24,9 +24,10 @@ from airjax import metagrad
 from airjax.errors import AirjaxError
 from airjax.image.encoder import Model
 from airjax.image.io import atomic_write_bytes, read_image
-from airjax.image.refinement import Coordinates, reconstruction_loss, refinement_adam, start_state
+from airjax.image.refinement import Coordinates, State, reconstruction_loss, refinement_adam, start_state
 from airjax.metagrad import Estimator, Problem, needs_second_order, outer_gradient
 from airjax.refine import scaled
+from airjax.render.lists import Capacity
 from airjax.render.plan import capacity_of
 from eval.images import prepare
 from eval.plot import Line, Panel, draw_panels, png_bytes
@@ -94,14 +95,14 @@ class Estimators:
 
 
 class Fidelity(NamedTuple):
-    """One estimator at one horizon, means over the images; g is an estimate, e the exact gradient.
+    """One estimator at one horizon, means over the images unless said; g is an estimate, e the exact gradient.
 
     Fields:
       cosine: of the mean of g over the draws and e.
       bias: |mean of g, as long as suits e best, minus e| / |e|, which is the sine of that angle.
       variance: mean |g - mean of g|^2 / |mean of g|^2; 0 where nothing is drawn.
       milliseconds: of one estimate, warm.
-      megabytes: of memory for its intermediate results.
+      megabytes: of memory for its intermediate results, of the first image.
     """
 
     cosine: float
@@ -111,26 +112,22 @@ class Fidelity(NamedTuple):
     megabytes: float
 
 
-def make_gradient(estimator: Estimator, image: np.ndarray, active, capacity, rates: Coordinates) -> Callable:
-    """(key, start) -> the clipped estimate as one vector, jitted."""
-    loss_fn = reconstruction_loss(image, active, capacity=capacity, any_order=needs_second_order(estimator))
-
-    def decibels(coordinates):
-        return 10 * jnp.log10(2 * loss_fn(coordinates) / image.size + 1e-10)
-
-    problem = Problem(loss_fn, outer_loss_fn=decibels, make_tx=refinement_adam)
+def make_gradient(estimator: Estimator, capacity: Capacity, rates: Coordinates) -> Callable:
+    """(key, start, active, image) -> the clipped estimate as one vector, jitted."""
 
     @jax.jit
-    def gradient(key, start):
+    def gradient(key, start, active, image):
+        loss_fn = reconstruction_loss(image, active, capacity=capacity, any_order=needs_second_order(estimator))
+
+        def decibels(coordinates):
+            return 10 * jnp.log10(2 * loss_fn(coordinates) / image.size + 1e-10)
+
+        problem = Problem(loss_fn, outer_loss_fn=decibels, make_tx=refinement_adam)
         found = outer_gradient(key, start, rates, problem, estimator=estimator).start
         clipped = scaled(rates, clipped_rows(found, rates, active, limit=10.0))
         return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(clipped)])
 
     return gradient
-
-
-def _waited(gradient: Callable, *arguments) -> np.ndarray:
-    return np.asarray(gradient(*arguments))
 
 
 def compare(estimates: np.ndarray, exact: np.ndarray) -> tuple[float, float, float]:
@@ -141,24 +138,48 @@ def compare(estimates: np.ndarray, exact: np.ndarray) -> tuple[float, float, flo
     return cosine, math.sqrt(max(0.0, 1 - cosine**2)), variance
 
 
-def measure(model: Model, image: np.ndarray, config: Estimators, key: jax.Array) -> dict[str, list[Fidelity]]:
-    """All estimators at all horizons on one image."""
+class Case(NamedTuple):
+    """One image and the start of its refinement."""
+
+    image: np.ndarray
+    state: State
+    key: jax.Array
+
+
+def prepare_case(model: Model, image: np.ndarray, config: Estimators, key: jax.Array) -> Case:
+    """The networks' prediction for one image."""
     budget = round(config.max_gaussians * image.shape[0] * image.shape[1] / (768 * 512))
-    state = start_state(model.encode(image, max_gaussians=budget, solve_steps=0).gaussians)
-    capacity = capacity_of(state.gaussians, image_size=image.shape[:2], headroom=2.0)
-    rates = jax.tree.map(jnp.float32, model.rates)
-    found: dict[str, list[Fidelity]] = {name: [] for name in (EXACT, *config.estimators)}
-    for horizon in config.horizons:
-        exact = None
-        for name in found:
-            gradient = make_gradient(at_horizon(name, horizon), image, state.active, capacity, rates)
-            keys = jax.random.split(key, config.draws if name in ("es", "pes", "multi_anchor") else 1)
-            estimates = np.stack([np.asarray(gradient(k, state.coordinates), np.float64) for k in keys])
-            exact = estimates[0] if name == EXACT else exact
-            timing, _ = time_warm(partial(_waited, gradient, keys[0], state.coordinates), 1)
-            memory = gradient.lower(keys[0], state.coordinates).compile().memory_analysis().temp_size_in_bytes
-            found[name].append(Fidelity(*compare(estimates, exact), 1e3 * timing.median, memory / 2**20))
-    return found
+    return Case(image, start_state(model.encode(image, max_gaussians=budget, solve_steps=0).gaussians), key)
+
+
+def shared_capacity(cases: list[Case]) -> Capacity:
+    """Room for all of them, and for what refinement makes of them: programs are then compiled once."""
+    size = [case.image.shape[:2] for case in cases]
+    each = [capacity_of(c.state.gaussians, image_size=s, headroom=2.0) for c, s in zip(cases, size, strict=True)]
+    return Capacity(max(c.pairs for c in each), max(c.chunks for c in each))
+
+
+def measure(name: str, horizon: int, exact: list[np.ndarray] | None, cases: list[Case], config: Estimators, **options):
+    """One estimator at one horizon: (mean `Fidelity`, the mean estimate of every case).
+
+    Args:
+      exact: the gradient that it is compared with, one per case; None for itself.
+      options: of `make_gradient`.
+    """
+    gradient = make_gradient(at_horizon(name, horizon), **options)
+    draws = config.draws if name in ("es", "pes", "multi_anchor") else 1
+    found, estimates = [], []
+    for i, case in enumerate(cases):
+        arguments = (case.state.coordinates, case.state.active, case.image)
+        keys = jax.random.split(case.key, draws)
+        drawn = np.stack([np.asarray(gradient(key, *arguments), np.float64) for key in keys])
+        estimates.append(drawn.mean(axis=0))
+        timing, _ = time_warm(partial(gradient, keys[0], *arguments), 1)
+        if not i:
+            megabytes = gradient.lower(keys[0], *arguments).compile().memory_analysis().temp_size_in_bytes / 2**20
+        angle = compare(drawn, estimates[-1] if exact is None else exact[i])
+        found.append(Fidelity(*angle, 1e3 * timing.median, megabytes))
+    return Fidelity(*np.mean(found, axis=0).tolist()), estimates
 
 
 def table(config: Estimators, means: dict[str, list[Fidelity]]) -> str:
@@ -203,33 +224,36 @@ def run(config: Estimators, weights: Path | None, out: Path) -> int:
       AirjaxError: no such weights, no image, or none that can be read.
     """
     model, paths = prepare(config, weights, out)
-    results, names, means = [], [], {}
-    for path in tqdm(paths, unit="image", disable=None):
+    cases, names = [], []
+    for path in paths:
         try:
             image = middle(read_image(path).pixels, config.crop)
         except AirjaxError as error:
-            tqdm.write(f"error: {error}", file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr)
             continue
         names.append(path.name)
-        results.append(measure(model, image, config, jax.random.key(len(names))))
-        means = {
-            name: [
-                Fidelity(*np.mean([result[name][i] for result in results], axis=0).tolist())
-                for i in range(len(config.horizons))
-            ]
-            for name in results[0]
-        }
-        report = {
-            "description": config.description,
-            "horizons": list(config.horizons),
-            "means": {name: [each._asdict() for each in row] for name, row in means.items()},
-            "images": names,
-            "environment": environment(),
-        }
-        write_json(out / "estimators.json", report)
-    if not results:
+        cases.append(prepare_case(model, image, config, jax.random.key(len(names))))
+    if not cases:
         raise AirjaxError(f"{config.images}: expected images that can be read, found none")
+    options = {"capacity": shared_capacity(cases), "rates": jax.tree.map(jnp.float32, model.rates)}
+    means: dict[str, list[Fidelity]] = {name: [] for name in (EXACT, *config.estimators)}
+    with tqdm(total=len(means) * len(config.horizons), unit="program", disable=None) as progress:
+        for horizon in config.horizons:
+            exact = None
+            for name, row in means.items():
+                fidelity, estimates = measure(name, horizon, exact, cases, config, **options)
+                exact = exact or estimates
+                row.append(fidelity)
+                progress.update()
+            report = {
+                "description": config.description,
+                "horizons": list(config.horizons[: len(means[EXACT])]),
+                "means": {name: [each._asdict() for each in row] for name, row in means.items()},
+                "images": names,
+                "environment": environment(),
+            }
+            write_json(out / "estimators.json", report)
     atomic_write_bytes(out / "estimators.png", plot(config, means))
     print(table(config, means))
     print(f"report: {out / 'estimators.json'}")
-    return len(paths) - len(results)
+    return len(paths) - len(cases)
