@@ -1,7 +1,7 @@
 """Refinement curves: PSNR over the number of inner steps, from the predictions of several sets of weights.
 
-All weights see the same images with the same budget of Gaussians and are refined by the same optimiser; only where it
-starts differs. With several seeds of each, differences come with error bars.
+All of them see the same images with the same budget of Gaussians and are refined by the same optimiser; where it starts
+differs, or its learning rates. With several seeds of each, differences come with error bars.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from airjax.errors import AirjaxError
 from airjax.image.encoder import Model, load
 from airjax.image.io import atomic_write_bytes, find_images, read_image
-from airjax.image.refinement import State, advance, start_state
+from airjax.image.refinement import Coordinates, State, advance, start_state
 from airjax.render.plan import render
 from eval.images import score
 from eval.plot import Line, Panel, draw_panels, png_bytes
@@ -44,6 +44,25 @@ PALETTE = (
 )
 
 
+class Start(NamedTuple):
+    """Where a refinement begins, and how fast it goes.
+
+    Fields:
+      name: for the reports.
+      files: weights files, one per seed; "" is the shipped model.
+      rates: of `airjax.image.refinement`; None for those of each file.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    rates: Coordinates | None = None
+
+    def models(self) -> list[Model]:
+        """One per seed."""
+        models = [load(file or None) for file in self.files]
+        return models if self.rates is None else [replace(model, rates=self.rates) for model in models]
+
+
 @dataclass(frozen=True)
 class Refinement:
     """What to measure.
@@ -51,8 +70,7 @@ class Refinement:
     Fields:
       name, description: of the evaluation, for the reports.
       images: a folder of images, or one image.
-      weights: (name, weights files of its seeds) pairs; the first is what the others are compared with. "" is the
-        shipped model.
+      starts: the first is what the others are compared with.
       steps: numbers of inner steps, increasing multiples of 5 that begin with 0.
       compared: of these, where differences are printed.
       max_gaussians: budget of a whole image of 768 x 512; smaller ones get as many per pixel.
@@ -63,7 +81,7 @@ class Refinement:
     name: str
     description: str
     images: str
-    weights: tuple[tuple[str, tuple[str, ...]], ...]
+    starts: tuple[Start, ...]
     steps: tuple[int, ...] = (0, 5, 10, 20, 50, 100, 200, 500)
     compared: tuple[int, ...] = (0, 50, 100, 500)
     max_gaussians: int = 14_000
@@ -76,8 +94,8 @@ class Refinement:
             raise AirjaxError(f"steps: expected 0, then increasing multiples of 5, got {steps}")
         if not set(self.compared) <= set(steps):
             raise AirjaxError(f"compared: expected some of {steps}, got {self.compared}")
-        if not self.weights or len({len(files) for _, files in self.weights}) > 1 or not self.weights[0][1]:
-            raise AirjaxError("weights: expected names with the same number of files each, at least one")
+        if not self.starts or len({len(start.files) for start in self.starts}) > 1 or not self.starts[0].files:
+            raise AirjaxError("starts: expected some with the same number of files each, at least one")
         if self.max_gaussians < 1:
             raise AirjaxError(f"max_gaussians: expected at least 1, got {self.max_gaussians}")
         if self.crop is not None and self.crop < 16:
@@ -134,16 +152,18 @@ def summary(config: Refinement, curves: np.ndarray) -> dict:
     for mean in per_seed.mean(axis=1):
         later = np.flatnonzero(mean >= reference[-1])
         reach.append(None if not len(later) else _crossing(config.steps, mean, later[0], reference[-1]))
+
+    def named(rows: list) -> dict:
+        return {start.name: row for start, row in zip(config.starts, rows, strict=True)}
+
     return {
         "steps": list(config.steps),
-        "psnr": {name: row for (name, _), row in zip(config.weights, per_seed.mean(axis=1).tolist(), strict=True)},
-        "standard_error": {name: row for (name, _), row in zip(config.weights, bars(per_seed), strict=True)},
-        "difference": {
-            name: row for (name, _), row in zip(config.weights, difference.mean(axis=1).tolist(), strict=True)
-        },
-        "difference_error": {name: row for (name, _), row in zip(config.weights, bars(difference), strict=True)},
-        "per_seed": {name: rows for (name, _), rows in zip(config.weights, per_seed.tolist(), strict=True)},
-        "steps_to_reach": {name: step for (name, _), step in zip(config.weights, reach, strict=True)},
+        "psnr": named(per_seed.mean(axis=1).tolist()),
+        "standard_error": named(bars(per_seed)),
+        "difference": named(difference.mean(axis=1).tolist()),
+        "difference_error": named(bars(difference)),
+        "per_seed": named(per_seed.tolist()),
+        "steps_to_reach": named(reach),
     }
 
 
@@ -159,9 +179,9 @@ def table(config: Refinement, report: dict) -> str:
     """PSNR after each number of steps, and the differences from the first weights with their standard errors."""
     steps = [str(step) for step in config.steps]
     rows = [[name, *(number(value, 2) for value in row)] for name, row in report["psnr"].items()]
-    parts = ["PSNR, dB, after so many steps", format_table(["weights", *steps], rows), ""]
+    parts = ["PSNR, dB, after so many steps", format_table(["start", *steps], rows), ""]
     places = [config.steps.index(step) for step in config.compared]
-    first = config.weights[0][0]
+    first = config.starts[0].name
     rows = []
     for name in list(report["psnr"])[1:]:
         gain, error = report["difference"][name], report["difference_error"][name]
@@ -169,7 +189,7 @@ def table(config: Refinement, report: dict) -> str:
         cells = [f"{gain[i]:+.3f} +- {error[i]:.3f}" for i in places]
         rows.append([name, *cells, "-" if reach is None else f"{reach:.0f}"])
     if rows:
-        head = ["weights", *(f"at {step}" for step in config.compared), f"steps to {first}@{config.steps[-1]}"]
+        head = ["start", *(f"at {step}" for step in config.compared), f"steps to {first}@{config.steps[-1]}"]
         parts += [f"minus {first}, dB, mean and standard error over the seeds", format_table(head, rows)]
     return "\n".join(parts)
 
@@ -186,8 +206,8 @@ def plot(config: Refinement, report: dict) -> bytes:
         )
 
     panels = [Panel("PSNR, dB", "refinement steps", lines(report["psnr"], 0), log2_x=True)]
-    if len(config.weights) > 1:
-        title = f"PSNR minus that of {config.weights[0][0]}, dB"
+    if len(config.starts) > 1:
+        title = f"PSNR minus that of {config.starts[0].name}, dB"
         panels.append(Panel(title, "refinement steps", lines(report["difference"], 0), log2_x=True))
     return png_bytes(draw_panels(config.description, panels))
 
@@ -206,7 +226,7 @@ def run(config: Refinement, weights: Path | None, out: Path) -> int:
     """
     if weights is not None:
         raise AirjaxError("--weights: not an option of refinement curves, whose configuration names the weights")
-    models = [[load(file or None) for file in files] for _, files in config.weights]
+    models = [start.models() for start in config.starts]
     if not Path(config.images).exists():
         raise AirjaxError(f"{config.images}: expected a folder of images or an image, found none")
     paths = find_images([config.images])[: config.limit]
@@ -233,7 +253,8 @@ def run(config: Refinement, weights: Path | None, out: Path) -> int:
     values = np.array([[[curve.psnr for curve in row] for row in rows] for rows in curves])
     report = {
         "description": config.description,
-        "weights": {name: [m.name for m in row] for (name, _), row in zip(config.weights, models, strict=True)},
+        "weights": {s.name: [m.name for m in row] for s, row in zip(config.starts, models, strict=True)},
+        "rates": {s.name: [m.rates._asdict() for m in row] for s, row in zip(config.starts, models, strict=True)},
         **summary(config, np.moveaxis(values, 0, 2)),
         "num_gaussians": float(np.mean([[[c.num_gaussians for c in row] for row in rows] for rows in curves])),
         "images": names,

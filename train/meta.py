@@ -13,13 +13,15 @@ import optax
 
 from airjax.errors import AirjaxError
 from airjax.gaussians import concatenate, patch_grid
-from airjax.image.refinement import RATES, Coordinates, coordinates_of, reconstruction_loss, refinement_adam
+from airjax.image.refinement import Coordinates, coordinates_of, reconstruction_loss, refinement_adam
 from airjax.image.stages import StageConfig, StageControl, run_stages
 from airjax.metagrad import Estimator, Problem, needs_second_order, outer_gradient, surrogate
 from airjax.refine import scaled
 from airjax.render.lists import Capacity, round_capacity
 
 TRAINED = ("head", "all", "rates")
+# The inner rates that training starts from, chosen by hand on crops of training photographs.
+START_RATES = Coordinates(means=0.2, log_scales=0.04, angles=0.04, colors=0.01)
 _HEAD = ("head", "mean_share")  # the last layer of a stage's network
 
 
@@ -56,10 +58,9 @@ class Meta:
             raise AirjaxError(f"trained: expected one of {', '.join(TRAINED)}, got {self.trained!r}")
 
 
-def log_rates_of(phase: Meta) -> dict[str, jax.Array]:
-    """The inner learning rates that training starts from, their logarithms by name."""
-    del phase
-    return {name: jnp.float32(math.log(rate)) for name, rate in RATES._asdict().items()}
+def start_log_rates() -> dict[str, jax.Array]:
+    """Logarithms of START_RATES by name."""
+    return {name: jnp.float32(math.log(rate)) for name, rate in START_RATES._asdict().items()}
 
 
 def learned_rates(log_rates: dict[str, jax.Array]) -> Coordinates:

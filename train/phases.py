@@ -33,7 +33,7 @@ from airjax.metrics import image_loss, psnr
 from train.data import DataConfig, batches, dataset, load_photographs
 from train.loop import LoopConfig
 from train.loop import run as run_loop
-from train.meta import Meta, learned_rates, log_rates_of, meta_loss, trained_only
+from train.meta import Meta, learned_rates, meta_loss, start_log_rates, trained_only
 
 State = dict[str, Any]
 
@@ -281,7 +281,7 @@ def _make_meta_step(experiment: Experiment):
         return meta_loss(trained, images, key, phase, stages, partial(draw_control, phase=phase))
 
     def make_trained(params):
-        return {"params": params, "log_rates": log_rates_of(phase)}
+        return {"params": params, "log_rates": start_log_rates()}
 
     tx = trained_only(experiment.optimizer.make(experiment.loop.num_steps), phase)
     return _make_loss_step(experiment, loss_fn, make_trained, tx)

@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 
 from airjax.errors import AirjaxError
-from airjax.image.refinement import refined
+from airjax.image.refinement import Coordinates, refined
 from airjax.render.plan import render
 from eval import refinement
 from eval.images import score
 from eval.main import main
-from eval.refinement import Refinement, measure, middle, run, summary, table
+from eval.refinement import Refinement, Start, measure, middle, run, summary, table
 
-TWO = (("a", ("x", "y")), ("b", ("x", "y")))
+SHIPPED = (Start("shipped", ("",)),)
+TWO = (Start("a", ("x", "y")), Start("b", ("x", "y")))
 
 
-def config_of(photo, weights=(("tiny", ("",)),), **fields):
-    return Refinement("r", "d", str(photo), weights, **{"steps": (0, 5, 10), "compared": (0, 10), **fields})
+def config_of(photo, starts=SHIPPED, **fields):
+    return Refinement("r", "d", str(photo), starts, **{"steps": (0, 5, 10), "compared": (0, 10), **fields})
 
 
 def test_a_curve_is_what_the_library_does(model, image, photo):
@@ -63,7 +64,7 @@ def test_weights_that_never_get_there():
 
 def test_reports_and_an_interrupted_run(weights, photo, tmp_path, capsys, monkeypatch):
     """A second run measures nothing again, other settings do, and a cut-off note of a curve is measured again."""
-    config = config_of(photo, weights=(("one", (str(weights),)), ("two", (str(weights),))))
+    config = config_of(photo, starts=(Start("one", (str(weights),)), Start("two", (str(weights),))))
     assert run(config, None, tmp_path) == 0
     report = json.loads((tmp_path / "refinement.json").read_text())
     assert report["psnr"]["one"][2] > report["psnr"]["one"][0]
@@ -79,11 +80,20 @@ def test_reports_and_an_interrupted_run(weights, photo, tmp_path, capsys, monkey
     assert run(config, None, tmp_path) == 0 and len(calls) == 1
 
 
+def test_other_rates(weights, photo, tmp_path):
+    """With rates of 0 nothing moves."""
+    still = Start("still", (str(weights),), Coordinates(0.0, 0.0, 0.0, 0.0))
+    assert run(config_of(photo, starts=(Start("one", (str(weights),)), still)), None, tmp_path) == 0
+    report = json.loads((tmp_path / "refinement.json").read_text())
+    assert len(set(report["psnr"]["still"])) == 1 and report["difference"]["still"][2] < 0
+    assert report["rates"]["still"] == [{"means": 0, "log_scales": 0, "angles": 0, "colors": 0}]
+
+
 def test_what_cannot_be_read(weights, photo, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(photo.read_bytes())
     (tmp_path / "in" / "b.png").write_bytes(b"not a picture")
-    config = config_of(tmp_path / "in", weights=(("one", (str(weights),)),))
+    config = config_of(tmp_path / "in", starts=(Start("one", (str(weights),)),))
     assert run(config, None, tmp_path) == 1
     assert "b.png" in capsys.readouterr().err
     (tmp_path / "in" / "a.png").unlink()
@@ -116,8 +126,8 @@ def test_the_study_without_its_training_is_one_line(capsys, tmp_path, monkeypatc
         {"steps": (5, 10)},
         {"steps": (0, 3)},
         {"compared": (0, 7)},
-        {"weights": ()},
-        {"weights": (("a", ("x",)), ("b", ()))},
+        {"starts": ()},
+        {"starts": (Start("a", ("x",)), Start("b", ()))},
         {"max_gaussians": 0},
         {"crop": 8},
     ],

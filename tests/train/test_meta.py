@@ -15,7 +15,7 @@ from airjax.image.encoder import load
 from airjax.image.refinement import RATES, Coordinates
 from airjax.image.stages import init_params
 from train.configs import metagrad as config
-from train.meta import Meta, clipped_rows, learned_rates, log_rates_of, meta_loss
+from train.meta import Meta, clipped_rows, learned_rates, meta_loss, start_log_rates
 from train.phases import draw_control, make_step, run
 
 STANDARD = partial(jax.numpy_dtype_promotion, "standard")  # optax raises Python floats to the power of an int32
@@ -25,7 +25,7 @@ EXPERIMENT = config.experiment(True, "first_order")
 @pytest.fixture(scope="module")
 def state():
     """Fresh weights of two stages."""
-    return {"params": init_params(jax.random.key(0), EXPERIMENT.stages), "log_rates": log_rates_of(EXPERIMENT.phase)}
+    return {"params": init_params(jax.random.key(0), EXPERIMENT.stages), "log_rates": start_log_rates()}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_rows_are_clipped_at_the_median():
     """Three rows in use with norms 1, 1 and 100 (in units of the rates), one that is not in use."""
     means = jnp.array([[1.0, 0.0], [0.0, 1.0], [100.0, 0.0], [0.0, 0.0]])
     nothing = Coordinates(means, jnp.zeros((4, 2)), jnp.zeros(4), jnp.zeros((4, 3)))
-    rates = Coordinates(*(jnp.float32(1) for _ in RATES))
+    rates = Coordinates(*(jnp.float32(1) for _ in Coordinates._fields))
     clipped = clipped_rows(nothing, rates, jnp.array([True, True, True, False]), limit=10.0)
     norms = np.linalg.norm(clipped.means, axis=1)
     np.testing.assert_allclose(norms, np.array([1, 1, 10, 0]) / np.sqrt(102), rtol=1e-5)

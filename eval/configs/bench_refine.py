@@ -1,0 +1,17 @@
+"""Time of one refinement step at 14,000 Gaussians on this machine.
+
+python -m eval.main --config eval/configs/bench_refine.py      (a minute; leave the machine alone)
+"""
+
+from eval.bench import Benchmark
+
+
+def evaluation() -> Benchmark:
+    """A 768 x 512 photograph with the budget of the refinement study."""
+    return Benchmark(
+        name="bench_refine",
+        description="times on a 768x512 photograph with 14,000 predicted Gaussians",
+        images="docs/images/kodim23.png",
+        max_gaussians=14_000,
+        parts=("gradient", "refine", "machine"),
+    )
