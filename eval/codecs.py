@@ -47,13 +47,13 @@ class Codec:
     finish: Callable[[Any], np.ndarray]
 
 
-def airjax_codec(model: Model, qualities: Sequence[float]) -> Codec:
+def airjax_codec(model: Model, qualities: Sequence[float], *, refine_steps: int = 0) -> Codec:
     """The compact profile with weights of ours; decoding draws the Gaussians at the size of the photograph."""
 
     def encode(image: np.ndarray, quality: float) -> bytes:
-        return bitstream.encode(compress.compress(model, image, quality=quality))
+        return bitstream.encode(compress.compress(model, image, quality=quality, refine_steps=refine_steps))
 
-    description = f"airjax, compact profile, weights {model.name}"
+    description = f"airjax, compact profile, weights {model.name}, {refine_steps} refinement steps"
     plain = np.asarray
     return Codec(
         "airjax", "airjax", description, "quality", tuple(qualities), plain, encode, decode_pixels, finish=plain

@@ -49,6 +49,7 @@ class RateDistortion:
       name, description: of the evaluation, for the reports.
       images: a folder of images, or one image.
       airjax_qualities: of the compact profile, 0 to 100, rising.
+      refine_steps: of its Gaussians before they are rounded.
       jpeg_qualities: 1 to 100, rising, for both JPEG 4:2:0 and 4:4:4.
       webp_qualities, avif_qualities: 0 to 100, rising.
       jpeg2000_ratios: 24 bits over bits per pixel, above 1, falling.
@@ -61,6 +62,7 @@ class RateDistortion:
     description: str
     images: str
     airjax_qualities: tuple[float, ...] = (5, 15, 25, 35, 45, 60, 75)
+    refine_steps: int = 0
     jpeg_qualities: tuple[int, ...] = (3, 5, 8, 12, 20, 30, 45, 60, 75, 85, 90)
     webp_qualities: tuple[int, ...] = (0, 3, 8, 15, 25, 40, 60, 75, 85, 92)
     jpeg2000_ratios: tuple[float, ...] = (240, 160, 110, 75, 50, 34, 24, 17, 12)
@@ -71,6 +73,8 @@ class RateDistortion:
 
     def __post_init__(self):
         _check_ladder("airjax_qualities", self.airjax_qualities, *QUALITY_RANGE)
+        if self.refine_steps < 0:
+            raise AirjaxError(f"refine_steps: expected at least 0, got {self.refine_steps}")
         for name, low in (("jpeg_qualities", 1), ("webp_qualities", 0), ("avif_qualities", 0)):
             _check_ladder(name, getattr(self, name), low, 100, whole=True)
         ratios = self.jpeg2000_ratios
@@ -112,7 +116,7 @@ class ImageCurves(NamedTuple):
 
 def make_codecs(config: RateDistortion, model: Model) -> list[Codec]:
     """All codecs that this machine has; one line on screen for each that is missing."""
-    codecs = [airjax_codec(model, config.airjax_qualities)]
+    codecs = [airjax_codec(model, config.airjax_qualities, refine_steps=config.refine_steps)]
     for name, kind in PILLOW.items():
         if is_available(name):
             codecs.append(pillow_codec(name, getattr(config, kind.ladder)))

@@ -92,9 +92,10 @@ def test_the_default_ladder_is_accepted_by_the_codec(small, name):
         assert codec.finish(codec.decode(codec.encode(prepared, setting))).shape == (*SIZE, 3)
 
 
-def test_airjax_files_are_those_of_the_library(model, small):
-    (point,) = measure(airjax_codec(model, (40,)), small, 1)
-    data = bitstream.encode(compress.compress(model, small, quality=40))
+@pytest.mark.parametrize("refine_steps", [0, 3])
+def test_airjax_files_are_those_of_the_library(model, small, refine_steps):
+    (point,) = measure(airjax_codec(model, (40,), refine_steps=refine_steps), small, 1)
+    data = bitstream.encode(compress.compress(model, small, quality=40, refine_steps=refine_steps))
     assert point.num_bytes == len(data) and point.bpp == 8 * len(data) / (24 * 40)
     np.testing.assert_allclose(point.scores, score(small, decode_pixels(data)), rtol=1e-6)
 
@@ -287,6 +288,7 @@ def test_a_codec_that_pillow_lacks_is_one_line(config, model, monkeypatch, capsy
         ("anchor_bpp", (1.0, 0.2)),
         ("anchor_bpp", (0.0, 1.0)),
         ("repetitions", 0),
+        ("refine_steps", -1),
         ("limit", 0),
     ],
 )

@@ -1,0 +1,16 @@
+"""As rd_kodak, with 50 refinement steps of the Gaussians of every file before they are rounded.
+
+python -m eval.main --config eval/configs/rd_refine_kodak.py      (an hour on a 2-core CPU)
+"""
+
+from eval.rd import RateDistortion
+
+
+def evaluation() -> RateDistortion:
+    """The shipped weights, refined; the other codecs for the comparison that the tables make."""
+    return RateDistortion(
+        name="rd_refine_kodak",
+        description="Kodak-24 (768x512), airjax with 50 refinement steps",
+        images="../shared/data/kodak",
+        refine_steps=50,
+    )
