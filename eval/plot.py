@@ -128,15 +128,15 @@ def _finite(line: Line) -> np.ndarray:
     return points[np.isfinite(points).all(axis=1)]
 
 
-def panel_boxes(num_panels: int, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
-    """The boxes (left, top, right, bottom) of the axes on a page of (width, height) pixels.
+def panel_boxes(num_panels: int, size: tuple[int, int], legend_rows: int = 1) -> list[tuple[int, int, int, int]]:
+    """The boxes (left, top, right, bottom) of the axes on a page of (width, height) pixels, under such a legend.
 
     Raises:
       ValueError: the page is too small for axes of 80 pixels.
     """
     width, height = size
     cell = (width - _MARGIN) / num_panels
-    top, bottom = _MARGIN + _TITLE + _LEGEND + _PANEL_TITLE, height - _X_LABELS - _MARGIN // 2
+    top, bottom = _MARGIN + _TITLE + legend_rows * _LEGEND + _PANEL_TITLE, height - _X_LABELS - _MARGIN // 2
     boxes = [(round(i * cell) + _MARGIN + _Y_LABELS, top, round((i + 1) * cell), bottom) for i in range(num_panels)]
     if bottom - top < 80 or min(right - left for left, _, right, _ in boxes) < 80:
         raise ValueError(f"size: expected room for {num_panels} panels of 80x80 pixels, got {width}x{height}")
@@ -156,11 +156,13 @@ def draw_panels(title: str, panels: Sequence[Panel], *, size: tuple[int, int] = 
     """
     if not panels:
         raise ValueError("panels: expected at least one")
-    boxes = panel_boxes(len(panels), size)
+    legend = _legend_rows(panels, size[0] - 2 * _MARGIN)
+    boxes = panel_boxes(len(panels), size, len(legend))
     page = Image.new("RGB", [side * _OVERSAMPLING for side in size], _PAPER)
     draw = _Pen(page)
     draw.text((_MARGIN, _MARGIN), title, _TITLE_SIZE, _INK, "lt")
-    _draw_legend(draw, panels, _MARGIN + _TITLE + _LEGEND // 2 - 4)
+    for i, entries in enumerate(legend):
+        _draw_legend(draw, entries, _MARGIN + _TITLE + i * _LEGEND + _LEGEND // 2 - 4)
     for panel, box in zip(panels, boxes, strict=True):
         _draw_panel(page, panel, panel_axes(panel, box))
     return page.resize(size, Image.Resampling.BOX)
@@ -196,19 +198,34 @@ def _dot_radius(line: Line) -> float:
     return 2.2 + 0.9 * line.width
 
 
-def _draw_legend(draw: _Pen, panels: Sequence[Panel], middle: float) -> None:
-    """One row of entries at height `middle`."""
+def _entry_width(line: Line) -> float:
+    """Of a legend's entry with the space behind it."""
+    return _SAMPLE + _SAMPLE_GAP + ImageFont.load_default(size=_TEXT_SIZE).getlength(line.label) + _ENTRY_GAP
+
+
+def _legend_rows(panels: Sequence[Panel], width: float) -> list[list[Line]]:
+    """One line for each label, in rows of at most `width` where an entry fits at all."""
     entries: dict[str, Line] = {}
     for line in (line for panel in panels for line in panel.lines):
         entries.setdefault(line.label, line)
-    font = ImageFont.load_default(size=_TEXT_SIZE)
+    rows, room = [[]], width
+    for line in entries.values():
+        if rows[-1] and _entry_width(line) - _ENTRY_GAP > room:
+            rows.append([])
+            room = width
+        rows[-1].append(line)
+        room -= _entry_width(line)
+    return rows
+
+
+def _draw_legend(draw: _Pen, entries: Sequence[Line], middle: float) -> None:
+    """One row of entries at height `middle`."""
     x = float(_MARGIN)
-    for label, line in entries.items():
+    for line in entries:
         draw.line([(x, middle), (x + _SAMPLE, middle)], line.color, line.width)
         draw.dot((x + _SAMPLE / 2, middle), _dot_radius(line), line.color)
-        x += _SAMPLE + _SAMPLE_GAP
-        draw.text((x, middle), label, _TEXT_SIZE, _INK, "lm")
-        x += font.getlength(label) + _ENTRY_GAP
+        draw.text((x + _SAMPLE + _SAMPLE_GAP, middle), line.label, _TEXT_SIZE, _INK, "lm")
+        x += _entry_width(line)
 
 
 def _draw_panel(page: Image.Image, panel: Panel, axes: Axes) -> None:

@@ -26,7 +26,6 @@ def evaluation() -> Refinement:
             Start("shipped", ("",) * len(SEEDS), START_RATES),
             *(Start(name, files(name), START_RATES) for name in VARIANTS),
             Start("meta_sgd, its rates", files("meta_sgd")),
-            Start("rates_meta_sgd", files("rates_meta_sgd")),
             Start("rates_es", files("rates_es")),
         ),
         crop=128,

@@ -78,6 +78,16 @@ def test_a_panel_beside_a_panel():
         assert near(part, inside).sum() > 100 and near(part, outside).sum() == 0
 
 
+def test_a_long_legend_takes_more_rows():
+    """Every entry is drawn in its colour above the axes, which move down."""
+    size, colors = (1200, 400), [(255, 15 * i, 0) for i in range(12)]
+    lines = tuple(Line(f"label {i}", np.array([0.0, 1.0]), np.zeros(2), c) for i, c in enumerate(colors))
+    picture = np.asarray(draw_panels("title", [Panel("p", "x", lines)], size=size), int)
+    top = panel_boxes(1, size, 2)[0][1]
+    assert top > panel_boxes(1, size)[0][1]
+    assert all((np.abs(picture[:top] - color).max(axis=-1) <= 2).sum() > 20 for color in colors)
+
+
 @pytest.mark.parametrize(
     "lines",
     [(), (line([], []),), (line([1], [2]),), (line([1, 1], [2, 2]),), (line([1, 2, 3], [np.nan, np.inf, 1]),)],
