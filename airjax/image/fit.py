@@ -41,8 +41,8 @@ UNIFORM_SHARE = 0.3  # of the probability of a place in a content start; the res
 ADDED_UNTIL = 0.4  # of all steps: when the last addition is made
 RESTARTS = 4  # of Adam, where nothing is added: worth 2 dB after 200 steps on crops, 0.7 dB after 1,000
 
-# Larger than those of a refinement, which starts near its end. With half of them: 0.2 (content) and 0.8 dB (random start)
-# less on crops after 200 steps, 0.1 dB less after 1,000.
+# Larger than those of a refinement, which starts near its end. With half of them: 0.2 dB (content) and 0.8 dB (random
+# start) less on crops after 200 steps, 0.1 dB less after 1,000.
 FIT_RATES = Coordinates(means=0.4, log_scales=0.08, angles=0.08, colors=0.02)
 
 
