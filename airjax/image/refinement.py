@@ -49,7 +49,7 @@ class Coordinates(NamedTuple):
 
 
 # Adam's step in each coordinate: 0.28 pixels, 6 %, 0.056 rad, 1.1 % of white. Learned by evolution strategies, from
-# rates chosen by hand (docs/metagrad.md): geometric mean of three seeds of train/configs/metagrad.py --variant rates_es.
+# rates chosen by hand (docs/metagrad.md): geometric mean of three runs of train/configs/metagrad.py --variant rates_es.
 RATES = Coordinates(means=0.28, log_scales=0.06, angles=0.056, colors=0.011)
 
 
