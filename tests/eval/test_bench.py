@@ -85,7 +85,9 @@ def test_run_prints_and_writes_every_row(config, weights, tmp_path, capsys, monk
     report = json.loads((tmp_path / "bench.json").read_text())
     output = capsys.readouterr().out
     rows = {row["what"]: row for row in report["rows"]}
-    assert len(rows) == 18
+    assert len(rows) == 19
+    step = rows["refinement step"]
+    assert step["evaluations"] % (2 * 64) == 0 and step["timing"]["least"] > 0
     assert all(what in output for what in rows)
     cold = rows["cold start of `airjax encode`, cache warm"]
     assert cold["timing"] == {"median": 0.5, "least": 0.5, "repetitions": 2}

@@ -84,7 +84,7 @@ def test_only_what_is_trained_moves(state, images):
 
 @pytest.mark.parametrize("variant", ["full_multi_anchor", "meta_sgd"])
 def test_smoke_run_writes_weights_with_rates(variant, tmp_path):
-    """From a fresh start; the file says the rates that were learned. Other variants differ in the estimator alone."""
+    """From a fresh start; the file says the rates that were learned, if any. Other variants differ in the estimator."""
     experiment = config.experiment(True, variant)
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -94,8 +94,10 @@ def test_smoke_run_writes_weights_with_rates(variant, tmp_path):
     with STANDARD():
         done = run(dataclasses.replace(experiment, data=data), tmp_path / "run")
     model = load(tmp_path / "run" / "weights.safetensors")
-    np.testing.assert_allclose(model.rates, [float(r) for r in learned_rates(done["log_rates"])], rtol=1e-5)
-    assert (model.rates == RATES) == (variant != "meta_sgd")
+    if variant == "meta_sgd":
+        np.testing.assert_allclose(model.rates, [float(r) for r in learned_rates(done["log_rates"])], rtol=1e-5)
+    else:
+        assert model.rates == RATES
 
 
 def test_every_estimator_has_a_variant():
