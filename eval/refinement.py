@@ -6,6 +6,7 @@ differs, or its learning rates. With several seeds of each, differences come wit
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -277,11 +278,9 @@ def _remembered(model: Model, image: np.ndarray, config: Refinement, out: Path) 
     identity.update(repr((config.steps, config.max_gaussians, model.rates)).encode())
     path = out / "curves" / f"{identity.hexdigest()[:24]}.json"
     if path.exists():
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # cut off while it was written: measured again
             stored = json.loads(path.read_text(encoding="utf-8"))
             return Curve(stored["num_gaussians"], tuple(stored["psnr"]))
-        except (ValueError, KeyError, TypeError):
-            pass  # cut off while it was written: measured again
     curve = measure(model, image, config)
     write_json(path, curve._asdict())
     return curve
