@@ -31,10 +31,10 @@ from airjax.render.lists import Capacity
 from airjax.render.plan import capacity_of
 from eval.images import prepare
 from eval.plot import Line, Panel, draw_panels, png_bytes
-from eval.refinement import PALETTE, middle
+from eval.refinement import PALETTE, budget_for, middle
 from eval.results import environment, format_table, number, write_json
 from eval.timing import time_warm
-from train.meta import clipped_rows
+from train.meta import Meta, clipped_rows, decibels_of
 
 EXACT = "unrolled"
 
@@ -118,13 +118,9 @@ def make_gradient(estimator: Estimator, capacity: Capacity, rates: Coordinates) 
     @jax.jit
     def gradient(key, start, active, image):
         loss_fn = reconstruction_loss(image, active, capacity=capacity, any_order=needs_second_order(estimator))
-
-        def decibels(coordinates):
-            return 10 * jnp.log10(2 * loss_fn(coordinates) / image.size + 1e-10)
-
-        problem = Problem(loss_fn, outer_loss_fn=decibels, make_tx=refinement_adam)
+        problem = Problem(loss_fn, outer_loss_fn=decibels_of(loss_fn, image.size), make_tx=refinement_adam)
         found = outer_gradient(key, start, rates, problem, estimator=estimator).start
-        clipped = scaled(rates, clipped_rows(found, rates, active, limit=10.0))
+        clipped = scaled(rates, clipped_rows(found, rates, active, limit=Meta.row_clip))
         return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(clipped)])
 
     return gradient
@@ -148,7 +144,7 @@ class Case(NamedTuple):
 
 def prepare_case(model: Model, image: np.ndarray, config: Estimators, key: jax.Array) -> Case:
     """The networks' prediction for one image."""
-    budget = round(config.max_gaussians * image.shape[0] * image.shape[1] / (768 * 512))
+    budget = budget_for(image, config.max_gaussians)
     return Case(image, start_state(model.encode(image, max_gaussians=budget, solve_steps=0).gaussians), key)
 
 

@@ -120,9 +120,14 @@ def middle(image: np.ndarray, crop: int | None) -> np.ndarray:
     return image[cut[0], cut[1]]
 
 
+def budget_for(image: np.ndarray, max_gaussians: int) -> int:
+    """The share of an (h, w, 3) image in a budget that is meant for 768 x 512 pixels."""
+    return round(max_gaussians * image.shape[0] * image.shape[1] / (768 * 512))
+
+
 def measure(model: Model, image: np.ndarray, config: Refinement) -> Curve:
     """Refines the networks' prediction for one image and looks at it on the way."""
-    budget = round(config.max_gaussians * image.shape[0] * image.shape[1] / (768 * 512))
+    budget = budget_for(image, config.max_gaussians)
     predicted = model.encode(image, max_gaussians=budget, solve_steps=0).gaussians
 
     def psnr_of(state: State) -> float:

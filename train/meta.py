@@ -106,6 +106,15 @@ def clipped_rows(gradient: Coordinates, rates: Coordinates, active: jax.Array, *
     return scaled(clipped / jnp.maximum(norms * total, 1e-30), gradient)
 
 
+def decibels_of(loss_fn: Callable[[Coordinates], jax.Array], num_values: int) -> Callable[[Coordinates], jax.Array]:
+    """The outer loss: minus the PSNR in dB, where `loss_fn` is the `squared_error` of `num_values` numbers."""
+
+    def decibels(coordinates: Coordinates) -> jax.Array:
+        return 10 * jnp.log10(2 * loss_fn(coordinates) / num_values + 1e-10)
+
+    return decibels
+
+
 def meta_loss(
     trained: dict[str, Any],
     images: jax.Array,
@@ -133,10 +142,7 @@ def meta_loss(
         loss_fn = reconstruction_loss(
             image, gaussians.active, capacity=capacity, any_order=needs_second_order(phase.estimator)
         )
-
-        def decibels(coordinates):
-            return 10 * jnp.log10(2 * loss_fn(coordinates) / image.size + 1e-10)
-
+        decibels = decibels_of(loss_fn, image.size)
         problem = Problem(loss_fn, outer_loss_fn=decibels, make_tx=refinement_adam)
         found = outer_gradient(key_estimator, start, rates, problem, estimator=phase.estimator)
         # Lists that overflowed give NaN everywhere: such an image counts for nothing.
