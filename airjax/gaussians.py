@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,34 @@ class Gaussians2D:
         return replace(self, colors=colors)
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Gaussians3D:
+    """A set of n 3D Gaussians with opacities; slots that are not `active` do not exist.
+
+    Fields:
+      means: (n, 3) in world units.
+      scales: (n, 3) standard deviations along the principal axes, world units, >= 0.
+      quats: (n, 4) rotations of the axes, w x y z, of any length but 0.
+      opacities: (n,) in [0, 1].
+      harmonics: (n, k, 3) colour as spherical harmonics of the viewing direction, k = (degree + 1)^2; the first is
+        (rgb - 0.5) / 0.28209479, see `airjax.scene.harmonics`.
+      active: (n,) bool.
+    """
+
+    means: Float[Array, "n 3"]
+    scales: Float[Array, "n 3"]
+    quats: Float[Array, "n 4"]
+    opacities: Float[Array, " n"]
+    harmonics: Float[Array, "n k 3"]
+    active: Bool[Array, " n"]
+
+    @property
+    def capacity(self) -> int:
+        """Number of slots n, used or not."""
+        return self.means.shape[0]
+
+
 def empty(capacity: int, channels: int = 3, dtype=jnp.float32) -> Gaussians2D:
     """A set of `capacity` inactive slots (unit scales, everything else zero)."""
     return Gaussians2D(
@@ -59,12 +88,12 @@ def empty(capacity: int, channels: int = 3, dtype=jnp.float32) -> Gaussians2D:
     )
 
 
-def concatenate(sets: list[Gaussians2D]) -> Gaussians2D:
-    """The union of several sets; slots keep their order."""
+def concatenate(sets: list) -> Any:
+    """The union of several sets of one kind; slots keep their order."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *sets)
 
 
-def num_active(gaussians: Gaussians2D) -> jax.Array:
+def num_active(gaussians: Gaussians2D | Gaussians3D) -> jax.Array:
     """Number of active slots, an int32 scalar."""
     return jnp.sum(gaussians.active, dtype=jnp.int32)
 

@@ -31,9 +31,9 @@ from airjax.image.refinement import SEGMENT, advance, start_state
 from airjax.image.stages import pad_to_patches, predictors, stage_control_of
 from airjax.nn.predictor import patches_of
 from airjax.render.additive import render_patches
-from airjax.render.lists import CHUNK, round_capacity
-from airjax.render.plan import TILE_SIZE, pad_capacity, planned_lists, render
-from eval.images import decode_pixels, pair_capacity
+from airjax.render.lists import CHUNK, Capacity, round_capacity
+from airjax.render.plan import TILE_SIZE, capacity_of, pad_capacity, planned_lists, render
+from eval.images import decode_pixels
 from eval.results import environment, format_table, number, write_json
 from eval.timing import Timing, run_python, time_warm
 
@@ -128,15 +128,14 @@ class Scene:
         return lists.ids.size * TILE_SIZE**2
 
     @cached_property
-    def capacity(self) -> int:
-        """(Gaussian, tile) pairs to give `render` under a JAX transformation."""
-        return pair_capacity(self.encoded.gaussians, self.size)
+    def capacity(self) -> Capacity:
+        """What to give `render` under a JAX transformation."""
+        return capacity_of(self.encoded.gaussians, image_size=self.size)
 
     @property
     def capacity_evaluations(self) -> int:
-        """Exponentials of one rendering with that capacity, whose chunks cannot be trimmed to those in use."""
-        num_tiles = math.prod(patch_grid(self.size, TILE_SIZE))
-        return (self.capacity // CHUNK + min(num_tiles, self.capacity)) * CHUNK * TILE_SIZE**2
+        """Exponentials of one rendering with that capacity."""
+        return self.capacity.chunks * CHUNK * TILE_SIZE**2
 
     @property
     def patch_evaluations(self) -> int:

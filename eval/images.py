@@ -20,13 +20,12 @@ from tqdm import tqdm
 
 from airjax import metrics
 from airjax.errors import AirjaxError
-from airjax.gaussians import Gaussians2D, patch_grid
 from airjax.image import bitstream
 from airjax.image.bitstream import Encoded, truncate_stages
 from airjax.image.encoder import Model, load
 from airjax.image.io import find_images, read_image, to_8bit
-from airjax.render.lists import pair_counts, round_capacity
-from airjax.render.plan import TILE_SIZE, pad_capacity, render
+from airjax.render.lists import round_capacity
+from airjax.render.plan import capacity_of, pad_capacity, render
 from eval.results import codec_report, environment, finite_mean, format_table, number, write_json
 from eval.timing import Timing, peak_memory, time_warm
 
@@ -132,15 +131,6 @@ def bits_per_pixel(num_bytes: int, image_size: tuple[int, int]) -> float:
     return 8 * num_bytes / (image_size[0] * image_size[1])
 
 
-def pair_capacity(gaussians: Gaussians2D, image_size: tuple[int, int]) -> int:
-    """The capacity to give `render` for a set, (Gaussian, tile) pairs, when it is called under a JAX transformation."""
-    counts = np.asarray(_count(gaussians, grid=patch_grid(image_size, TILE_SIZE), tile_size=TILE_SIZE))
-    return round_capacity(int(counts.sum(dtype=np.int64)))
-
-
-_count = jax.jit(pair_counts, static_argnames=("grid", "tile_size"))
-
-
 def images_after_stages(encoded: Encoded) -> Iterator[np.ndarray]:
     """The image after stage 1, after stages 1 and 2, and so on.
 
@@ -148,7 +138,7 @@ def images_after_stages(encoded: Encoded) -> Iterator[np.ndarray]:
     """
     size, n = encoded.image_size, encoded.gaussians.capacity
     gaussians = pad_capacity(encoded.gaussians, round_capacity(n))
-    capacity = pair_capacity(gaussians, size)
+    capacity = capacity_of(gaussians, image_size=size)
     for end in np.cumsum(encoded.stage_counts):
         shown = replace(gaussians, active=gaussians.active & (np.arange(gaussians.capacity) < end))
         yield np.asarray(_draw(shown, image_size=size, capacity=capacity))

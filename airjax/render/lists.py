@@ -46,6 +46,32 @@ class TileLists(NamedTuple):
     overflow: Bool[Array, ""]
 
 
+class Footprints(NamedTuple):
+    """Where n Gaussians are drawn: all that lists are made of.
+
+    Fields:
+      means: (n, 2) pixels.
+      half: (n, 2) half width and half height of a box outside which nothing is drawn, pixels.
+      factors: (n, 3) p, r, s of `airjax.gaussians.factors`, 1/pixel.
+      limits: (n,) largest exponent |U d|^2 / 2 that is drawn.
+      active: (n,) slots in use.
+    """
+
+    means: Float[Array, "n 2"]
+    half: Float[Array, "n 2"]
+    factors: Float[Array, "n 3"]
+    limits: Float[Array, " n"]
+    active: Bool[Array, " n"]
+
+
+def footprints_of(gaussians: Gaussians2D) -> Footprints:
+    """Where additive Gaussians are drawn: up to the cut-off ellipse. Constants to every gradient."""
+    gaussians = jax.lax.stop_gradient(without_colors(gaussians))
+    means = jnp.where(gaussians.active[:, None], gaussians.means, 0.0)
+    limits = jnp.full((gaussians.capacity,), 0.5 * CUTOFF_RADIUS**2, means.dtype)
+    return Footprints(means, extents(gaussians), factors(gaussians), limits, gaussians.active)
+
+
 def slot_table(gaussians: Gaussians2D) -> Float[Array, "m k"]:
     """(n + 1, 5 + c) rows of `accumulate`: mean, factor, colours; inactive rows and the last one are empty."""
     active = gaussians.active[:, None]
@@ -66,36 +92,48 @@ def without_colors(gaussians: Gaussians2D) -> Gaussians2D:
     return gaussians.with_colors(jnp.zeros((gaussians.capacity, 0), gaussians.colors.dtype))
 
 
-def tile_ranges(gaussians: Gaussians2D, *, grid: tuple[int, int], tile_size: int) -> Int[Array, "n 4"]:
-    """First and one past the last tile column, then row, of the box around each cut-off ellipse.
+def tile_ranges(
+    footprints: Footprints, *, grid: tuple[int, int], tile_size: int, block_tiles: int = 1
+) -> Int[Array, "n 4"]:
+    """First and one past the last tile column, then row, of each box.
 
     A non-finite or off-canvas Gaussian has an empty range.
+
+    Args:
+      grid: (rows, columns) of tiles.
+      tile_size: pixels.
+      block_tiles: a box covers whole blocks of so many tiles on a side.
     """
-    half = extents(gaussians) * (1 + 1e-5)  # rounding of the box must never lose a pixel
+    half = footprints.half * (1 + 1e-5)  # rounding of the box must never lose a pixel
     limits = jnp.array([grid[1], grid[0]], jnp.int32)
-    bound = 2.0**30
+    bound = 2.0**30 / block_tiles
 
-    def tile(x):
-        return jnp.clip(jnp.nan_to_num(x / tile_size, nan=0.0), -bound, bound)
+    def block(x):
+        x = jnp.clip(jnp.nan_to_num(x / (tile_size * block_tiles), nan=0.0), -bound, bound)
+        return jnp.floor(x).astype(jnp.int32)
 
-    first = jnp.floor(tile(gaussians.means - half)).astype(jnp.int32)
-    last = jnp.floor(tile(gaussians.means + half)).astype(jnp.int32) + 1
+    first = block(footprints.means - half) * block_tiles
+    last = (block(footprints.means + half) + 1) * block_tiles
     first, last = jnp.clip(first, 0, limits[None]), jnp.clip(last, 0, limits[None])
-    visible = gaussians.active & jnp.all(jnp.isfinite(gaussians.means) & jnp.isfinite(half), axis=-1)
+    visible = footprints.active & jnp.all(jnp.isfinite(footprints.means) & jnp.isfinite(half), axis=-1)
     last = jnp.where(visible[:, None], last, first)
     return jnp.stack([first[:, 0], last[:, 0], first[:, 1], last[:, 1]], axis=-1)
 
 
-def pair_counts(gaussians: Gaussians2D, *, grid: tuple[int, int], tile_size: int) -> Int[Array, " n"]:
+def pair_counts(
+    footprints: Footprints, *, grid: tuple[int, int], tile_size: int, block_tiles: int = 1
+) -> Int[Array, " n"]:
     """How many tiles the box of each Gaussian touches: their sum is the capacity that `sorted_lists` needs."""
-    r = tile_ranges(gaussians, grid=grid, tile_size=tile_size)
+    r = tile_ranges(footprints, grid=grid, tile_size=tile_size, block_tiles=block_tiles)
     return (r[:, 1] - r[:, 0]) * (r[:, 3] - r[:, 2])
 
 
 def _touches(
-    slots: Float[Array, "K k"], tile_x: Float[Array, " K"], tile_y: Float[Array, " K"], tile_size: int
+    slots: Float[Array, "K 6"], tile_x: Float[Array, " K"], tile_y: Float[Array, " K"], tile_size: int
 ) -> Bool[Array, " K"]:
-    """Whether the cut-off ellipse reaches the box of the tile's pixel centres (exact up to a safe rounding margin).
+    """Whether the ellipse of a slot (mean, factor, limit) reaches the box of the tile's pixel centres.
+
+    Exact up to a safe rounding margin.
 
     The exponent is convex, so outside the box its minimum lies on one of the two sides that face the mean.
     """
@@ -110,18 +148,25 @@ def _touches(
     side_x, side_y = jnp.clip(u, -half, half), jnp.clip(v, -half, half)
     on_x = exponent(side_x, jnp.clip(v - p * r / (r * r + s * s) * (side_x - u), -half, half))
     on_y = exponent(jnp.clip(u - r / p * (side_y - v), -half, half), side_y)
-    return jnp.minimum(on_x, on_y) <= 0.5 * CUTOFF_RADIUS**2 * (1 + 1e-3)
+    limit = slots[:, 5]
+    return jnp.minimum(on_x, on_y) <= limit + 1e-3 * jnp.abs(limit)
 
 
 def sorted_lists(
-    gaussians: Gaussians2D, *, grid: tuple[int, int], tile_size: int, capacity: int | Capacity
+    footprints: Footprints,
+    *,
+    grid: tuple[int, int],
+    tile_size: int,
+    capacity: int | Capacity,
+    block_tiles: int = 1,
 ) -> TileLists:
-    """Tile lists of any set.
+    """Tile lists of any set; within a tile in the order of the set.
 
     Args:
-      gaussians: n slots, positions in pixels.
+      footprints: n slots, positions in pixels.
       grid: (rows, columns) of tiles.
       tile_size: pixels.
+      block_tiles: see `tile_ranges`.
       capacity: see `Capacity`; a number is that of the pairs.
 
     Returns:
@@ -133,10 +178,10 @@ def sorted_lists(
     capacity, num_chunks = capacity if isinstance(capacity, Capacity) else (capacity, None)
     if capacity < 1:
         raise ValueError(f"capacity: expected at least 1 pair, got {capacity}")
-    num_tiles, n = grid[0] * grid[1], gaussians.capacity
+    num_tiles, n = grid[0] * grid[1], footprints.means.shape[0]
     num_chunks = capacity // CHUNK + min(num_tiles, capacity) if num_chunks is None else num_chunks
-    gaussians = jax.lax.stop_gradient(without_colors(gaussians))
-    ranges = tile_ranges(gaussians, grid=grid, tile_size=tile_size)
+    footprints = jax.lax.stop_gradient(footprints)
+    ranges = tile_ranges(footprints, grid=grid, tile_size=tile_size, block_tiles=block_tiles)
     widths = ranges[:, 1] - ranges[:, 0]
     counts = widths * (ranges[:, 3] - ranges[:, 2])
     ends = jnp.cumsum(counts, dtype=jnp.int32)
@@ -149,8 +194,9 @@ def sorted_lists(
     k = p - (ends - counts)[g]
     width = jnp.maximum(widths[g], 1)
     column, row = ranges[g, 0] + k % width, ranges[g, 2] + k // width
-    center_x, center_y = ((i.astype(gaussians.means.dtype) + 0.5) * tile_size for i in (column, row))
-    keep = (p < ends[-1]) & _touches(slot_table(gaussians)[g], center_x, center_y, tile_size)
+    center_x, center_y = ((i.astype(footprints.means.dtype) + 0.5) * tile_size for i in (column, row))
+    table = jnp.concatenate([footprints.means, footprints.factors, footprints.limits[:, None]], axis=1)
+    keep = (p < ends[-1]) & _touches(table[g], center_x, center_y, tile_size)
     tile = jnp.where(keep, row * grid[1] + column, num_tiles)
 
     tile, g = _sort_by_tile(tile, g, num_tiles, n)

@@ -12,7 +12,16 @@ import numpy as np
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians2D, extents, patch_grid
 from airjax.render.additive import Rendered, render_lists
-from airjax.render.lists import Capacity, TileLists, pair_counts, round_capacity, sorted_lists, trim
+from airjax.render.lists import (
+    Capacity,
+    Footprints,
+    TileLists,
+    footprints_of,
+    pair_counts,
+    round_capacity,
+    sorted_lists,
+    trim,
+)
 
 TILE_SIZE = 8  # pixels; the fewest evaluations per Gaussian of the sizes that a photograph needs
 MAX_PAIRS = 2**24  # (Gaussian, tile) pairs of one strip: about 2 GB while it is drawn
@@ -100,7 +109,7 @@ def render(
             raise ValueError("capacity: expected a number of pairs inside a JAX transformation, got None")
         grid = patch_grid(image_size, tile_size)
         gaussians = rescale(gaussians, scale)
-        lists = sorted_lists(gaussians, grid=grid, tile_size=tile_size, capacity=capacity)
+        lists = sorted_lists(footprints_of(gaussians), grid=grid, tile_size=tile_size, capacity=capacity)
         image = render_lists(gaussians, lists, image_size=image_size, **options)
         return Rendered(jnp.where(lists.overflow, jnp.nan, image), lists.overflow)
     gaussians = rescale(jax.tree.map(np.asarray, gaussians), scale)
@@ -115,7 +124,27 @@ def planned_lists(
     tile_size: int = TILE_SIZE,
     capacity: int | None = None,
 ) -> TileLists:
-    """Tile lists of a concrete set: pairs are counted, listed, and the chunks that stayed unused cut off.
+    """`plan_lists` of a concrete set of additive Gaussians."""
+    footprints = _footprints(gaussians)
+    return plan_lists(footprints, image_size=image_size, tile_size=tile_size, capacity=capacity)
+
+
+def capacity_of(
+    gaussians: Gaussians2D, *, image_size: tuple[int, int], tile_size: int = TILE_SIZE, headroom: float = 1.0
+) -> Capacity:
+    """`plan_capacity` of a concrete set of additive Gaussians."""
+    return plan_capacity(_footprints(gaussians), image_size=image_size, tile_size=tile_size, headroom=headroom)
+
+
+def plan_lists(
+    footprints: Footprints,
+    *,
+    image_size: tuple[int, int],
+    tile_size: int = TILE_SIZE,
+    block_tiles: int = 1,
+    capacity: int | None = None,
+) -> TileLists:
+    """Tile lists of concrete footprints: pairs are counted, listed, and the chunks that stayed unused cut off.
 
     Sizes are taken from a coarse ladder (`round_capacity`), so that sets of about the same size share what is compiled.
 
@@ -123,43 +152,54 @@ def planned_lists(
       ValueError: more pairs than `capacity`.
       AirjaxError: more pairs than MAX_PAIRS.
     """
-    pairs = _num_pairs(gaussians, image_size, tile_size)
+    options = {"grid": patch_grid(image_size, tile_size), "tile_size": tile_size, "block_tiles": block_tiles}
+    pairs = num_pairs(footprints, **options)
     if capacity is not None and pairs > capacity:
         raise ValueError(f"capacity: expected at least {pairs} pairs for this set, got {capacity}")
     if pairs > MAX_PAIRS:
         raise AirjaxError(f"Gaussians: expected to touch at most {MAX_PAIRS} tiles in a strip, got {pairs}")
-    grid = patch_grid(image_size, tile_size)
-    capacity = round_capacity(pairs) if capacity is None else capacity
-    lists = _lists(gaussians, grid=grid, tile_size=tile_size, capacity=capacity)
-    return trim(lists, min(round_capacity(_used_chunks(lists, grid)), lists.tiles.size))
+    lists = _lists(footprints, capacity=round_capacity(pairs) if capacity is None else capacity, **options)
+    return trim(lists, min(round_capacity(_used_chunks(lists, options["grid"])), lists.tiles.size))
 
 
-def capacity_of(
-    gaussians: Gaussians2D, *, image_size: tuple[int, int], tile_size: int = TILE_SIZE, headroom: float = 1.0
+def plan_capacity(
+    footprints: Footprints,
+    *,
+    image_size: tuple[int, int],
+    tile_size: int = TILE_SIZE,
+    block_tiles: int = 1,
+    headroom: float = 1.0,
 ) -> Capacity:
-    """What `render` needs inside a JAX transformation for a concrete set, and for sets `headroom` times as large.
+    """What a renderer needs inside a JAX transformation for concrete footprints, and for `headroom` times as many.
 
     Raises:
       AirjaxError: more pairs than MAX_PAIRS.
     """
-    lists = planned_lists(gaussians, image_size=image_size, tile_size=tile_size)
-    chunks = _used_chunks(lists, patch_grid(image_size, tile_size))
-    pairs = _num_pairs(gaussians, image_size, tile_size)
-    return Capacity(*(round_capacity(math.ceil(headroom * count)) for count in (pairs, chunks)))
+    grid = patch_grid(image_size, tile_size)
+    lists = plan_lists(footprints, image_size=image_size, tile_size=tile_size, block_tiles=block_tiles)
+    pairs = num_pairs(footprints, grid=grid, tile_size=tile_size, block_tiles=block_tiles)
+    counts = (pairs, _used_chunks(lists, grid))
+    return Capacity(*(round_capacity(math.ceil(headroom * count)) for count in counts))
 
 
 def _used_chunks(lists: TileLists, grid: tuple[int, int]) -> int:
     return int(np.count_nonzero(np.asarray(lists.tiles) < grid[0] * grid[1]))
 
 
-def _num_pairs(gaussians, image_size, tile_size) -> int:
-    counts = _count(gaussians, grid=patch_grid(image_size, tile_size), tile_size=tile_size)
+def num_pairs(footprints: Footprints, *, grid: tuple[int, int], tile_size: int, block_tiles: int = 1) -> int:
+    """Number of (Gaussian, tile) pairs of concrete footprints, boxes against tiles."""
+    counts = _count(footprints, grid=grid, tile_size=tile_size, block_tiles=block_tiles)
     return int(np.asarray(counts).sum(dtype=np.int64))
 
 
+def _num_pairs(gaussians: Gaussians2D, image_size: tuple[int, int], tile_size: int) -> int:
+    return num_pairs(_footprints(gaussians), grid=patch_grid(image_size, tile_size), tile_size=tile_size)
+
+
 _extents = jax.jit(extents)
-_count = jax.jit(pair_counts, static_argnames=("grid", "tile_size"))
-_lists = jax.jit(sorted_lists, static_argnames=("grid", "tile_size", "capacity"))
+_footprints = jax.jit(footprints_of)
+_count = jax.jit(pair_counts, static_argnames=("grid", "tile_size", "block_tiles"))
+_lists = jax.jit(sorted_lists, static_argnames=("grid", "tile_size", "capacity", "block_tiles"))
 _draw = jax.jit(render_lists, static_argnames=("image_size", "tile_size", "smooth_cutoff", "any_order"))
 
 

@@ -50,7 +50,7 @@ def test_evaluations_and_flops_by_hand(scene):
     # Chunks of 8 slots for the 24 tiles of 64 pixels: at least one Gaussian per evaluated list, no more than capacity.
     assert scene.list_evaluations % (8 * 64) == 0
     assert 40 * 64 < scene.list_evaluations <= scene.capacity_evaluations
-    assert scene.capacity_evaluations == (scene.capacity // 8 + 24) * 8 * 64
+    assert scene.capacity_evaluations == scene.capacity.chunks * 8 * 64
 
 
 def test_both_gradients_are_of_the_same_loss(scene, image):

@@ -26,7 +26,7 @@ from scenes import (
 from airjax.gaussians import Gaussians2D, PatchMap, patch_centers, patch_grid, to_physical
 from airjax.render import additive
 from airjax.render.additive import accumulate, draw_slots, render_lists, render_patches, slot_weights
-from airjax.render.lists import gather_slots, sorted_lists
+from airjax.render.lists import footprints_of, gather_slots, sorted_lists
 from airjax.render.plan import render
 
 GRID, TILE = patch_grid(HAND_SIZE, 8), 8
@@ -34,7 +34,7 @@ WEIGHTS = np.random.default_rng(0).normal(size=(*HAND_SIZE, 3))
 
 
 def lists_of(gaussians, size=HAND_SIZE):
-    return sorted_lists(gaussians, grid=patch_grid(size, TILE), tile_size=TILE, capacity=64)
+    return sorted_lists(footprints_of(gaussians), grid=patch_grid(size, TILE), tile_size=TILE, capacity=64)
 
 
 def functional(image, xp=jnp):
@@ -157,7 +157,7 @@ def test_adjoint_in_the_colours():
         def draw(colors, any_order):
             return render(scene.with_colors(colors), image_size=SIZE, capacity=256, any_order=any_order).image
 
-        lists = sorted_lists(scene, grid=patch_grid(SIZE, TILE), tile_size=TILE, capacity=256)
+        lists = sorted_lists(footprints_of(scene), grid=patch_grid(SIZE, TILE), tile_size=TILE, capacity=256)
         slots = gather_slots(scene, lists, grid=patch_grid(SIZE, TILE), tile_size=TILE)
         stored = partial(draw_slots, slot_weights(slots, tile_size=TILE), lists, image_size=SIZE, tile_size=TILE)
         image, vjp = jax.vjp(partial(draw, any_order=False), scene.colors)

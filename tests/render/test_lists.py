@@ -1,5 +1,7 @@
 """Tile lists against brute force: every Gaussian at every pixel of every tile."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from airjax.gaussians import PatchMap, empty, patch_grid
 from airjax.render.lists import (
     CHUNK,
     _sort_by_tile,
+    footprints_of,
     gather_slots,
     pair_counts,
     patch_slots,
@@ -24,8 +27,15 @@ GRID = patch_grid(SIZE, TILE)
 NUM_TILES = GRID[0] * GRID[1]
 CAPACITY = 1024
 
-ranges_of = jax.jit(tile_ranges, static_argnames=("grid", "tile_size"))
-lists_of = jax.jit(sorted_lists, static_argnames=("grid", "tile_size", "capacity"))
+
+@partial(jax.jit, static_argnames=("grid", "tile_size"))
+def ranges_of(scene, **options):
+    return tile_ranges(footprints_of(scene), **options)
+
+
+@partial(jax.jit, static_argnames=("grid", "tile_size", "capacity"))
+def lists_of(scene, **options):
+    return sorted_lists(footprints_of(scene), **options)
 
 
 def padded(scene, capacity=256):
@@ -95,12 +105,12 @@ def test_ranges_and_counts(name):
     row, column = np.divmod(np.arange(NUM_TILES), GRID[1])
     inside = (column >= r[:, :1]) & (column < r[:, 1:2]) & (row >= r[:, 2:3]) & (row < r[:, 3:4])
     assert np.all(touched_tiles(scene) <= inside)
-    np.testing.assert_array_equal(pair_counts(scene, grid=GRID, tile_size=TILE), inside.sum(axis=1))
+    np.testing.assert_array_equal(pair_counts(footprints_of(scene), grid=GRID, tile_size=TILE), inside.sum(axis=1))
 
 
 def test_overflow_is_reported_at_the_first_pair_too_many():
     scene = padded(SCENES["random"]())
-    pairs = int(np.sum(pair_counts(scene, grid=GRID, tile_size=TILE)))
+    pairs = int(np.sum(pair_counts(footprints_of(scene), grid=GRID, tile_size=TILE)))
     assert not lists_of(scene, grid=GRID, tile_size=TILE, capacity=pairs).overflow
     assert lists_of(scene, grid=GRID, tile_size=TILE, capacity=pairs - 1).overflow
 
@@ -112,7 +122,7 @@ def test_overflow_survives_large_counts(whole, single):
     n = whole + single
     scene = make(np.full((n, 2), 4.0), [[1e7, 1e7]] * whole + [[0.1, 0.1]] * single, 0, np.zeros((n, 1)))
     # Only the flag is asked for, so that nothing of the size of the capacity is computed.
-    flag = jax.jit(lambda g: sorted_lists(g, grid=grid, tile_size=8, capacity=capacity).overflow)
+    flag = jax.jit(lambda g: sorted_lists(footprints_of(g), grid=grid, tile_size=8, capacity=capacity).overflow)
     assert flag(scene)
     if single:
         assert not flag(make(*parameters(scene).values(), active=np.arange(n) < whole))
@@ -120,7 +130,7 @@ def test_overflow_survives_large_counts(whole, single):
 
 def test_capacity_below_one_raises():
     with pytest.raises(ValueError, match="capacity: expected at least 1 pair, got 0"):
-        sorted_lists(SCENES["random"](), grid=GRID, tile_size=TILE, capacity=0)
+        sorted_lists(footprints_of(SCENES["random"]()), grid=GRID, tile_size=TILE, capacity=0)
 
 
 def test_both_sorts_agree():

@@ -12,8 +12,8 @@ from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians2D, concatenate
 from airjax.render import additive, lists, plan
 from airjax.render.dense import render_dense
-from airjax.render.lists import pair_counts, round_capacity
-from airjax.render.plan import pad_capacity, render, rescale
+from airjax.render.lists import footprints_of, round_capacity
+from airjax.render.plan import num_pairs, pad_capacity, render, rescale
 
 dense = jax.jit(render_dense, static_argnames=("image_size", "smooth_cutoff"))
 
@@ -88,8 +88,8 @@ def test_a_scale_near_zero_leaves_one_pixel():
     assert render(random_set(13, 5, SIZE), image_size=SIZE, scale=1e-3).image.shape == (1, 1, 3)
 
 
-def num_pairs(scene):
-    return int(plan._count(pad_capacity(scene, 1024), grid=(5, 7), tile_size=8).sum())
+def pairs_of(scene):
+    return num_pairs(footprints_of(pad_capacity(scene, 1024)), grid=(5, 7), tile_size=8)
 
 
 def test_strips_equal_one_piece(monkeypatch):
@@ -107,7 +107,7 @@ def test_strips_equal_one_piece(monkeypatch):
 def test_strips_halve_where_too_many_pairs_meet(monkeypatch):
     """Down to one row of tiles; a row with still more than the limit is an error, not an image with a part missing."""
     scene = SCENES["random"]()
-    whole, pairs = render(scene, image_size=SIZE).image, num_pairs(scene)
+    whole, pairs = render(scene, image_size=SIZE).image, pairs_of(scene)
     monkeypatch.setattr(plan, "MAX_PAIRS", pairs // 3)
     np.testing.assert_allclose(render(scene, image_size=SIZE).image, whole, atol=1e-5)
     monkeypatch.setattr(plan, "MAX_PAIRS", pairs // 20)
@@ -197,7 +197,7 @@ def test_an_impossible_colour_is_never_hidden(value):
 
 def test_a_capacity_that_is_too_small_raises():
     scene = random_set(18, 60, SIZE)
-    pairs = num_pairs(scene)
+    pairs = pairs_of(scene)
     with pytest.raises(ValueError, match=f"capacity: expected at least {pairs} pairs for this set, got {pairs - 1}"):
         render(scene, image_size=SIZE, capacity=pairs - 1)
 
@@ -207,8 +207,8 @@ def test_vmap_and_overflow():
     scene = random_set(19, 20, SIZE)
     fewer = make(*parameters(scene).values(), active=np.arange(20) != 3)
     more = replace(scene, scales=scene.scales.at[3].set(9.0))
-    assert num_pairs(fewer) < num_pairs(scene) < num_pairs(more)
-    batch, capacity = jax.tree.map(lambda *leaves: jnp.stack(leaves), scene, fewer, more), num_pairs(scene)
+    assert pairs_of(fewer) < pairs_of(scene) < pairs_of(more)
+    batch, capacity = jax.tree.map(lambda *leaves: jnp.stack(leaves), scene, fewer, more), pairs_of(scene)
     rendered = jax.jit(jax.vmap(lambda g: render(g, image_size=SIZE, capacity=capacity)))(batch)
     np.testing.assert_array_equal(rendered.overflow, [False, False, True])
     assert_image(rendered.image[0], exact(scene, image_size=SIZE))
@@ -279,7 +279,7 @@ def test_memory_of_a_photograph():
     """Forward and backward of 30,000 Gaussians at 768 x 512, as the compiler plans it: below 500 MB."""
     size, n = (512, 768), 30_000
     scene = random_set(22, n, size, scales=(1, 3))
-    pairs = int(jax.jit(lambda g: jnp.sum(pair_counts(g, grid=(64, 96), tile_size=8)))(scene))
+    pairs = num_pairs(jax.jit(footprints_of)(scene), grid=(64, 96), tile_size=8)
 
     def loss(fields, active):
         image = render(Gaussians2D(**fields, active=active), image_size=size, capacity=round_capacity(pairs)).image

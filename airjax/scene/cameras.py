@@ -1,0 +1,100 @@
+"""Pinhole cameras: x right, y down, z forward (OpenCV); a pixel's centre is at +0.5.
+
+A point X of the world lies at x = R X + t before the camera, and is seen at (fx x/z + cx, fy y/z + cy) pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Camera:
+    """One camera, or a stack of them with a further first axis on every field.
+
+    Fields:
+      intrinsics: (3, 3) K, in pixels.
+      rotation: (3, 3) R, world to camera.
+      translation: (3,) t, world units.
+    """
+
+    intrinsics: Float[Array, "3 3"]
+    rotation: Float[Array, "3 3"]
+    translation: Float[Array, " 3"]
+
+    @property
+    def center(self) -> Float[Array, " 3"]:
+        """Where it stands in the world, -R^T t."""
+        return -jnp.einsum("...ij,...i->...j", self.rotation, self.translation, precision="highest")
+
+    @property
+    def forward(self) -> Float[Array, " 3"]:
+        """The unit vector that it looks along, in the world."""
+        return self.rotation[..., 2, :]
+
+    def __getitem__(self, index) -> Camera:
+        """Some of a stack."""
+        return jax.tree.map(lambda leaf: leaf[index], self)
+
+
+def scale_image(camera: Camera, factor: float | tuple[float, float]) -> Camera:
+    """The same camera with images `factor` (or factors in x and y) times as large."""
+    x, y = factor if isinstance(factor, tuple) else (factor, factor)
+    scale = jnp.array([x, y, 1.0], camera.intrinsics.dtype)
+    return replace(camera, intrinsics=camera.intrinsics * jnp.broadcast_to(scale[:, None], camera.intrinsics.shape))
+
+
+def crop_image(camera: Camera, *, left: float, top: float) -> Camera:
+    """The camera of an image whose first `left` columns and `top` rows were cut off."""
+    shift = jnp.zeros((3, 3), camera.intrinsics.dtype).at[0, 2].set(left).at[1, 2].set(top)
+    return replace(camera, intrinsics=camera.intrinsics - jnp.broadcast_to(shift, camera.intrinsics.shape))
+
+
+def scale_world(camera: Camera, factor: Float[Array, ""] | float) -> Camera:
+    """The same camera in a world `factor` times as large."""
+    return replace(camera, translation=camera.translation * factor)
+
+
+def look_at(
+    center: Float[Array, " 3"], target: Float[Array, " 3"], up: Float[Array, " 3"], intrinsics: Float[Array, "3 3"]
+) -> Camera:
+    """A camera at `center` that looks at `target`, with `up` upwards in its image; it must not look along `up`."""
+    forward = _unit(target - center)
+    right = _unit(jnp.cross(forward, up))
+    rotation = jnp.stack([right, jnp.cross(forward, right), forward])
+    return Camera(intrinsics, rotation, -jnp.dot(rotation, center, precision="highest"))
+
+
+def pinhole(focal: float, image_size: tuple[int, int], dtype=jnp.float32) -> Float[Array, "3 3"]:
+    """Intrinsics of a focal length in pixels, the principal point in the middle."""
+    height, width = image_size
+    return jnp.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype)
+
+
+def project_points(camera: Camera, points: Float[Array, "n 3"]) -> tuple[Float[Array, "n 2"], Float[Array, " n"]]:
+    """Where points of the world are seen, in pixels, and their depths z."""
+    local = to_camera(camera, points)
+    image = jnp.dot(local, camera.intrinsics.T, precision="highest")
+    return image[:, :2] / image[:, 2:], local[:, 2]
+
+
+def to_camera(camera: Camera, points: Float[Array, "n 3"]) -> Float[Array, "n 3"]:
+    """Points of the world before the camera."""
+    return jnp.dot(points, camera.rotation.T, precision="highest") + camera.translation[None]
+
+
+def unproject(camera: Camera, pixels: Float[Array, "n 2"], depths: Float[Array, " n"]) -> Float[Array, "n 3"]:
+    """Points of the world that are seen at `pixels` in the depths z."""
+    homogeneous = jnp.concatenate([pixels, jnp.ones_like(pixels[:, :1])], axis=1)
+    rays = jnp.dot(homogeneous, jnp.linalg.inv(camera.intrinsics).T, precision="highest")
+    local = rays * depths[:, None] - camera.translation[None]
+    return jnp.dot(local, camera.rotation, precision="highest")
+
+
+def _unit(vector: Float[Array, " 3"]) -> Float[Array, " 3"]:
+    return vector / jnp.linalg.norm(vector)

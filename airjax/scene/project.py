@@ -1,0 +1,163 @@
+"""3D Gaussians to splats on the image plane (EWA splatting; Zwicker et al., 2001), as known renderers do it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from airjax.gaussians import CUTOFF, Gaussians3D
+from airjax.render.over import Splats, front_to_back
+from airjax.scene.cameras import Camera, to_camera
+from airjax.scene.harmonics import to_rgb
+
+BLOCK = 16  # pixels; side of the tiles on which the other renderers decide what is drawn
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What renderers disagree on.
+
+    Fields:
+      alpha_max: largest alpha of a Gaussian at a pixel.
+      stop: a Gaussian after which no more than this is left of a pixel is not drawn any more.
+      three_sigma: a Gaussian is drawn only in the 16-pixel tiles that a box of three standard deviations of its longer
+        axis touches. The number is the least squared half difference of the two variances, pixels^4, for that axis.
+        None to draw it wherever its alpha is at least 1/255.
+      near, far: depths in world units that are drawn, both included.
+      dilation: added to both variances on the image plane, pixels^2.
+    """
+
+    alpha_max: float = 0.999
+    stop: float = 1e-4
+    three_sigma: float | None = None
+    near: float = 0.01
+    far: float = 1e10
+    dilation: float = 0.3
+
+
+# gsplat 1.5.3 is the default. The 3DGS code of INRIA keeps what leaves exactly 1e-4, and drops a depth of exactly 0.2.
+PRESETS = {
+    "gsplat": Preset(),
+    "gsplat-1.4": Preset(three_sigma=0.01),
+    "gsplat-1.6": Preset(alpha_max=0.99),
+    "inria": Preset(
+        alpha_max=0.99,
+        stop=float(np.nextafter(np.float32(1e-4), np.float32(0))),
+        three_sigma=0.1,
+        near=float(np.nextafter(np.float32(0.2), np.float32(1))),
+        far=math.inf,
+    ),
+}
+
+
+def rotations(quats: Float[Array, "n 4"]) -> Float[Array, "n 3 3"]:
+    """Rotation matrices of quaternions w x y z of any length; the identity, without a gradient, for one of length 0."""
+    squared = jnp.sum(jnp.square(quats), axis=-1, keepdims=True)
+    blank = squared <= 0
+    quats = jnp.where(blank, jnp.array([[1.0, 0, 0, 0]], quats.dtype), quats)
+    w, x, y, z = jnp.moveaxis(quats * jax.lax.rsqrt(jnp.where(blank, 1.0, squared)), -1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def project(
+    gaussians: Gaussians3D,
+    camera: Camera,
+    *,
+    image_size: tuple[int, int],
+    preset: Preset = PRESETS["gsplat"],
+    antialiased: bool = False,
+) -> Splats:
+    """The set as one camera sees it, front to back.
+
+    Sigma = R S S^T R^T, Sigma' = J W Sigma W^T J^T + dilation I, with J the derivative of the projection at the mean,
+    whose x / z and y / z are kept within the image and 15 % of it (30 % of the half width) around.
+
+    Args:
+      gaussians: n slots.
+      camera: one.
+      image_size: (h, w) pixels.
+      preset: see `Preset`.
+      antialiased: multiply opacities by sqrt(det / det with the dilation), so that small ones do not gain light.
+
+    Returns:
+      n splats with values (r, g, b, z). One that is behind the near plane, beyond the far one, or not finite is
+      inactive, and has no gradient.
+    """
+    height, width = image_size
+    visible = jax.lax.stop_gradient(_visible(gaussians, camera, preset))
+    # What is not visible is replaced before anything is computed: it can produce neither a NaN nor a gradient.
+    in_front = (camera.center + camera.forward)[None]
+    means = jnp.where(visible[:, None], gaussians.means, in_front)
+    scales = jnp.where(visible[:, None], gaussians.scales, 0.0)
+    quats = jnp.where(visible[:, None], gaussians.quats, 0.0)
+    opacities = jnp.where(visible, gaussians.opacities, 0.0)
+    harmonics = jnp.where(visible[:, None, None], gaussians.harmonics, 0.0)
+    local = to_camera(camera, means)
+    x, y, z = local[:, 0] / local[:, 2], local[:, 1] / local[:, 2], local[:, 2]
+    fx, fy, cx, cy = camera.intrinsics[0, 0], camera.intrinsics[1, 1], camera.intrinsics[0, 2], camera.intrinsics[1, 2]
+    seen = jnp.stack([fx * x + cx, fy * y + cy], axis=-1)
+
+    x = _kept(x, (-cx - 0.15 * width) / fx, (width - cx + 0.15 * width) / fx)
+    y = _kept(y, (-cy - 0.15 * height) / fy, (height - cy + 0.15 * height) / fy)
+    # The rows of J W R S: standard deviations along the Gaussian's own axes as seen in x and in y.
+    axes = jnp.einsum("ij,njk->nik", camera.rotation, rotations(quats), precision="highest") * scales[:, None]
+    seen_x = (fx / z)[:, None] * (axes[:, 0] - x[:, None] * axes[:, 2])
+    seen_y = (fy / z)[:, None] * (axes[:, 1] - y[:, None] * axes[:, 2])
+    xx, xy, yy = (jnp.sum(a * b, axis=-1) for a, b in ((seen_x, seen_x), (seen_x, seen_y), (seen_y, seen_y)))
+    a, c = xx + preset.dilation, yy + preset.dilation
+    # Of det = a c - xy^2 the part without the dilation is a squared cross product: it cannot come out negative.
+    sharp = jnp.sum(jnp.square(jnp.cross(seen_x, seen_y)), axis=-1)
+    det = sharp + preset.dilation * (xx + yy + preset.dilation)
+    if antialiased:
+        opacities = opacities * _safe_sqrt(sharp / det)
+    factors = jnp.stack([jnp.sqrt(c / det), -xy / jnp.sqrt(c * det), 1 / jnp.sqrt(c)], axis=-1)
+    rgb = to_rgb(harmonics, _safe_unit(means - camera.center[None]))
+    values = jnp.concatenate([rgb, z[:, None]], axis=1)
+    splats = Splats(seen, factors, opacities, values, _half(a, xy, c, opacities, preset), visible)
+    order = jax.lax.stop_gradient(front_to_back(z, visible))
+    return jax.tree.map(lambda leaf: leaf[order], splats)
+
+
+def _visible(gaussians: Gaussians3D, camera: Camera, preset: Preset) -> Bool[Array, " n"]:
+    """Active, finite, and between the near and the far plane."""
+    fields = (getattr(gaussians, name) for name in ("means", "scales", "quats", "opacities", "harmonics"))
+    finite = [jnp.all(jnp.isfinite(field.reshape(gaussians.capacity, -1)), axis=1) for field in fields]
+    depth = jnp.dot(gaussians.means, camera.rotation[2], precision="highest") + camera.translation[2]
+    return jnp.stack([gaussians.active, depth >= preset.near, depth <= preset.far, *finite]).all(axis=0)
+
+
+def _half(a, b, c, opacities, preset) -> Float[Array, "n 2"]:
+    """Half sizes of the box in which a splat is drawn."""
+    a, b, c, opacities = jax.lax.stop_gradient((a, b, c, opacities))
+    if preset.three_sigma is not None:
+        longer = 0.5 * (a + c) + jnp.sqrt(jnp.maximum(preset.three_sigma, jnp.square(0.5 * (a - c)) + jnp.square(b)))
+        radius = jnp.ceil(3.0 * jnp.sqrt(longer))
+        return jnp.stack([radius, radius], axis=-1)
+    reach = jnp.sqrt(2.0 * jnp.maximum(jnp.log(jnp.maximum(opacities, 1e-30) / CUTOFF), 0.0))
+    return reach[:, None] * jnp.sqrt(jnp.stack([a, c], axis=-1))
+
+
+def _kept(x, low, high):
+    """x within bounds; none of its gradient beyond them."""
+    return jnp.where(x < low, low, jnp.where(x > high, high, x))
+
+
+def _safe_sqrt(x):
+    """Square root of x >= 0 with no gradient at 0."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
+
+
+def _safe_unit(vectors: Float[Array, "n 3"]) -> Float[Array, "n 3"]:
+    """Vectors of length 1; 0 for 0."""
+    squared = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
+    return jnp.where(squared > 0, vectors * jax.lax.rsqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
