@@ -1,7 +1,7 @@
 """Run one experiment: python -m train.main --config train/configs/X.py [--smoke] [--out DIR]
 
-An experiment is a Python file with `experiment(smoke: bool) -> train.phases.Experiment`. The same command on
-the same folder continues an interrupted run.
+An experiment is a Python file with `experiment(smoke: bool)` that returns a `train.phases.Experiment` (images) or a
+`train.scenes.SceneExperiment`. The same command on the same folder continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 
 from airjax.cache import enable_compilation_cache
 from airjax.errors import AirjaxError
-from train import phases
 
 
 def load_experiment(path: Path, smoke: bool, **choices):
@@ -56,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
             loop = dataclasses.replace(experiment.loop, max_seconds=args.max_seconds)
             experiment = dataclasses.replace(experiment, loop=loop)
         enable_compilation_cache()
-        phases.run(experiment, args.out or Path("runs") / experiment.name, args.init)
+        experiment.run(args.out or Path("runs") / experiment.name, args.init)
     except (AirjaxError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

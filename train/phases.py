@@ -163,6 +163,10 @@ class Experiment:
     init: str | None = None
     init_stages: tuple[int, ...] | None = None
 
+    def run(self, out_dir: Path, init: Path | None = None) -> State:
+        """Train, resuming what `out_dir` holds, and write out_dir/weights.safetensors at the end."""
+        return run(self, out_dir, init)
+
 
 def draw_control(key: jax.Array, phase: Joint | Pod | Meta, num_slots: int) -> StageControl:
     """A random Stage Control for one training image."""
@@ -439,7 +443,7 @@ def _grown(params: dict, like: dict) -> dict:
 
 
 def run(experiment: Experiment, out_dir: Path, init: Path | None = None) -> State:
-    """Train, resuming what `out_dir` holds, and write out_dir/weights.safetensors at the end."""
+    """See `Experiment.run`."""
     make_state, step_fn = make_step(experiment)
     params = init_params(jax.random.key(experiment.loop.seed), experiment.stages)
     source = init or experiment.init

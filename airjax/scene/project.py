@@ -14,6 +14,7 @@ from airjax.gaussians import CUTOFF, Gaussians3D
 from airjax.render.over import Splats, front_to_back
 from airjax.scene.cameras import Camera, to_camera
 from airjax.scene.harmonics import to_rgb
+from airjax.scene.quaternions import rotations
 
 BLOCK = 16  # pixels; side of the tiles on which the other renderers decide what is drawn
 
@@ -53,20 +54,6 @@ PRESETS = {
         far=math.inf,
     ),
 }
-
-
-def rotations(quats: Float[Array, "n 4"]) -> Float[Array, "n 3 3"]:
-    """Rotation matrices of quaternions w x y z of any length; the identity, without a gradient, for one of length 0."""
-    squared = jnp.sum(jnp.square(quats), axis=-1, keepdims=True)
-    blank = squared <= 0
-    quats = jnp.where(blank, jnp.array([[1.0, 0, 0, 0]], quats.dtype), quats)
-    w, x, y, z = jnp.moveaxis(quats * jax.lax.rsqrt(jnp.where(blank, 1.0, squared)), -1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
 def project(

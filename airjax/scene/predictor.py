@@ -1,0 +1,233 @@
+"""Posed views to 3D Gaussians in one pass: a plane sweep finds the depth of every cell, its Gaussians are drawn there.
+
+Letters: v views, h, w pixels, d planes, a, b rows and columns of cells (2 x 2 pixels), g Gaussians of a cell.
+
+The planes of a view are evenly spaced in inverse depth from 1 / far to 1 / near, so that nothing depends on the unit
+of the world. A network matches what the other views see on each plane, and says, as a mean over the planes, how deep a
+cell is. Its Gaussians start as flat discs that face the camera, coloured as the pixels that they cover.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from airjax.errors import AirjaxError
+from airjax.gaussians import Gaussians3D
+from airjax.nn.plane_sweep import CELL, MULTIPLE, PlaneSweepConfig, plane_sweep_networks
+from airjax.scene.cameras import Camera, unproject
+from airjax.scene.harmonics import from_rgb
+from airjax.scene.quaternions import from_rotation, multiply
+
+ROWS = 13  # numbers of a Gaussian: offset 2, depth 1, log scales 3, quaternion 3, opacity 1, colour 3
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """A scene predictor.
+
+    Fields:
+      planes, matching, groups, widths: see `airjax.nn.plane_sweep.PlaneSweepConfig`.
+      grid: Gaussians along each side of a cell: 1 for one in its middle, 2 for one on each pixel.
+    """
+
+    planes: int = 32
+    matching: int = 48
+    groups: int = 2
+    widths: tuple[int, int, int, int] = (64, 96, 128, 128)
+    grid: int = 1
+
+    @property
+    def networks(self) -> PlaneSweepConfig:
+        """Of the networks."""
+        return PlaneSweepConfig(self.planes, self.matching, self.groups, tuple(self.widths), ROWS * self.grid**2)
+
+
+class Prediction(NamedTuple):
+    """What a predictor makes of views.
+
+    Fields:
+      gaussians: v * a * b * g slots, view by view; those of padded cells are inactive.
+      depths: (v, a, b) z of every cell.
+    """
+
+    gaussians: Gaussians3D
+    depths: Float[Array, "v a b"]
+
+
+_BAND = 1024  # cells whose products with all cells of another view exist at a time
+
+# Standard deviations of a disc in distances between Gaussians: across, across, and along the view. Never all equal:
+# a quaternion has no gradient then.
+_DISC = (0.6, 0.5, 0.15)
+
+
+def config_to_text(config: PredictorConfig) -> str:
+    """JSON of a configuration, as weights files hold it."""
+    return json.dumps(asdict(config))
+
+
+def config_from_text(text: str, *, source: str) -> PredictorConfig:
+    """Inverse of `config_to_text`; `source` names the file in the error for anything else.
+
+    Raises:
+      AirjaxError: not such a text.
+    """
+    try:
+        fields = json.loads(text)
+        return PredictorConfig(**{**fields, "widths": tuple(fields["widths"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise AirjaxError(f"{source}: expected a scene predictor's configuration, got {text[:80]!r}") from error
+
+
+def init_params(key: jax.Array, config: PredictorConfig) -> Any:
+    """Fresh weights."""
+    return plane_sweep_networks(config.networks).init(key)
+
+
+def predict(
+    params: Any,
+    images: Float[Array, "v h w 3"],
+    cameras: Camera,
+    near: Float[Array, ""],
+    far: Float[Array, ""],
+    *,
+    config: PredictorConfig,
+) -> Prediction:
+    """Gaussians of a scene from two views or more.
+
+    Args:
+      params: of `init_params`.
+      images: in [0, 1], of any size.
+      cameras: a stack of v.
+      near, far: depths that the views hold, world units, 0 < near < far.
+      config: static.
+
+    Raises:
+      ValueError: fewer than two views.
+    """
+    views, height, width, _ = images.shape
+    if views < 2:
+        raise ValueError(f"images: expected at least 2 views, got {views}")
+    padding = [(0, -side % MULTIPLE) for side in (height, width)]
+    images = jnp.pad(images, [(0, 0), *padding, (0, 0)], mode="edge")
+    networks = plane_sweep_networks(config.networks)
+    features = networks.features(params, images)
+    inverse = _inverse_depths(near, far, config.planes)
+    compared = _normalised(features, config.groups)
+    indices = np.array([[j for j in range(views) if j != i] for i in range(views)])
+    matches = jax.vmap(
+        lambda i, others: _matches(compared, cameras, i, others, inverse, config.groups, (height, width))
+    )(jnp.arange(views), jnp.asarray(indices))
+    scores, outputs = networks.decode(params, images, matches, features)
+    plane = jnp.dot(jax.nn.softmax(scores, axis=-1), jnp.arange(config.planes, dtype=scores.dtype), precision="highest")
+    parts = jax.vmap(lambda *view: _place(*view, near, far, config, (height, width)))(outputs, plane, images, cameras)
+    gaussians = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), parts)
+    return Prediction(gaussians, 1.0 / _at(plane, near, far, config.planes))
+
+
+def _inverse_depths(near, far, planes: int) -> Float[Array, " d"]:
+    return _at(jnp.arange(planes, dtype=jnp.float32), near, far, planes)
+
+
+def _at(plane, near, far, planes: int):
+    """Inverse depth of a plane number, whole or not."""
+    return 1.0 / far + plane / (planes - 1) * (1.0 / near - 1.0 / far)
+
+
+def _normalised(features: Float[Array, "v a b f"], groups: int) -> Float[Array, "v a b f"]:
+    """Every group of features a vector of length 1."""
+    parts = features.reshape(*features.shape[:3], groups, -1)
+    parts = parts * jax.lax.rsqrt(jnp.sum(jnp.square(parts), axis=-1, keepdims=True) + 1e-6)
+    return parts.reshape(features.shape)
+
+
+def _matches(features, cameras: Camera, i, others, inverse, groups: int, image_size) -> Float[Array, "a b k"]:
+    """How well view i agrees with those that see a plane: their mean cosine, by group and plane."""
+    rows, columns, _ = features.shape[1:]
+    camera, own = cameras[i], features[i]
+    y, x = jnp.meshgrid(*[(jnp.arange(n, dtype=jnp.float32) + 0.5) * CELL for n in (rows, columns)], indexing="ij")
+    pixels = jnp.stack([x.ravel(), y.ravel(), jnp.ones(x.size)], axis=-1)
+    rays = jnp.dot(pixels, jnp.linalg.inv(camera.intrinsics).T, precision="highest")
+
+    def one(j):
+        other = cameras[j]
+        turn = jnp.dot(other.rotation, camera.rotation.T, precision="highest")
+        move = other.translation - jnp.dot(turn, camera.translation, precision="highest")
+        # K (turn ray / inverse + move) times the inverse depth: the same pixel, and finite for planes far away.
+        base = jnp.dot(rays, jnp.dot(other.intrinsics, turn, precision="highest").T, precision="highest")
+        shift = jnp.dot(other.intrinsics, move, precision="highest")
+        seen = base[:, None] + inverse[None, :, None] * shift[None, None]
+        ahead = seen[..., 2] > 1e-6
+        point = seen[..., :2] / jnp.where(ahead, seen[..., 2], 1.0)[..., None]
+        limits = jnp.array([image_size[1], image_size[0]], point.dtype)
+        inside = ahead & jnp.all((point >= 0) & (point <= limits[None, None]), axis=-1)
+        point = jnp.where(inside[..., None], point / CELL - 0.5, 0.0)
+        return _cosines(own, features[j], point, groups), inside
+
+    cosines, inside = jax.vmap(one)(others)
+    seen = inside.astype(cosines.dtype)[..., None]
+    mean = jnp.sum(cosines * seen, axis=0) / jnp.maximum(jnp.sum(seen, axis=0), 1.0)
+    return mean.transpose(0, 2, 1).reshape(rows, columns, -1)
+
+
+def _cosines(own: Float[Array, "a b f"], other: Float[Array, "a b f"], point: Float[Array, "n d 2"], groups: int):
+    """(n, d, groups) products of the features of each cell with those of the other view at a point, in cells.
+
+    Products are linear in the other's features: all of them, by one matrix product, are interpolated instead of the
+    features, which are many more numbers to look up. Cells are taken in bands, so that few products exist at a time.
+    """
+    rows, columns, _ = other.shape
+    table = other.reshape(rows * columns, groups, -1).transpose(1, 2, 0)
+    mine = own.reshape(rows * columns, groups, -1).transpose(1, 0, 2)
+    low = jnp.floor(point)
+    x, y = point[..., 0] - low[..., 0], point[..., 1] - low[..., 1]
+    low = low.astype(jnp.int32)
+    corners = [(low[..., 0] + right, low[..., 1] + down) for down in (0, 1) for right in (0, 1)]
+    cells = [jnp.clip(i, 0, columns - 1) + columns * jnp.clip(j, 0, rows - 1) for i, j in corners]
+    cells = jnp.stack(cells, axis=-1).reshape(len(point), -1)
+    weights = jnp.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], axis=-1)
+
+    def band(mine, cells):
+        products = jnp.einsum("gnf,gfm->gnm", mine, table)
+        return jax.vmap(lambda p: jnp.take_along_axis(p, cells, axis=1))(products)
+
+    count = len(point)
+    size = min(count, _BAND)
+    missing = -count % size
+    mine = jnp.pad(mine, ((0, 0), (0, missing), (0, 0))).reshape(groups, -1, size, mine.shape[-1]).swapaxes(0, 1)
+    cells = jnp.pad(cells, ((0, missing), (0, 0))).reshape(-1, size, cells.shape[-1])
+    found = jax.lax.map(jax.checkpoint(lambda part: band(*part)), (mine, cells))
+    found = found.swapaxes(0, 1).reshape(groups, count + missing, -1)[:, :count]
+    found = found.reshape(groups, *weights.shape)
+    return jnp.sum(found * weights[None], axis=-1).transpose(1, 2, 0)
+
+
+def _place(outputs, plane, image, camera: Camera, near, far, config: PredictorConfig, image_size) -> Gaussians3D:
+    """The Gaussians of one view, cell by cell."""
+    rows, columns, _ = outputs.shape
+    grid, spacing = config.grid, CELL / config.grid
+    raw = outputs.reshape(rows, columns, grid, grid, ROWS).transpose(0, 2, 1, 3, 4).reshape(-1, ROWS)
+    size = rows * grid, columns * grid
+    y, x = jnp.meshgrid(*[(jnp.arange(n, dtype=jnp.float32) + 0.5) * spacing for n in size], indexing="ij")
+    pixels = jnp.stack([x.ravel(), y.ravel()], axis=-1)
+    active = (pixels[:, 0] < image_size[1]) & (pixels[:, 1] < image_size[0])
+    side = round(spacing)
+    colors = image.reshape(size[0], side, size[1], side, 3).mean(axis=(1, 3)).reshape(-1, 3)
+    plane = jnp.repeat(jnp.repeat(plane, grid, axis=0), grid, axis=1).ravel()
+    depth = 1.0 / _at(jnp.clip(plane + 2 * jnp.tanh(raw[:, 2]), -0.5, config.planes), near, far, config.planes)
+    means = unproject(camera, pixels + spacing * jnp.tanh(raw[:, :2]), depth)
+    focal = 0.5 * (camera.intrinsics[0, 0] + camera.intrinsics[1, 1])
+    disc = jnp.array(_DISC) * spacing
+    scales = (depth / focal)[:, None] * disc[None] * jnp.exp(3 * jnp.tanh(raw[:, 3:6] / 3))
+    turned = jnp.concatenate([jnp.ones_like(raw[:, :1]), raw[:, 6:9]], axis=-1)
+    turned = turned / jnp.linalg.norm(turned, axis=-1, keepdims=True)
+    to_world = jnp.broadcast_to(from_rotation(camera.rotation.T)[None], turned.shape)
+    harmonics = from_rgb(colors + 0.5 * raw[:, 10:])[:, None]
+    return Gaussians3D(means, scales, multiply(to_world, turned), jax.nn.sigmoid(raw[:, 9] + 1), harmonics, active)

@@ -1,0 +1,238 @@
+"""Scenes that are computed: a textured room with boxes and spheres, cast by rays, with exact depths and poses.
+
+Letters: T textures of s x s pixels, K objects, r rays, v views. A scene is a pytree of arrays, drawn from a key; `vmap`
+draws and casts many. Rays have z = 1 before their camera, so that the distance along them is the depth.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from airjax.scene.cameras import Camera, look_at, pinhole
+from airjax.scene.quaternions import rotations
+
+NUM_OBJECTS = 5
+NUM_TEXTURES = 6 + NUM_OBJECTS  # one for every wall, one for every object
+SUPERSAMPLES = 2  # rays per pixel along each axis
+_FAR = 1e6  # where a ray meets nothing
+
+
+class Room(NamedTuple):
+    """One scene.
+
+    Fields:
+      half: (3,) half extents of the room around the origin.
+      centers, sizes: (K, 3) of the objects: half extents of a box; a sphere has the first as its radius.
+      turns: (K, 3, 3) their rotations, object to world.
+      spheres: (K,) whether it is a sphere, else a box.
+      exist: (K,) whether it is there.
+      textures: (6 + K, s, s, 3) of the walls and the objects, in [0, 1].
+      repeats: (6 + K,) how often a texture is repeated, mirrored, along each side.
+      light: (3,) unit vector towards the light.
+    """
+
+    half: Float[Array, " 3"]
+    centers: Float[Array, "K 3"]
+    sizes: Float[Array, "K 3"]
+    turns: Float[Array, "K 3 3"]
+    spheres: Bool[Array, " K"]
+    exist: Bool[Array, " K"]
+    textures: Float[Array, "T s s 3"]
+    repeats: Float[Array, " T"]
+    light: Float[Array, " 3"]
+
+
+class Views(NamedTuple):
+    """Pictures of one scene.
+
+    Fields:
+      images: (v, h, w, 3) in [0, 1].
+      depths: (v, h, w) z, world units.
+      cameras: a stack of v.
+      near, far: bounds of the depths.
+    """
+
+    images: Float[Array, "v h w 3"]
+    depths: Float[Array, "v h w"]
+    cameras: Camera
+    near: Float[Array, ""]
+    far: Float[Array, ""]
+
+
+def noise_textures(key: jax.Array, count: int, *, size: int = 64) -> Float[Array, "T s s 3"]:
+    """Textures without photographs: sums of coloured noise at several scales, in [0, 1]."""
+    total = jnp.full((count, size, size, 3), 0.5)
+    for i, cells in enumerate((2, 4, 8, 16, 32)):
+        noise = jax.random.uniform(jax.random.fold_in(key, i), (count, cells, cells, 3), minval=-1, maxval=1)
+        total += 0.35 * 0.75**i * jax.image.resize(noise, total.shape, "linear")
+    return jnp.clip(total, 0, 1)
+
+
+def random_room(key: jax.Array, atlas: Float[Array, "T s s 3"], eyes: Float[Array, "v 3"]) -> Room:
+    """A room with 2 to 5 objects, and none where a camera stands.
+
+    Args:
+      atlas: textures to draw from.
+      eyes: where the cameras stand; the room is large enough for them.
+    """
+    keys = jax.random.split(key, 10)
+    shape = (NUM_OBJECTS, 3)
+    reach = jnp.max(jnp.abs(eyes), axis=0) + 0.3
+    half = jnp.maximum(jax.random.uniform(keys[0], (3,), minval=1.8, maxval=3.5), reach)
+    centers = jax.random.uniform(keys[1], shape, minval=-0.7, maxval=0.7) * half[None]
+    sizes = jax.random.uniform(keys[2], shape, minval=0.2, maxval=0.7)
+    turns = rotations(jax.random.normal(keys[3], (NUM_OBJECTS, 4)))
+    count = jax.random.randint(keys[5], (), 2, NUM_OBJECTS + 1)
+    distance = jnp.linalg.norm(centers[:, None] - eyes[None], axis=-1)
+    free = jnp.all(distance > jnp.linalg.norm(sizes, axis=1)[:, None] + 0.4, axis=1)
+    picks = jax.random.choice(keys[6], len(atlas), (NUM_TEXTURES,), replace=len(atlas) < NUM_TEXTURES)
+    light = jax.random.normal(keys[8], (3,))
+    return Room(
+        half,
+        centers,
+        sizes,
+        turns,
+        jax.random.bernoulli(keys[4], 0.5, (NUM_OBJECTS,)),
+        free & (jnp.arange(NUM_OBJECTS) < count),
+        atlas[picks].astype(jnp.float32),
+        jax.random.randint(keys[7], (NUM_TEXTURES,), 1, 3).astype(jnp.float32),
+        light / jnp.linalg.norm(light),
+    )
+
+
+def random_cameras(key: jax.Array, *, image_size: tuple[int, int], num_views: int, baseline=(0.15, 0.5)) -> Camera:
+    """Cameras along a line across a common line of sight: the first two 1 apart, the others around and between them.
+
+    Args:
+      image_size: (h, w) pixels.
+      num_views: v, at least 2.
+      baseline: range of the distance of the first two, in distances to what they look at.
+    """
+    keys = jax.random.split(key, 8)
+    target = jax.random.uniform(keys[0], (3,), minval=-0.5, maxval=0.5)
+    angle = jax.random.uniform(keys[1], (), maxval=2 * jnp.pi)
+    height = jax.random.uniform(keys[2], (), minval=-0.5, maxval=0.5)
+    distance = jax.random.uniform(keys[3], (), minval=1.5, maxval=3.0)
+    backward = jnp.stack([jnp.cos(angle), height, jnp.sin(angle)])
+    backward = backward / jnp.linalg.norm(backward)
+    across = jnp.cross(backward, jax.random.normal(keys[4], (3,)))
+    across = across / jnp.linalg.norm(across)
+    width = distance * jax.random.uniform(keys[5], (), minval=baseline[0], maxval=baseline[1])
+    steps = jax.random.uniform(keys[6], (num_views,), minval=-0.6, maxval=0.6).at[:2].set(jnp.array([-0.5, 0.5]))
+    jitter = jax.random.normal(keys[7], (num_views, 2, 3))
+    middle = target + distance * backward
+    eyes = middle[None] + width * (steps[:, None] * across[None] + 0.08 * jitter[:, 0])
+    focal = image_size[1] * jax.random.uniform(jax.random.fold_in(key, 0), (), minval=0.8, maxval=1.2)
+    intrinsics = pinhole(focal, image_size)
+    up = jnp.array([0.0, -1.0, 0.0])
+    return jax.vmap(lambda eye, to: look_at(eye, to, up, intrinsics))(eyes, target[None] + 0.1 * jitter[:, 1])
+
+
+def random_views(
+    key: jax.Array, atlas: Float[Array, "T s s 3"], *, image_size: tuple[int, int], num_views: int
+) -> Views:
+    """A random scene seen by `num_views` cameras; the same for the same key.
+
+    `near` and `far` are what a user might give: a little outside the depths that the first two cameras see.
+    """
+    key_cameras, key_room, key_bounds = jax.random.split(key, 3)
+    cameras = random_cameras(key_cameras, image_size=image_size, num_views=num_views)
+    room = random_room(key_room, atlas, cameras.center)
+    images, depths = jax.vmap(lambda camera: cast(room, camera, image_size=image_size))(cameras)
+    slack = jax.random.uniform(key_bounds, (2,), minval=1.0, maxval=1.2)
+    return Views(images, depths, cameras, jnp.min(depths[:2]) / slack[0], jnp.max(depths[:2]) * slack[1])
+
+
+def cast(
+    room: Room, camera: Camera, *, image_size: tuple[int, int]
+) -> tuple[Float[Array, "h w 3"], Float[Array, "h w"]]:
+    """What a camera in the room sees: the mean colour of 2 x 2 rays in every pixel, and the depth at its centre."""
+    height, width = image_size
+    image = _cast_grid(room, camera, (height * SUPERSAMPLES, width * SUPERSAMPLES), SUPERSAMPLES)[0]
+    image = image.reshape(height, SUPERSAMPLES, width, SUPERSAMPLES, 3).mean(axis=(1, 3))
+    return image, _cast_grid(room, camera, image_size, 1)[1].reshape(image_size)
+
+
+def _cast_grid(room, camera, size, per_pixel):
+    y, x = jnp.meshgrid(*[(jnp.arange(n, dtype=jnp.float32) + 0.5) / per_pixel for n in size], indexing="ij")
+    pixels = jnp.stack([x.ravel(), y.ravel(), jnp.ones(x.size)], axis=-1)
+    local = jnp.dot(pixels, jnp.linalg.inv(camera.intrinsics).T, precision="highest")
+    return _shade(room, camera.center, jnp.dot(local, camera.rotation, precision="highest"))
+
+
+def _shade(room: Room, eye: Float[Array, " 3"], rays: Float[Array, "r 3"]):
+    """Colours (r, 3) and depths (r,) along rays."""
+    depths = jnp.concatenate(
+        [_leave(room.half, eye, rays)[None], jax.vmap(_meet, (None, None, 0))(eye, rays, room[1:6])]
+    )
+    index = jnp.argmin(depths, axis=0)  # 0 the room, then the objects
+    depth = jnp.min(depths, axis=0)
+    is_room, i = index == 0, jnp.maximum(index - 1, 0)
+    point = eye[None] + depth[:, None] * rays
+    # Where the surface was met, in units of the object's half extents along its own axes.
+    turn = jnp.where(is_room[:, None, None], jnp.eye(3)[None], room.turns[i])
+    size = jnp.where(is_room[:, None], room.half[None], room.sizes[i])
+    center = jnp.where(is_room[:, None], 0.0, room.centers[i])
+    local = jnp.einsum("rij,ri->rj", turn, point - center, precision="highest")
+    round_ = ~is_room & room.spheres[i]
+    local = jnp.where(round_[:, None], local / size[:, :1], local / size)
+    axis = jnp.argmax(jnp.abs(local), axis=1)
+    sign = jnp.sign(jnp.take_along_axis(local, axis[:, None], axis=1)[:, 0])
+    normal = jnp.where(round_[:, None], local, jax.nn.one_hot(axis, 3) * sign[:, None])
+    normal = jnp.where(is_room[:, None], -normal, normal)
+    world = jnp.einsum("rij,rj->ri", turn, normal, precision="highest")
+    flat = jnp.stack([local[:, 1], local[:, 0], local[:, 0]], 1), jnp.stack([local[:, 2], local[:, 2], local[:, 1]], 1)
+    u, v = (jnp.take_along_axis(part, axis[:, None], axis=1)[:, 0] for part in flat)
+    around = jnp.arctan2(local[:, 1], local[:, 0]) / jnp.pi
+    u, v = jnp.where(round_, around, u), jnp.where(round_, jnp.clip(local[:, 2], -1, 1), v)
+    wall = 2 * axis + jnp.where(sign > 0, 1, 0)
+    texture = jnp.where(is_room, wall, 5 + index)
+    color = _look_up(room.textures, texture, u, v, room.repeats[texture])
+    return color * (0.75 + 0.25 * jnp.dot(world, room.light, precision="highest"))[:, None], depth
+
+
+def _leave(half, eye, rays):
+    """Distance to the walls, from inside."""
+    slope = jnp.where(jnp.abs(rays) < 1e-9, 1e-9, rays)
+    return jnp.min(jnp.maximum((half[None] - eye[None]) / slope, (-half[None] - eye[None]) / slope), axis=1)
+
+
+def _meet(eye, rays, thing):
+    """Distances to one object; `_FAR` where it is missed."""
+    center, size, turn, sphere, exists = thing
+    origin = jnp.dot(eye - center, turn, precision="highest")
+    direction = jnp.dot(rays, turn, precision="highest")
+    # Sphere: |o + t d| = radius.
+    a = jnp.sum(jnp.square(direction), axis=1)
+    b = jnp.dot(direction, origin, precision="highest")
+    root = b * b - a * (jnp.sum(jnp.square(origin)) - jnp.square(size[0]))
+    first = (-b - jnp.sqrt(jnp.maximum(root, 0.0))) / a
+    ball = jnp.where((root > 0) & (first > 0), first, _FAR)
+    # Box: the last of the three slabs to be entered, unless one was left before.
+    slope = jnp.where(jnp.abs(direction) < 1e-9, 1e-9, direction)
+    one, other = (size[None] - origin[None]) / slope, (-size[None] - origin[None]) / slope
+    enter, leave = jnp.max(jnp.minimum(one, other), axis=1), jnp.min(jnp.maximum(one, other), axis=1)
+    box = jnp.where((enter < leave) & (enter > 0), enter, _FAR)
+    return jnp.where(exists, jnp.where(sphere, ball, box), _FAR)
+
+
+def _look_up(textures, index: Int[Array, " r"], u, v, repeats) -> Float[Array, "r 3"]:
+    """Bilinear colour at u, v in [-1, 1], the texture repeated and mirrored."""
+    size = textures.shape[1]
+
+    def cell(x):
+        x = jnp.mod((x + 1) / 2 * repeats, 2.0)
+        x = jnp.where(x > 1, 2 - x, x) * size - 0.5
+        low = jnp.floor(x)
+        i = low.astype(jnp.int32)
+        return jnp.clip(i, 0, size - 1), jnp.clip(i + 1, 0, size - 1), (x - low)[:, None]
+
+    x0, x1, fx = cell(u)
+    y0, y1, fy = cell(v)
+    upper = textures[index, y0, x0] * (1 - fx) + textures[index, y0, x1] * fx
+    lower = textures[index, y1, x0] * (1 - fx) + textures[index, y1, x1] * fx
+    return upper * (1 - fy) + lower * fy

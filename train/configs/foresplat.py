@@ -1,0 +1,34 @@
+"""The scene predictor from fresh weights, on procedural scenes: two views of 64 x 64 pixels.
+
+python -m train.main --config train/configs/foresplat.py
+
+About a second a step on one core. Then `foresplat_finetune.py`.
+"""
+
+import dataclasses
+
+from airjax.scene.predictor import PredictorConfig
+from train.loop import LoopConfig
+from train.phases import Optimizer
+from train.scenes import SceneData, SceneExperiment, Vanilla
+
+
+def experiment(smoke: bool) -> SceneExperiment:
+    """The run; `smoke` is a minute on a CPU."""
+    full = SceneExperiment(
+        name="foresplat",
+        phase=Vanilla(),
+        predictor=PredictorConfig(),
+        optimizer=Optimizer(learning_rate=6e-4, warmup=100),
+        loop=LoopConfig(num_steps=5000, log_every=20, checkpoint_every=100, panel_every=500),
+        data=SceneData(photographs="../shared/data/photos_train"),
+    )
+    if not smoke:
+        return full
+    return dataclasses.replace(
+        full,
+        name="foresplat_smoke",
+        predictor=PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16)),
+        loop=LoopConfig(num_steps=4, log_every=2, checkpoint_every=2),
+        data=SceneData(photographs=None, image_size=(32, 32), batch_size=2),
+    )
