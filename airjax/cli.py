@@ -225,7 +225,7 @@ def _number(low: float, high: float) -> Callable[[str], float]:
 
 def _encode(options: argparse.Namespace, screen: Screen) -> None:
     from airjax.image import bitstream
-    from airjax.image.io import IMAGE_SUFFIXES, atomic_write_bytes, display_name, read_image
+    from airjax.io import IMAGE_SUFFIXES, atomic_write_bytes, display_name, read_image
 
     sources = expand(options.inputs, IMAGE_SUFFIXES, screen)
     jobs = plan(sources, options, ".air", (".air",), screen)
@@ -315,7 +315,7 @@ def _decode(options: argparse.Namespace, screen: Screen) -> None:
     import numpy as np
 
     from airjax.image import bitstream
-    from airjax.image.io import IMAGE_SUFFIXES, display_name, read_bytes, write_image
+    from airjax.io import IMAGE_SUFFIXES, display_name, read_bytes, write_image
     from airjax.render.plan import render, scaled_size
 
     sources = expand(options.inputs, (".air",), screen)
@@ -359,7 +359,7 @@ def _decode(options: argparse.Namespace, screen: Screen) -> None:
 
 def _info(options: argparse.Namespace, screen: Screen) -> None:
     from airjax.image import bitstream
-    from airjax.image.io import display_name, read_bytes
+    from airjax.io import display_name, read_bytes
 
     def info_file(source: Path) -> None:
         name = display_name(source)

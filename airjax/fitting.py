@@ -48,7 +48,7 @@ def fit(
       clock: times a `with` block; `str` of what it gives is for the screen.
     """
     from airjax.image import bitstream
-    from airjax.image.io import IMAGE_SUFFIXES, atomic_write_bytes, display_name, read_image
+    from airjax.io import IMAGE_SUFFIXES, atomic_write_bytes, display_name, read_image
 
     sources = expand(options.inputs, IMAGE_SUFFIXES, screen)
     jobs = plan(sources, options, ".air", (".air",), screen)
@@ -115,7 +115,7 @@ def _resumed(partial: Path, job: Job, options: argparse.Namespace, screen: Scree
       AirjaxError: something else lies there, and there is no `--force`.
     """
     from airjax.image.fitfile import differences, load_fit
-    from airjax.image.io import display_name
+    from airjax.io import display_name
 
     if not os.path.lexists(partial):
         return None
@@ -135,7 +135,7 @@ def _run(pixels, job: Job, resume: FitState | None, partial: Path, options, scre
     """The Gaussians of a whole fit; the state is saved on the way and when it is interrupted."""
     from airjax.image.fit import finished, fit_states
     from airjax.image.fitfile import save_fit
-    from airjax.image.io import display_name
+    from airjax.io import display_name
 
     total, state, saved = job.config.num_steps, resume, time.monotonic()
     hidden = screen.quiet or not sys.stderr.isatty()

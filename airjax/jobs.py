@@ -21,7 +21,7 @@ from airjax.screen import Screen, reason
 
 def expand(inputs: Iterable[str], suffixes: Sequence[str], screen: Screen) -> list[Path]:
     """The files named, those of folders included, each once; a folder that gives none is one error line."""
-    from airjax.image.io import display_name, find_images
+    from airjax.io import display_name, find_images
 
     found: dict[Path, None] = {}
     for name in inputs:
@@ -48,7 +48,7 @@ def plan(
     Raises:
       AirjaxError: an output that cannot serve these sources.
     """
-    from airjax.image.io import display_name
+    from airjax.io import display_name
 
     several = len(sources) > 1 or any(os.path.isdir(name) for name in options.inputs)
     output = options.output
@@ -78,7 +78,7 @@ def _is_folder_name(output: str, several: bool) -> bool:
 
 def _make_folder(output: str, allowed: Sequence[str]) -> None:
     """The folder `--output`, made if only its last part is missing."""
-    from airjax.image.io import display_name
+    from airjax.io import display_name
 
     name = display_name(output)
     if os.path.isdir(output):
@@ -106,7 +106,7 @@ def guarded(
       options: with `force`.
       ours: first bytes of files that may be replaced without `force`.
     """
-    from airjax.image.io import display_name
+    from airjax.io import display_name
 
     taken = {identity: "an input" for source in sources if (identity := _identity(source))}
 
@@ -149,7 +149,7 @@ def _starts_with(path: Path, start: bytes) -> bool:
 
 def each(jobs: Sequence[tuple[Path, ...]], work: Callable[..., None], screen: Screen) -> None:
     """`work(*job)` for every job; one that fails is one line with the name of its source, the first of the job."""
-    from airjax.image.io import display_name
+    from airjax.io import display_name
 
     hidden = screen.quiet or len(jobs) < 2 or not sys.stderr.isatty()
     with tqdm(jobs, unit="file", disable=hidden, file=sys.stderr) as bar:

@@ -26,9 +26,9 @@ from airjax.image import bitstream
 from airjax.image.bitstream import Encoded
 from airjax.image.compress import compress
 from airjax.image.encoder import Model, load, predict, solve
-from airjax.image.io import find_images, read_image, write_image
 from airjax.image.refinement import SEGMENT, advance, start_state
 from airjax.image.stages import pad_to_patches, predictors, stage_control_of
+from airjax.io import find_images, read_image, write_image
 from airjax.nn.predictor import patches_of
 from airjax.render.additive import render_patches
 from airjax.render.lists import CHUNK, Capacity, round_capacity

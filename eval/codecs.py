@@ -16,7 +16,7 @@ from PIL import Image, __version__, features
 
 from airjax.image import bitstream, compress
 from airjax.image.encoder import Model
-from airjax.image.io import to_8bit
+from airjax.io import to_8bit
 from eval.images import decode_pixels
 
 

@@ -17,7 +17,7 @@ from airjax.cache import enable_compilation_cache
 from airjax.image import bitstream
 from airjax.image.compress import compress
 from airjax.image.container import CHUNK_OVERHEAD
-from airjax.image.io import atomic_write_bytes, display_name, read_bytes, read_image
+from airjax.io import atomic_write_bytes, display_name, read_bytes, read_image
 from eval.images import as_written, decode_pixels, score
 from eval.picture import make_picture
 from eval.timing import Timing, time_warm

@@ -23,8 +23,8 @@ from tqdm import tqdm
 from airjax import metagrad
 from airjax.errors import AirjaxError
 from airjax.image.encoder import Model
-from airjax.image.io import atomic_write_bytes, read_image
 from airjax.image.refinement import Coordinates, State, reconstruction_loss, refinement_adam, start_state
+from airjax.io import atomic_write_bytes, read_image
 from airjax.metagrad import Estimator, Problem, needs_second_order, outer_gradient
 from airjax.refine import scaled
 from airjax.render.lists import Capacity

@@ -23,7 +23,7 @@ from airjax.errors import AirjaxError
 from airjax.image import bitstream
 from airjax.image.bitstream import Encoded, truncate_stages
 from airjax.image.encoder import Model, load
-from airjax.image.io import find_images, read_image, to_8bit
+from airjax.io import find_images, read_image, to_8bit
 from airjax.render.lists import round_capacity
 from airjax.render.plan import capacity_of, pad_capacity, render
 from eval.results import codec_report, environment, finite_mean, format_table, number, write_json

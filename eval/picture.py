@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from airjax.image.bitstream import Encoded
-from airjax.image.io import to_8bit
+from airjax.io import to_8bit
 
 ERROR_GAIN = 4
 _MIN_SIDE, _MAX_SIDE = 480, 1024  # pixels of a panel's long side; smaller and larger images are resized

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from airjax.errors import AirjaxError
 from airjax.image.compress import QUALITY_RANGE
 from airjax.image.encoder import Model
-from airjax.image.io import atomic_write_bytes, read_image
+from airjax.io import atomic_write_bytes, read_image
 from eval.bd_rate import BDRate, bd_rate
 from eval.codecs import PILLOW, Codec, airjax_codec, is_available, pillow_codec
 from eval.images import METRICS, Scores, bits_per_pixel, prepare, score

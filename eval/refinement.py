@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from airjax.errors import AirjaxError
 from airjax.image.encoder import Model, load
-from airjax.image.io import atomic_write_bytes, find_images, read_image
 from airjax.image.refinement import Coordinates, State, advance, start_state
+from airjax.io import atomic_write_bytes, find_images, read_image
 from airjax.render.plan import render
 from eval.images import score
 from eval.plot import Line, Panel, draw_panels, png_bytes

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from airjax.image.io import atomic_write_bytes
+from airjax.io import atomic_write_bytes
 
 _PACKAGES = ("airjax", "jax", "jaxlib", "flax", "numpy", "pillow")
 

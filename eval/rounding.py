@@ -19,7 +19,7 @@ from airjax.errors import AirjaxError
 from airjax.image import bitstream
 from airjax.image.compress import compress_and_source, mse_threshold_of
 from airjax.image.encoder import Model
-from airjax.image.io import read_image
+from airjax.io import read_image
 from airjax.render.plan import render
 from eval.images import prepare, score
 from eval.results import format_table, number, write_json

@@ -24,8 +24,8 @@ import airjax
 from airjax import checkpoint, cli, config
 from airjax.gaussians import Gaussians2D, PatchMap
 from airjax.image import bitstream, compress
-from airjax.image.io import read_image
 from airjax.image.stages import StageConfig, init_params
+from airjax.io import read_image
 from airjax.nn.predictor import PredictorConfig
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ from PIL import Image
 from airjax import cli, fitting
 from airjax.image import bitstream, fit
 from airjax.image.fitfile import load_fit
-from airjax.image.io import read_image
+from airjax.io import read_image
 
 SIZE = (32, 40)
 SHORT = ("--gaussians", 40, "--steps", 40)

@@ -42,7 +42,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from airjax.errors import AirjaxError
-from airjax.image.io import IMAGE_SUFFIXES, display_name, read_image, to_8bit
+from airjax.io import IMAGE_SUFFIXES, display_name, read_image, to_8bit
 
 _HASHES_FILE = Path(__file__).with_name("evaluation_hashes.txt")
 _EVALUATION_NAME = re.compile("kodak|kodim|div2k|eval_1024", re.IGNORECASE)

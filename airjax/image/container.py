@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from airjax.errors import FormatError
+from airjax.io import MAX_PIXELS
 
 # A byte outside ASCII, a name, CR LF, Ctrl-Z, LF: transfers in 7-bit or text mode change or cut one of them.
 SIGNATURE = b"\x89AIR\r\n\x1a\n"
@@ -20,7 +21,6 @@ PROFILE_LOSSLESS, PROFILE_COMPACT = 1, 2
 PROFILE_NAMES = {PROFILE_LOSSLESS: "lossless float32", PROFILE_COMPACT: "compact"}
 
 MAX_SIDE = 2**20  # pixels
-MAX_PIXELS = 2**27  # width times height; a float32 RGB image of this size takes 1.6 GB
 MAX_CHANNELS = 16
 MAX_CHUNK = 2**31 - 1  # payload bytes
 

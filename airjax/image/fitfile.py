@@ -17,8 +17,8 @@ import numpy as np
 from airjax.checkpoint import load_weights, save_weights
 from airjax.errors import AirjaxError
 from airjax.image.fit import FitConfig, FitState, coordinate_type
-from airjax.image.io import display_name
 from airjax.image.refinement import State, refinement_adam
+from airjax.io import display_name
 from airjax.render.lists import Capacity, round_capacity
 
 _FORMAT = "airjax fit 1"

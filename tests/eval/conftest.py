@@ -8,8 +8,8 @@ from airjax.checkpoint import save_weights
 from airjax.config import stages_to_text
 from airjax.gaussians import PatchMap
 from airjax.image.encoder import load
-from airjax.image.io import read_image, write_image
 from airjax.image.stages import StageConfig, init_params
+from airjax.io import read_image, write_image
 from airjax.nn.predictor import PredictorConfig
 
 STAGES = tuple(StageConfig(PatchMap(8, offset=0.75, max_scale=4.2), PredictorConfig(8, 1, 1)) for _ in range(2))

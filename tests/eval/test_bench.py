@@ -10,7 +10,7 @@ import pytest
 
 from airjax import cli
 from airjax.errors import AirjaxError
-from airjax.image.io import read_image
+from airjax.io import read_image
 from airjax.render.dense import render_dense
 from eval import bench
 from eval.bench import Benchmark, Row, Scene, gradient_functions, shares, table

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from airjax.image import bitstream
-from airjax.image.io import read_image, write_image
+from airjax.io import read_image, write_image
 from airjax.render.plan import render
 from eval import demo
 from eval.images import decode_pixels

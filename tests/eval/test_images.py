@@ -9,7 +9,7 @@ import pytest
 from airjax.errors import AirjaxError
 from airjax.image import bitstream
 from airjax.image.bitstream import truncate_stages
-from airjax.image.io import read_image, write_image
+from airjax.io import read_image, write_image
 from airjax.render.dense import render_dense
 from eval.images import ImageEvaluation, as_written, evaluate_file, images_after_stages, run, score
 

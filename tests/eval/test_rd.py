@@ -9,7 +9,7 @@ from PIL import Image, features
 
 from airjax.errors import AirjaxError
 from airjax.image import bitstream, compress
-from airjax.image.io import read_image, write_image
+from airjax.io import read_image, write_image
 from eval.codecs import PILLOW, airjax_codec, is_available, pillow_codec
 from eval.images import Scores, decode_pixels, score
 from eval.plot import Panel, draw_panels, png_bytes

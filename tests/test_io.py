@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from airjax import io as image_io
 from airjax.errors import AirjaxError
-from airjax.image import io as image_io
 from airjax.image.bitstream import MAX_PIXELS
-from airjax.image.io import atomic_write_bytes, find_images, read_bytes, read_image, to_8bit, write_image
+from airjax.io import atomic_write_bytes, find_images, read_bytes, read_image, to_8bit, write_image
 
 GREY_NOTICE = "grey image read as RGB with three equal channels"
 WHITE_NOTICE = "transparent parts laid over white, alpha channel dropped"

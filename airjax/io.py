@@ -24,7 +24,6 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from airjax.errors import AirjaxError
-from airjax.image.container import MAX_PIXELS
 
 # Suffix (small letters) to Pillow's format and its options.
 _WRITERS: dict[str, tuple[str, dict]] = {
@@ -35,6 +34,7 @@ _WRITERS: dict[str, tuple[str, dict]] = {
     ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
     ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
 }
+MAX_PIXELS = 2**27  # width times height; a float32 RGB image of this size takes 1.6 GB
 IMAGE_SUFFIXES = tuple(_WRITERS)
 _MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}  # pixels; limits of these formats
 _READABLE = "a PNG, JPEG, WebP or TIFF image"
