@@ -73,6 +73,8 @@ def read_colmap(folder: Path) -> ColmapModel:
 def _guarded(reader, file: Path):
     try:
         return reader(file)
+    except AirjaxError:
+        raise
     except (struct.error, ValueError, IndexError, UnicodeDecodeError) as error:
         raise AirjaxError(f"{display_name(file)}: damaged or cut short, expected a whole COLMAP file") from error
 
