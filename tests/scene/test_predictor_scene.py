@@ -1,0 +1,125 @@
+"""The plane sweep: what it matches, what it must not depend on, and that its weights can be trained."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from airjax.errors import AirjaxError
+from airjax.gaussians import num_active
+from airjax.scene.cameras import Camera, project_points, scale_world, unproject
+from airjax.scene.predictor import (
+    PredictorConfig,
+    _inverse_depths,
+    _matches,
+    config_from_text,
+    config_to_text,
+    init_params,
+    predict,
+)
+from airjax.scene.procedural import noise_textures, random_views
+
+SMALL = PredictorConfig(planes=12, matching=16, widths=(16, 16, 16, 16))
+
+
+@pytest.fixture(scope="module")
+def views():
+    atlas = noise_textures(jax.random.key(0), 16)
+    return jax.jit(lambda key: random_views(key, atlas, image_size=(32, 48), num_views=3))(jax.random.key(3))
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(lambda key: init_params(key, SMALL))(jax.random.key(1))
+
+
+def run(params, images, cameras, near, far, config=SMALL):
+    return jax.jit(lambda *a: predict(*a, config=config))(params, images, cameras, near, far)
+
+
+def test_every_plane_looks_where_its_depth_projects(views):
+    """Features of the other view that say where they are: a match is then the point at which a plane looks.
+
+    Its oracle goes through the world: unprojected at the plane's depth, and projected.
+    """
+    rows, columns, planes = 16, 24, 10
+    y, x = jnp.meshgrid(jnp.arange(1.0, 2 * rows, 2), jnp.arange(1.0, 2 * columns, 2), indexing="ij")
+    own = jnp.ones((rows, columns, 2))
+    features = jnp.stack([own, jnp.stack([x, y], axis=-1)])
+    inverse = _inverse_depths(views.near, views.far, planes)
+    matches = _matches(features, views.cameras[:2], 0, jnp.array([1]), inverse, 2, (2 * rows, 2 * columns))
+    found = np.asarray(matches).reshape(-1, 2, planes).transpose(0, 2, 1)
+    compared = 0
+    for d in range(planes):
+        depths = jnp.full(rows * columns, 1.0) / inverse[d]
+        points = unproject(views.cameras[0], jnp.stack([x.ravel(), y.ravel()], axis=-1), depths)
+        seen, depth = (np.asarray(a) for a in project_points(views.cameras[1], points))
+        # Half a cell within the border, where the linear map is not cut off.
+        inside = (depth > 0) & (seen > 1).all(axis=1) & (seen < [2 * columns - 1, 2 * rows - 1]).all(axis=1)
+        np.testing.assert_allclose(found[inside, d], seen[inside], atol=2e-3)
+        compared += inside.sum()
+    assert compared > 0.3 * rows * columns * planes
+
+
+def test_it_does_not_depend_on_the_unit_or_the_frame_of_the_world(views, params):
+    context = views.images[:2], views.cameras[:2]
+    base = run(params, *context, views.near, views.far).gaussians
+    scaled = run(params, context[0], scale_world(context[1], 7.0), 7 * views.near, 7 * views.far).gaussians
+    np.testing.assert_allclose(scaled.means / 7, base.means, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(scaled.scales / 7, base.scales, rtol=1e-2)
+    np.testing.assert_allclose(scaled.harmonics, base.harmonics, atol=1e-2)
+    turn = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]], np.float32)
+    camera = context[1]
+    turned = Camera(camera.intrinsics, camera.rotation @ turn.T, camera.translation)
+    found = run(params, context[0], turned, views.near, views.far).gaussians
+    np.testing.assert_allclose(found.means, base.means @ turn.T, rtol=1e-3, atol=1e-3)
+
+
+def test_any_number_of_views_and_any_size(views, params):
+    """Three views; sides that are no multiples of 16: padded cells are inactive and the others stay in the image."""
+    found = run(params, views.images, views.cameras, views.near, views.far)
+    assert int(num_active(found.gaussians)) == 3 * 16 * 24
+    odd = views.images[:2, :21, :37]
+    gaussians = run(params, odd, views.cameras[:2], views.near, views.far).gaussians
+    assert gaussians.capacity == 2 * 16 * 24 and int(num_active(gaussians)) == 2 * 10 * 18
+    first = gaussians.active & (jnp.arange(gaussians.capacity) < 16 * 24)
+    seen, depth = project_points(views.cameras[0], gaussians.means)
+    assert np.all(np.asarray(depth)[first] > 0) and np.all(np.asarray(seen)[first] < np.array([39, 23]))
+    with pytest.raises(ValueError, match="expected at least 2 views, got 1"):
+        predict(params, views.images[:1], views.cameras[:1], views.near, views.far, config=SMALL)
+
+
+def test_one_gaussian_per_pixel(views):
+    config = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16), grid=2)
+    params = init_params(jax.random.key(0), config)
+    found = run(params, views.images[:2], views.cameras[:2], views.near, views.far, config)
+    assert found.gaussians.capacity == 2 * 32 * 48
+
+
+def test_every_weight_gets_a_gradient(views, params):
+    def loss(params):
+        found = predict(params, views.images[:2], views.cameras[:2], views.near, views.far, config=SMALL)
+        parts = [found.gaussians.means, found.gaussians.scales, found.gaussians.quats, found.gaussians.opacities]
+        parts += [found.gaussians.harmonics, found.depths]
+        rng = np.random.default_rng(0)
+        return sum(jnp.sum(part * rng.normal(size=part.shape).astype(np.float32)) for part in parts)
+
+    gradient = jax.jit(jax.grad(loss))(params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert np.isfinite(leaf).all() and np.any(leaf), path
+
+
+def test_unprojection_inverts_projection(views):
+    camera = views.cameras[1]
+    pixels = jnp.array([[3.0, 4.0], [40.0, 20.0]])
+    points = unproject(camera, pixels, jnp.array([1.5, 3.0]))
+    seen, depths = project_points(camera, points)
+    np.testing.assert_allclose(seen, pixels, atol=1e-3)
+    np.testing.assert_allclose(depths, [1.5, 3.0], rtol=1e-5)
+
+
+def test_configuration_as_text():
+    assert config_from_text(config_to_text(SMALL), source="x") == SMALL
+    for bad in ("", "[]", '{"planes": 3}', '{"widths": [1, 2], "what": 3}'):
+        with pytest.raises(AirjaxError, match="weights: expected a scene predictor's configuration"):
+            config_from_text(bad, source="weights")

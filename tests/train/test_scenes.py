@@ -1,0 +1,94 @@
+"""Training of the scene predictor: where scenes come from, one step, and what starts it."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from airjax.checkpoint import load_weights, save_weights
+from airjax.errors import AirjaxError
+from airjax.scene.predictor import config_from_text, init_params
+from train.main import load_experiment
+from train.scenes import SceneData, Vanilla, batches, load_params, make_panel, make_step, run, texture_atlas
+
+CONFIG = Path(__file__).resolve().parents[2] / "train" / "configs" / "foresplat.py"
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    """optax raises Python floats to the power of an int32."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    return load_experiment(CONFIG, smoke=True)
+
+
+def test_test_textures_are_of_other_photographs(tmp_path):
+    """Each photograph has one colour: the two atlases share none."""
+    for i in range(25):
+        Image.new("RGB", (200, 180), (10 * i, i, 255 - i)).save(tmp_path / f"{i:02d}.png")
+    data = SceneData(photographs=str(tmp_path))
+    train, test = ({tuple(t[0, 0]) for t in texture_atlas(data, test=test)} for test in (False, True))
+    assert len(train) == 22 and len(test) == 3 and not train & test
+    assert texture_atlas(data).shape == (44, 64, 64, 3)
+    with pytest.raises(AirjaxError, match="expected a folder of photographs, found 0"):
+        texture_atlas(SceneData(photographs=str(tmp_path / "none")))
+
+
+def test_scenes_of_a_step_are_the_same_whenever_it_is_reached():
+    data = SceneData(photographs=None, batch_size=3)
+    stream = batches(data, 0)
+    first = [next(stream)["seeds"] for _ in range(4)]
+    np.testing.assert_array_equal(next(batches(data, 3))["seeds"], first[3])
+    assert len({int(seed) for seeds in first for seed in seeds}) == 12
+
+
+def test_a_run_learns_and_leaves_weights(experiment, tmp_path):
+    """Thirty steps on the same two scenes lower the loss; a finished run has weights with their configuration."""
+    steps = dataclasses.replace(experiment.loop, num_steps=30, checkpoint_every=0)
+    experiment = dataclasses.replace(
+        experiment, loop=steps, optimizer=dataclasses.replace(experiment.optimizer, warmup=1, learning_rate=3e-3)
+    )
+    init, step = make_step(experiment, texture_atlas(experiment.data))
+    state = init(init_params(jax.random.key(0), experiment.predictor))
+    step, batch, losses = jax.jit(step), next(batches(experiment.data, 0)), []
+    for _ in range(30):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert np.isfinite(losses).all() and losses[-1] < losses[0] - 0.1
+    assert float(metrics["overflow"]) == 0 and 10 < float(metrics["psnr"]) < 50
+    panel = make_panel(experiment, texture_atlas(experiment.data, test=True))(state, 0)
+    assert panel.shape == (4 * 32, 5 * 32, 3) and panel.dtype == np.uint8 and panel.std() > 10
+
+
+def test_weights_carry_their_configuration(experiment, tmp_path):
+    short = dataclasses.replace(experiment, loop=dataclasses.replace(experiment.loop, num_steps=2))
+    run(short, tmp_path / "run")
+    params, metadata = load_weights(tmp_path / "run" / "weights.safetensors")
+    assert config_from_text(metadata["predictor"], source="x") == experiment.predictor
+    loaded = load_params(tmp_path / "run" / "weights.safetensors", params)
+    assert jax.tree.all(jax.tree.map(np.array_equal, loaded, params))
+
+
+def test_a_view_that_overflows_sends_no_gradient(experiment):
+    small = dataclasses.replace(experiment, phase=Vanilla(depth=0.0, capacity=(64, 4)))
+    init, step = make_step(small, texture_atlas(small.data))
+    state, metrics = jax.jit(step)(init(init_params(jax.random.key(0), small.predictor)), next(batches(small.data, 0)))
+    assert float(metrics["overflow"]) == 1 and float(metrics["grad_norm"]) == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
+
+
+def test_what_cannot_start_a_run(experiment, tmp_path):
+    like = init_params(jax.random.key(0), experiment.predictor)
+    with pytest.raises(AirjaxError, match="expected a run folder or a weights file to start from, found none"):
+        load_params(tmp_path / "none", like)
+    save_weights(tmp_path / "w.safetensors", {"other": jnp.zeros(3)})
+    with pytest.raises(AirjaxError, match="expected the weights of a scene predictor like this one"):
+        load_params(tmp_path / "w.safetensors", like)
