@@ -361,14 +361,14 @@ def _read_view(view: Posed, max_size: int):
         notices.append("lens distortion removed")
     if max(height, width) > max_size:
         size = [max(1, round(side * max_size / max(height, width))) for side in (width, height)]
-        image = _resize(image, size)
+        image = resize(image, size)
         intrinsics = np.diag([size[0] / width, size[1] / height, 1.0]) @ intrinsics
         notices.append(f"photographs of {width}x{height} pixels made smaller, to {size[0]}x{size[1]}")
     return image, intrinsics, notices, any("transparent parts" in line for line in loaded.notices)
 
 
-def _resize(image: np.ndarray, size) -> np.ndarray:
-    """Means over the area of each pixel."""
+def resize(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """(h, w, 3) float pixels in another (w, h): means over the area of each pixel."""
     channels = [np.asarray(Image.fromarray(image[..., c]).resize(size, Image.Resampling.BOX)) for c in range(3)]
     return np.stack(channels, axis=-1)
 

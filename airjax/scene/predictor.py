@@ -24,6 +24,7 @@ from airjax.nn.plane_sweep import CELL, MULTIPLE, PlaneSweepConfig, plane_sweep_
 from airjax.scene.cameras import Camera, unproject
 from airjax.scene.harmonics import from_rgb
 from airjax.scene.quaternions import from_rotation, multiply
+from airjax.scene.sweep import match_planes
 
 ROWS = 13  # numbers of a Gaussian: offset 2, depth 1, log scales 3, quaternion 3, opacity 1, colour 3
 
@@ -60,8 +61,6 @@ class Prediction(NamedTuple):
     gaussians: Gaussians3D
     depths: Float[Array, "v a b"]
 
-
-_BAND = 1024  # cells whose products with all cells of another view exist at a time
 
 # Standard deviations of a disc in distances between Gaussians: across, across, and along the view. Never all equal:
 # a quaternion has no gradient then.
@@ -122,9 +121,12 @@ def predict(
     inverse = _inverse_depths(near, far, config.planes)
     compared = _normalised(features, config.groups)
     indices = np.array([[j for j in range(views) if j != i] for i in range(views)])
-    matches = jax.vmap(
-        lambda i, others: _matches(compared, cameras, i, others, inverse, config.groups, (height, width))
-    )(jnp.arange(views), jnp.asarray(indices))
+
+    def match(i, others):
+        options = {"groups": config.groups, "image_size": (height, width)}
+        return match_planes(compared, cameras, i, others, inverse, **options)
+
+    matches = jax.vmap(match)(jnp.arange(views), jnp.asarray(indices))
     scores, outputs = networks.decode(params, images, matches, features)
     plane = jnp.dot(jax.nn.softmax(scores, axis=-1), jnp.arange(config.planes, dtype=scores.dtype), precision="highest")
     parts = jax.vmap(lambda *view: _place(*view, near, far, config, (height, width)))(outputs, plane, images, cameras)
@@ -146,67 +148,6 @@ def _normalised(features: Float[Array, "v a b f"], groups: int) -> Float[Array, 
     parts = features.reshape(*features.shape[:3], groups, -1)
     parts = parts * jax.lax.rsqrt(jnp.sum(jnp.square(parts), axis=-1, keepdims=True) + 1e-6)
     return parts.reshape(features.shape)
-
-
-def _matches(features, cameras: Camera, i, others, inverse, groups: int, image_size) -> Float[Array, "a b k"]:
-    """How well view i agrees with those that see a plane: their mean cosine, by group and plane."""
-    rows, columns, _ = features.shape[1:]
-    camera, own = cameras[i], features[i]
-    y, x = jnp.meshgrid(*[(jnp.arange(n, dtype=jnp.float32) + 0.5) * CELL for n in (rows, columns)], indexing="ij")
-    pixels = jnp.stack([x.ravel(), y.ravel(), jnp.ones(x.size)], axis=-1)
-    rays = jnp.dot(pixels, jnp.linalg.inv(camera.intrinsics).T, precision="highest")
-
-    def one(j):
-        other = cameras[j]
-        turn = jnp.dot(other.rotation, camera.rotation.T, precision="highest")
-        move = other.translation - jnp.dot(turn, camera.translation, precision="highest")
-        # K (turn ray / inverse + move) times the inverse depth: the same pixel, and finite for planes far away.
-        base = jnp.dot(rays, jnp.dot(other.intrinsics, turn, precision="highest").T, precision="highest")
-        shift = jnp.dot(other.intrinsics, move, precision="highest")
-        seen = base[:, None] + inverse[None, :, None] * shift[None, None]
-        ahead = seen[..., 2] > 1e-6
-        point = seen[..., :2] / jnp.where(ahead, seen[..., 2], 1.0)[..., None]
-        limits = jnp.array([image_size[1], image_size[0]], point.dtype)
-        inside = ahead & jnp.all((point >= 0) & (point <= limits[None, None]), axis=-1)
-        point = jnp.where(inside[..., None], point / CELL - 0.5, 0.0)
-        return _cosines(own, features[j], point, groups), inside
-
-    cosines, inside = jax.vmap(one)(others)
-    seen = inside.astype(cosines.dtype)[..., None]
-    mean = jnp.sum(cosines * seen, axis=0) / jnp.maximum(jnp.sum(seen, axis=0), 1.0)
-    return mean.transpose(0, 2, 1).reshape(rows, columns, -1)
-
-
-def _cosines(own: Float[Array, "a b f"], other: Float[Array, "a b f"], point: Float[Array, "n d 2"], groups: int):
-    """(n, d, groups) products of the features of each cell with those of the other view at a point, in cells.
-
-    Products are linear in the other's features: all of them, by one matrix product, are interpolated instead of the
-    features, which are many more numbers to look up. Cells are taken in bands, so that few products exist at a time.
-    """
-    rows, columns, _ = other.shape
-    table = other.reshape(rows * columns, groups, -1).transpose(1, 2, 0)
-    mine = own.reshape(rows * columns, groups, -1).transpose(1, 0, 2)
-    low = jnp.floor(point)
-    x, y = point[..., 0] - low[..., 0], point[..., 1] - low[..., 1]
-    low = low.astype(jnp.int32)
-    corners = [(low[..., 0] + right, low[..., 1] + down) for down in (0, 1) for right in (0, 1)]
-    cells = [jnp.clip(i, 0, columns - 1) + columns * jnp.clip(j, 0, rows - 1) for i, j in corners]
-    cells = jnp.stack(cells, axis=-1).reshape(len(point), -1)
-    weights = jnp.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], axis=-1)
-
-    def band(mine, cells):
-        products = jnp.einsum("gnf,gfm->gnm", mine, table)
-        return jax.vmap(lambda p: jnp.take_along_axis(p, cells, axis=1))(products)
-
-    count = len(point)
-    size = min(count, _BAND)
-    missing = -count % size
-    mine = jnp.pad(mine, ((0, 0), (0, missing), (0, 0))).reshape(groups, -1, size, mine.shape[-1]).swapaxes(0, 1)
-    cells = jnp.pad(cells, ((0, missing), (0, 0))).reshape(-1, size, cells.shape[-1])
-    found = jax.lax.map(jax.checkpoint(lambda part: band(*part)), (mine, cells))
-    found = found.swapaxes(0, 1).reshape(groups, count + missing, -1)[:, :count]
-    found = found.reshape(groups, *weights.shape)
-    return jnp.sum(found * weights[None], axis=-1).transpose(1, 2, 0)
 
 
 def _place(outputs, plane, image, camera: Camera, near, far, config: PredictorConfig, image_size) -> Gaussians3D:

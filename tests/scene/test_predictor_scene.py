@@ -11,13 +11,13 @@ from airjax.scene.cameras import Camera, project_points, scale_world, unproject
 from airjax.scene.predictor import (
     PredictorConfig,
     _inverse_depths,
-    _matches,
     config_from_text,
     config_to_text,
     init_params,
     predict,
 )
 from airjax.scene.procedural import noise_textures, random_views
+from airjax.scene.sweep import match_planes
 
 SMALL = PredictorConfig(planes=12, matching=16, widths=(16, 16, 16, 16))
 
@@ -47,7 +47,8 @@ def test_every_plane_looks_where_its_depth_projects(views):
     own = jnp.ones((rows, columns, 2))
     features = jnp.stack([own, jnp.stack([x, y], axis=-1)])
     inverse = _inverse_depths(views.near, views.far, planes)
-    matches = _matches(features, views.cameras[:2], 0, jnp.array([1]), inverse, 2, (2 * rows, 2 * columns))
+    size = 2 * rows, 2 * columns
+    matches = match_planes(features, views.cameras[:2], 0, jnp.array([1]), inverse, groups=2, image_size=size)
     found = np.asarray(matches).reshape(-1, 2, planes).transpose(0, 2, 1)
     compared = 0
     for d in range(planes):

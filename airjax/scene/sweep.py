@@ -1,0 +1,98 @@
+"""The plane sweep: what other views see where a view's cells would be if they lay on a plane of constant depth.
+
+Letters: v views, a, b rows and columns of cells (2 x 2 pixels), n cells, f features, d planes, m other views.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from airjax.nn.plane_sweep import CELL
+from airjax.scene.cameras import Camera
+
+_BAND = 1024  # cells whose products with all cells of another view exist at a time
+
+
+def match_planes(
+    features: Float[Array, "v a b f"],
+    cameras: Camera,
+    i: Int[Array, ""],
+    others: Int[Array, " m"],
+    inverse: Float[Array, " d"],
+    *,
+    groups: int,
+    image_size: tuple[int, int],
+) -> Float[Array, "a b k"]:
+    """How well a view agrees with others on planes of constant depth.
+
+    Args:
+      features: of every cell; compared by their inner product, group by group.
+      cameras: a stack of v, of the images.
+      i: the view.
+      others: the views that it is compared with.
+      inverse: inverse depths of the planes in view i, 1 / world units.
+      groups: parts of the features that are compared apart.
+      image_size: (h, w) pixels; beyond it a view sees nothing.
+
+    Returns:
+      (a, b, groups * d), group after group: mean over the views that see the plane there, 0 where none does.
+    """
+    rows, columns, _ = features.shape[1:]
+    camera, own = cameras[i], features[i]
+    y, x = jnp.meshgrid(*[(jnp.arange(n, dtype=jnp.float32) + 0.5) * CELL for n in (rows, columns)], indexing="ij")
+    pixels = jnp.stack([x.ravel(), y.ravel(), jnp.ones(x.size)], axis=-1)
+    rays = jnp.dot(pixels, jnp.linalg.inv(camera.intrinsics).T, precision="highest")
+
+    def one(j):
+        other = cameras[j]
+        turn = jnp.dot(other.rotation, camera.rotation.T, precision="highest")
+        move = other.translation - jnp.dot(turn, camera.translation, precision="highest")
+        # K (turn ray / inverse + move) times the inverse depth: the same pixel, and finite for planes far away.
+        base = jnp.dot(rays, jnp.dot(other.intrinsics, turn, precision="highest").T, precision="highest")
+        shift = jnp.dot(other.intrinsics, move, precision="highest")
+        seen = base[:, None] + inverse[None, :, None] * shift[None, None]
+        ahead = seen[..., 2] > 1e-6
+        point = seen[..., :2] / jnp.where(ahead, seen[..., 2], 1.0)[..., None]
+        limits = jnp.array([image_size[1], image_size[0]], point.dtype)
+        inside = ahead & jnp.all((point >= 0) & (point <= limits[None, None]), axis=-1)
+        point = jnp.where(inside[..., None], point / CELL - 0.5, 0.0)
+        return _cosines(own, features[j], point, groups), inside
+
+    cosines, inside = jax.vmap(one)(others)
+    seen = inside.astype(cosines.dtype)[..., None]
+    mean = jnp.sum(cosines * seen, axis=0) / jnp.maximum(jnp.sum(seen, axis=0), 1.0)
+    return mean.transpose(0, 2, 1).reshape(rows, columns, -1)
+
+
+def _cosines(own: Float[Array, "a b f"], other: Float[Array, "a b f"], point: Float[Array, "n d 2"], groups: int):
+    """(n, d, groups) products of the features of each cell with those of the other view at a point, in cells.
+
+    Products are linear in the other's features: all of them, by one matrix product, are interpolated instead of the
+    features, which are many more numbers to look up. Cells are taken in bands, so that few products exist at a time.
+    """
+    rows, columns, _ = other.shape
+    table = other.reshape(rows * columns, groups, -1).transpose(1, 2, 0)
+    mine = own.reshape(rows * columns, groups, -1).transpose(1, 0, 2)
+    low = jnp.floor(point)
+    x, y = point[..., 0] - low[..., 0], point[..., 1] - low[..., 1]
+    low = low.astype(jnp.int32)
+    corners = [(low[..., 0] + right, low[..., 1] + down) for down in (0, 1) for right in (0, 1)]
+    cells = [jnp.clip(i, 0, columns - 1) + columns * jnp.clip(j, 0, rows - 1) for i, j in corners]
+    cells = jnp.stack(cells, axis=-1).reshape(len(point), -1)
+    weights = jnp.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], axis=-1)
+
+    def band(mine, cells):
+        products = jnp.einsum("gnf,gfm->gnm", mine, table)
+        return jax.vmap(lambda p: jnp.take_along_axis(p, cells, axis=1))(products)
+
+    count = len(point)
+    size = min(count, _BAND)
+    missing = -count % size
+    mine = jnp.pad(mine, ((0, 0), (0, missing), (0, 0))).reshape(groups, -1, size, mine.shape[-1]).swapaxes(0, 1)
+    cells = jnp.pad(cells, ((0, missing), (0, 0))).reshape(-1, size, cells.shape[-1])
+    found = jax.lax.map(jax.checkpoint(lambda part: band(*part)), (mine, cells))
+    found = found.swapaxes(0, 1).reshape(groups, count + missing, -1)[:, :count]
+    found = found.reshape(groups, *weights.shape)
+    return jnp.sum(found * weights[None], axis=-1).transpose(1, 2, 0)

@@ -1,0 +1,58 @@
+"""Triangulated points against scenes whose depths are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from airjax.errors import AirjaxError
+from airjax.scene.cameras import Camera, project_points
+from airjax.scene.load import load
+from airjax.scene.procedural import noise_textures, random_views
+from airjax.scene.triangulate import triangulate
+
+
+@pytest.fixture(scope="module")
+def views():
+    atlas = noise_textures(jax.random.key(0), 24)
+    draw = jax.jit(lambda key: random_views(key, atlas, image_size=(96, 128), num_views=5))
+    return jax.tree.map(np.asarray, draw(jax.random.key(5)))
+
+
+def test_points_lie_on_the_surfaces(views):
+    """In the first view, most points that it sees are where its depths say, and the bounds hold nearly all depths."""
+    found = triangulate(views.images, views.cameras)
+    assert len(found.points) > 300 and found.colors.shape == found.points.shape
+    seen, depth = (np.asarray(a) for a in project_points(views.cameras[0], jnp.asarray(found.points)))
+    inside = (depth > 0) & (seen > 0).all(axis=1) & (seen < [128, 96]).all(axis=1)
+    j, i = np.floor(seen[inside]).astype(int).T
+    error = np.abs(np.log(depth[inside] / views.depths[0][i, j]))
+    assert np.median(error) < 0.05 and inside.sum() > 200
+    inner = np.quantile(views.depths, [0.1, 0.9])
+    assert found.near < inner[0] and found.far > inner[1]
+    assert found.far < 2 * views.depths.max()
+
+
+def test_the_unit_of_the_world_does_not_matter(views):
+    base = triangulate(views.images, views.cameras)
+    cameras = Camera(views.cameras.intrinsics, views.cameras.rotation, 100 * views.cameras.translation)
+    large = triangulate(views.images, cameras)
+    assert large.near / base.near == pytest.approx(100, rel=0.02)
+    assert large.far / base.far == pytest.approx(100, rel=0.02)
+
+
+def test_bounds_of_a_real_scene(data_dir):
+    """Those of fern are known from its pose file, which took them from matched features: within a factor of 1.5."""
+    scene = load(data_dir / "scenes" / "fern", max_size=192)
+    found = triangulate(scene.images, scene.cameras)
+    for ours, theirs in zip((found.near, found.far), scene.bounds, strict=True):
+        assert 1 / 1.5 < ours / theirs < 1.5
+
+
+def test_views_that_show_nothing_in_common(views):
+    rng = np.random.default_rng(0)
+    with pytest.raises(AirjaxError, match="room: expected views that overlap, found only"):
+        triangulate(rng.uniform(size=views.images.shape).astype(np.float32), views.cameras, source="room")
+    same = jax.tree.map(lambda leaf: np.repeat(leaf[:1], 5, axis=0), views.cameras)
+    with pytest.raises(AirjaxError, match="room: expected cameras at different places"):
+        triangulate(views.images, same, source="room")
