@@ -17,17 +17,19 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from airjax.gaussians import CUTOFF, Gaussians2D, PatchMap, patch_grid
-from airjax.render.lists import TileLists, gather_colors, gather_slots, patch_colors, patch_slots, without_colors
+from airjax.render.lists import (
+    TileLists,
+    gather_colors,
+    gather_slots,
+    patch_colors,
+    patch_slots,
+    tile_pixels,
+    without_colors,
+)
 
 GEOMETRY = 5  # rows of a slot before its colours: mean x, mean y (from the tile's centre), factor p, r, s
 _UNROLL = 8  # slots fused into one elementwise loop; more make the loop longer without making it faster
 _BLOCK = 4096  # slots times tiles of a block of the gradient: its weights take Q times as many numbers, about a cache
-
-
-def tile_pixels(tile_size: int, dtype) -> np.ndarray:
-    """(2, Q) x and y of a tile's pixel centres, measured from the tile's centre, row by row."""
-    axis = np.arange(tile_size) + 0.5 - tile_size / 2
-    return np.stack([np.tile(axis, tile_size), np.repeat(axis, tile_size)]).astype(dtype)
 
 
 def _gauss(slot: Float[Array, "k T"], pixels: np.ndarray) -> Float[Array, "Q T"]:

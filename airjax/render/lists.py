@@ -234,12 +234,31 @@ def gather_slots(
     gaussians: Gaussians2D, lists: TileLists, *, grid: tuple[int, int], tile_size: int
 ) -> Float[Array, "L k M"]:
     """The slots of every chunk, means measured from the chunk's tile centre."""
-    table = slot_table(gaussians)
+    return gather_table(slot_table(gaussians), lists, grid=grid, tile_size=tile_size)
+
+
+def gather_table(
+    table: Float[Array, "m k"], lists: TileLists, *, grid: tuple[int, int], tile_size: int
+) -> Float[Array, "L k M"]:
+    """Rows of a table in the slots of every chunk, the first two (a mean) measured from the chunk's tile centre.
+
+    Args:
+      table: (n + 1, k); the last row is what an empty slot gets, its mean 0.
+      lists: of n Gaussians.
+      grid: (rows, columns) of tiles.
+      tile_size: pixels.
+    """
     tile = jnp.minimum(lists.tiles, grid[0] * grid[1] - 1)
     centers = (jnp.stack([tile % grid[1], tile // grid[1]]).astype(table.dtype) + 0.5) * tile_size
     slots = jnp.moveaxis(table[lists.ids], -1, 1)
-    used = (lists.ids < gaussians.capacity)[:, None]
+    used = (lists.ids < len(table) - 1)[:, None]
     return jnp.concatenate([jnp.where(used, slots[:, :2] - centers[None], 0.0), slots[:, 2:]], axis=1)
+
+
+def tile_pixels(tile_size: int, dtype) -> np.ndarray:
+    """(2, Q) x and y of a tile's pixel centres, measured from the tile's centre, row by row."""
+    axis = np.arange(tile_size) + 0.5 - tile_size / 2
+    return np.stack([np.tile(axis, tile_size), np.repeat(axis, tile_size)]).astype(dtype)
 
 
 def gather_colors(colors: Float[Array, "n c"], lists: TileLists) -> Float[Array, "L c M"]:

@@ -14,6 +14,7 @@ pixels of a tile.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from airjax.gaussians import CUTOFF, patch_grid
-from airjax.render.lists import Footprints, TileLists
+from airjax.render.lists import Footprints, TileLists, gather_table, tile_pixels
 
 GEOMETRY = 6  # rows of a slot before its values: mean x, mean y (from the tile's centre), factor p, r, s, opacity
 _BLOCK = 256  # chunks of a block of the gradient: its weights take L * Q times as many numbers, about a cache
@@ -142,22 +143,12 @@ def _gather(splats: Splats, lists: TileLists, grid: tuple[int, int], tile_size: 
         0.0,
     )
     table = jnp.concatenate([table, jnp.zeros((1, table.shape[1]), table.dtype)])
-    tile = jnp.minimum(lists.tiles, grid[0] * grid[1] - 1)
-    centers = (jnp.stack([tile % grid[1], tile // grid[1]]).astype(table.dtype) + 0.5) * tile_size
-    slots = jnp.moveaxis(table[lists.ids], -1, 1)
-    used = (lists.ids < len(splats.means))[:, None]
-    return jnp.concatenate([jnp.where(used, slots[:, :2] - centers[None], 0.0), slots[:, 2:]], axis=1)
-
-
-def _pixels(tile_size: int, dtype) -> np.ndarray:
-    """(2, Q) x and y of a tile's pixel centres, measured from the tile's centre, row by row."""
-    axis = np.arange(tile_size) + 0.5 - tile_size / 2
-    return np.stack([np.tile(axis, tile_size), np.repeat(axis, tile_size)]).astype(dtype)
+    return gather_table(table, lists, grid=grid, tile_size=tile_size)
 
 
 def _alpha(slot: Float[Array, "k M"], options: _Options) -> Float[Array, "M Q"]:
     """Alpha of one slot of every chunk at every pixel; 0 below the cut-off."""
-    x, y = _pixels(options.tile_size, slot.dtype)
+    x, y = tile_pixels(options.tile_size, slot.dtype)
     u, v, p, r, s, opacity = (row[:, None] for row in slot[:GEOMETRY])
     dx, dy = x[None] - u, y[None] - v
     along, across = p * dx + r * dy, s * dy
@@ -169,15 +160,8 @@ def _alpha(slot: Float[Array, "k M"], options: _Options) -> Float[Array, "M Q"]:
 
 def _before(slots: Float[Array, "L k M"], runs: _Runs, options: _Options) -> Float[Array, "M Q"]:
     """What is left of every pixel before each chunk."""
-    left = _product([1.0 - _alpha(slot, options) for slot in slots])
+    left = math.prod(1.0 - _alpha(slot, options) for slot in slots)
     return _running(jnp.multiply, left, runs.first, 1.0, reverse=False)
-
-
-def _product(factors):
-    result = factors[0]
-    for factor in factors[1:]:
-        result = result * factor
-    return result
 
 
 def _running(combine, rows: Float[Array, "M Q"], start: Bool[Array, "M 1"], neutral: float, *, reverse: bool):
@@ -272,7 +256,7 @@ def _slot_cotangents(slots, left, behind, cotangent, options):
     tile's centre, one matrix product with constants (as in `airjax.render.additive`).
     """
     num_slots, _, num_chunks = slots.shape
-    pixels = _pixels(options.tile_size, slots.dtype)
+    pixels = tile_pixels(options.tile_size, slots.dtype)
     x, y = pixels
     alphas, befores, weights = [], [], []
     for slot in slots:

@@ -42,19 +42,6 @@ class Camera:
         return jax.tree.map(lambda leaf: leaf[index], self)
 
 
-def scale_image(camera: Camera, factor: float | tuple[float, float]) -> Camera:
-    """The same camera with images `factor` (or factors in x and y) times as large."""
-    x, y = factor if isinstance(factor, tuple) else (factor, factor)
-    scale = jnp.array([x, y, 1.0], camera.intrinsics.dtype)
-    return replace(camera, intrinsics=camera.intrinsics * jnp.broadcast_to(scale[:, None], camera.intrinsics.shape))
-
-
-def crop_image(camera: Camera, *, left: float, top: float) -> Camera:
-    """The camera of an image whose first `left` columns and `top` rows were cut off."""
-    shift = jnp.zeros((3, 3), camera.intrinsics.dtype).at[0, 2].set(left).at[1, 2].set(top)
-    return replace(camera, intrinsics=camera.intrinsics - jnp.broadcast_to(shift, camera.intrinsics.shape))
-
-
 def scale_world(camera: Camera, factor: Float[Array, ""] | float) -> Camera:
     """The same camera in a world `factor` times as large."""
     return replace(camera, translation=camera.translation * factor)

@@ -6,10 +6,12 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from airjax.errors import AirjaxError
 from airjax.io import display_name, read_bytes
+from airjax.scene.quaternions import rotations
 
 # Model number and name -> how its parameters stand for fx, fy, cx, cy and k1, k2, p1, p2, k3; None for a zero.
 _MODELS = {
@@ -96,14 +98,9 @@ def _unknown_model(model: str, file: Path) -> AirjaxError:
 
 
 def _image(name: str, camera: int, quat, translation) -> ColmapImage:
-    w, x, y, z = np.asarray(quat, float) / np.linalg.norm(quat)
-    rotation = np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+    if not any(quat):
+        raise ValueError("a quaternion of length 0")
+    rotation = np.asarray(rotations(jnp.asarray([quat], jnp.float32)))[0]
     return ColmapImage(name, camera, rotation, np.asarray(translation, float))
 
 

@@ -77,7 +77,7 @@ class Scene:
       bounds: (near, far), world units; None where the files do not tell (`airjax.scene.triangulate` finds them).
       points: (p, 3) points of the scene, p may be 0.
       splits: of each view "train", "test" or "".
-      background: whether what is behind everything is white (images with a transparent background), else black.
+      white: whether what is behind everything is white (images with a transparent background), else black.
       notices: lines for the user.
     """
 
@@ -424,7 +424,7 @@ def _image_file(folder: Path, name: str) -> Path | None:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Images of a folder by name; numbers in names count as numbers where all names have one."""
+    """Images of a folder by name."""
     if not folder.is_dir():
         raise AirjaxError(f"{display_name(folder)}: expected a folder of images, found {_what(folder)}")
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
