@@ -27,10 +27,10 @@ import optax
 import pytest
 from PIL import Image
 
-import train
 from airjax import checkpoint
 from airjax.errors import AirjaxError
 from train import loop
+from train import main as train_main
 from train.loop import LoopConfig, NonFiniteLossError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -443,28 +443,25 @@ def test_settings_out_of_range(field, value):
 
 @pytest.fixture
 def main(monkeypatch):
-    """train.main with phases that only note their arguments, and without a compilation cache."""
+    """train.main, without a compilation cache, and the runs that the experiments of CONFIG_FILE were asked for."""
     calls = []
-    phases = SimpleNamespace(run=lambda *args: calls.append(args))
-    monkeypatch.setitem(sys.modules, "train.phases", phases)
-    monkeypatch.setattr(train, "phases", phases, raising=False)
-    # Whoever imported train.main before left it here with the real phases.
-    monkeypatch.delitem(sys.modules, "train.main", raising=False)
-    monkeypatch.delattr(train, "main", raising=False)
-    from train import main as module
-
-    monkeypatch.setattr(module, "enable_compilation_cache", lambda: None)
-    return SimpleNamespace(run=module.main, calls=calls, phases=phases)
+    monkeypatch.setitem(sys.modules, "noted", SimpleNamespace(calls=calls))
+    monkeypatch.setattr(train_main, "enable_compilation_cache", lambda: None)
+    return SimpleNamespace(run=train_main.main, calls=calls)
 
 
 CONFIG_FILE = """
 from dataclasses import dataclass
+from noted import calls
 from train.loop import LoopConfig
 
 @dataclass(frozen=True)
 class Experiment:
     name: str
     loop: LoopConfig
+
+    def run(self, out, init):
+        calls.append((self, out, init))
 
 def experiment(smoke):
     return Experiment("tiny" if smoke else "large", LoopConfig(10))
