@@ -96,11 +96,12 @@ def scaled(rates: Any, tree: Any) -> Any:
 
 
 def refine(
-    loss_fn: Callable[[Any], Float[Array, ""]],
+    loss_fn: Callable[..., Float[Array, ""]],
     start: Any,
     inner_tx: optax.GradientTransformation,
     *,
     num_steps: int,
+    batches: Any = None,
     update_mask: Any = None,
     keep: tuple[int, ...] = (),
     inner_state: Any = None,
@@ -121,10 +122,12 @@ def refine(
     c = sqrt(K), and every step is computed once more.
 
     Args:
-      loss_fn: state -> scalar.
+      loss_fn: state -> scalar; with `batches`, (state, batch) -> scalar.
       start: pytree of floating arrays.
       inner_tx: optax transformation.
       num_steps: number of updates, static, >= 0.
+      batches: pytree of arrays whose first axis is the step: what the loss of each step is about, the number of a
+        view for instance. None for the same loss in every step.
       update_mask: where updates are applied: a pytree of bools or bool arrays that broadcast to the leaves; a
         prefix of the tree will do. It acts on the updates and not on the gradients, so that what `inner_tx`
         does on its own, such as decoupled weight decay, moves nothing that is frozen. None for everything.
@@ -136,17 +139,17 @@ def refine(
       See `Refined`; without steps, `final` is `start` and `losses` is empty.
 
     Raises:
-      ValueError: negative num_steps; keep out of range or not increasing; a mask that does not broadcast, or
-        is no prefix of the tree; checkpoint_every below 1.
+      ValueError: negative num_steps; batches of another length; keep out of range or not increasing; a mask that
+        does not broadcast, or is no prefix of the tree; checkpoint_every below 1.
       TypeError: num_steps, keep or checkpoint_every are not Python integers; a mask is not boolean.
     """
     _check_steps(num_steps, keep, checkpoint_every)
     start = jax.tree.map(jnp.asarray, start)
     mask = None if update_mask is None else _full_mask(update_mask, start)
 
-    def step(carry, slot):
-        state, inner_state, kept = carry
-        loss, grads = jax.value_and_grad(loss_fn)(state)
+    def step(carry, part):
+        (state, inner_state, kept), (slot, batch) = carry, part
+        loss, grads = jax.value_and_grad(loss_fn)(state, *batch)
         with jax.numpy_dtype_promotion("standard"):  # optax raises Python floats to the power of an int32
             updates, inner_state = inner_tx.update(grads, inner_state, state)
         if mask is not None:
@@ -160,20 +163,22 @@ def refine(
     # Every slot begins as the start, which is all that step 0 needs.
     kept = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(keep), *leaf.shape)), start)
     carry = (start, inner_tx.init(start) if inner_state is None else inner_state, kept)
-    (final, inner_state, kept), losses = _scan(step, carry, jnp.array(slots, jnp.int32), checkpoint_every)
+    parts = jnp.array(slots, jnp.int32), () if batches is None else (jax.tree.map(jnp.asarray, batches),)
+    (final, inner_state, kept), losses = _scan(step, carry, parts, num_steps, checkpoint_every)
     return Refined(final, kept, losses, inner_state)
 
 
-def _scan(step, carry, slots, every: int | None):
+def _scan(step, carry, parts, length: int, every: int | None):
     """`lax.scan` that reverse mode computes again in blocks of `every` steps; what is left over is a shorter block."""
-    if every is None or every >= len(slots):
-        return jax.lax.scan(step, carry, slots)
-    block = jax.checkpoint(lambda carry, slots: jax.lax.scan(step, carry, slots), prevent_cse=False)
-    whole = len(slots) // every * every
-    carry, losses = jax.lax.scan(block, carry, slots[:whole].reshape(-1, every))
-    if whole == len(slots):
+    if every is None or every >= length:
+        return jax.lax.scan(step, carry, parts, length)
+    block = jax.checkpoint(lambda carry, parts: jax.lax.scan(step, carry, parts), prevent_cse=False)
+    whole = length // every * every
+    blocks = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, every, *leaf.shape[1:]), parts)
+    carry, losses = jax.lax.scan(block, carry, blocks)
+    if whole == length:
         return carry, losses.ravel()
-    carry, rest = block(carry, slots[whole:])
+    carry, rest = block(carry, jax.tree.map(lambda leaf: leaf[whole:], parts))
     return carry, jnp.concatenate([losses.ravel(), rest])
 
 

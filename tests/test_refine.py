@@ -216,6 +216,31 @@ def test_starting_afresh_is_something_else():
 # --- rates ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("every", [None, 3])
+def test_a_loss_that_differs_from_step_to_step(every):
+    targets = np.random.default_rng(0).standard_normal((7, 4)).astype(np.float32)
+
+    def loss_fn(x, batch):
+        return 0.5 * jnp.sum(CURVATURE * jnp.square(x - batch["target"])) * batch["weight"]
+
+    batches = {"target": targets, "weight": np.linspace(0.5, 1.5, 7, dtype=np.float32)}
+    options = {"num_steps": 7, "batches": batches, "keep": (2,), "checkpoint_every": every}
+    done = jax.jit(lambda start: refine(loss_fn, start, optax.sgd(RATE), **options))(START)
+    x, losses = START, []
+    for step, (target, weight) in enumerate(zip(targets, batches["weight"], strict=True)):
+        losses.append(0.5 * np.sum(CURVATURE * (x - target) ** 2) * weight)
+        x = x - RATE * weight * CURVATURE * (x - target)
+        if step == 1:
+            assert_close(done.kept[0], x)
+    assert_close(done.final, x)
+    assert_close(done.losses, np.array(losses))
+
+
+def test_batches_of_another_length():
+    with pytest.raises(ValueError):
+        refine(lambda x, batch: quadratic(x) * batch, START, optax.sgd(RATE), num_steps=3, batches=np.ones(2))
+
+
 def test_scaled_by_a_prefix_and_by_rows():
     """Oracle: numpy. One number for a leaf, one per row, one for a whole branch; zero-dimensional leaves too."""
     tree = tree_start()

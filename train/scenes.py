@@ -64,9 +64,9 @@ class Vanilla:
       capacity: of the renderer; a view that needs more sends no gradient (the metric "overflow" is their share).
     """
 
-    depth: float = 0.3
+    depth: float = 1.0
     floor: float = 1e-4
-    capacity: tuple[int, int] = (24576, 3072)
+    capacity: tuple[int, int] = (32768, 3072)
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def make_panel(experiment: SceneExperiment, atlas: np.ndarray):
             depth = jnp.broadcast_to((views.near / view.expected_depth)[..., None], view.image.shape)
             return jnp.concatenate([*context.images, targets.images[0], view.image, depth], axis=1)
 
-        return jnp.concatenate([row(seed) for seed in range(4)])
+        return jnp.concatenate(jax.lax.map(row, jnp.arange(4)))
 
     def panel(state: State, step: int) -> np.ndarray:
         del step

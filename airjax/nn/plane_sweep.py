@@ -25,7 +25,7 @@ class PlaneSweepConfig:
     Fields:
       planes: d, inverse depths that are tried.
       matching: width of the features that are compared.
-      groups: parts of the features that are compared apart.
+      groups: comparisons of a cell with each plane.
       widths: of the decoder, at a half, a quarter, an eighth and a sixteenth of the image.
       outputs: numbers per cell besides the planes' scores.
     """
@@ -123,7 +123,7 @@ class _Decoder(nn.Module):
         x = nn.gelu(_Norm(name="last")(x))
         # The best guess without a network: the plane on which the views agree most.
         agreement = jnp.mean(matches.reshape(*matches.shape[:3], config.groups, -1), axis=3)
-        gain = self.param("gain", nn.initializers.constant(4.0), ())
+        gain = self.param("gain", nn.initializers.constant(16.0), ())
         small = nn.initializers.normal(0.01)
         scores = nn.Conv(config.planes, (3, 3), name="scores", kernel_init=small)(x) + gain * agreement
         x = jnp.concatenate([x, jax.nn.softmax(scores, axis=-1)], axis=-1)

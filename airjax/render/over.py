@@ -10,11 +10,13 @@ Q = B * B pixels, T tiles, c channels. At a pixel, with a_i the alpha of the i-t
 As T_i only falls, no Gaussian needs to know which one was the last: chunks of a list are multiplied up side by side, a
 scan over chunks says what is left before each, and then all chunks are summed side by side. The last axis is always the
 pixels of a tile.
+
+What XLA can fuse it computes anew for each of those who need it, and in a chain of slots that grows with their square.
+Loops (`lax.scan` over slots, `lax.map` over blocks of chunks) stand where results must be computed once.
 """
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import NamedTuple
 
@@ -160,7 +162,8 @@ def _alpha(slot: Float[Array, "k M"], options: _Options) -> Float[Array, "M Q"]:
 
 def _before(slots: Float[Array, "L k M"], runs: _Runs, options: _Options) -> Float[Array, "M Q"]:
     """What is left of every pixel before each chunk."""
-    left = math.prod(1.0 - _alpha(slot, options) for slot in slots)
+    whole = jnp.ones((slots.shape[2], options.tile_size**2), slots.dtype)
+    left, _ = jax.lax.scan(lambda left, slot: (left * (1.0 - _alpha(slot, options)), None), whole, slots)
     return _running(jnp.multiply, left, runs.first, 1.0, reverse=False)
 
 
@@ -185,14 +188,18 @@ def _sum_chunks(slots: Float[Array, "L k M"], runs: _Runs, options: _Options) ->
 def _draw_chunks(slots, left, options):
     channels = [0.0] * (slots.shape[1] - GEOMETRY + 1)
     for slot in slots:
-        alpha = _alpha(slot, options)
-        behind = left * (1.0 - alpha)
-        weight = jnp.where(behind > options.stop, left * alpha, 0.0)
-        left = behind
+        left, weight = _weigh(slot, left, options)
         for c, value in enumerate(slot[GEOMETRY:]):
             channels[c] += weight * value[:, None]
         channels[-1] += weight
     return tuple(channels)
+
+
+def _weigh(slot, left, options):
+    """What is left behind a slot, and its weight."""
+    alpha = _alpha(slot, options)
+    behind = left * (1.0 - alpha)
+    return behind, jnp.where(behind > options.stop, left * alpha, 0.0)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -215,30 +222,33 @@ def _composite_bwd(options, residuals, cotangent):
     S runs from the last slot of a tile to the first: adding up, it loses no digits.
     """
     slots, runs, left = residuals
-    num_slots, rows, num_chunks = slots.shape
-    behind = _running(jnp.add, _chunk_products(slots, left, cotangent, options), runs.last, 0.0, reverse=True)
+    products = _by_blocks(lambda *part: _chunk_products(*part, options), slots, left, cotangent)
+    behind = _running(jnp.add, products, runs.last, 0.0, reverse=True)
+    found = _by_blocks(lambda *part: _slot_cotangents(*part, options), slots, left, behind, cotangent)
+    return jnp.moveaxis(found, 0, 2), None
+
+
+def _by_blocks(fn, slots: Float[Array, "L k M"], *rows):
+    """fn(slots, *rows) -> (M, ..) of some chunks at a time, one block after the other."""
+    num_chunks = slots.shape[2]
     block = min(num_chunks, _BLOCK)
     num_blocks = -(-num_chunks // block)
 
-    def blocks(array, axis):
-        padding = [(0, 0)] * array.ndim
-        padding[axis] = (0, num_blocks * block - num_chunks)
-        array = jnp.pad(array, padding)
-        return jnp.moveaxis(array.reshape(*array.shape[:axis], num_blocks, block, *array.shape[axis + 1 :]), axis, 0)
+    def cut(array):
+        array = jnp.pad(array, [(0, num_blocks * block - num_chunks)] + [(0, 0)] * (array.ndim - 1))
+        return array.reshape(num_blocks, block, *array.shape[1:])
 
-    parts = (blocks(slots, 2), blocks(left, 0), blocks(behind, 0), tuple(blocks(rows, 0) for rows in cotangent))
-    found = jax.lax.map(lambda part: _slot_cotangents(*part, options), parts)
-    return jnp.moveaxis(found, 0, 2).reshape(num_slots, rows, -1)[..., :num_chunks], None
+    parts = jax.tree.map(cut, (jnp.moveaxis(slots, 2, 0), *rows))
+    found = jax.lax.map(lambda part: fn(jnp.moveaxis(part[0], 0, 2), *part[1:]), parts)
+    return found.reshape(-1, *found.shape[2:])[:num_chunks]
 
 
 def _chunk_products(slots, left, cotangent, options):
     """(M, Q) sum of w_i g_i over the slots of each chunk."""
     total = 0.0
     for slot in slots:
-        alpha = _alpha(slot, options)
-        behind = left * (1.0 - alpha)
-        total += jnp.where(behind > options.stop, left * alpha, 0.0) * _against(slot, cotangent)
-        left = behind
+        left, weight = _weigh(slot, left, options)
+        total += weight * _against(slot, cotangent)
     return total
 
 
@@ -249,34 +259,34 @@ def _against(slot, cotangent):
 
 
 def _slot_cotangents(slots, left, behind, cotangent, options):
-    """`_composite_bwd` for one block of chunks: (L, k, block).
+    """`_composite_bwd` for some of the chunks: (M, L, k).
 
     With h = dO / d(alpha before its clamp) * alpha, the gradient by the exponent q is -h, and
     q = ((p dx + r dy)^2 + (s dy)^2) / 2 with dx = x - mean x; the moments <h dx^i dy^j> come from moments about the
     tile's centre, one matrix product with constants (as in `airjax.render.additive`).
     """
-    num_slots, _, num_chunks = slots.shape
-    pixels = tile_pixels(options.tile_size, slots.dtype)
-    x, y = pixels
-    alphas, befores, weights = [], [], []
-    for slot in slots:
+    x, y = tile_pixels(options.tile_size, slots.dtype)
+    monomials = jnp.asarray(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1))
+    ones = jnp.ones((x.size, 1), slots.dtype)
+
+    def forward(left, slot):
         alpha = _alpha(slot, options)
         after = left * (1.0 - alpha)
-        alphas.append(alpha)
-        befores.append(jnp.where(after > options.stop, left, 0.0))
-        weights.append(befores[-1] * alpha)
-        left = after
-    products = [None] * num_slots
-    for i in reversed(range(num_slots)):
-        against = _against(slots[i], cotangent)
+        return after, (alpha, jnp.where(after > options.stop, left, 0.0))
+
+    def backward(behind, part):
+        slot, alpha, before = part
+        against, weight = _against(slot, cotangent), before * alpha
         # Where the slot is not drawn nothing behind it is either: the sum is 0 there, as it should be.
-        slope = befores[i] * against - behind / (1.0 - alphas[i])
-        products[i] = jnp.where(alphas[i] < options.alpha_max, slope * alphas[i], 0.0)
-        behind = behind + weights[i] * against
-    h = jnp.stack(products).reshape(num_slots * num_chunks, -1)
-    weight = jnp.stack(weights)
-    monomials = jnp.asarray(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1))
-    m = jax.lax.dot(h, monomials, precision="highest").T.reshape(6, num_slots, num_chunks)
+        slope = before * against - behind / (1.0 - alpha)
+        h = jnp.where(alpha < options.alpha_max, slope * alpha, 0.0)
+        moments = jax.lax.dot(h, monomials, precision="highest").T
+        values = [jax.lax.dot(weight * rows, ones, precision="highest")[:, 0] for rows in cotangent[:-1]]
+        return behind + weight * against, (moments, values)
+
+    _, (alphas, befores) = jax.lax.scan(forward, left, slots)
+    _, (moments, values) = jax.lax.scan(backward, behind, (slots, alphas, befores), reverse=True)
+    m = moments.transpose(1, 0, 2)
     u, v, p, r, s, opacity = (slots[:, i] for i in range(GEOMETRY))
     h_x, h_y = m[1] - u * m[0], m[2] - v * m[0]
     h_xx = m[3] - 2.0 * u * m[1] + u * u * m[0]
@@ -285,12 +295,7 @@ def _slot_cotangents(slots, left, behind, cotangent, options):
     h_a = p * h_x + r * h_y  # <h (p dx + r dy)>
     by_opacity = m[0] / jnp.where(opacity > 0, opacity, 1.0)
     geometry = [p * h_a, r * h_a + s * s * h_y, -(p * h_xx + r * h_xy), -(p * h_xy + r * h_yy), -s * h_yy, by_opacity]
-    ones = jnp.ones((x.size, 1), slots.dtype)
-    values = [
-        jax.lax.dot((weight * rows[None]).reshape(-1, x.size), ones, precision="highest").reshape(num_slots, num_chunks)
-        for rows in cotangent[:-1]
-    ]
-    return jnp.stack(geometry + values, axis=1)
+    return jnp.stack(geometry + values, axis=-1).transpose(1, 0, 2)
 
 
 _composite.defvjp(_composite_fwd, _composite_bwd)

@@ -24,7 +24,7 @@ from airjax.nn.plane_sweep import CELL, MULTIPLE, PlaneSweepConfig, plane_sweep_
 from airjax.scene.cameras import Camera, unproject
 from airjax.scene.harmonics import from_rgb
 from airjax.scene.quaternions import from_rotation, multiply
-from airjax.scene.sweep import match_planes
+from airjax.scene.sweep import PATCH_SCALES, match_planes, normalised, patch_features
 
 ROWS = 13  # numbers of a Gaussian: offset 2, depth 1, log scales 3, quaternion 3, opacity 1, colour 3
 
@@ -34,7 +34,8 @@ class PredictorConfig:
     """A scene predictor.
 
     Fields:
-      planes, matching, groups, widths: see `airjax.nn.plane_sweep.PlaneSweepConfig`.
+      planes, matching, widths: see `airjax.nn.plane_sweep.PlaneSweepConfig`.
+      groups: parts of the matching features that are compared apart.
       grid: Gaussians along each side of a cell: 1 for one in its middle, 2 for one on each pixel.
     """
 
@@ -47,7 +48,8 @@ class PredictorConfig:
     @property
     def networks(self) -> PlaneSweepConfig:
         """Of the networks."""
-        return PlaneSweepConfig(self.planes, self.matching, self.groups, tuple(self.widths), ROWS * self.grid**2)
+        comparisons = self.groups + PATCH_SCALES
+        return PlaneSweepConfig(self.planes, self.matching, comparisons, tuple(self.widths), ROWS * self.grid**2)
 
 
 class Prediction(NamedTuple):
@@ -119,12 +121,18 @@ def predict(
     networks = plane_sweep_networks(config.networks)
     features = networks.features(params, images)
     inverse = _inverse_depths(near, far, config.planes)
-    compared = _normalised(features, config.groups)
+    compared = [
+        (normalised(part, groups=groups), groups)
+        for part, groups in ((features, config.groups), (patch_features(images), PATCH_SCALES))
+    ]
     indices = np.array([[j for j in range(views) if j != i] for i in range(views)])
 
     def match(i, others):
-        options = {"groups": config.groups, "image_size": (height, width)}
-        return match_planes(compared, cameras, i, others, inverse, **options)
+        found = [
+            match_planes(part, cameras, i, others, inverse, groups=groups, image_size=(height, width))
+            for part, groups in compared
+        ]
+        return jnp.concatenate(found, axis=-1)
 
     matches = jax.vmap(match)(jnp.arange(views), jnp.asarray(indices))
     scores, outputs = networks.decode(params, images, matches, features)
@@ -141,13 +149,6 @@ def _inverse_depths(near, far, planes: int) -> Float[Array, " d"]:
 def _at(plane, near, far, planes: int):
     """Inverse depth of a plane number, whole or not."""
     return 1.0 / far + plane / (planes - 1) * (1.0 / near - 1.0 / far)
-
-
-def _normalised(features: Float[Array, "v a b f"], groups: int) -> Float[Array, "v a b f"]:
-    """Every group of features a vector of length 1."""
-    parts = features.reshape(*features.shape[:3], groups, -1)
-    parts = parts * jax.lax.rsqrt(jnp.sum(jnp.square(parts), axis=-1, keepdims=True) + 1e-6)
-    return parts.reshape(features.shape)
 
 
 def _place(outputs, plane, image, camera: Camera, near, far, config: PredictorConfig, image_size) -> Gaussians3D:

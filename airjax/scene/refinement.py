@@ -1,25 +1,33 @@
-"""Refinement of the Gaussians of a scene by `airjax.refine`: their coordinates, the loss on its views, the optimiser.
+"""Refinement of the Gaussians of a scene by `airjax.refine`: their coordinates, the loss on its views, the loop.
 
-Letters: n Gaussians, v views. Means are measured in a unit of length of the scene (its near depth, say), so that one
-set of learning rates serves every scene.
+Letters: n Gaussians, v views, h, w pixels. Means are measured in a unit of length of the scene (its near depth, say),
+so that one set of learning rates serves every scene.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
+from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D
 from airjax.metrics import image_loss
-from airjax.refine import scaled_adam
+from airjax.refine import refine, scaled_adam
 from airjax.render.lists import Capacity
 from airjax.scene.cameras import Camera
-from airjax.scene.render import render
+from airjax.scene.render import capacity_of, render
+
+SEGMENT = 10  # steps of one jitted call
+# How much a set may grow before its lists are planned again: first in plans to come, then for one that was outgrown.
+_HEADROOMS = (1.25, 1.5, 2.5, 5.0)
+_PLANNED = 8  # views that a first plan looks at; a later one looks at all
 
 
 class Coordinates(NamedTuple):
@@ -87,7 +95,9 @@ def views_loss(
     ssim: float = 0.2,
     any_order: bool = False,
 ) -> Callable[[Coordinates], Float[Array, ""]]:
-    """Coordinates to the mean over views of l1 * |difference| + ssim * (1 - SSIM); NaN where the lists overflow.
+    """Coordinates to h * w * mean over views of l1 * mean |difference| + ssim * (1 - SSIM); NaN where lists overflow.
+
+    Times the pixels, so that the gradient of a Gaussian does not depend on how large the image around it is.
 
     Args:
       images, cameras: what the scene should look like, a stack of v.
@@ -103,8 +113,137 @@ def views_loss(
         def one(image, camera):
             options = {"image_size": image.shape[:2], "capacity": capacity, "any_order": any_order}
             view = render(gaussians, camera, background=background, **options)
-            return image_loss(image, view.image, l1=l1, rmse=0.0, ssim=ssim)
+            return image.shape[0] * image.shape[1] * image_loss(image, view.image, l1=l1, rmse=0.0, ssim=ssim)
 
         return jnp.mean(jax.vmap(one)(images, cameras))
 
     return loss
+
+
+class State(NamedTuple):
+    """A refinement between two steps: all that is needed to go on.
+
+    Fields:
+      step: steps taken.
+      coordinates, active, unit: see `Coordinates.gaussians`.
+      inner_state: of the optimiser, None before the first step.
+      loss: of the last step taken, before it (NaN before the first).
+      capacity: of the renderer's lists, None before they were planned.
+    """
+
+    step: int
+    coordinates: Coordinates
+    active: Bool[Array, " n"]
+    unit: float
+    inner_state: Any = None
+    loss: float = float("nan")
+    capacity: Capacity | None = None
+
+    @property
+    def gaussians(self) -> Gaussians3D:
+        """The set, all slots."""
+        return self.coordinates.gaussians(self.active, self.unit)
+
+
+def start_state(gaussians: Gaussians3D, *, unit: float) -> State:
+    """The state before the first step; `unit` as in `coordinates_of`."""
+    gaussians = jax.tree.map(jnp.asarray, gaussians)
+    return State(0, coordinates_of(gaussians, unit=unit), gaussians.active, unit)
+
+
+def advance(
+    state: State,
+    images: Float[Array, "v h w 3"],
+    cameras: Camera,
+    *,
+    num_steps: int,
+    background: Float[Array, " 3"],
+    rates: Coordinates = RATES,
+) -> State:
+    """`num_steps` of Adam on `views_loss`, one view after the other, on concrete arrays.
+
+    Every pass over the views has an order of its own, which depends on nothing but the number of the pass. The lists
+    of the renderer have a planned size; a call in which the set outgrows them is done again with more room.
+
+    Raises:
+      AirjaxError: the coordinates did not stay finite, or grew beyond what can be drawn.
+    """
+    order = jnp.asarray(_order(state.step, num_steps, len(images)))
+    for attempt, headroom in enumerate(_HEADROOMS):
+        if state.capacity is None:
+            seen = np.unique(np.linspace(0, len(images) - 1, len(images) if attempt else _PLANNED).round().astype(int))
+            planned = capacity_of(state.gaussians, cameras[seen], image_size=images.shape[1:3], headroom=headroom)
+            state = state._replace(capacity=planned)
+        done = _segment(
+            state.coordinates,
+            state.inner_state,
+            state.active,
+            state.unit,
+            images,
+            cameras,
+            order,
+            background,
+            rates,
+            capacity=state.capacity,
+        )
+        if np.all(np.isfinite(done.losses)):
+            return state._replace(
+                step=state.step + num_steps,
+                coordinates=done.final,
+                inner_state=done.inner_state,
+                loss=float(done.losses[-1]),
+            )
+        state = state._replace(capacity=None)
+    raise AirjaxError(f"refinement: expected a finite loss, got {done.losses[-1]} after step {state.step}")
+
+
+def _order(step: int, num_steps: int, count: int) -> np.ndarray:
+    """The views of steps from `step` on."""
+    first, last = step // count, (step + num_steps - 1) // count
+    passes = [np.random.default_rng(i).permutation(count) for i in range(first, last + 1)]
+    return np.concatenate(passes)[step - first * count :][:num_steps].astype(np.int32)
+
+
+@partial(jax.jit, static_argnames=("capacity",))
+def _segment(coordinates, inner_state, active, unit, images, cameras, order, background, rates, *, capacity):
+    def loss_fn(coordinates, i):
+        options = {"unit": unit, "capacity": capacity, "background": background}
+        return views_loss(images[i][None], cameras[i[None]], active, **options)(coordinates)
+
+    tx, num_steps = refinement_adam(rates), order.shape[0]
+    return refine(loss_fn, coordinates, tx, num_steps=num_steps, batches=order, inner_state=inner_state)
+
+
+def refined(
+    gaussians: Gaussians3D,
+    images: Float[Array, "v h w 3"],
+    cameras: Camera,
+    *,
+    num_steps: int,
+    unit: float,
+    background: Float[Array, " 3"],
+    rates: Coordinates = RATES,
+    progress: Callable[[int], None] | None = None,
+) -> Gaussians3D:
+    """A set after `num_steps` of refinement, in the same slots; numpy arrays.
+
+    Args:
+      gaussians: the start, n slots.
+      images, cameras: what it should look like, a stack of v.
+      num_steps: >= 0.
+      unit: a length of the scene, its near depth for instance, world units.
+      background: colour behind everything.
+      rates: of `refinement_adam`.
+      progress: told how many steps are done, every SEGMENT steps.
+
+    Raises:
+      AirjaxError: as `advance`.
+    """
+    images, cameras = jnp.asarray(images), jax.tree.map(jnp.asarray, cameras)
+    state = start_state(gaussians, unit=unit)
+    while state.step < num_steps:
+        steps = min(SEGMENT, num_steps - state.step)
+        state = advance(state, images, cameras, num_steps=steps, background=background, rates=rates)
+        if progress is not None:
+            progress(state.step)
+    return jax.tree.map(np.asarray, state.gaussians)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from airjax.nn.plane_sweep import CELL
 from airjax.scene.cameras import Camera
 
+PATCH_SCALES = 2  # groups of `patch_features`
 _BAND = 1024  # cells whose products with all cells of another view exist at a time
 
 
@@ -33,7 +35,7 @@ def match_planes(
       i: the view.
       others: the views that it is compared with.
       inverse: inverse depths of the planes in view i, 1 / world units.
-      groups: parts of the features that are compared apart.
+      groups: parts of the features that are compared apart, of equal width.
       image_size: (h, w) pixels; beyond it a view sees nothing.
 
     Returns:
@@ -58,15 +60,50 @@ def match_planes(
         limits = jnp.array([image_size[1], image_size[0]], point.dtype)
         inside = ahead & jnp.all((point >= 0) & (point <= limits[None, None]), axis=-1)
         point = jnp.where(inside[..., None], point / CELL - 0.5, 0.0)
-        return _cosines(own, features[j], point, groups), inside
+        return _products(own, features[j], point, groups), inside
 
-    cosines, inside = jax.vmap(one)(others)
-    seen = inside.astype(cosines.dtype)[..., None]
-    mean = jnp.sum(cosines * seen, axis=0) / jnp.maximum(jnp.sum(seen, axis=0), 1.0)
+    products, inside = jax.vmap(one)(others)
+    seen = inside.astype(products.dtype)[..., None]
+    mean = jnp.sum(products * seen, axis=0) / jnp.maximum(jnp.sum(seen, axis=0), 1.0)
     return mean.transpose(0, 2, 1).reshape(rows, columns, -1)
 
 
-def _cosines(own: Float[Array, "a b f"], other: Float[Array, "a b f"], point: Float[Array, "n d 2"], groups: int):
+def patch_features(images: Float[Array, "v h w 3"]) -> Float[Array, "v a b f"]:
+    """What surrounds a cell, without its mean: 3 x 3 cells, and 3 x 3 of every other cell of a blurred picture.
+
+    A group of 24 numbers for each of the `PATCH_SCALES`: the colours in the cosine basis but for its constant. The
+    basis keeps angles: what `normalised` makes of them is compared by cross-correlation.
+    """
+    views, height, width, _ = images.shape
+    cells = images.reshape(views, height // CELL, CELL, width // CELL, CELL, 3).mean(axis=(2, 4))
+    k, x = np.meshgrid(np.arange(3), np.arange(3), indexing="ij")
+    cosines = np.cos(np.pi * k * (2 * x + 1) / 6)
+    cosines /= np.linalg.norm(cosines, axis=1, keepdims=True)
+    basis = np.einsum("ij,kl->jlik", cosines, cosines).reshape(3, 3, 1, 9)[..., 1:].astype(np.float32)
+    blur = np.outer([0.25, 0.5, 0.25], [0.25, 0.5, 0.25]).reshape(3, 3, 1, 1).astype(np.float32)
+    planes = jnp.moveaxis(cells, -1, 1).reshape(-1, *cells.shape[1:3], 1)
+    found = [_filter(planes, basis, 1), _filter(_filter(planes, blur, 1), basis, 2)]
+    groups = [part.reshape(views, 3, *part.shape[1:]).transpose(0, 2, 3, 1, 4) for part in found]
+    return jnp.concatenate([part.reshape(*part.shape[:3], -1) for part in groups], axis=-1)
+
+
+def _filter(planes: Float[Array, "k a b 1"], kernel: np.ndarray, spread: int) -> Float[Array, "k a b f"]:
+    """3 x 3 weights on cells `spread` apart; beyond the border its cells go on."""
+    planes = jnp.pad(planes, ((0, 0), (spread, spread), (spread, spread), (0, 0)), mode="edge")
+    order = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        planes, kernel, (1, 1), "VALID", rhs_dilation=(spread, spread), dimension_numbers=order, precision="highest"
+    )
+
+
+def normalised(features: Float[Array, "v a b f"], *, groups: int) -> Float[Array, "v a b f"]:
+    """Every group of features a vector of length 1."""
+    parts = features.reshape(*features.shape[:3], groups, -1)
+    parts = parts * jax.lax.rsqrt(jnp.sum(jnp.square(parts), axis=-1, keepdims=True) + 1e-6)
+    return parts.reshape(features.shape)
+
+
+def _products(own: Float[Array, "a b f"], other: Float[Array, "a b f"], point: Float[Array, "n d 2"], groups: int):
     """(n, d, groups) products of the features of each cell with those of the other view at a point, in cells.
 
     Products are linear in the other's features: all of them, by one matrix product, are interpolated instead of the

@@ -17,7 +17,7 @@ from airjax.scene.predictor import (
     predict,
 )
 from airjax.scene.procedural import noise_textures, random_views
-from airjax.scene.sweep import match_planes
+from airjax.scene.sweep import PATCH_SCALES, match_planes, normalised, patch_features
 
 SMALL = PredictorConfig(planes=12, matching=16, widths=(16, 16, 16, 16))
 
@@ -60,6 +60,24 @@ def test_every_plane_looks_where_its_depth_projects(views):
         np.testing.assert_allclose(found[inside, d], seen[inside], atol=2e-3)
         compared += inside.sum()
     assert compared > 0.3 * rows * columns * planes
+
+
+def test_patches_are_compared_by_cross_correlation():
+    """Against numpy's correlation of the colours of 3 x 3 cells, the mean of each colour taken off."""
+    images = jax.random.uniform(jax.random.key(5), (2, 16, 20, 3))
+    found = np.asarray(normalised(patch_features(images), groups=PATCH_SCALES))
+    assert found.shape == (2, 8, 10, 48)
+    cells = np.asarray(images).reshape(2, 8, 2, 10, 2, 3).mean(axis=(2, 4))
+    tap = np.array([0.25, 0.5, 0.25])
+    padded = np.pad(cells, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    blurred = sum(tap[i] * tap[j] * padded[:, i : i + 8, j : j + 10] for i in range(3) for j in range(3))
+    for group, picture, spread in ((0, cells, 1), (1, blurred, 2)):
+        a = picture[0, 4 - spread : 5 + spread : spread, 3 - spread : 4 + spread : spread]
+        b = picture[1, 3 - spread : 4 + spread : spread, 6 - spread : 7 + spread : spread]
+        a, b = (part - part.mean(axis=(0, 1)) for part in (a, b))
+        expected = np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b))
+        part = slice(24 * group, 24 * (group + 1))
+        np.testing.assert_allclose(found[0, 4, 3, part] @ found[1, 3, 6, part], expected, atol=1e-4)
 
 
 def test_it_does_not_depend_on_the_unit_or_the_frame_of_the_world(views, params):

@@ -1,4 +1,4 @@
-"""Refinement of a scene: coordinates and back, and a loss that falls whatever the unit of the world."""
+"""Refinement of a scene: coordinates and back, a loss that falls whatever the unit of the world, and the loop."""
 
 from dataclasses import replace
 
@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from scenes3d import FIELDS, SIZE, front_camera, random_set, stack
 
+from airjax.errors import AirjaxError
 from airjax.refine import refine
+from airjax.render.lists import Capacity
 from airjax.scene.cameras import scale_world
-from airjax.scene.refinement import coordinates_of, refinement_adam, views_loss
+from airjax.scene.refinement import RATES, advance, coordinates_of, refinement_adam, start_state, views_loss
+from airjax.scene.refinement import refined as refined_set
 from airjax.scene.render import capacity_of, render
 
 CAMERAS = stack(front_camera(), front_camera(center=(1.0, 0.2, -3.2)))
@@ -53,3 +56,72 @@ def test_the_loss_falls(refined):
 
 def test_the_unit_of_the_world_does_not_matter(refined):
     np.testing.assert_allclose(refined[100.0], refined[1.0], rtol=2e-3)
+
+
+def test_the_gradient_does_not_depend_on_the_size_of_the_image():
+    """A wide image shows the same set in its middle; what it is compared with differs there only."""
+    gaussians, camera = random_set(3, 5, opacities=(0.3, 0.9)), front_camera()
+    height, width = SIZE
+
+    def grads(margin):
+        shift = jnp.zeros((3, 3)).at[:2, 2].set(float(margin))
+        wide = stack(replace(camera, intrinsics=camera.intrinsics + shift))
+        size = (height + 2 * margin, width + 2 * margin)
+        drawn = render(gaussians, wide[0], image_size=size).image
+        inside = (slice(margin, margin + height), slice(margin, margin + width))
+        images = drawn.at[inside].add(0.1)[None]
+        capacity = capacity_of(gaussians, wide, image_size=size)
+        loss_fn = views_loss(images, wide, gaussians.active, unit=1.0, capacity=capacity, l1=1.0, ssim=0.0)
+        return jax.grad(loss_fn)(coordinates_of(gaussians, unit=1.0))
+
+    small, large = grads(0), grads(16)
+    np.testing.assert_allclose(large.base, small.base, rtol=1e-4, atol=1e-5)
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+BACKGROUND = jnp.array([0.2, 0.4, 0.6])
+
+
+@pytest.fixture(scope="module")
+def task():
+    """(disturbed set, images of the true one, cameras)."""
+    target = random_set(2, 60, opacities=(0.3, 0.9))
+    draw = [render(target, CAMERAS[i], image_size=SIZE, background=BACKGROUND).image for i in range(2)]
+    return replace(target, harmonics=target.harmonics + 0.3), jnp.stack(draw), CAMERAS
+
+
+def test_refining_in_one_go_or_in_parts(task):
+    gaussians, images, cameras = task
+    told = []
+    options = {"unit": 1.0, "background": BACKGROUND}
+    whole = refined_set(gaussians, images, cameras, num_steps=25, progress=told.append, **options)
+    assert told == [10, 20, 25]
+    state = start_state(gaussians, unit=1.0)
+    for steps in (3, 15, 7):
+        state = advance(state, images, cameras, num_steps=steps, background=BACKGROUND)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), state.gaussians, whole)
+
+    def error(gaussians):
+        drawn = [render(gaussians, cameras[i], image_size=SIZE, background=BACKGROUND).image for i in range(2)]
+        return float(jnp.mean(jnp.abs(jnp.stack(drawn) - images)))
+
+    assert error(whole) < 0.9 * error(gaussians)
+
+
+def test_a_set_that_outgrows_its_lists_is_planned_again(task):
+    gaussians, images, cameras = task
+    start = start_state(gaussians, unit=1.0)
+    small = start._replace(capacity=Capacity(pairs=16, chunks=2))
+    options = {"num_steps": 3, "background": BACKGROUND}
+    found, expected = (advance(state, images, cameras, **options) for state in (small, start))
+    assert found.capacity == expected.capacity != small.capacity
+    jax.tree.map(np.testing.assert_array_equal, found.coordinates, expected.coordinates)
+
+
+def test_what_does_not_stay_finite_is_said(task):
+    gaussians, images, cameras = task
+    wild = RATES._replace(means=float("nan"))
+    with pytest.raises(AirjaxError, match="expected a finite loss"):
+        options = {"num_steps": 3, "background": BACKGROUND, "rates": wild}
+        advance(start_state(gaussians, unit=1.0), images, cameras, **options)

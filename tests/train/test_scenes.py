@@ -1,6 +1,8 @@
 """Training of the scene predictor: where scenes come from, one step, and what starts it."""
 
 import dataclasses
+import itertools
+import json
 from pathlib import Path
 
 import jax
@@ -12,8 +14,10 @@ from PIL import Image
 from airjax.checkpoint import load_weights, save_weights
 from airjax.errors import AirjaxError
 from airjax.scene.predictor import config_from_text, init_params
+from airjax.scene.procedural import random_views
+from train import scenes
 from train.main import load_experiment
-from train.scenes import SceneData, Vanilla, batches, load_params, make_panel, make_step, run, texture_atlas
+from train.scenes import SceneData, Vanilla, batches, load_params, run, scene_loss, texture_atlas
 
 CONFIG = Path(__file__).resolve().parents[2] / "train" / "configs" / "foresplat.py"
 
@@ -50,39 +54,45 @@ def test_scenes_of_a_step_are_the_same_whenever_it_is_reached():
     assert len({int(seed) for seeds in first for seed in seeds}) == 12
 
 
-def test_a_run_learns_and_leaves_weights(experiment, tmp_path):
-    """Thirty steps on the same two scenes lower the loss; a finished run has weights with their configuration."""
-    steps = dataclasses.replace(experiment.loop, num_steps=30, checkpoint_every=0)
-    experiment = dataclasses.replace(
-        experiment, loop=steps, optimizer=dataclasses.replace(experiment.optimizer, warmup=1, learning_rate=3e-3)
-    )
-    init, step = make_step(experiment, texture_atlas(experiment.data))
-    state = init(init_params(jax.random.key(0), experiment.predictor))
-    step, batch, losses = jax.jit(step), next(batches(experiment.data, 0)), []
-    for _ in range(30):
-        state, metrics = step(state, batch)
-        losses.append(float(metrics["loss"]))
+@pytest.fixture(scope="module")
+def finished(experiment, tmp_path_factory):
+    """(experiment, folder) of a run of thirty steps, all on the same two scenes."""
+    steps = dataclasses.replace(experiment.loop, num_steps=30, log_every=1, checkpoint_every=0, panel_every=30)
+    optimizer = dataclasses.replace(experiment.optimizer, warmup=1, learning_rate=3e-3)
+    experiment = dataclasses.replace(experiment, loop=steps, optimizer=optimizer)
+    folder = tmp_path_factory.mktemp("scenes") / "run"
+    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+        patch.setattr(scenes, "batches", lambda data, start: itertools.repeat(next(batches(data, 0))))
+        run(experiment, folder)
+    return experiment, folder
+
+
+def test_a_run_learns(finished):
+    log = [json.loads(line) for line in (finished[1] / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in log]
     assert np.isfinite(losses).all() and losses[-1] < losses[0] - 0.1
-    assert float(metrics["overflow"]) == 0 and 10 < float(metrics["psnr"]) < 50
-    panel = make_panel(experiment, texture_atlas(experiment.data, test=True))(state, 0)
-    assert panel.shape == (4 * 32, 5 * 32, 3) and panel.dtype == np.uint8 and panel.std() > 10
+    assert log[-1]["overflow"] == 0 and 10 < log[-1]["psnr"] < 50
+    (panel,) = finished[1].glob("**/*.png")
+    with Image.open(panel) as picture:
+        assert picture.size == (5 * 32, 4 * 32) and np.asarray(picture).std() > 10
 
 
-def test_weights_carry_their_configuration(experiment, tmp_path):
-    short = dataclasses.replace(experiment, loop=dataclasses.replace(experiment.loop, num_steps=2))
-    run(short, tmp_path / "run")
-    params, metadata = load_weights(tmp_path / "run" / "weights.safetensors")
+def test_weights_carry_their_configuration(finished):
+    experiment, folder = finished
+    params, metadata = load_weights(folder / "weights.safetensors")
     assert config_from_text(metadata["predictor"], source="x") == experiment.predictor
-    loaded = load_params(tmp_path / "run" / "weights.safetensors", params)
+    loaded = load_params(folder / "weights.safetensors", params)
     assert jax.tree.all(jax.tree.map(np.array_equal, loaded, params))
 
 
 def test_a_view_that_overflows_sends_no_gradient(experiment):
     small = dataclasses.replace(experiment, phase=Vanilla(depth=0.0, capacity=(64, 4)))
-    init, step = make_step(small, texture_atlas(small.data))
-    state, metrics = jax.jit(step)(init(init_params(jax.random.key(0), small.predictor)), next(batches(small.data, 0)))
-    assert float(metrics["overflow"]) == 1 and float(metrics["grad_norm"]) == 0
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
+    atlas = jnp.asarray(texture_atlas(small.data), jnp.float32) / 255
+    views = jax.jit(lambda key: random_views(key, atlas, image_size=(32, 32), num_views=4))(jax.random.key(0))
+    params = init_params(jax.random.key(0), small.predictor)
+    grads, metrics = jax.jit(jax.grad(lambda params: scene_loss(params, views, small), has_aux=True))(params)
+    assert float(metrics["overflow"]) == 1
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
 
 
 def test_what_cannot_start_a_run(experiment, tmp_path):

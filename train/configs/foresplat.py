@@ -18,9 +18,9 @@ def experiment(smoke: bool) -> SceneExperiment:
     full = SceneExperiment(
         name="foresplat",
         phase=Vanilla(),
-        predictor=PredictorConfig(),
+        predictor=PredictorConfig(grid=2),
         optimizer=Optimizer(learning_rate=6e-4, warmup=100),
-        loop=LoopConfig(num_steps=5000, log_every=20, checkpoint_every=100, panel_every=500),
+        loop=LoopConfig(num_steps=4500, log_every=20, checkpoint_every=100, panel_every=500),
         data=SceneData(photographs="../shared/data/photos_train"),
     )
     if not smoke:
@@ -28,6 +28,7 @@ def experiment(smoke: bool) -> SceneExperiment:
     return dataclasses.replace(
         full,
         name="foresplat_smoke",
+        phase=Vanilla(capacity=(8192, 1024)),
         predictor=PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16)),
         loop=LoopConfig(num_steps=4, log_every=2, checkpoint_every=2),
         data=SceneData(photographs=None, image_size=(32, 32), batch_size=2),
