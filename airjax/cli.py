@@ -1,4 +1,4 @@
-"""The command line: `airjax encode`, `airjax fit`, `airjax decode` and `airjax info`.
+"""The command line: `airjax encode`, `fit`, `decode` and `info` for photographs, `reconstruct` and `render` for scenes.
 
 Results go to stdout, everything else to stderr. A bad file is one line that names it; the other files are still done,
 and the exit status is 2 at the end. Status 130: interrupted; 141: nobody reads the output any more.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 import airjax
-from airjax import fitting
+from airjax import fitting, reconstructing, rendering
 from airjax.errors import AirjaxError, FormatError
 from airjax.jobs import each, expand, guarded, plan
 from airjax.screen import Fatal, Screen, discard_output, reason
@@ -74,7 +74,7 @@ def _run(argv: Sequence[str] | None, screen: Screen) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="airjax", description="Photographs to 2D Gaussians in one pass, and back.")
+    parser = argparse.ArgumentParser(prog="airjax", description="Pixels to Gaussians in one pass, and back.")
     parser.add_argument("--version", action="version", version=f"airjax {airjax.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -185,19 +185,92 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what .air files hold")
     info.set_defaults(command=_info, quiet=False)
     info.add_argument("inputs", nargs="+", metavar="FILE", help=".air files, or folders of them")
+
+    reconstruct = commands.add_parser("reconstruct", help="a folder of photographs with poses to 3D Gaussians (.ply)")
+    reconstruct.set_defaults(command=_reconstruct)
+    reconstruct.add_argument(
+        "input",
+        metavar="SCENE",
+        help="folder with transforms.json, poses_bounds.npy, a COLMAP model in sparse/0, or cameras.json",
+    )
+    _add_output(reconstruct, "file", "SCENE.ply here")
+    reconstruct.add_argument(
+        "--views",
+        type=_whole(1),
+        default=4,
+        metavar="V",
+        help="photographs that are turned into Gaussians, spread over the scene (default: 4)",
+    )
+    reconstruct.add_argument(
+        "--refine",
+        type=_whole(0, 100_000),
+        default=0,
+        metavar="K",
+        help="gradient steps on the predicted Gaussians, each towards one of all photographs (default: 0)",
+    )
+    reconstruct.add_argument(
+        "--max-size",
+        type=_whole(16, 2**15),
+        default=256,
+        metavar="P",
+        help="longest side of a photograph in pixels; larger ones are made smaller (default: 256)",
+    )
+    reconstruct.add_argument(
+        "--hold-out",
+        type=_whole(0),
+        default=8,
+        metavar="N",
+        help="every N-th photograph is kept back to measure with, 0 for none (default: 8, or those that the pose file "
+        "calls test)",
+    )
+    distance = {"type": _number(1e-12, 1e12), "metavar": "Z"}
+    reconstruct.add_argument(
+        "--near", help="least depth, in units of the poses (default: from the files, or found)", **distance
+    )
+    reconstruct.add_argument("--far", help="largest depth (default: from the files, or found)", **distance)
+    reconstruct.add_argument("--weights", metavar="FILE", help="weights (.safetensors) other than the shipped ones")
+
+    render = commands.add_parser("render", help="3D Gaussians (.ply) to an image, to frames or to an animation")
+    render.set_defaults(command=_render)
+    render.add_argument("input", metavar="FILE", help=".ply file, of airjax or of another program")
+    _add_output(render, "image, .gif or .webp animation, or folder of frames", "scene.png beside scene.ply")
+    render.add_argument(
+        "--cameras",
+        metavar="CAMERAS",
+        help="from where to look: a file of cameras (.json), or a folder with poses (default: what the file says; "
+        "several frames go around it in a circle)",
+    )
+    render.add_argument(
+        "--frames",
+        type=_whole(1, 100_000),
+        metavar="F",
+        help="so many, on a smooth way past the cameras (default: one for each camera, 48 for a circle)",
+    )
+    render.add_argument(
+        "--size", type=_whole(1, 2**15), metavar="P", help="longest side in pixels (default: that of the cameras)"
+    )
+    render.add_argument(
+        "--background", choices=("black", "white"), help="behind everything (default: what the file says, or black)"
+    )
+    render.add_argument(
+        "--preset",
+        choices=("gsplat", "gsplat-1.4", "gsplat-1.6", "inria"),
+        default="gsplat",
+        help="whose constants to draw with (default: gsplat)",
+    )
+    render.add_argument("--antialiased", action="store_true", help="keep small Gaussians from growing when drawn small")
     return parser
+
+
+def _add_output(parser: argparse.ArgumentParser, what: str, default: str) -> None:
+    parser.add_argument("-o", "--output", metavar="OUT", help=f"{what} (default: {default})")
+    parser.add_argument("--force", action="store_true", help="replace files that are there already")
+    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
 
 
 def _add_files(parser: argparse.ArgumentParser, inputs: str, example: str) -> None:
     parser.add_argument("inputs", nargs="+", metavar="FILE", help=inputs)
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="OUT",
-        help=f"file, or folder for several files (default: {example} beside photo.*)",
-    )
-    parser.add_argument("--force", action="store_true", help="replace files that are there already")
-    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    _add_output(parser, "file, or folder for several files", f"{example} beside photo.*")
 
 
 def _whole(low: int, high: int = _MAX_INT) -> Callable[[str], int]:
@@ -309,6 +382,14 @@ def _refine_bar(options: argparse.Namespace) -> Callable[[int], None]:
 
 def _fit(options: argparse.Namespace, screen: Screen) -> None:
     fitting.fit(options, screen, start_jax=_start_jax, clock=_Clock)
+
+
+def _reconstruct(options: argparse.Namespace, screen: Screen) -> None:
+    reconstructing.reconstruct(options, screen, start_jax=_start_jax, clock=_Clock)
+
+
+def _render(options: argparse.Namespace, screen: Screen) -> None:
+    rendering.render(options, screen, start_jax=_start_jax, clock=_Clock)
 
 
 def _decode(options: argparse.Namespace, screen: Screen) -> None:

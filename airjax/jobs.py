@@ -117,17 +117,24 @@ def guarded(
             raise AirjaxError(f"{name}: cannot be written, expected an existing folder {folder}")
         if (owner := taken.get(_identity(target))) is not None:
             raise AirjaxError(f"{display_name(source)}: not written to {name}, which is {owner} of this run")
-        if os.path.exists(target):
-            if not os.path.isfile(target):
-                raise AirjaxError(f"{name}: cannot be written, expected a file, got a folder or a device")
-            if not (options.force or (ours and _starts_with(target, ours))):
-                raise AirjaxError(
-                    f"{name}: exists already and is kept, expected a new name (-o) or --force to replace it"
-                )
+        check_free(target, options, ours=ours)
         work(source, target)
         taken[_identity(target)] = "an output"
 
     return guarded
+
+
+def check_free(target: Path, options: argparse.Namespace, *, ours: bytes | None = None) -> None:
+    """Raises AirjaxError where something else than a file is, or a file that must not be replaced (see `guarded`)."""
+    from airjax.io import display_name
+
+    name = display_name(target)
+    if not os.path.exists(target):
+        return
+    if not os.path.isfile(target):
+        raise AirjaxError(f"{name}: cannot be written, expected a file, got a folder or a device")
+    if not (options.force or (ours and _starts_with(target, ours))):
+        raise AirjaxError(f"{name}: exists already and is kept, expected a new name (-o) or --force to replace it")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -34,6 +34,12 @@ class Screen:
         _print(_one_line(line), sys.stderr)
 
 
+def bar_of(screen: Screen, *, total: int, unit: str, desc: str | None = None) -> tqdm:
+    """A progress bar that goes away at its end; none where nobody looks: quiet, not a terminal, a single step."""
+    hidden = screen.quiet or total < 2 or not sys.stderr.isatty()
+    return tqdm(total=total, unit=unit, desc=desc, leave=False, disable=hidden, file=sys.stderr)
+
+
 def _one_line(text: str) -> str:
     return "airjax: " + " ".join(text.splitlines())
 

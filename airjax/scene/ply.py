@@ -2,12 +2,15 @@
 
 One vertex per Gaussian, float32, little-endian: x y z, normals (zero), f_dc_0..2, f_rest_* with all functions of red
 first, then green, then blue, opacity as a logit, scale_0..2 as natural logarithms, rot_0..3 as w x y z. Reading goes by
-the names of the header, whatever their order, type and number; nothing of it is trusted.
+the names of the header, whatever their order, type and number; nothing of it is trusted. Comments of the header can
+carry what the layout has no place for (`airjax.scene.snapshot`).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,18 +33,35 @@ _MAX_HEADER = 2**16  # bytes
 _LEAST_SCALE, _LEAST_OPACITY = 1e-30, 1e-7  # what a logarithm and a logit of float32 still tell from 0 and 1
 
 
-def write_ply(path: str | os.PathLike, gaussians: Gaussians3D) -> None:
+class Ply(NamedTuple):
+    """What a file held.
+
+    Fields:
+      gaussians: all slots active; numpy arrays.
+      comments: of its header, without the word.
+      notices: lines for the user.
+    """
+
+    gaussians: Gaussians3D
+    comments: tuple[str, ...]
+    notices: tuple[str, ...]
+
+
+def write_ply(path: str | os.PathLike, gaussians: Gaussians3D, *, comments: Sequence[str] = ()) -> None:
     """The active Gaussians of a set as a .ply file, atomically.
+
+    Args:
+      comments: single lines of ASCII for the header.
 
     An opacity of 0 or 1 and a scale of 0 have no logit and no logarithm: they are moved by 1e-7 and to 1e-30.
 
     Raises:
       AirjaxError: values that are not finite; the file cannot be written.
     """
-    atomic_write_bytes(path, to_ply(gaussians, source=display_name(path)))
+    atomic_write_bytes(path, to_ply(gaussians, comments=comments, source=display_name(path)))
 
 
-def to_ply(gaussians: Gaussians3D, *, source: str = "Gaussians") -> bytes:
+def to_ply(gaussians: Gaussians3D, *, comments: Sequence[str] = (), source: str = "Gaussians") -> bytes:
     """The bytes of `write_ply`; `source` names them in an error."""
     active = np.asarray(gaussians.active)
     means, scales, quats, opacities, harmonics = (
@@ -63,13 +83,14 @@ def to_ply(gaussians: Gaussians3D, *, source: str = "Gaussians") -> bytes:
         raise AirjaxError(
             f"{source}: expected finite Gaussians, got {int((~np.isfinite(table)).any(axis=1).sum())} others"
         )
-    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
+    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {line}" for line in comments)]
+    lines.append(f"element vertex {count}")
     lines += [f"property float {name}" for name in columns]
-    return "\n".join([*lines, "end_header", ""]).encode() + table.tobytes()
+    return "\n".join([*lines, "end_header", ""]).encode("ascii") + table.tobytes()
 
 
-def read_ply(path: str | os.PathLike) -> tuple[Gaussians3D, tuple[str, ...]]:
-    """(set, notices) of a .ply file of Gaussians, by whatever program; all slots active.
+def read_ply(path: str | os.PathLike) -> Ply:
+    """A .ply file of Gaussians, by whatever program.
 
     Opacities are logits, unless all of them lie in [0, 1] and are taken as they are, with a notice: logits of a real
     scene lie on both sides of 0 and beyond 1.
@@ -80,9 +101,10 @@ def read_ply(path: str | os.PathLike) -> tuple[Gaussians3D, tuple[str, ...]]:
     return from_ply(read_bytes(path), source=display_name(path))
 
 
-def from_ply(data: bytes, *, source: str) -> tuple[Gaussians3D, tuple[str, ...]]:
+def from_ply(data: bytes, *, source: str) -> Ply:
     """`read_ply` of bytes; `source` names them in an error."""
-    columns = _columns(data, source)
+    header, start = _header(data, source)
+    columns = _columns(data, header, start, source)
     needed = [*"xyz", "opacity", *(f"{n}_{i}" for n, k in (("f_dc", 3), ("scale", 3), ("rot", 4)) for i in range(k))]
     if missing := [name for name in needed if name not in columns]:
         raise AirjaxError(f"{source}: expected a property {missing[0]!r} of 3D Gaussians, found none")
@@ -113,7 +135,8 @@ def from_ply(data: bytes, *, source: str) -> tuple[Gaussians3D, tuple[str, ...]]
         scales = np.exp(take("scale_0", "scale_1", "scale_2"))
     if not np.isfinite(scales).all():
         raise AirjaxError(f"{source}: expected logarithms of scales below 88, got larger ones")
-    return (
+    comments = tuple(line.removeprefix("comment").strip() for line in header if line.startswith("comment"))
+    return Ply(
         Gaussians3D(
             take("x", "y", "z"),
             scales,
@@ -122,17 +145,23 @@ def from_ply(data: bytes, *, source: str) -> tuple[Gaussians3D, tuple[str, ...]]
             harmonics,
             np.ones(len(opacities), bool),
         ),
+        comments,
         notices,
     )
 
 
-def _columns(data: bytes, source: str) -> dict[str, np.ndarray]:
-    """The properties of the vertices by name."""
+def _header(data: bytes, source: str) -> tuple[list[str], int]:
+    """The lines of the header, and where it ends."""
     end = data.find(b"end_header", 0, _MAX_HEADER)
     newline = data.find(b"\n", end) + 1
     if not data.startswith(b"ply") or end < 0 or newline == 0:
         raise AirjaxError(f"{source}: expected a .ply file, got something else")
-    lines = [line.split() for line in data[:end].decode("latin-1").splitlines() if not line.startswith("comment")]
+    return data[:end].decode("latin-1").splitlines(), newline
+
+
+def _columns(data: bytes, header: list[str], start: int, source: str) -> dict[str, np.ndarray]:
+    """The properties of the vertices by name."""
+    lines = [line.split() for line in header if not line.startswith("comment")]
     form = next((line[1] for line in lines if len(line) > 1 and line[0] == "format"), "none")
     elements = [i for i, line in enumerate(lines) if line[:1] == ["element"]]
     if not elements or len(lines[elements[0]]) != 3 or lines[elements[0]][1] != "vertex":
@@ -146,7 +175,7 @@ def _columns(data: bytes, source: str) -> dict[str, np.ndarray]:
         raise AirjaxError(f"{source}: damaged or cut short, expected {count[:20]} vertices")
     count = int(count)
     if form == "ascii":
-        words = data[newline:].split()
+        words = data[start:].split()
         if len(words) < count * len(properties):
             raise AirjaxError(f"{source}: damaged or cut short, expected {count} vertices")
         try:
@@ -158,7 +187,7 @@ def _columns(data: bytes, source: str) -> dict[str, np.ndarray]:
         raise AirjaxError(f"{source}: expected a binary or ascii .ply file, got format {form!r}")
     order = "<" if form == "binary_little_endian" else ">"
     dtype = np.dtype([(name, order + _TYPES[kind]) for kind, name in properties])
-    if len(data) - newline < count * dtype.itemsize:
+    if len(data) - start < count * dtype.itemsize:
         raise AirjaxError(f"{source}: damaged or cut short, expected {count} vertices of {dtype.itemsize} bytes")
-    table = np.frombuffer(data, dtype, count, newline)
+    table = np.frombuffer(data, dtype, count, start)
     return {name: table[name] for _, name in properties}

@@ -1,6 +1,7 @@
 """Posed views to 3D Gaussians in one pass: a plane sweep finds the depth of every cell, its Gaussians are drawn there.
 
-Letters: v views, h, w pixels, d planes, a, b rows and columns of cells (2 x 2 pixels), g Gaussians of a cell.
+Letters: u views, v of them with Gaussians, h, w pixels, d planes, a, b rows and columns of cells (2 x 2 pixels), g
+Gaussians of a cell.
 
 The planes of a view are evenly spaced in inverse depth from 1 / far to 1 / near, so that nothing depends on the unit
 of the world. A network matches what the other views see on each plane, and says, as a mean over the planes, how deep a
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D
@@ -94,21 +95,24 @@ def init_params(key: jax.Array, config: PredictorConfig) -> Any:
 
 def predict(
     params: Any,
-    images: Float[Array, "v h w 3"],
+    images: Float[Array, "u h w 3"],
     cameras: Camera,
     near: Float[Array, ""],
     far: Float[Array, ""],
     *,
     config: PredictorConfig,
+    sets: Int[np.ndarray, "v k"] | None = None,
 ) -> Prediction:
     """Gaussians of a scene from two views or more.
 
     Args:
       params: of `init_params`.
       images: in [0, 1], of any size.
-      cameras: a stack of v.
+      cameras: a stack of u.
       near, far: depths that the views hold, world units, 0 < near < far.
       config: static.
+      sets: a row for each view that gets Gaussians: its number, and the numbers of the views that it is compared with.
+        None for all views, each compared with all others.
 
     Raises:
       ValueError: fewer than two views.
@@ -116,6 +120,8 @@ def predict(
     views, height, width, _ = images.shape
     if views < 2:
         raise ValueError(f"images: expected at least 2 views, got {views}")
+    if sets is None:
+        sets = np.array([[i, *(j for j in range(views) if j != i)] for i in range(views)])
     padding = [(0, -side % MULTIPLE) for side in (height, width)]
     images = jnp.pad(images, [(0, 0), *padding, (0, 0)], mode="edge")
     networks = plane_sweep_networks(config.networks)
@@ -125,16 +131,16 @@ def predict(
         (normalised(part, groups=groups), groups)
         for part, groups in ((features, config.groups), (patch_features(images), PATCH_SCALES))
     ]
-    indices = np.array([[j for j in range(views) if j != i] for i in range(views)])
 
-    def match(i, others):
+    def match(views):
         found = [
-            match_planes(part, cameras, i, others, inverse, groups=groups, image_size=(height, width))
+            match_planes(part, cameras, views[0], views[1:], inverse, groups=groups, image_size=(height, width))
             for part, groups in compared
         ]
         return jnp.concatenate(found, axis=-1)
 
-    matches = jax.vmap(match)(jnp.arange(views), jnp.asarray(indices))
+    matches = jax.lax.map(match, jnp.asarray(sets), batch_size=2)
+    images, cameras, features = jax.tree.map(lambda leaf: leaf[sets[:, 0]], (images, cameras, features))
     scores, outputs = networks.decode(params, images, matches, features)
     plane = jnp.dot(jax.nn.softmax(scores, axis=-1), jnp.arange(config.planes, dtype=scores.dtype), precision="highest")
     parts = jax.vmap(lambda *view: _place(*view, near, far, config, (height, width)))(outputs, plane, images, cameras)

@@ -174,7 +174,7 @@ def advance(
             seen = np.unique(np.linspace(0, len(images) - 1, len(images) if attempt else _PLANNED).round().astype(int))
             planned = capacity_of(state.gaussians, cameras[seen], image_size=images.shape[1:3], headroom=headroom)
             state = state._replace(capacity=planned)
-        done = _segment(
+        done, finite = _segment(
             state.coordinates,
             state.inner_state,
             state.active,
@@ -186,7 +186,7 @@ def advance(
             rates,
             capacity=state.capacity,
         )
-        if np.all(np.isfinite(done.losses)):
+        if finite:
             return state._replace(
                 step=state.step + num_steps,
                 coordinates=done.final,
@@ -194,7 +194,7 @@ def advance(
                 loss=float(done.losses[-1]),
             )
         state = state._replace(capacity=None)
-    raise AirjaxError(f"refinement: expected a finite loss, got {done.losses[-1]} after step {state.step}")
+    raise AirjaxError(f"refinement: expected finite Gaussians, got others after step {state.step}")
 
 
 def _order(step: int, num_steps: int, count: int) -> np.ndarray:
@@ -211,7 +211,9 @@ def _segment(coordinates, inner_state, active, unit, images, cameras, order, bac
         return views_loss(images[i][None], cameras[i[None]], active, **options)(coordinates)
 
     tx, num_steps = refinement_adam(rates), order.shape[0]
-    return refine(loss_fn, coordinates, tx, num_steps=num_steps, batches=order, inner_state=inner_state)
+    done = refine(loss_fn, coordinates, tx, num_steps=num_steps, batches=order, inner_state=inner_state)
+    # A Gaussian that is nowhere is not drawn, and the loss does not tell.
+    return done, jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in (done.losses, *done.final)]).all()
 
 
 def refined(

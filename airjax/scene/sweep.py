@@ -14,7 +14,8 @@ from airjax.nn.plane_sweep import CELL
 from airjax.scene.cameras import Camera
 
 PATCH_SCALES = 2  # groups of `patch_features`
-_BAND = 1024  # cells whose products with all cells of another view exist at a time
+_BAND = 1024  # cells whose products with another view exist at a time
+_FEW = 4096  # cells of another view with which all products are made
 
 
 def match_planes(
@@ -106,11 +107,12 @@ def normalised(features: Float[Array, "v a b f"], *, groups: int) -> Float[Array
 def _products(own: Float[Array, "a b f"], other: Float[Array, "a b f"], point: Float[Array, "n d 2"], groups: int):
     """(n, d, groups) products of the features of each cell with those of the other view at a point, in cells.
 
-    Products are linear in the other's features: all of them, by one matrix product, are interpolated instead of the
-    features, which are many more numbers to look up. Cells are taken in bands, so that few products exist at a time.
+    Products are linear in the other's features: they are interpolated instead of the features, between the four cells
+    around a point. Where the other view has few cells, all products of a cell are one row of a matrix product, and
+    four numbers are looked up in it; where it has many, its features are looked up. Cells are taken in bands.
     """
     rows, columns, _ = other.shape
-    table = other.reshape(rows * columns, groups, -1).transpose(1, 2, 0)
+    table = other.reshape(rows * columns, groups, -1).transpose(1, 0, 2)
     mine = own.reshape(rows * columns, groups, -1).transpose(1, 0, 2)
     low = jnp.floor(point)
     x, y = point[..., 0] - low[..., 0], point[..., 1] - low[..., 1]
@@ -120,10 +122,14 @@ def _products(own: Float[Array, "a b f"], other: Float[Array, "a b f"], point: F
     cells = jnp.stack(cells, axis=-1).reshape(len(point), -1)
     weights = jnp.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], axis=-1)
 
-    def band(mine, cells):
-        products = jnp.einsum("gnf,gfm->gnm", mine, table)
+    def from_products(mine, cells):
+        products = jnp.einsum("gnf,gmf->gnm", mine, table)
         return jax.vmap(lambda p: jnp.take_along_axis(p, cells, axis=1))(products)
 
+    def from_features(mine, cells):
+        return jnp.einsum("gnf,gnkf->gnk", mine, table[:, cells])
+
+    band = from_products if rows * columns <= _FEW else from_features
     count = len(point)
     size = min(count, _BAND)
     missing = -count % size

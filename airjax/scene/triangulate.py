@@ -19,6 +19,7 @@ from airjax.nn.plane_sweep import CELL
 from airjax.scene.cameras import Camera, project_points, unproject
 from airjax.scene.load import resize
 from airjax.scene.sweep import match_planes
+from airjax.scene.views import nearest
 
 SIDE = 128  # pixels; the longer side of the pictures that are compared
 PLANES = 128
@@ -64,7 +65,7 @@ def triangulate(images: np.ndarray, cameras: Camera, *, max_views: int = 12, sou
     small, scaled = _small(images, cameras)
     size = small.shape[1:3]
     chosen = np.unique(np.linspace(0, len(images) - 1, min(max_views, len(images))).round().astype(int))
-    neighbours = {int(i): _neighbours(int(i), cameras, distances) for i in range(len(images))}
+    neighbours = {i: nearest(cameras, i, 2) for i in range(len(images))}
     depths = {}
 
     def depth_of(i: int):
@@ -112,14 +113,6 @@ def _small(images: np.ndarray, cameras: Camera) -> tuple[np.ndarray, Camera]:
     resized = np.stack([resize(image, size) for image in images])
     factors = np.diag([size[0] / width, size[1] / height, 1.0]).astype(np.float32)
     return resized, Camera(factors @ np.asarray(cameras.intrinsics), cameras.rotation, cameras.translation)
-
-
-def _neighbours(i: int, cameras: Camera, distances: np.ndarray) -> list[int]:
-    """The two views nearest to one of those that look the same way, within 60 degrees, at another place."""
-    forward = np.asarray(cameras.forward)
-    away = np.where(forward @ forward[i] > 0.5, 0.0, 1e6) + np.where(distances[i] > 0, distances[i], np.inf)
-    order = np.argsort(away, kind="stable")
-    return [int(j) for j in order[: min(2, len(order) - 1)]]
 
 
 @partial(jax.jit, static_argnames=("image_size",))

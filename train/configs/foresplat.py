@@ -20,7 +20,7 @@ def experiment(smoke: bool) -> SceneExperiment:
         phase=Vanilla(),
         predictor=PredictorConfig(grid=2),
         optimizer=Optimizer(learning_rate=6e-4, warmup=100),
-        loop=LoopConfig(num_steps=4500, log_every=20, checkpoint_every=100, panel_every=500),
+        loop=LoopConfig(num_steps=4000, log_every=20, checkpoint_every=100, panel_every=500),
         data=SceneData(photographs="../shared/data/photos_train"),
     )
     if not smoke:
