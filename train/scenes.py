@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from airjax.scene.render import render
 from train.loop import LoopConfig
 from train.loop import run as run_loop
 from train.phases import Optimizer
+from train.posed import PosedScene, load_posed, sample
 
 State = dict[str, Any]
 TEXTURE = 64  # pixels
@@ -38,6 +39,8 @@ class SceneData:
       image_size: (h, w) pixels of the views.
       context, targets: views that are given, and views that are judged.
       batch_size: scenes of a step.
+      scenes: folders of real scenes, some crops of which are seen beside the procedural ones.
+      real: how many of the scenes of a step are real ones.
       seed: of everything random.
     """
 
@@ -47,7 +50,13 @@ class SceneData:
     context: int = 2
     targets: int = 2
     batch_size: int = 4
+    scenes: tuple[str, ...] = ()
+    real: int = 0
     seed: int = 0
+
+    def __post_init__(self):
+        if not 0 <= self.real <= self.batch_size or (self.real and not self.scenes):
+            raise AirjaxError(f"real: expected scenes, and at most {self.batch_size} of a step, got {self.real}")
 
 
 @dataclass(frozen=True)
@@ -118,11 +127,21 @@ def texture_atlas(data: SceneData, *, test: bool = False) -> np.ndarray:
     return np.stack(atlas)
 
 
-def batches(data: SceneData, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-    """Seeds of scenes: the same scenes for the same step, however often a run was stopped."""
+def batches(data: SceneData, scenes: Sequence[PosedScene], start_step: int) -> Iterator[dict[str, Any]]:
+    """What the scenes of a step are made from, the same for the same step, however often a run was stopped.
+
+    Yields:
+      "seeds" of procedural scenes, and where there are any the views of "real" ones.
+    """
     step = start_step
     while True:
-        yield {"seeds": np.random.default_rng((data.seed, step)).integers(2**32, size=data.batch_size, dtype=np.uint32)}
+        rng = np.random.default_rng((data.seed, step))
+        batch = {"seeds": rng.integers(2**32, size=data.batch_size - data.real, dtype=np.uint32)}
+        if data.real:
+            options = {"num_views": data.context + data.targets, "image_size": data.image_size}
+            samples = [sample(rng, scenes[rng.integers(len(scenes))], **options) for _ in range(data.real)]
+            batch["real"] = jax.tree.map(lambda *leaves: np.stack(leaves), *samples)
+        yield batch
         step += 1
 
 
@@ -152,11 +171,13 @@ def scene_loss(params, views: Views, experiment: SceneExperiment):
     loss = jnp.where(fits, 0.5 * jnp.log(mse + phase.floor), 0.0)
     rows, columns = found.depths.shape[1:]
     true = context.depths[:, 1::2, 1::2][:, :rows, :columns]
-    error = jnp.mean(jnp.abs(jnp.log(found.depths[:, : true.shape[1], : true.shape[2]] / true)))
+    known = ~jnp.isnan(true)
+    error = jnp.abs(jnp.log(found.depths[:, : true.shape[1], : true.shape[2]] / jnp.where(known, true, 1.0)))
+    error = jnp.mean(jnp.where(known, error, 0.0))
     decibels = jax.vmap(psnr)(targets.images, jnp.clip(drawn.image, 0, 1))
     metrics = {
         "psnr": jnp.where(fits, jnp.mean(decibels), jnp.nan),
-        "depth_error": error,
+        "depth_error": jnp.where(jnp.any(known), error, jnp.nan),
         "overflow": 1.0 - fits.astype(jnp.float32),
     }
     return loss + phase.depth * error, metrics
@@ -168,19 +189,22 @@ def make_step(experiment: SceneExperiment, atlas: np.ndarray):
     atlas = jnp.asarray(atlas, jnp.float32) / 255
     num_views = data.context + data.targets
 
-    def loss_fn(params, seeds):
+    def loss_fn(params, batch):
         def one(seed):
-            views = random_views(jax.random.key(seed), atlas, image_size=data.image_size, num_views=num_views)
-            return scene_loss(params, jax.lax.stop_gradient(views), experiment)
+            return random_views(jax.random.key(seed), atlas, image_size=data.image_size, num_views=num_views)
 
-        losses, metrics = jax.vmap(one)(seeds)
+        views = jax.vmap(one)(batch["seeds"])
+        if "real" in batch:
+            views = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), views, batch["real"])
+        views = jax.lax.stop_gradient(views)
+        losses, metrics = jax.vmap(lambda views: scene_loss(params, views, experiment))(views)
         return jnp.mean(losses), jax.tree.map(jnp.nanmean, metrics)
 
     def init(params) -> State:
         return {"params": params, "opt_state": tx.init(params), "step": jnp.int32(0)}
 
     def step(state: State, batch):
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"], batch["seeds"])
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"], batch)
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         metrics = {"loss": loss, **metrics, "grad_norm": optax.tree.norm(grads)}
@@ -239,11 +263,12 @@ def run(experiment: SceneExperiment, out_dir: Path, init: Path | None = None) ->
     source = init or experiment.init
     if source is not None:
         params = load_params(source, params)
+    scenes = [load_posed(folder) for folder in experiment.data.scenes] if experiment.data.real else []
     state = run_loop(
         experiment.loop,
         state=make_state(params),
         step_fn=step_fn,
-        batches_fn=lambda start: batches(experiment.data, start),
+        batches_fn=lambda start: batches(experiment.data, scenes, start),
         panel_fn=make_panel(experiment, texture_atlas(experiment.data, test=True)),
         out_dir=out_dir,
         resolved_config=experiment,

@@ -29,6 +29,7 @@ _TYPES = {
     **dict.fromkeys(("float", "float32"), "f4"),
     **dict.fromkeys(("double", "float64"), "f8"),
 }
+_OURS = "written by airjax, opacity is a logit"  # comment of files whose opacities need no guess
 _MAX_HEADER = 2**16  # bytes
 _LEAST_SCALE, _LEAST_OPACITY = 1e-30, 1e-7  # what a logarithm and a logit of float32 still tell from 0 and 1
 
@@ -83,7 +84,7 @@ def to_ply(gaussians: Gaussians3D, *, comments: Sequence[str] = (), source: str 
         raise AirjaxError(
             f"{source}: expected finite Gaussians, got {int((~np.isfinite(table)).any(axis=1).sum())} others"
         )
-    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {line}" for line in comments)]
+    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {line}" for line in (_OURS, *comments))]
     lines.append(f"element vertex {count}")
     lines += [f"property float {name}" for name in columns]
     return "\n".join([*lines, "end_header", ""]).encode("ascii") + table.tobytes()
@@ -92,8 +93,8 @@ def to_ply(gaussians: Gaussians3D, *, comments: Sequence[str] = (), source: str 
 def read_ply(path: str | os.PathLike) -> Ply:
     """A .ply file of Gaussians, by whatever program.
 
-    Opacities are logits, unless all of them lie in [0, 1] and are taken as they are, with a notice: logits of a real
-    scene lie on both sides of 0 and beyond 1.
+    Opacities are logits, unless all of them lie in [0, 1] in a file of another program. They are taken as they are
+    then, with a notice: logits of a real scene lie on both sides of 0 and beyond 1.
 
     Raises:
       AirjaxError: not such a file, damaged or cut short, or values that are not finite.
@@ -126,8 +127,9 @@ def from_ply(data: bytes, *, source: str) -> Ply:
     harmonics = take("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
     if names:
         harmonics = np.concatenate([harmonics, take(*names).reshape(-1, 3, num_rest // 3).transpose(0, 2, 1)], axis=1)
+    comments = tuple(line.removeprefix("comment").strip() for line in header if line.startswith("comment"))
     opacities, notices = take("opacity")[:, 0], ()
-    if len(opacities) and opacities.min() >= 0 and opacities.max() <= 1:
+    if _OURS not in comments and len(opacities) and opacities.min() >= 0 and opacities.max() <= 1:
         notices = ("opacities lie in [0, 1] and are taken as they are, not as logits",)
     else:
         opacities = (1 / (1 + np.exp(-opacities.astype(np.float64)))).astype(np.float32)
@@ -135,7 +137,6 @@ def from_ply(data: bytes, *, source: str) -> Ply:
         scales = np.exp(take("scale_0", "scale_1", "scale_2"))
     if not np.isfinite(scales).all():
         raise AirjaxError(f"{source}: expected logarithms of scales below 88, got larger ones")
-    comments = tuple(line.removeprefix("comment").strip() for line in header if line.startswith("comment"))
     return Ply(
         Gaussians3D(
             take("x", "y", "z"),
@@ -145,7 +146,7 @@ def from_ply(data: bytes, *, source: str) -> Ply:
             harmonics,
             np.ones(len(opacities), bool),
         ),
-        comments,
+        tuple(line for line in comments if line != _OURS),
         notices,
     )
 

@@ -23,9 +23,9 @@ def test_round_trip(tmp_path, degree):
     """Means, rotations and colours to the bit; scales and opacities to the rounding of a logarithm and a logit."""
     gaussians = random_set(0, 20, degree=degree, opacities=(0.05, 0.95))
     write_ply(tmp_path / "scene.ply", gaussians)
-    found, notices = read_ply(tmp_path / "scene.ply")
+    found, _, notices = read_ply(tmp_path / "scene.ply")
     assert unequal(gaussians, found) < 1e-5 and not notices
-    again, _ = from_ply(to_ply(found), source="x")
+    again = from_ply(to_ply(found), source="x").gaussians
     assert unequal(found, again) < 1e-5
     np.testing.assert_array_equal(found.means, gaussians.means)
     np.testing.assert_array_equal(found.quats, gaussians.quats)
@@ -69,9 +69,9 @@ def rewritten(gaussians, *, form, opacity=None, extra=""):
 @pytest.mark.parametrize("form", ["ascii", "binary_little_endian", "binary_big_endian"])
 def test_files_of_other_programs(form):
     gaussians = random_set(2, 7, degree=0, opacities=(0.1, 0.9))
-    found, notices = from_ply(rewritten(gaussians, form=form), source="x")
+    found, _, notices = from_ply(rewritten(gaussians, form=form), source="x")
     assert unequal(gaussians, found) < 1e-5 and not notices
-    plain, notices = from_ply(rewritten(gaussians, form=form, opacity=gaussians.opacities), source="x")
+    plain, _, notices = from_ply(rewritten(gaussians, form=form, opacity=gaussians.opacities), source="x")
     assert unequal(gaussians, plain) < 1e-5 and "not as logits" in notices[0]
 
 
@@ -86,7 +86,7 @@ def test_only_active_ones_and_none_at_all():
 def test_ends_of_the_ranges_stay_finite():
     gaussians = random_set(4, 2)
     edge = replace(gaussians, scales=np.zeros((2, 3)), opacities=np.array([0.0, 1.0]))
-    found, _ = from_ply(to_ply(edge), source="x")
+    found = from_ply(to_ply(edge), source="x").gaussians
     np.testing.assert_allclose(found.opacities, [0, 1], atol=1e-6)
     np.testing.assert_allclose(found.scales, 0, atol=1e-29)
 
@@ -113,3 +113,9 @@ def test_damaged_files():
     nan = replace(random_set(6, 2), means=np.full((2, 3), np.nan))
     with pytest.raises(AirjaxError, match="expected finite Gaussians, got 2 others"):
         to_ply(nan)
+
+
+def test_logits_between_0_and_1_of_our_own_are_logits():
+    gaussians = random_set(4, 5, opacities=(0.55, 0.7))
+    found, comments, notices = from_ply(to_ply(gaussians, comments=["a b"]), source="x")
+    assert unequal(gaussians, found) < 1e-5 and comments == ("a b",) and not notices

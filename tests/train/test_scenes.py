@@ -48,9 +48,9 @@ def test_test_textures_are_of_other_photographs(tmp_path):
 
 def test_scenes_of_a_step_are_the_same_whenever_it_is_reached():
     data = SceneData(photographs=None, batch_size=3)
-    stream = batches(data, 0)
+    stream = batches(data, (), 0)
     first = [next(stream)["seeds"] for _ in range(4)]
-    np.testing.assert_array_equal(next(batches(data, 3))["seeds"], first[3])
+    np.testing.assert_array_equal(next(batches(data, (), 3))["seeds"], first[3])
     assert len({int(seed) for seeds in first for seed in seeds}) == 12
 
 
@@ -62,7 +62,7 @@ def finished(experiment, tmp_path_factory):
     experiment = dataclasses.replace(experiment, loop=steps, optimizer=optimizer)
     folder = tmp_path_factory.mktemp("scenes") / "run"
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
-        patch.setattr(scenes, "batches", lambda data, start: itertools.repeat(next(batches(data, 0))))
+        patch.setattr(scenes, "batches", lambda *given: itertools.repeat(next(batches(*given))))
         run(experiment, folder)
     return experiment, folder
 

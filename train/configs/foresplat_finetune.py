@@ -1,0 +1,39 @@
+"""The scene predictor of `foresplat.py`, trained on with real scenes beside the procedural ones.
+
+python -m train.main --config train/configs/foresplat_finetune.py
+
+One and a half seconds a step on one core. The weights of the last step are those that ship.
+"""
+
+import dataclasses
+
+from airjax.scene.predictor import PredictorConfig
+from train.loop import LoopConfig
+from train.phases import Optimizer
+from train.scenes import SceneData, SceneExperiment, Vanilla
+
+SCENES = tuple(f"../shared/data/scenes/{name}" for name in ("redkitchen", "castle_p30", "fountain_p11", "entry_p10"))
+
+
+def experiment(smoke: bool) -> SceneExperiment:
+    """The run; `smoke` is a minute on a CPU."""
+    full = SceneExperiment(
+        name="foresplat_finetune",
+        phase=Vanilla(),
+        predictor=PredictorConfig(grid=2),
+        optimizer=Optimizer(learning_rate=3e-4, warmup=50),
+        loop=LoopConfig(num_steps=2500, log_every=20, checkpoint_every=100, panel_every=500),
+        data=SceneData(photographs="../shared/data/photos_train", scenes=SCENES, real=1, seed=1),
+        init="runs/foresplat",
+    )
+    if not smoke:
+        return full
+    return dataclasses.replace(
+        full,
+        name="foresplat_finetune_smoke",
+        phase=Vanilla(capacity=(8192, 1024)),
+        predictor=PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16)),
+        loop=LoopConfig(num_steps=4, log_every=2, checkpoint_every=2),
+        data=dataclasses.replace(full.data, photographs=None, scenes=SCENES[2:3], image_size=(32, 32), batch_size=2),
+        init=None,
+    )
