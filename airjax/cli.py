@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_whole(0, 100_000),
         default=0,
         metavar="K",
-        help="gradient steps on the predicted Gaussians, each towards one of all photographs (default: 0)",
+        help="gradient steps on the predicted Gaussians, each towards two of the photographs (default: 0)",
     )
     reconstruct.add_argument(
         "--max-size",

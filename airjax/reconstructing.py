@@ -71,7 +71,7 @@ def _reconstruct(scene: Scene, source: Path, target: Path, options, screen: Scre
     parts = [f"{len(scene.names)} views of {scene.images.shape[2]}x{scene.images.shape[1]}, {len(chosen)} of them seen"]
     parts += [f"{gaussians.capacity} Gaussians in {predicting}"]
     if options.refine:
-        gaussians, refining = _refined(gaussians, given, near, background, options, screen, clock)
+        gaussians, refining = _refined(gaussians, given, near, background, model.rates, options, screen, clock)
         parts.append(f"{options.refine} steps of refinement in {refining}")
     if len(back) and not options.quiet:
         decibels = _quality(gaussians, scene.take(back), background)
@@ -101,7 +101,7 @@ def _bounds(scene: Scene, name: str, options, screen: Screen, clock) -> tuple[fl
     return near, far
 
 
-def _refined(gaussians: Gaussians3D, scene: Scene, near: float, background, options, screen: Screen, clock):
+def _refined(gaussians: Gaussians3D, scene: Scene, near: float, background, rates, options, screen: Screen, clock):
     from airjax.scene.refinement import refined
 
     with bar_of(screen, total=options.refine, unit="step", desc="refine") as bar, clock() as refining:
@@ -112,6 +112,7 @@ def _refined(gaussians: Gaussians3D, scene: Scene, near: float, background, opti
             num_steps=options.refine,
             unit=near,
             background=background,
+            rates=rates,
             progress=lambda step: bar.update(step - bar.n),
         )
     return gaussians, refining

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
+
+from airjax.errors import AirjaxError
 
 
 class Refined(NamedTuple):
@@ -93,6 +97,30 @@ def scaled(rates: Any, tree: Any) -> Any:
         return rate.reshape(rate.shape + (1,) * (leaf.ndim - rate.ndim)) * leaf
 
     return jax.tree.map(multiply, jax.tree.broadcast(rates, tree), tree)
+
+
+def rates_to_text(rates: Any) -> str:
+    """JSON of learning rates, a named tuple of numbers, as weights files hold them."""
+    return json.dumps({name: float(rate) for name, rate in rates._asdict().items()})
+
+
+def rates_from_text(text: str, *, kind: type, source: str) -> Any:
+    """Inverse of `rates_to_text`.
+
+    Args:
+      kind: of named tuple.
+      source: names the file in the error.
+
+    Raises:
+      AirjaxError: not such a text, or rates that are not finite and >= 0.
+    """
+    try:
+        rates = kind(**{name: float(rate) for name, rate in json.loads(text).items()})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise AirjaxError(f"{source}: expected learning rates in JSON, got {text[:80]!r}") from error
+    if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
+        raise AirjaxError(f"{source}: expected finite learning rates of at least 0, got {text[:80]!r}")
+    return rates
 
 
 def refine(

@@ -7,7 +7,7 @@ import runpy
 from pathlib import Path
 
 from airjax.errors import AirjaxError
-from eval import bench, estimators, images, rd, refinement, rounding
+from eval import bench, estimators, images, rd, refinement, rounding, scenes
 
 # What a config may describe, and the function that does it: (config, weights, out) -> number of failures.
 RUNNERS = {
@@ -17,6 +17,7 @@ RUNNERS = {
     rounding.Rounding: rounding.run,
     refinement.Refinement: refinement.run,
     estimators.Estimators: estimators.run,
+    scenes.SceneRefinement: scenes.run,
 }
 Evaluation = (
     images.ImageEvaluation
@@ -25,6 +26,7 @@ Evaluation = (
     | rounding.Rounding
     | refinement.Refinement
     | estimators.Estimators
+    | scenes.SceneRefinement
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from airjax.render.lists import Capacity, round_capacity
 TRAINED = ("head", "all", "rates")
 # The inner rates that training starts from, chosen by hand on crops of training photographs.
 START_RATES = Coordinates(means=0.2, log_scales=0.04, angles=0.04, colors=0.01)
-_HEAD = ("head", "mean_share")  # the last layer of a stage's network
+HEAD = ("head", "mean_share")  # the last layer of a stage's network
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,21 @@ def learned_rates(log_rates: dict[str, jax.Array]) -> Coordinates:
     return jax.tree.map(jnp.exp, Coordinates(**log_rates))
 
 
-def trained_only(tx: optax.GradientTransformation, phase: Meta) -> optax.GradientTransformation:
-    """`tx` for what the phase trains; the rest stays as it is."""
+def trained_only(tx: optax.GradientTransformation, phase: Any, *, head: Collection[str] = HEAD):
+    """The optax transformation `tx` for what a phase trains; the rest stays as it is.
+
+    Args:
+      phase: with `trained`, `learn_rates` and `rate_speed` as `Meta` has them.
+      head: names of the layers that "head" stands for.
+    """
 
     def label(path, leaf):
         del leaf
         names = [entry.key for entry in path]
         if names[0] == "log_rates":
             return "rates" if phase.learn_rates else "frozen"
-        head = phase.trained == "head" and set(names) & set(_HEAD)
-        return "trained" if phase.trained == "all" or head else "frozen"
+        in_head = phase.trained == "head" and set(names) & set(head)
+        return "trained" if phase.trained == "all" or in_head else "frozen"
 
     return optax.partition(
         {"trained": tx, "rates": optax.chain(tx, optax.scale(phase.rate_speed)), "frozen": optax.set_to_zero()},

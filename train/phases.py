@@ -19,7 +19,6 @@ from airjax.errors import AirjaxError
 from airjax.gaussians import patch_grid
 from airjax.image.pod import inner_adam, pod_stage
 from airjax.image.rate import estimated_bits, init_rate
-from airjax.image.refinement import rates_to_text
 from airjax.image.stages import (
     StageConfig,
     StageControl,
@@ -30,6 +29,7 @@ from airjax.image.stages import (
     stage_control_of,
 )
 from airjax.metrics import image_loss, psnr
+from airjax.refine import rates_to_text
 from train.data import DataConfig, batches, dataset, load_photographs
 from train.loop import LoopConfig
 from train.loop import run as run_loop
@@ -266,14 +266,14 @@ def _make_joint_step(experiment: Experiment):
     def loss_fn(trained, images, key):
         return joint_loss(trained["params"], images, key, experiment.phase, experiment.stages)
 
-    return _make_loss_step(experiment, loss_fn, lambda params: {"params": params})
+    return make_loss_step(experiment, loss_fn, lambda params: {"params": params})
 
 
 def _make_compact_step(experiment: Experiment):
     def loss_fn(trained, images, key):
         return compact_loss(trained, images, key, experiment.phase, experiment.stages)
 
-    return _make_loss_step(
+    return make_loss_step(
         experiment, loss_fn, lambda params: {"params": params, "rate": init_rate(len(experiment.stages))}
     )
 
@@ -288,21 +288,27 @@ def _make_meta_step(experiment: Experiment):
         return {"params": params, "log_rates": start_log_rates()}
 
     tx = trained_only(experiment.optimizer.make(experiment.loop.num_steps), phase)
-    return _make_loss_step(experiment, loss_fn, make_trained, tx)
+    return make_loss_step(experiment, loss_fn, make_trained, tx)
 
 
-def _make_loss_step(experiment: Experiment, loss_fn, make_trained, tx=None):
-    """As `make_step`, for a loss (trained, images, key) -> (loss, metrics); one optimiser for all that is trained."""
+def make_loss_step(experiment, loss_fn, make_trained, tx=None):
+    """(initial state for given params, step_fn) for a loss (trained, batch, key) -> (loss, metrics).
+
+    Args:
+      experiment: with `optimizer` and `loop`.
+      make_trained: params -> dict of all that is trained, or kept with it.
+      tx: optax transformation for all of it; None for the optimiser of the experiment.
+    """
     tx = experiment.optimizer.make(experiment.loop.num_steps) if tx is None else tx
 
     def init(params) -> State:
         trained = make_trained(params)
         return {**trained, "opt_state": tx.init(trained), "step": jnp.int32(0)}
 
-    def step(state: State, images: jax.Array):
+    def step(state: State, batch):
         key = jax.random.fold_in(jax.random.key(experiment.loop.seed), state["step"])
         trained = {name: state[name] for name in state if name not in ("opt_state", "step")}
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained, images, key)
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained, batch, key)
         updates, opt_state = tx.update(grads, state["opt_state"], trained)
         metrics = {"loss": loss, **metrics, "grad_norm": optax.tree.norm(grads)}
         return {**optax.apply_updates(trained, updates), "opt_state": opt_state, "step": state["step"] + 1}, metrics

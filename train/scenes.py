@@ -10,20 +10,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from PIL import Image
 
 from airjax.checkpoint import load_weights, restore_part, save_weights
 from airjax.errors import AirjaxError
 from airjax.metrics import psnr
+from airjax.refine import rates_to_text
 from airjax.render.lists import Capacity
 from airjax.scene.predictor import PredictorConfig, config_to_text, init_params, predict
 from airjax.scene.procedural import Views, noise_textures, random_views
 from airjax.scene.render import render
 from train.loop import LoopConfig
 from train.loop import run as run_loop
-from train.phases import Optimizer
+from train.meta import trained_only
+from train.phases import Optimizer, make_loss_step
 from train.posed import PosedScene, load_posed, sample
+from train.scene_meta import HEAD, SceneMeta, learned_rates, scene_meta_loss, start_log_rates
 
 State = dict[str, Any]
 TEXTURE = 64  # pixels
@@ -84,14 +86,14 @@ class SceneExperiment:
 
     Fields:
       name: of the run folder.
-      phase: `Vanilla`.
+      phase: `Vanilla` or `train.scene_meta.SceneMeta`.
       predictor: the model.
       optimizer, loop, data: see there.
       init: weights file or run folder to start from; None for fresh weights from loop.seed.
     """
 
     name: str
-    phase: Vanilla
+    phase: Vanilla | SceneMeta
     predictor: PredictorConfig
     optimizer: Optimizer
     loop: LoopConfig
@@ -185,32 +187,33 @@ def scene_loss(params, views: Views, experiment: SceneExperiment):
 
 def make_step(experiment: SceneExperiment, atlas: np.ndarray):
     """(initial state for given params, step_fn) of an experiment."""
-    data, tx = experiment.data, experiment.optimizer.make(experiment.loop.num_steps)
+    data, phase = experiment.data, experiment.phase
     atlas = jnp.asarray(atlas, jnp.float32) / 255
     num_views = data.context + data.targets
+    meta = isinstance(phase, SceneMeta)
 
-    def loss_fn(params, batch):
-        def one(seed):
+    def loss_fn(trained, batch, key):
+        def draw(seed):
             return random_views(jax.random.key(seed), atlas, image_size=data.image_size, num_views=num_views)
 
-        views = jax.vmap(one)(batch["seeds"])
+        def one(views, key):
+            if not meta:
+                return scene_loss(trained["params"], views, experiment)
+            parts = split_views(views, data.context)
+            return scene_meta_loss(trained, *parts, key, phase=phase, predictor=experiment.predictor)
+
+        views = jax.vmap(draw)(batch["seeds"])
         if "real" in batch:
             views = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), views, batch["real"])
         views = jax.lax.stop_gradient(views)
-        losses, metrics = jax.vmap(lambda views: scene_loss(params, views, experiment))(views)
+        losses, metrics = jax.vmap(one)(views, jax.random.split(key, data.batch_size))
         return jnp.mean(losses), jax.tree.map(jnp.nanmean, metrics)
 
-    def init(params) -> State:
-        return {"params": params, "opt_state": tx.init(params), "step": jnp.int32(0)}
+    def make_trained(params):
+        return {"params": params, "log_rates": start_log_rates()} if meta else {"params": params}
 
-    def step(state: State, batch):
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"], batch)
-        updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        metrics = {"loss": loss, **metrics, "grad_norm": optax.tree.norm(grads)}
-        return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, metrics
-
-    return init, step
+    tx = experiment.optimizer.make(experiment.loop.num_steps)
+    return make_loss_step(experiment, loss_fn, make_trained, trained_only(tx, phase, head=HEAD) if meta else tx)
 
 
 def load_params(path: str | Path, like: Any) -> Any:
@@ -274,5 +277,8 @@ def run(experiment: SceneExperiment, out_dir: Path, init: Path | None = None) ->
         resolved_config=experiment,
     )
     params = jax.tree.map(np.asarray, state["params"])
-    save_weights(out_dir / "weights.safetensors", params, {"predictor": config_to_text(experiment.predictor)})
+    metadata = {"predictor": config_to_text(experiment.predictor)}
+    if isinstance(experiment.phase, SceneMeta) and experiment.phase.learn_rates:
+        metadata["rates"] = rates_to_text(learned_rates(state["log_rates"]))
+    save_weights(out_dir / "weights.safetensors", params, metadata)
     return state

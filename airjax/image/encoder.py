@@ -22,8 +22,9 @@ from airjax.errors import AirjaxError
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, concatenate, patch_grid
 from airjax.image.bitstream import Encoded, compact
 from airjax.image.colours import solve_colors
-from airjax.image.refinement import RATES, Coordinates, rates_from_text, refined
+from airjax.image.refinement import RATES, Coordinates, refined
 from airjax.image.stages import StageConfig, StageControl, run_stages, stage_control_of
+from airjax.refine import rates_from_text
 from airjax.render.additive import draw_slots, slot_weights
 from airjax.render.lists import gather_slots, round_capacity
 from airjax.render.plan import STRIP_PIXELS, TILE_SIZE, pad_capacity, planned_lists, render
@@ -143,7 +144,7 @@ def load(path: str | os.PathLike | None = None) -> Model:
         stages_from_text(metadata["stages"], source=str(path)),
         params,
         f"{path.name} {weights_hash(path)[:8]}",
-        rates_from_text(metadata["rates"], source=str(path)) if "rates" in metadata else RATES,
+        rates_from_text(metadata["rates"], kind=Coordinates, source=str(path)) if "rates" in metadata else RATES,
     )
 
 

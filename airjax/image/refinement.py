@@ -5,7 +5,6 @@ Letters: n Gaussians, c channels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -56,26 +55,6 @@ RATES = Coordinates(means=0.28, log_scales=0.06, angles=0.056, colors=0.011)
 def refinement_adam(rates: Coordinates = RATES) -> optax.GradientTransformation:
     """The optimiser of a refinement."""
     return scaled_adam(rates, warmup=10, decay=100.0)
-
-
-def rates_to_text(rates: Coordinates) -> str:
-    """JSON of learning rates, as weights files hold them."""
-    return json.dumps({name: float(rate) for name, rate in rates._asdict().items()})
-
-
-def rates_from_text(text: str, *, source: str) -> Coordinates:
-    """Inverse of `rates_to_text`; `source` names the file in the error for anything else.
-
-    Raises:
-      AirjaxError: not such a text, or rates that are not finite and >= 0.
-    """
-    try:
-        rates = Coordinates(**{name: float(rate) for name, rate in json.loads(text).items()})
-    except (ValueError, TypeError, AttributeError) as error:
-        raise AirjaxError(f"{source}: expected learning rates in JSON, got {text[:80]!r}") from error
-    if not all(np.isfinite(rate) and rate >= 0 for rate in rates):
-        raise AirjaxError(f"{source}: expected finite learning rates of at least 0, got {text[:80]!r}")
-    return rates
 
 
 def coordinates_of(gaussians: Gaussians2D) -> Coordinates:

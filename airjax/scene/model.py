@@ -16,8 +16,10 @@ from jaxtyping import Float, Int
 from airjax.checkpoint import load_weights, weights_hash
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D
+from airjax.refine import rates_from_text
 from airjax.scene.cameras import Camera
 from airjax.scene.predictor import PredictorConfig, config_from_text, init_params, predict
+from airjax.scene.refinement import RATES, Coordinates
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "foresplat.safetensors"
 
@@ -30,11 +32,13 @@ class Model:
       config: of the predictor.
       params: of its networks.
       name: file name and the first digits of the SHA-256 of the weights.
+      rates: learning rates of a refinement of its predictions, learned with the weights if they were.
     """
 
     config: PredictorConfig
     params: Any
     name: str
+    rates: Coordinates = RATES
 
     def predict(
         self,
@@ -82,4 +86,6 @@ def load(path: str | os.PathLike | None = None) -> Model:
     expected = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
     if jax.tree.map(np.shape, params) != jax.tree.map(lambda leaf: leaf.shape, expected):
         raise AirjaxError(f"{path}: expected weights that fit their configuration, got others")
-    return Model(config, params, f"{path.name} {weights_hash(path)[:8]}")
+    rates = metadata.get("rates")
+    rates = RATES if rates is None else rates_from_text(rates, kind=Coordinates, source=str(path))
+    return Model(config, params, f"{path.name} {weights_hash(path)[:8]}", rates)

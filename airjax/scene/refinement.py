@@ -25,6 +25,7 @@ from airjax.scene.cameras import Camera
 from airjax.scene.render import capacity_of, render
 
 SEGMENT = 10  # steps of one jitted call
+VIEWS = 2  # that a step looks at
 # How much a set may grow before its lists are planned again: first in plans to come, then for one that was outgrown.
 _HEADROOMS = (1.25, 1.5, 2.5, 5.0)
 _PLANNED = 8  # views that a first plan looks at; a later one looks at all
@@ -160,7 +161,7 @@ def advance(
     background: Float[Array, " 3"],
     rates: Coordinates = RATES,
 ) -> State:
-    """`num_steps` of Adam on `views_loss`, one view after the other, on concrete arrays.
+    """`num_steps` of Adam on `views_loss` of two views, then of the next two, and so on, on concrete arrays.
 
     Every pass over the views has an order of its own, which depends on nothing but the number of the pass. The lists
     of the renderer have a planned size; a call in which the set outgrows them is done again with more room.
@@ -198,17 +199,19 @@ def advance(
 
 
 def _order(step: int, num_steps: int, count: int) -> np.ndarray:
-    """The views of steps from `step` on."""
-    first, last = step // count, (step + num_steps - 1) // count
-    passes = [np.random.default_rng(i).permutation(count) for i in range(first, last + 1)]
-    return np.concatenate(passes)[step - first * count :][:num_steps].astype(np.int32)
+    """(num_steps, VIEWS) the views of steps from `step` on; all of them in each step where there are no more."""
+    each = min(VIEWS, count)
+    first, stop = step * each, (step + num_steps) * each
+    passes = [np.random.default_rng(i).permutation(count) for i in range(first // count, -(-stop // count))]
+    views = np.concatenate(passes)[first % count :][: stop - first]
+    return views.reshape(num_steps, each).astype(np.int32)
 
 
 @partial(jax.jit, static_argnames=("capacity",))
 def _segment(coordinates, inner_state, active, unit, images, cameras, order, background, rates, *, capacity):
     def loss_fn(coordinates, i):
         options = {"unit": unit, "capacity": capacity, "background": background}
-        return views_loss(images[i][None], cameras[i[None]], active, **options)(coordinates)
+        return views_loss(images[i], cameras[i], active, **options)(coordinates)
 
     tx, num_steps = refinement_adam(rates), order.shape[0]
     done = refine(loss_fn, coordinates, tx, num_steps=num_steps, batches=order, inner_state=inner_state)

@@ -15,13 +15,12 @@ from airjax.image.refinement import (
     Coordinates,
     advance,
     coordinates_of,
-    rates_from_text,
-    rates_to_text,
     reconstruction_loss,
     refined,
     squared_error,
     start_state,
 )
+from airjax.refine import rates_from_text, rates_to_text
 from airjax.render.dense import render_dense
 from airjax.render.plan import capacity_of
 
@@ -108,7 +107,7 @@ def test_the_same_sizes_compile_once(gaussians, image):
 
 
 def test_rates_as_text():
-    assert rates_from_text(rates_to_text(RATES), source="x") == RATES
+    assert rates_from_text(rates_to_text(RATES), kind=Coordinates, source="x") == RATES
     for text in ("", "[]", '{"means": 1}', rates_to_text(RATES._replace(colors=-1.0))):
         with pytest.raises(AirjaxError, match=r"file\.safetensors: expected"):
-            rates_from_text(text, source="file.safetensors")
+            rates_from_text(text, kind=Coordinates, source="file.safetensors")

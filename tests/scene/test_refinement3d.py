@@ -12,7 +12,7 @@ from airjax.errors import AirjaxError
 from airjax.refine import refine
 from airjax.render.lists import Capacity
 from airjax.scene.cameras import scale_world
-from airjax.scene.refinement import RATES, advance, coordinates_of, refinement_adam, start_state, views_loss
+from airjax.scene.refinement import RATES, _order, advance, coordinates_of, refinement_adam, start_state, views_loss
 from airjax.scene.refinement import refined as refined_set
 from airjax.scene.render import capacity_of, render
 
@@ -126,3 +126,13 @@ def test_what_does_not_stay_finite_is_said(task):
     with pytest.raises(AirjaxError, match="expected finite Gaussians"):
         options = {"num_steps": 5, "background": BACKGROUND, "rates": wild}
         advance(start_state(gaussians, unit=1.0), images, cameras, **options)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_every_pass_sees_every_view(count):
+    """However the steps are divided among calls."""
+    whole = _order(0, 15, count)
+    assert whole.shape == (15, min(2, count))
+    np.testing.assert_array_equal(np.concatenate([_order(0, 4, count), _order(4, 11, count)]), whole)
+    passes = whole.ravel()[: 15 * min(2, count) // count * count].reshape(-1, count)
+    np.testing.assert_array_equal(np.sort(passes, axis=1), np.tile(np.arange(count), (len(passes), 1)))

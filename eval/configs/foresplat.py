@@ -1,0 +1,15 @@
+"""Refinement curves of the shipped scene predictor and from scratch, on procedural test scenes: 64 x 64, two views.
+
+python -m eval.main --config eval/configs/foresplat.py      (about an hour on one core)
+"""
+
+from eval.scenes import SCRATCH, SceneRefinement, SceneStart
+
+
+def evaluation() -> SceneRefinement:
+    """64 scenes, up to 500 steps."""
+    return SceneRefinement(
+        name="foresplat",
+        description="refinement of procedural scenes, two views of 64x64",
+        starts=(SceneStart("shipped", ("",)), SceneStart("scratch", (SCRATCH,))),
+    )
