@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 PHOTO := docs/images/kodim23.png
 OUT := demo_out
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-scene test-others lint clean
 
 demo: $(STAMP)
 	@mkdir -p $(OUT)
@@ -23,10 +23,19 @@ demo: $(STAMP)
 	@echo "--- compare"
 	$(BIN)/python -m eval.demo $(PHOTO) $(OUT)/photo.air $(OUT)/decoded.png -o $(OUT)/picture.png
 
-# Temporary files of the tests stay inside .venv as well.
+# Two halves of about equal length at a time: most of it is compiling, which keeps one core busy. Temporary files stay
+# inside .venv as well.
 test: $(STAMP)
 	@mkdir -p $(VENV)/tmp
-	TMPDIR="$$PWD/$(VENV)/tmp" $(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory -j2 test-scene test-others
+
+SCENE_TESTS := tests/scene tests/train tests/test_cli_scene.py
+
+test-scene: $(STAMP)
+	TMPDIR="$$PWD/$(VENV)/tmp" $(BIN)/python -m pytest $(SCENE_TESTS)
+
+test-others: $(STAMP)
+	TMPDIR="$$PWD/$(VENV)/tmp" $(BIN)/python -m pytest tests $(SCENE_TESTS:%=--ignore=%)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
