@@ -35,8 +35,7 @@ from airjax.scene.procedural import random_views
 from airjax.scene.refinement import RATES, Coordinates, State, advance, start_state
 from airjax.scene.render import render
 from airjax.scene.triangulate import triangulate
-from eval.plot import Line, Panel, draw_panels, png_bytes
-from eval.refinement import PALETTE
+from eval.refinement import plot
 from eval.results import environment, format_table, number, write_json
 from eval.scratch import at_points, random_points
 from train.scenes import SceneData, texture_atlas
@@ -293,24 +292,6 @@ def table(config: SceneRefinement, report: dict) -> str:
         head = ["start", *(f"at {step}" for step in config.compared), f"steps to {first}@{config.steps[-1]}"]
         parts += [f"minus {first}, dB, mean and standard error over the scenes", format_table(head, rows)]
     return "\n".join(parts)
-
-
-def plot(config: SceneRefinement, report: dict) -> bytes:
-    """PNG of PSNR, and of the difference from the first start, over the steps."""
-    steps = np.array(config.steps[1:])
-
-    def lines(values: dict, skip: int) -> tuple[Line, ...]:
-        return tuple(
-            Line(name, steps, np.array(row[1:]), PALETTE[i % len(PALETTE)])
-            for i, (name, row) in enumerate(values.items())
-            if i >= skip
-        )
-
-    panels = [Panel("PSNR of held-out views, dB", "refinement steps", lines(report["psnr"], 0), log2_x=True)]
-    if len(config.starts) > 1:
-        title = f"PSNR minus that of {config.starts[0].name}, dB"
-        panels.append(Panel(title, "refinement steps", lines(report["difference"], 1), log2_x=True))
-    return png_bytes(draw_panels(config.description, panels))
 
 
 def run(config: SceneRefinement, weights: Path | None, out: Path) -> int:
