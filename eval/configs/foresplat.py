@@ -1,6 +1,6 @@
 """Refinement curves of the shipped scene predictor and from scratch, on procedural test scenes: 64 x 64, two views.
 
-python -m eval.main --config eval/configs/foresplat.py      (about an hour on one core)
+python -m eval.main --config eval/configs/foresplat.py
 """
 
 from eval.scenes import SCRATCH, SceneRefinement, SceneStart

@@ -1,6 +1,6 @@
 """Refinement of three real scenes that training has not seen: prediction and refinement against from scratch.
 
-python -m eval.main --config eval/configs/foresplat_real.py      (half an hour on a 2-core CPU)
+python -m eval.main --config eval/configs/foresplat_real.py
 """
 
 from eval.scenes import SCRATCH, SceneRefinement, SceneStart

@@ -2,7 +2,7 @@
 
 python -m train.main --config train/configs/foresplat.py
 
-About a second a step on one core. Then `foresplat_finetune.py`.
+1.45 seconds a step on one core (4,865 s for 3,360). Then `foresplat_finetune.py`.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
 python -m train.main --config train/configs/foresplat_finetune.py
 
-One and a half seconds a step on one core. The weights of the last step are those that ship.
+Points of the real scenes are triangulated before the first step.
 """
 
 import dataclasses
