@@ -26,6 +26,7 @@ from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D
 from airjax.io import atomic_write_bytes
 from airjax.metrics import psnr, ssim, to_8bit
+from airjax.render.lists import Capacity
 from airjax.scene import views as choose
 from airjax.scene.cameras import Camera
 from airjax.scene.load import load as load_scene
@@ -71,6 +72,8 @@ class SceneRefinement:
       image_size: (h, w) pixels of procedural views.
       context, targets: views that are given, and views that are judged, of a procedural scene.
       views, max_size: as `airjax reconstruct` has them, of a real scene.
+      capacity: (pairs, chunks) of the renderer's lists to begin with, so that one program serves all scenes; None to
+        plan those of each scene.
       steps: numbers of refinement steps, increasing, the first is 0.
       seconds: of refinement on this machine, increasing; may be empty.
       compared: of the steps, where differences are printed.
@@ -88,6 +91,7 @@ class SceneRefinement:
     targets: int = 2
     views: int = 4
     max_size: int = 256
+    capacity: tuple[int, int] | None = None
     steps: tuple[int, ...] = (0, 5, 10, 20, 50, 100, 128, 200, 500)
     seconds: tuple[float, ...] = ()
     compared: tuple[int, ...] = (0, 50, 200, 500)
@@ -189,25 +193,29 @@ def measure(model: Model | None, rates: Coordinates, task: Task, config: SceneRe
         return model.predict(task.images, task.cameras, task.near, task.far, sets=task.sets)
 
     images, cameras = jnp.asarray(task.images), jax.tree.map(jnp.asarray, task.cameras)
+    capacity = Capacity(*config.capacity) if config.capacity else None
+
+    def first_state(start: Gaussians3D) -> State:
+        return start_state(start, unit=task.near)._replace(capacity=capacity)
 
     def go_on(state: State, num_steps: int) -> State:
         options = {"background": task.background, "rates": rates}
         return jax.block_until_ready(advance(state, images, cameras, num_steps=num_steps, **options))
 
     start = begin()
-    state, scores, timed = start_state(start, unit=task.near), [], []
+    state, scores, timed = first_state(start), [], []
     for step in config.steps:
         while state.step < step:
             state = go_on(state, min(10, step - state.step))
-        scores.append(_score(state.gaussians, task))
+        scores.append(_score(state, task))
     for _ in range(2 if config.seconds else 0):  # the first time compiles what the second one measures
         timed, (start, spent) = [], _timed(begin)
-        state = start_state(start, unit=task.near)
+        state = first_state(start)
         for mark in config.seconds:
             while spent < mark:
                 state, taken = _timed(lambda state=state: go_on(state, 10))
                 spent += taken
-            timed.append(_score(state.gaussians, task)[0])  # the clock stands still for it
+            timed.append(_score(state, task)[0])  # the clock stands still for it
     return Curve(len(start.means), *map(tuple, zip(*scores, strict=True)), tuple(timed))
 
 
@@ -216,14 +224,21 @@ def _timed(work):
     return work(), time.perf_counter() - begin
 
 
-def _score(gaussians: Gaussians3D, task: Task) -> tuple[float, float]:
+def _score(state: State, task: Task) -> tuple[float, float]:
     """Means over the views kept back."""
-    size = task.judged_images.shape[1:3]
+    size, gaussians = task.judged_images.shape[1:3], state.gaussians
+    options = {"image_size": size, "background": task.background}
     found = []
     for i, image in enumerate(task.judged_images):
-        view = render(gaussians, task.judged_cameras[i], image_size=size, background=task.background)
+        camera = task.judged_cameras[i]
+        view = None if state.capacity is None else _draw(gaussians, camera, capacity=state.capacity, **options)
+        if view is None or view.overflow:
+            view = render(gaussians, camera, **options)
         found.append(_similarity(image, view.image))
     return tuple(np.mean(found, axis=0).tolist())
+
+
+_draw = jax.jit(render, static_argnames=("image_size", "capacity"))
 
 
 @jax.jit

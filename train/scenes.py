@@ -169,7 +169,8 @@ def scene_loss(params, views: Views, experiment: SceneExperiment):
 
     drawn = jax.vmap(draw)(targets.cameras)
     fits = ~jnp.any(drawn.overflow)
-    mse = jnp.mean(jnp.square(drawn.image - targets.images))
+    # Before the logarithm: its derivative at NaN would reach the views that did not overflow.
+    mse = jnp.where(fits, jnp.mean(jnp.square(drawn.image - targets.images)), 1.0)
     loss = jnp.where(fits, 0.5 * jnp.log(mse + phase.floor), 0.0)
     rows, columns = found.depths.shape[1:]
     true = context.depths[:, 1::2, 1::2][:, :rows, :columns]

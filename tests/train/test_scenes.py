@@ -86,9 +86,12 @@ def test_weights_carry_their_configuration(finished):
 
 
 def test_a_view_that_overflows_sends_no_gradient(experiment):
-    small = dataclasses.replace(experiment, phase=Vanilla(depth=0.0, capacity=(64, 4)))
+    """Nor does the other one, which fits, since it sees but a corner of the scene."""
+    small = dataclasses.replace(experiment, phase=Vanilla(depth=0.0, capacity=(1024, 16)))
     atlas = jnp.asarray(texture_atlas(small.data), jnp.float32) / 255
     views = jax.jit(lambda key: random_views(key, atlas, image_size=(32, 32), num_views=4))(jax.random.key(0))
+    aside = views.cameras.intrinsics.at[3, :2, 2].add(26.0)
+    views = views._replace(cameras=dataclasses.replace(views.cameras, intrinsics=aside))
     params = init_params(jax.random.key(0), small.predictor)
     grads, metrics = jax.jit(jax.grad(lambda params: scene_loss(params, views, small), has_aux=True))(params)
     assert float(metrics["overflow"]) == 1

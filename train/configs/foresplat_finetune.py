@@ -19,10 +19,10 @@ def experiment(smoke: bool) -> SceneExperiment:
     """The run; `smoke` is a minute on a CPU."""
     full = SceneExperiment(
         name="foresplat_finetune",
-        phase=Vanilla(),
+        phase=Vanilla(capacity=(40960, 4096)),
         predictor=PredictorConfig(grid=2),
         optimizer=Optimizer(learning_rate=3e-4, warmup=50),
-        loop=LoopConfig(num_steps=2500, log_every=20, checkpoint_every=100, panel_every=500),
+        loop=LoopConfig(num_steps=1600, log_every=20, checkpoint_every=100, panel_every=500),
         data=SceneData(photographs="../shared/data/photos_train", scenes=SCENES, real=1, seed=1),
         init="runs/foresplat",
     )
