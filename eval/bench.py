@@ -282,18 +282,25 @@ def machine_rows(scene: Scene) -> list[Row]:
     side = 256 * max(1, round(8 * scene.config.machine_scale ** (1 / 3)))
     matrix = jnp.full((side, side), 1.0 / side, jnp.float32)
     matmul = jax.jit(lambda a: a @ a)
-    terms, numbers = 32, jnp.linspace(0.0, 1.0, round(2**22 * scene.config.machine_scale), dtype=jnp.float32)
+
+    return [
+        scene.time("networks, all stages", lambda: networks(model.params, image), flops=scene.network_flops),
+        scene.time(f"plain matmul, {side}^3", lambda: matmul(matrix), flops=2.0 * side**3),
+        exp_row(scene.config.machine_scale, scene.config.repetitions),
+    ]
+
+
+def exp_row(scale: float, repetitions: int) -> Row:
+    """How fast the machine computes exponentials; `scale` as `Benchmark.machine_scale`."""
+    terms, numbers = 32, jnp.linspace(0.0, 1.0, round(2**22 * scale), dtype=jnp.float32)
 
     @jax.jit
     def exponentials(x):
         # Independent of each other and fused into one loop: neither latency nor memory holds them up.
         return sum(jnp.exp(x * -(1.0 + term)) for term in range(terms))
 
-    return [
-        scene.time("networks, all stages", lambda: networks(model.params, image), flops=scene.network_flops),
-        scene.time(f"plain matmul, {side}^3", lambda: matmul(matrix), flops=2.0 * side**3),
-        scene.time("plain exp loop", lambda: exponentials(numbers), evaluations=terms * numbers.size),
-    ]
+    timing, _ = time_warm(lambda: exponentials(numbers), repetitions)
+    return Row("plain exp loop", timing, evaluations=terms * numbers.size)
 
 
 def _cli(scene: Scene, *arguments: str | Path) -> list[str]:

@@ -7,7 +7,7 @@ import runpy
 from pathlib import Path
 
 from airjax.errors import AirjaxError
-from eval import bench, estimators, images, rd, refinement, rounding, scenes
+from eval import bench, estimators, images, rd, refinement, rounding, scene_bench, scene_estimators, scenes
 
 # What a config may describe, and the function that does it: (config, weights, out) -> number of failures.
 RUNNERS = {
@@ -18,6 +18,8 @@ RUNNERS = {
     refinement.Refinement: refinement.run,
     estimators.Estimators: estimators.run,
     scenes.SceneRefinement: scenes.run,
+    scene_estimators.SceneEstimators: scene_estimators.run,
+    scene_bench.SceneBenchmark: scene_bench.run,
 }
 Evaluation = (
     images.ImageEvaluation
@@ -27,6 +29,8 @@ Evaluation = (
     | refinement.Refinement
     | estimators.Estimators
     | scenes.SceneRefinement
+    | scene_estimators.SceneEstimators
+    | scene_bench.SceneBenchmark
 )
 
 

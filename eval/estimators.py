@@ -1,8 +1,8 @@
 """Estimators of the outer gradient beside the exact one: cosine, bias, variance, time and memory, over the horizon.
 
-The problem is the refinement of one crop from the networks' prediction, the outer loss minus its PSNR after K steps.
-Gradients are taken in the coordinates of the Gaussians, in units of the inner learning rates, and with the rows of
-chaotic Gaussians clipped, as training does (`train.meta.clipped_rows`).
+The problem is the refinement of one crop from the networks' prediction, the outer loss minus its PSNR after K steps; or
+that of a scene, see `eval.scene_estimators`. Gradients are taken in the coordinates of the Gaussians, in units of the
+inner learning rates, and with the rows of chaotic Gaussians clipped, as training does (`train.meta.clipped_rows`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -112,16 +112,15 @@ class Fidelity(NamedTuple):
     megabytes: float
 
 
-def make_gradient(estimator: Estimator, capacity: Capacity, rates: Coordinates) -> Callable:
-    """(key, start, active, image) -> the clipped estimate as one vector, jitted."""
+def make_gradient(estimator: Estimator, *, capacity: Capacity, rates: Coordinates) -> Callable:
+    """(key, start, active, image) -> the clipped estimate, coordinates, jitted."""
 
     @jax.jit
     def gradient(key, start, active, image):
         loss_fn = reconstruction_loss(image, active, capacity=capacity, any_order=needs_second_order(estimator))
         problem = Problem(loss_fn, outer_loss_fn=decibels_of(loss_fn, image.size), make_tx=refinement_adam)
         found = outer_gradient(key, start, rates, problem, estimator=estimator).start
-        clipped = scaled(rates, clipped_rows(found, rates, active, limit=Meta.row_clip))
-        return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(clipped)])
+        return scaled(rates, clipped_rows(found, rates, active, limit=Meta.row_clip))
 
     return gradient
 
@@ -129,56 +128,119 @@ def make_gradient(estimator: Estimator, capacity: Capacity, rates: Coordinates) 
 def compare(estimates: np.ndarray, exact: np.ndarray) -> tuple[float, float, float]:
     """(cosine, bias, variance) of (draws, k) estimates; see `Fidelity`."""
     mean = estimates.mean(axis=0)
-    cosine = float(mean @ exact / max(np.linalg.norm(mean) * np.linalg.norm(exact), 1e-30))
+    cosine = _cosine(mean, exact)
     variance = float(np.mean(np.sum(np.square(estimates - mean), axis=1)) / max(mean @ mean, 1e-30))
     return cosine, math.sqrt(max(0.0, 1 - cosine**2)), variance
 
 
-class Case(NamedTuple):
-    """One image and the start of its refinement."""
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-30))
 
-    image: np.ndarray
-    state: State
+
+def _vector(gradient: Any) -> np.ndarray:
+    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(gradient)])
+
+
+class Case(NamedTuple):
+    """One problem: what its gradient function takes after the key."""
+
+    arguments: tuple
     key: jax.Array
 
 
-def prepare_case(model: Model, image: np.ndarray, config: Estimators, key: jax.Array) -> Case:
+def prepare_state(model: Model, image: np.ndarray, config: Estimators) -> State:
     """The networks' prediction for one image."""
     budget = budget_for(image, config.max_gaussians)
-    return Case(image, start_state(model.encode(image, max_gaussians=budget, solve_steps=0).gaussians), key)
+    return start_state(model.encode(image, max_gaussians=budget, solve_steps=0).gaussians)
 
 
-def shared_capacity(cases: list[Case]) -> Capacity:
+def shared_capacity(states: list[State], images: list[np.ndarray]) -> Capacity:
     """Room for all of them, and for what refinement makes of them: programs are then compiled once."""
-    size = [case.image.shape[:2] for case in cases]
-    each = [capacity_of(c.state.gaussians, image_size=s, headroom=2.0) for c, s in zip(cases, size, strict=True)]
+    size = [image.shape[:2] for image in images]
+    each = [capacity_of(c.gaussians, image_size=s, headroom=2.0) for c, s in zip(states, size, strict=True)]
     return Capacity(max(c.pairs for c in each), max(c.chunks for c in each))
 
 
-def measure(name: str, horizon: int, exact: list[np.ndarray] | None, cases: list[Case], config: Estimators, **options):
-    """One estimator at one horizon: (mean `Fidelity`, the mean estimate of every case).
+class Measured(NamedTuple):
+    """One estimator at one horizon.
+
+    Fields:
+      fidelity: mean over the cases.
+      groups: cosines by group of coordinates, means over the cases; groups without an element are left out.
+      estimates: of every case, the mean over the draws.
+    """
+
+    fidelity: Fidelity
+    groups: dict[str, float]
+    estimates: list[Any]
+
+
+def measure(gradient: Callable, cases: list[Case], *, draws: int, exact: list[Any] | None) -> Measured:
+    """One estimator at one horizon.
 
     Args:
+      gradient: (key, *arguments of a case) -> estimate, a named tuple of arrays; jitted.
+      draws: how many estimates of each case.
       exact: the gradient that it is compared with, one per case; None for itself.
-      options: of `make_gradient`.
     """
-    gradient = make_gradient(at_horizon(name, horizon), **options)
-    draws = config.draws if name in ("es", "pes", "multi_anchor") else 1
-    found, estimates = [], []
+    found, groups, estimates, programs = [], [], [], {}
     for i, case in enumerate(cases):
-        arguments = (case.state.coordinates, case.state.active, case.image)
         keys = jax.random.split(case.key, draws)
-        drawn = np.stack([np.asarray(gradient(key, *arguments), np.float64) for key in keys])
-        estimates.append(drawn.mean(axis=0))
-        timing, _ = time_warm(partial(gradient, keys[0], *arguments), 1)
+        shapes = str(jax.tree.map(np.shape, case.arguments))
+        if shapes not in programs:
+            programs[shapes] = gradient.lower(keys[0], *case.arguments).compile()
+        program = programs[shapes]
+        each = [jax.tree.map(np.asarray, program(key, *case.arguments)) for key in keys]
+        mean = jax.tree.map(lambda *leaves: np.mean(np.stack(leaves).astype(np.float64), axis=0), *each)
+        estimates.append(mean)
+        true = mean if exact is None else exact[i]
+        timing, _ = time_warm(partial(program, keys[0], *case.arguments), 1)
         if not i:
-            megabytes = gradient.lower(keys[0], *arguments).compile().memory_analysis().temp_size_in_bytes / 2**20
-        angle = compare(drawn, estimates[-1] if exact is None else exact[i])
+            megabytes = program.memory_analysis().temp_size_in_bytes / 2**20
+        angle = compare(np.stack([_vector(one) for one in each]), _vector(true))
         found.append(Fidelity(*angle, 1e3 * timing.median, megabytes))
-    return Fidelity(*np.mean(found, axis=0).tolist()), estimates
+        pairs = {name: (getattr(mean, name).ravel(), getattr(true, name).ravel()) for name in mean._fields}
+        groups.append({name: _cosine(*pair) for name, pair in pairs.items() if len(pair[0])})
+    by_group = {name: float(np.mean([each[name] for each in groups])) for name in groups[0]}
+    return Measured(Fidelity(*np.mean(found, axis=0).tolist()), by_group, estimates)
 
 
-def table(config: Estimators, means: dict[str, list[Fidelity]]) -> str:
+def study(config, make: Callable[[Estimator], Callable], cases: list[Case], names: list[str], out: Path) -> None:
+    """Measures every estimator at every horizon; prints the tables, writes `estimators.json` and `.png`.
+
+    Args:
+      config: with `description`, `estimators`, `horizons` and `draws`.
+      make: estimator -> the function that `measure` takes.
+      names: of the cases, for the report.
+    """
+    found: dict[str, list[Measured]] = {name: [] for name in (EXACT, *config.estimators)}
+    with tqdm(total=len(found) * len(config.horizons), unit="program", disable=None) as progress:
+        for horizon in config.horizons:
+            exact = None
+            for name, row in found.items():
+                draws = config.draws if name in ("es", "pes", "multi_anchor") else 1
+                row.append(measure(make(at_horizon(name, horizon)), cases, draws=draws, exact=exact))
+                exact = exact or row[-1].estimates
+                progress.update()
+            jax.clear_caches()  # programs of this horizon are not needed again
+            report = {
+                "description": config.description,
+                "horizons": list(config.horizons[: len(found[EXACT])]),
+                "means": {name: [each.fidelity._asdict() for each in row] for name, row in found.items()},
+                "groups": {name: [each.groups for each in row] for name, row in found.items()},
+                "images": names,
+                "environment": environment(),
+            }
+            write_json(out / "estimators.json", report)
+    means = {name: [each.fidelity for each in row] for name, row in found.items()}
+    atomic_write_bytes(out / "estimators.png", plot(config, means))
+    print(table(config, means))
+    print("cosine by group of coordinates")
+    print(group_table(config, {name: [each.groups for each in row] for name, row in found.items()}))
+    print(f"report: {out / 'estimators.json'}")
+
+
+def table(config, means: dict[str, list[Fidelity]]) -> str:
     """One line per estimator and horizon."""
     rows = [
         [
@@ -196,7 +258,18 @@ def table(config: Estimators, means: dict[str, list[Fidelity]]) -> str:
     return format_table(["estimator", "K", "cosine", "bias", "variance", "ms", "MB"], rows)
 
 
-def plot(config: Estimators, means: dict[str, list[Fidelity]]) -> bytes:
+def group_table(config, groups: dict[str, list[dict[str, float]]]) -> str:
+    """One line per estimator and horizon."""
+    columns = list(groups[EXACT][0])
+    rows = [
+        [name if i == 0 else "", str(horizon), *(number(each[column], 3) for column in columns)]
+        for name, row in groups.items()
+        for i, (horizon, each) in enumerate(zip(config.horizons, row, strict=True))
+    ]
+    return format_table(["estimator", "K", *columns], rows)
+
+
+def plot(config, means: dict[str, list[Fidelity]]) -> bytes:
     """PNG of the cosine and of the time over the horizon."""
     x = np.array(config.horizons)
 
@@ -220,36 +293,21 @@ def run(config: Estimators, weights: Path | None, out: Path) -> int:
       AirjaxError: no such weights, no image, or none that can be read.
     """
     model, paths = prepare(config, weights, out)
-    cases, names = [], []
+    images, names = [], []
     for path in paths:
         try:
-            image = middle(read_image(path).pixels, config.crop)
+            images.append(middle(read_image(path).pixels, config.crop))
         except AirjaxError as error:
             print(f"error: {error}", file=sys.stderr)
             continue
         names.append(path.name)
-        cases.append(prepare_case(model, image, config, jax.random.key(len(names))))
-    if not cases:
+    if not images:
         raise AirjaxError(f"{config.images}: expected images that can be read, found none")
-    options = {"capacity": shared_capacity(cases), "rates": jax.tree.map(jnp.float32, model.rates)}
-    means: dict[str, list[Fidelity]] = {name: [] for name in (EXACT, *config.estimators)}
-    with tqdm(total=len(means) * len(config.horizons), unit="program", disable=None) as progress:
-        for horizon in config.horizons:
-            exact = None
-            for name, row in means.items():
-                fidelity, estimates = measure(name, horizon, exact, cases, config, **options)
-                exact = exact or estimates
-                row.append(fidelity)
-                progress.update()
-            report = {
-                "description": config.description,
-                "horizons": list(config.horizons[: len(means[EXACT])]),
-                "means": {name: [each._asdict() for each in row] for name, row in means.items()},
-                "images": names,
-                "environment": environment(),
-            }
-            write_json(out / "estimators.json", report)
-    atomic_write_bytes(out / "estimators.png", plot(config, means))
-    print(table(config, means))
-    print(f"report: {out / 'estimators.json'}")
-    return len(paths) - len(cases)
+    states = [prepare_state(model, image, config) for image in images]
+    options = {"capacity": shared_capacity(states, images), "rates": jax.tree.map(jnp.float32, model.rates)}
+    cases = [
+        Case((state.coordinates, state.active, image), jax.random.key(i))
+        for i, (state, image) in enumerate(zip(states, images, strict=True), start=1)
+    ]
+    study(config, partial(make_gradient, **options), cases, names, out)
+    return len(paths) - len(images)

@@ -12,6 +12,7 @@ from airjax.errors import AirjaxError
 from airjax.metagrad import Estimator, Problem, needs_second_order, outer_gradient, surrogate
 from airjax.metrics import psnr
 from airjax.render.lists import Capacity
+from airjax.scene.cameras import Camera
 from airjax.scene.predictor import PredictorConfig, predict
 from airjax.scene.procedural import Views
 from airjax.scene.refinement import RATES, Coordinates, coordinates_of, refinement_adam, views_loss
@@ -59,6 +60,37 @@ def learned_rates(log_rates: dict[str, jax.Array]) -> Coordinates:
     return jax.tree.map(jnp.exp, Coordinates(**log_rates))
 
 
+def refinement_problem(
+    given: tuple[Any, Camera],
+    judged: tuple[Any, Camera],
+    active: jax.Array,
+    *,
+    unit: jax.Array,
+    capacity: Capacity,
+    any_order: bool,
+) -> Problem:
+    """Refinement towards the views given, judged by minus the mean PSNR in dB of the others.
+
+    Args:
+      given, judged: (images, cameras), a stack each.
+      active: slots in use.
+      unit, capacity, any_order: see `airjax.scene.refinement.views_loss`.
+    """
+    options = {"capacity": capacity, "any_order": any_order}
+
+    def outer_loss_fn(coordinates: Coordinates) -> jax.Array:
+        moved = coordinates.gaussians(active, unit)
+
+        def one(image, camera):
+            return -psnr(image, render(moved, camera, image_size=image.shape[:2], **options).image)
+
+        return jnp.mean(jax.vmap(one)(*judged))
+
+    return Problem(
+        views_loss(*given, active, unit=unit, **options), outer_loss_fn=outer_loss_fn, make_tx=refinement_adam
+    )
+
+
 def scene_meta_loss(
     trained: dict[str, Any],
     context: Views,
@@ -74,26 +106,20 @@ def scene_meta_loss(
       trained: {"params": weights, "log_rates": logarithms of the inner rates}.
       context, targets: views that are given, and views that are judged.
     """
-    capacity, size = Capacity(*phase.capacity), context.images.shape[1:3]
     log_rates, rates = Coordinates(**trained["log_rates"]), learned_rates(trained["log_rates"])
     bounds = context.near, context.far
     gaussians = predict(trained["params"], context.images, context.cameras, *bounds, config=predictor).gaussians
     start = coordinates_of(gaussians, unit=context.near)
-    options = {"unit": context.near, "capacity": capacity, "any_order": needs_second_order(phase.estimator)}
-    loss_fn = views_loss(context.images, context.cameras, gaussians.active, **options)
-
-    def outer_loss_fn(coordinates: Coordinates) -> jax.Array:
-        moved = coordinates.gaussians(gaussians.active, context.near)
-
-        def one(image, camera):
-            options = {"image_size": size, "capacity": capacity, "any_order": needs_second_order(phase.estimator)}
-            return -psnr(image, render(moved, camera, **options).image)
-
-        return jnp.mean(jax.vmap(one)(targets.images, targets.cameras))
-
-    problem = Problem(loss_fn, outer_loss_fn=outer_loss_fn, make_tx=refinement_adam)
+    problem = refinement_problem(
+        (context.images, context.cameras),
+        (targets.images, targets.cameras),
+        gaussians.active,
+        unit=context.near,
+        capacity=Capacity(*phase.capacity),
+        any_order=needs_second_order(phase.estimator),
+    )
     found = outer_gradient(key, start, rates, problem, estimator=phase.estimator)
-    before = outer_loss_fn(jax.lax.stop_gradient(start))
+    before = problem.outer_loss_fn(jax.lax.stop_gradient(start))
     # Lists that overflowed give NaN everywhere: such a scene counts for nothing.
     fits = jnp.isfinite(found.loss) & jnp.isfinite(before)
     found = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf) & fits, leaf, 0), found)

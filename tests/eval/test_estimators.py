@@ -39,6 +39,8 @@ def test_reports(weights, photo, tmp_path, capsys):
         np.testing.assert_allclose(exact["cosine"], 1, rtol=1e-6)
         assert exact["variance"] == 0 and exact["milliseconds"] > 0 and exact["megabytes"] > 0
     assert all(each["variance"] > 0 and abs(each["cosine"]) < 1 for each in report["means"]["es"])
+    assert set(report["groups"]["unrolled"][0]) == {"means", "log_scales", "angles", "colors"}
+    np.testing.assert_allclose(list(report["groups"]["unrolled"][1].values()), 1, rtol=1e-6)
     # After a single small step the gradient at the start is still nearly the right one.
     assert report["means"]["zero_step"][0]["cosine"] > 0.5
     assert (tmp_path / "estimators.png").read_bytes().startswith(b"\x89PNG")
