@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import noise_atlas, random_weights
 
 from airjax import cli
 from airjax.checkpoint import save_weights
@@ -21,8 +22,8 @@ from airjax.scene import paths, snapshot, views
 from airjax.scene.load import load as load_scene
 from airjax.scene.model import load as load_model
 from airjax.scene.ply import read_ply, write_ply
-from airjax.scene.predictor import PredictorConfig, config_to_text, init_params
-from airjax.scene.procedural import noise_textures, random_views
+from airjax.scene.predictor import PredictorConfig, config_to_text
+from airjax.scene.procedural import random_views
 from airjax.scene.refinement import refined
 from airjax.scene.render import render
 
@@ -33,19 +34,16 @@ NUM_VIEWS = 6
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """Random weights; drawn by numpy, as the networks' own init would have to be compiled."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: init_params(jax.random.key(0), CONFIG))
-    params = jax.tree.map(lambda leaf: rng.normal(0, 0.05, leaf.shape).astype(np.float32), shapes)
+    """Random ones."""
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, params, {"predictor": config_to_text(CONFIG)})
+    save_weights(path, random_weights(CONFIG), {"predictor": config_to_text(CONFIG)})
     return path
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A procedural scene as photographs with plain cameras and bounds."""
-    atlas = noise_textures(jax.random.key(0), 16)
+    atlas = noise_atlas()
     made = jax.jit(lambda key: random_views(key, atlas, image_size=SIZE, num_views=NUM_VIEWS))(jax.random.key(3))
     folder = tmp_path_factory.mktemp("scenes") / "room"
     folder.mkdir()

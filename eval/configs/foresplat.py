@@ -12,5 +12,5 @@ def evaluation() -> SceneRefinement:
         name="foresplat",
         description="refinement of procedural scenes, two views of 64x64",
         starts=(SceneStart("shipped", ("",)), SceneStart("scratch", (SCRATCH,))),
-        capacity=(32768, 3072),
+        capacity=(24576, 2560),
     )

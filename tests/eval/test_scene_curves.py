@@ -2,16 +2,16 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
+from tiny import random_weights
 
 from airjax.checkpoint import save_weights
 from airjax.errors import AirjaxError
 from airjax.metrics import psnr, to_8bit
 from airjax.scene.cameras import project_points
 from airjax.scene.model import load
-from airjax.scene.predictor import PredictorConfig, config_to_text, init_params
+from airjax.scene.predictor import PredictorConfig, config_to_text
 from airjax.scene.refinement import RATES, refined
 from airjax.scene.render import render
 from eval import scenes
@@ -23,11 +23,8 @@ CONFIG = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: init_params(jax.random.key(0), CONFIG))
-    params = jax.tree.map(lambda leaf: rng.normal(0, 0.05, leaf.shape).astype(np.float32), shapes)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, params, {"predictor": config_to_text(CONFIG)})
+    save_weights(path, random_weights(CONFIG), {"predictor": config_to_text(CONFIG)})
     return path
 
 

@@ -5,10 +5,11 @@ import json
 import jax
 import numpy as np
 import pytest
+from tiny import random_weights
 
 from airjax.checkpoint import save_weights
 from airjax.errors import AirjaxError
-from airjax.scene.predictor import PredictorConfig, config_to_text, init_params
+from airjax.scene.predictor import PredictorConfig, config_to_text
 from eval.scene_estimators import SceneEstimators, run
 
 CONFIG = PredictorConfig(planes=4, matching=16, widths=(16, 16, 16, 16))
@@ -21,10 +22,7 @@ def config_of(**fields):
 
 def test_reports(tmp_path, capsys):
     """The exact gradient agrees with itself in every group, and that at the start with it after one small step."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: init_params(jax.random.key(0), CONFIG))
-    params = jax.tree.map(lambda leaf: rng.normal(0, 0.05, leaf.shape).astype(np.float32), shapes)
-    save_weights(tmp_path / "w.safetensors", params, {"predictor": config_to_text(CONFIG)})
+    save_weights(tmp_path / "w.safetensors", random_weights(CONFIG), {"predictor": config_to_text(CONFIG)})
     with jax.numpy_dtype_promotion("standard"):
         assert run(config_of(), tmp_path / "w.safetensors", tmp_path) == 0
     report = json.loads((tmp_path / "estimators.json").read_text())

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import noise_atlas, random_weights
 
 from airjax.errors import AirjaxError
 from airjax.gaussians import num_active
@@ -13,10 +14,9 @@ from airjax.scene.predictor import (
     _inverse_depths,
     config_from_text,
     config_to_text,
-    init_params,
     predict,
 )
-from airjax.scene.procedural import noise_textures, random_views
+from airjax.scene.procedural import random_views
 from airjax.scene.sweep import PATCH_SCALES, match_planes, normalised, patch_features
 
 SMALL = PredictorConfig(planes=12, matching=16, widths=(16, 16, 16, 16))
@@ -24,17 +24,20 @@ SMALL = PredictorConfig(planes=12, matching=16, widths=(16, 16, 16, 16))
 
 @pytest.fixture(scope="module")
 def views():
-    atlas = noise_textures(jax.random.key(0), 16)
+    atlas = noise_atlas()
     return jax.jit(lambda key: random_views(key, atlas, image_size=(32, 48), num_views=3))(jax.random.key(3))
 
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(lambda key: init_params(key, SMALL))(jax.random.key(1))
+    return random_weights(SMALL)
 
 
 def run(params, images, cameras, near, far, config=SMALL):
-    return jax.jit(lambda *a: predict(*a, config=config))(params, images, cameras, near, far)
+    return _predict(params, images, cameras, near, far, config=config)
+
+
+_predict = jax.jit(predict, static_argnames="config")
 
 
 def test_every_plane_looks_where_its_depth_projects(views):
@@ -110,7 +113,7 @@ def test_any_number_of_views_and_any_size(views, params):
 
 def test_one_gaussian_per_pixel(views):
     config = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16), grid=2)
-    params = init_params(jax.random.key(0), config)
+    params = random_weights(config)
     found = run(params, views.images[:2], views.cameras[:2], views.near, views.far, config)
     assert found.gaussians.capacity == 2 * 32 * 48
 

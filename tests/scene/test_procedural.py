@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from airjax.scene.cameras import look_at, pinhole, project_points, unproject
-from airjax.scene.procedural import NUM_OBJECTS, Room, cast, noise_textures, random_views
+from airjax.scene.procedural import NUM_OBJECTS, Room, noise_textures, random_views
+from airjax.scene.procedural import cast as cast_eagerly
 
 SIZE = (40, 56)
+
+cast = jax.jit(cast_eagerly, static_argnames="image_size")
 
 
 @pytest.fixture(scope="module")

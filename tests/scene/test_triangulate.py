@@ -4,17 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import noise_atlas
 
 from airjax.errors import AirjaxError
 from airjax.scene.cameras import Camera, project_points
 from airjax.scene.load import load
-from airjax.scene.procedural import noise_textures, random_views
+from airjax.scene.procedural import random_views
 from airjax.scene.triangulate import triangulate
 
 
 @pytest.fixture(scope="module")
 def views():
-    atlas = noise_textures(jax.random.key(0), 24)
+    atlas = noise_atlas()
     draw = jax.jit(lambda key: random_views(key, atlas, image_size=(96, 128), num_views=5))
     return jax.tree.map(np.asarray, draw(jax.random.key(5)))
 

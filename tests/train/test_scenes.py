@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import random_weights
 
 from airjax.checkpoint import load_weights, save_weights
 from airjax.errors import AirjaxError
-from airjax.scene.predictor import config_from_text, init_params
+from airjax.scene.predictor import config_from_text
 from airjax.scene.procedural import random_views
 from train import scenes
 from train.main import load_experiment
@@ -92,14 +93,14 @@ def test_a_view_that_overflows_sends_no_gradient(experiment):
     views = jax.jit(lambda key: random_views(key, atlas, image_size=(32, 32), num_views=4))(jax.random.key(0))
     aside = views.cameras.intrinsics.at[3, :2, 2].add(26.0)
     views = views._replace(cameras=dataclasses.replace(views.cameras, intrinsics=aside))
-    params = init_params(jax.random.key(0), small.predictor)
+    params = random_weights(small.predictor)
     grads, metrics = jax.jit(jax.grad(lambda params: scene_loss(params, views, small), has_aux=True))(params)
     assert float(metrics["overflow"]) == 1
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
 
 
 def test_what_cannot_start_a_run(experiment, tmp_path):
-    like = init_params(jax.random.key(0), experiment.predictor)
+    like = random_weights(experiment.predictor)
     with pytest.raises(AirjaxError, match="expected a run folder or a weights file to start from, found none"):
         load_params(tmp_path / "none", like)
     save_weights(tmp_path / "w.safetensors", {"other": jnp.zeros(3)})
