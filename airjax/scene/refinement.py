@@ -169,6 +169,9 @@ def advance(
     Raises:
       AirjaxError: the coordinates did not stay finite, or grew beyond what can be drawn.
     """
+    if state.inner_state is None:
+        # Here, so that the first call runs the program of all others.
+        state = state._replace(inner_state=refinement_adam(rates).init(state.coordinates))
     order = jnp.asarray(_order(state.step, num_steps, len(images)))
     for attempt, headroom in enumerate(_HEADROOMS):
         if state.capacity is None:
