@@ -60,6 +60,14 @@ def at_horizon(name: str, steps: int) -> Estimator:
     return metagrad.estimator(name.split("_cg")[0].split("_neumann")[0], **options[name])
 
 
+def check_programs(estimators: tuple[str, ...], horizons: tuple[int, ...]) -> None:
+    """Raises AirjaxError unless these are names of `at_horizon` and increasing numbers of at least 1."""
+    for name in estimators:
+        at_horizon(name, 4)
+    if not horizons or min(horizons) < 1 or list(horizons) != sorted(set(horizons)):
+        raise AirjaxError(f"horizons: expected increasing numbers of at least 1, got {horizons}")
+
+
 @dataclass(frozen=True)
 class Estimators:
     """What to measure.
@@ -86,10 +94,7 @@ class Estimators:
     limit: int | None = 8
 
     def __post_init__(self):
-        for name in self.estimators:
-            at_horizon(name, 4)
-        if not self.horizons or min(self.horizons) < 1 or list(self.horizons) != sorted(set(self.horizons)):
-            raise AirjaxError(f"horizons: expected increasing numbers of at least 1, got {self.horizons}")
+        check_programs(self.estimators, self.horizons)
         if self.crop < 16 or self.draws < 2:
             raise AirjaxError(f"crop, draws: expected at least 16 and 2, got {self.crop} and {self.draws}")
 

@@ -22,7 +22,7 @@ from airjax.scene.cameras import Camera
 from airjax.scene.model import load as load_model
 from airjax.scene.refinement import Coordinates, coordinates_of
 from airjax.scene.render import capacity_of
-from eval.estimators import Case, at_horizon, study
+from eval.estimators import Case, check_programs, study
 from eval.scenes import SCRATCH, SceneRefinement, SceneStart, Task, tasks
 from train.meta import clipped_rows
 from train.scene_meta import SceneMeta, refinement_problem
@@ -52,10 +52,7 @@ class SceneEstimators:
     limit: int | None = None
 
     def __post_init__(self):
-        for name in self.estimators:
-            at_horizon(name, 4)
-        if not self.horizons or min(self.horizons) < 1 or list(self.horizons) != sorted(set(self.horizons)):
-            raise AirjaxError(f"horizons: expected increasing numbers of at least 1, got {self.horizons}")
+        check_programs(self.estimators, self.horizons)
         if self.draws < 2 or self.num_scenes < 1:
             raise AirjaxError(f"draws, num_scenes: expected at least 2 and 1, got {self.draws} and {self.num_scenes}")
 

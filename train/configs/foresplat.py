@@ -2,7 +2,7 @@
 
 python -m train.main --config train/configs/foresplat.py
 
-1.45 seconds a step on one core (4,865 s for 3,360). Then `foresplat_finetune.py`.
+1.45 seconds a step on one core (5,793 s for 4,000). The weights of the last step are those that ship.
 """
 
 import dataclasses
