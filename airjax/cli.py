@@ -197,9 +197,17 @@ def _parser() -> argparse.ArgumentParser:
     reconstruct.add_argument(
         "--views",
         type=_whole(1),
-        default=4,
+        default=8,
         metavar="V",
-        help="photographs that are turned into Gaussians, spread over the scene (default: 4)",
+        help="photographs that are turned into Gaussians, spread over the scene (default: 8)",
+    )
+    reconstruct.add_argument(
+        "--predict-size",
+        type=_whole(16, 2**15),
+        default=128,
+        metavar="S",
+        help="longest side in pixels of the photographs as the network sees them: a Gaussian for each pixel (default: "
+        "128)",
     )
     reconstruct.add_argument(
         "--refine",
@@ -213,7 +221,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_whole(16, 2**15),
         default=256,
         metavar="P",
-        help="longest side of a photograph in pixels; larger ones are made smaller (default: 256)",
+        help="longest side of a photograph in pixels; larger ones are made smaller, and refined and measured like that "
+        "(default: 256)",
     )
     reconstruct.add_argument(
         "--hold-out",

@@ -13,8 +13,6 @@ from airjax.jobs import guarded
 from airjax.screen import Fatal, Screen, bar_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from airjax.gaussians import Gaussians3D
     from airjax.scene.load import Scene
 
@@ -47,7 +45,6 @@ def reconstruct(
 
 
 def _reconstruct(scene: Scene, source: Path, target: Path, options, screen: Screen, clock) -> None:
-    import numpy as np
 
     from airjax.io import display_name
     from airjax.scene import views
@@ -65,19 +62,21 @@ def _reconstruct(scene: Scene, source: Path, target: Path, options, screen: Scre
     near, far = _bounds(given, name, options, screen, clock)
     chosen = views.spread(given.cameras, options.views)
     sets = views.comparisons(given.cameras, chosen, near=near, far=far)
-    background = np.full(3, float(scene.white), np.float32)
+    small = given.shrunk(options.predict_size)
     with clock() as predicting:
-        gaussians = model.predict(given.images, given.cameras, near, far, sets=sets)
+        gaussians = model.predict(small.images, small.cameras, near, far, sets=sets, empty=small.empty)
+    if not gaussians.capacity:
+        raise AirjaxError(f"{name}: expected photographs of something, found nothing that two of them share")
     parts = [f"{len(scene.names)} views of {scene.images.shape[2]}x{scene.images.shape[1]}, {len(chosen)} of them seen"]
     parts += [f"{gaussians.capacity} Gaussians in {predicting}"]
     if options.refine:
-        gaussians, refining = _refined(gaussians, given, near, background, model.rates, options, screen, clock)
+        gaussians, refining = _refined(gaussians, given, near, model.rates, options, screen, clock)
         parts.append(f"{options.refine} steps of refinement in {refining}")
     if len(back) and not options.quiet:
-        decibels = _quality(gaussians, scene.take(back), background)
+        decibels = _quality(gaussians, scene.take(back))
         parts.append(f"PSNR {decibels:.2f} dB of the {len(back)} views that were kept back")
     middle = given.take(views.spread(given.cameras, 1)).cameras[0]
-    snapshot = Snapshot(middle, scene.images.shape[1:3], 2 / (1 / near + 1 / far), tuple(background.tolist()))
+    snapshot = Snapshot(middle, scene.images.shape[1:3], 2 / (1 / near + 1 / far), tuple(scene.background.tolist()))
     write_ply(target, gaussians, comments=[to_comment(snapshot)])
     screen.result(f"{name} -> {display_name(target)}: {', '.join(parts)}, {target.stat().st_size} bytes")
 
@@ -101,7 +100,7 @@ def _bounds(scene: Scene, name: str, options, screen: Screen, clock) -> tuple[fl
     return near, far
 
 
-def _refined(gaussians: Gaussians3D, scene: Scene, near: float, background, rates, options, screen: Screen, clock):
+def _refined(gaussians: Gaussians3D, scene: Scene, near: float, rates, options, screen: Screen, clock):
     from airjax.scene.refinement import refined
 
     with bar_of(screen, total=options.refine, unit="step", desc="refine") as bar, clock() as refining:
@@ -111,23 +110,23 @@ def _refined(gaussians: Gaussians3D, scene: Scene, near: float, background, rate
             scene.cameras,
             num_steps=options.refine,
             unit=near,
-            background=background,
+            background=scene.background,
             rates=rates,
             progress=lambda step: bar.update(step - bar.n),
         )
     return gaussians, refining
 
 
-def _quality(gaussians: Gaussians3D, scene: Scene, background: np.ndarray) -> float:
+def _quality(gaussians: Gaussians3D, scene: Scene) -> float:
     """Mean PSNR in dB of the 8-bit images of some views."""
     import numpy as np
 
     from airjax.metrics import psnr, to_8bit
     from airjax.scene.render import render
 
-    size = scene.images.shape[1:3]
+    options = {"image_size": scene.images.shape[1:3], "background": scene.background}
     values = [
-        psnr(image, to_8bit(render(gaussians, scene.cameras[i], image_size=size, background=background).image))
+        psnr(image, to_8bit(render(gaussians, scene.cameras[i], **options).image))
         for i, image in enumerate(scene.images)
     ]
     return float(np.mean(values))

@@ -71,7 +71,7 @@ class SceneRefinement:
       num_scenes: of procedural scenes.
       image_size: (h, w) pixels of procedural views.
       context, targets: views that are given, and views that are judged, of a procedural scene.
-      views, max_size: as `airjax reconstruct` has them, of a real scene.
+      views, predict_size, max_size: as `airjax reconstruct` has them, of a real scene.
       capacity: (pairs, chunks) of the renderer's lists to begin with, so that one program serves all scenes; None to
         plan those of each scene.
       steps: numbers of refinement steps, increasing, the first is 0.
@@ -89,12 +89,13 @@ class SceneRefinement:
     image_size: tuple[int, int] = (64, 64)
     context: int = 2
     targets: int = 2
-    views: int = 4
+    views: int = 8
+    predict_size: int = 128
     max_size: int = 256
     capacity: tuple[int, int] | None = None
-    steps: tuple[int, ...] = (0, 5, 10, 20, 50, 100, 128, 200, 500)
+    steps: tuple[int, ...] = (0, 5, 10, 20, 50, 100, 128, 200)
     seconds: tuple[float, ...] = ()
-    compared: tuple[int, ...] = (0, 50, 200, 500)
+    compared: tuple[int, ...] = (0, 50, 200)
     limit: int | None = None
 
     def __post_init__(self):
@@ -113,9 +114,11 @@ class Task(NamedTuple):
     Fields:
       name: for the reports.
       images, cameras: (v, h, w, 3), a stack of v, given.
+      small: the same as the predictor sees them, perhaps of fewer pixels: (images, cameras).
       near, far: depths, world units.
       sets: see `airjax.scene.predictor.predict`.
       background: (3,).
+      empty: pixels of `small` where it is known to be seen; None where that is not known.
       judged_images, judged_cameras: kept back.
       points, colors: (p, 3) where a start from scratch begins.
     """
@@ -123,10 +126,12 @@ class Task(NamedTuple):
     name: str
     images: np.ndarray
     cameras: Camera
+    small: tuple[np.ndarray, Camera]
     near: float
     far: float
     sets: np.ndarray | None
     background: np.ndarray
+    empty: np.ndarray | None
     judged_images: np.ndarray
     judged_cameras: Camera
     points: np.ndarray
@@ -161,7 +166,7 @@ def tasks(config: SceneRefinement) -> Iterator[Task]:
         scattered = random_points(np.random.default_rng(i), images, cameras, *bounds, count)
         black = np.zeros(3, np.float32)
         parts = made.images[judged], made.cameras[judged], *scattered
-        yield Task(f"{FIRST_SEED + i}", images, cameras, *bounds, None, black, *parts)
+        yield Task(f"{FIRST_SEED + i}", images, cameras, (images, cameras), *bounds, None, black, None, *parts)
 
 
 _random_views = partial(jax.jit, static_argnames=("image_size", "num_views"))(random_views)
@@ -176,9 +181,10 @@ def _real(folder: str, config: SceneRefinement) -> Task:
     near, far = scene.bounds or (found.near, found.far)
     chosen = choose.spread(given.cameras, config.views)
     sets = choose.comparisons(given.cameras, chosen, near=near, far=far)
-    background = np.full(3, float(scene.white), np.float32)
+    small = given.shrunk(config.predict_size)
+    views = given.images, given.cameras, (small.images, small.cameras)
     parts = judged.images, judged.cameras, found.points, found.colors
-    return Task(Path(folder).name, given.images, given.cameras, near, far, sets, background, *parts)
+    return Task(Path(folder).name, *views, near, far, sets, scene.background, small.empty, *parts)
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------
@@ -190,7 +196,7 @@ def measure(model: Model | None, rates: Coordinates, task: Task, config: SceneRe
     def begin() -> Gaussians3D:
         if model is None:
             return at_points(task.points, task.colors)
-        return model.predict(task.images, task.cameras, task.near, task.far, sets=task.sets)
+        return model.predict(*task.small, task.near, task.far, sets=task.sets, empty=task.empty)
 
     images, cameras = jnp.asarray(task.images), jax.tree.map(jnp.asarray, task.cameras)
     capacity = Capacity(*config.capacity) if config.capacity else None
@@ -374,7 +380,7 @@ def run(config: SceneRefinement, weights: Path | None, out: Path) -> int:
 def _remembered(model: Model | None, rates: Coordinates, task: Task, config: SceneRefinement, out: Path) -> Curve:
     """`measure`, or what it gave before for the same scene, weights and settings."""
     identity = hashlib.sha256(np.ascontiguousarray(task.images).tobytes())
-    for leaf in jax.tree.leaves((task.cameras, task.points, None if model is None else model.params)):
+    for leaf in jax.tree.leaves((task.cameras, task.small, task.points, None if model is None else model.params)):
         identity.update(np.asarray(leaf).tobytes())
     identity.update(repr((config.steps, config.seconds, rates, task.near, task.far, task.sets)).encode())
     path = out / "curves" / f"{identity.hexdigest()[:24]}.json"

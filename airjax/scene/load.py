@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from airjax.scene.cameras import Camera
 from airjax.scene.colmap import read_colmap
 
 MAX_SIZE = 512  # pixels; longer sides are made so long unless the caller asks for more
+_EMPTY = 1 / 1024  # how far from white a pixel may be that shows a white background alone
 _OPENGL = np.diag([1.0, -1.0, -1.0])  # y up and z backwards to y down and z forwards
 
 
@@ -89,6 +90,21 @@ class Scene:
     splits: tuple[str, ...]
     white: bool
     notices: tuple[str, ...]
+
+    @property
+    def background(self) -> np.ndarray:
+        """(3,) colour behind everything."""
+        return np.full(3, float(self.white), np.float32)
+
+    @property
+    def empty(self) -> np.ndarray:
+        """(v, h, w) bool, pixels where the background is seen, as far as it is known: where it was transparent."""
+        return self.white & np.all(self.images > 1 - _EMPTY, axis=-1)
+
+    def shrunk(self, max_size: int) -> Scene:
+        """The same photographs, made smaller where a side is longer than so many pixels."""
+        images, cameras = shrink(self.images, self.cameras, max_size=max_size)
+        return replace(self, images=images, cameras=cameras)
 
     def take(self, views: Sequence[int]) -> Scene:
         """Some of the views."""
@@ -371,6 +387,18 @@ def resize(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """(h, w, 3) float pixels in another (w, h): means over the area of each pixel."""
     channels = [np.asarray(Image.fromarray(image[..., c]).resize(size, Image.Resampling.BOX)) for c in range(3)]
     return np.stack(channels, axis=-1)
+
+
+def shrink(images: np.ndarray, cameras: Camera, *, max_size: int, multiple: int = 1) -> tuple[np.ndarray, Camera]:
+    """(v, h, w, 3) images with sides of at most so many pixels, multiples of a number, and the cameras for them."""
+    height, width = images.shape[1:3]
+    scale = min(1.0, max_size / max(height, width))
+    size = [max(1, round(side * scale / multiple)) * multiple for side in (width, height)]
+    if size == [width, height]:
+        return images, cameras
+    factors = np.diag([size[0] / width, size[1] / height, 1.0]).astype(np.float32)
+    smaller = Camera(factors @ np.asarray(cameras.intrinsics), cameras.rotation, cameras.translation)
+    return np.stack([resize(image, size) for image in images]), smaller
 
 
 def undistort(image: np.ndarray, intrinsics: np.ndarray, distortion: Sequence[float]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from airjax.checkpoint import load_weights, weights_hash
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D
 from airjax.refine import rates_from_text
 from airjax.scene.cameras import Camera
+from airjax.scene.fusion import consistent
 from airjax.scene.predictor import PredictorConfig, config_from_text, init_params, predict
 from airjax.scene.refinement import RATES, Coordinates
 
@@ -48,28 +49,35 @@ class Model:
         far: float,
         *,
         sets: Int[np.ndarray, "v k"] | None = None,
+        empty: Bool[np.ndarray, "u h w"] | None = None,
     ) -> Gaussians3D:
         """Gaussians of a scene from two views or more; numpy arrays, all of them active.
 
+        Those that the views contradict are left out (`airjax.scene.fusion`).
+
         Args:
           images, cameras, near, far, sets: see `airjax.scene.predictor.predict`.
+          empty: pixels that show the background; None where that is not known.
 
         Raises:
           ValueError: as there.
         """
+        empty = np.zeros(np.shape(images)[:3], bool) if empty is None else empty
         used = np.arange(len(images)) if sets is None else np.unique(sets)
         rows = None if sets is None else tuple(map(tuple, np.searchsorted(used, sets).tolist()))  # static
-        images, cameras = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[used]), (images, cameras))
-        bounds = jnp.float32(near), jnp.float32(far)
-        gaussians = _predict(self.params, images, cameras, *bounds, config=self.config, rows=rows)
+        views = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[used]), (images, cameras, empty))
+        gaussians = _predict(self.params, *views, jnp.float32(near), jnp.float32(far), config=self.config, rows=rows)
         gaussians = jax.tree.map(np.asarray, gaussians)
         return jax.tree.map(lambda leaf: leaf[gaussians.active], gaussians)
 
 
 @partial(jax.jit, static_argnames=("config", "rows"))
-def _predict(params, images, cameras, near, far, *, config, rows):
+def _predict(params, images, cameras, empty, near, far, *, config, rows) -> Gaussians3D:
     sets = None if rows is None else np.array(rows)
-    return predict(params, images, cameras, near, far, config=config, sets=sets).gaussians
+    found = predict(params, images, cameras, near, far, config=config, sets=sets)
+    cameras, empty = (cameras, empty) if rows is None else jax.tree.map(lambda leaf: leaf[sets[:, 0]], (cameras, empty))
+    kept = consistent(found.gaussians.means, found.depths, cameras, empty=empty)
+    return replace(found.gaussians, active=found.gaussians.active & kept)
 
 
 def load(path: str | os.PathLike | None = None) -> Model:

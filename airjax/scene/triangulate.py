@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from airjax.errors import AirjaxError
 from airjax.nn.plane_sweep import CELL
 from airjax.scene.cameras import Camera, project_points, unproject
-from airjax.scene.load import resize
+from airjax.scene.load import shrink
 from airjax.scene.sweep import match_planes
 from airjax.scene.views import nearest
 
@@ -62,7 +62,7 @@ def triangulate(images: np.ndarray, cameras: Camera, *, max_views: int = 12, sou
     if not spacing > 0:
         raise AirjaxError(f"{source}: expected cameras at different places, got all of them at one")
     inverse = jnp.asarray(1 / np.geomspace(_RANGE[1] * spacing, _RANGE[0] * spacing, PLANES), jnp.float32)
-    small, scaled = _small(images, cameras)
+    small, scaled = shrink(images, cameras, max_size=SIDE, multiple=CELL)
     size = small.shape[1:3]
     chosen = np.unique(np.linspace(0, len(images) - 1, min(max_views, len(images))).round().astype(int))
     neighbours = {i: nearest(cameras, i, 2) for i in range(len(images))}
@@ -103,16 +103,6 @@ def triangulate(images: np.ndarray, cameras: Camera, *, max_views: int = 12, sou
 
 def _one(cameras: Camera, index: int) -> Camera:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], cameras)
-
-
-def _small(images: np.ndarray, cameras: Camera) -> tuple[np.ndarray, Camera]:
-    """Pictures of SIDE pixels, sides multiples of a cell, and cameras for them."""
-    height, width = images.shape[1:3]
-    scale = min(1.0, SIDE / max(height, width))
-    size = [max(1, round(side * scale / CELL)) * CELL for side in (width, height)]
-    resized = np.stack([resize(image, size) for image in images])
-    factors = np.diag([size[0] / width, size[1] / height, 1.0]).astype(np.float32)
-    return resized, Camera(factors @ np.asarray(cameras.intrinsics), cameras.rotation, cameras.translation)
 
 
 @partial(jax.jit, static_argnames=("image_size",))

@@ -7,7 +7,7 @@ from eval.scenes import SCRATCH, SceneRefinement, SceneStart
 
 
 def evaluation() -> SceneRefinement:
-    """64 scenes, up to 500 steps."""
+    """64 scenes, up to 200 steps."""
     return SceneRefinement(
         name="foresplat",
         description="refinement of procedural scenes, two views of 64x64",

@@ -239,6 +239,17 @@ def test_lego_agrees_with_its_poses(data_dir):
     i, j = np.unravel_index(np.argmin(distance), distance.shape)
     pair = scene.take([i, j])
     assert match_error(*pair.images, pair.cameras[0], pair.cameras[1]) < 1.0
+    view = scene.splits.index("train")
+    transparent = np.asarray(Image.open(data_dir / "scenes" / "lego" / "train" / scene.names[view]))[..., 3] == 0
+    np.testing.assert_array_equal(scene.empty[view], transparent)
+    assert 0.5 < transparent.mean() < 0.9 and 0.5 < scene.shrunk(100).empty[view].mean() < transparent.mean()
+
+
+def test_nothing_is_known_to_be_empty_without_transparency(folder):
+    write_plain(folder)
+    scene = load(folder)
+    assert scene.empty.shape == scene.images.shape[:3] and not scene.empty.any()
+    np.testing.assert_array_equal(scene.background, np.zeros(3))
 
 
 # --- what a user gets wrong ----------------------------------------------------------------------------------

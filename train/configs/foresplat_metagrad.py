@@ -60,7 +60,7 @@ def experiment(smoke: bool, variant: str = "multi_anchor", seed: int = 0) -> Sce
         optimizer=Optimizer(learning_rate=LEARNING_RATES[trained], warmup=20),
         loop=LoopConfig(num_steps=200, seed=seed, log_every=10, checkpoint_every=20),
         data=SceneData(photographs="../shared/data/photos_train", batch_size=2, seed=100 + seed),
-        init="runs/foresplat",
+        init="runs/foresplat/weights.safetensors",
     )
     if not smoke:
         return full

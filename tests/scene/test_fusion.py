@@ -1,0 +1,108 @@
+"""Which Gaussians of a prediction the other views contradict."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import noise_atlas, random_weights
+
+from airjax.scene.cameras import look_at, pinhole, unproject
+from airjax.scene.fusion import TOLERANCE, consistent
+from airjax.scene.model import Model
+from airjax.scene.predictor import PredictorConfig, predict
+from airjax.scene.procedural import random_views
+
+SIZE, DISTANCE = (16, 24), 4.0
+CENTERS = (np.stack(np.meshgrid(np.arange(12), np.arange(8)), axis=-1).reshape(-1, 2) * 2 + 1).astype(np.float32)
+
+
+def wall(count: int):
+    """Cameras side by side that look straight at a wall, and the depths that each sees."""
+    eyes = jnp.stack([0.25 * jnp.arange(count, dtype=jnp.float32), jnp.zeros(count), jnp.zeros(count)], axis=1)
+    down = jnp.array([0.0, -1.0, 0.0])
+    look = jax.vmap(lambda eye: look_at(eye, eye + jnp.array([0.0, 0.0, DISTANCE]), down, pinhole(60.0, SIZE)))
+    return look(eyes), np.full((count, SIZE[0] // 2, SIZE[1] // 2), DISTANCE, np.float32)
+
+
+def found(cameras, depths, **options):
+    """(v, a, b) what is kept of a Gaussian in every cell of every view."""
+    views = range(len(depths))
+    means = [unproject(cameras[i], jnp.asarray(CENTERS), jnp.asarray(depths[i].ravel())) for i in views]
+    options = {"empty": jnp.zeros((len(depths), *SIZE), bool), **options}
+    kept = jax.jit(consistent)(jnp.concatenate(means), jnp.asarray(depths), cameras, **options)
+    return np.asarray(kept).reshape(depths.shape)
+
+
+def test_views_that_agree_keep_everything():
+    assert found(*wall(4)).all()
+
+
+def test_what_most_views_see_through_is_dropped():
+    """One view takes a cell for much nearer than it is; that hides nothing of what the others found."""
+    cameras, depths = wall(4)
+    depths[1, 4, 6] = DISTANCE / 2
+    kept = found(cameras, depths)
+    assert not kept[1, 4, 6] and kept.sum() == kept.size - 1
+
+
+@pytest.mark.parametrize("factor, dropped", [(1 / TOLERANCE + 0.02, False), (1 / TOLERANCE - 0.02, True)])
+def test_depths_within_the_tolerance_are_the_same(factor, dropped):
+    cameras, depths = wall(4)
+    depths[2, 4, 6] *= factor
+    assert found(cameras, depths)[2, 4, 6] != dropped
+
+
+def test_what_is_hidden_from_the_others_is_kept():
+    cameras, depths = wall(4)
+    depths[1, 4, 6] = DISTANCE * 2
+    assert found(cameras, depths).all()
+
+
+def test_one_view_alone_contradicts_nothing():
+    """Of two views either may be wrong; of three, two that confirm each other outvote the third."""
+    cameras, depths = wall(2)
+    depths[1] = DISTANCE / 2
+    assert found(cameras, depths).all()
+    cameras, depths = wall(3)
+    depths[1, 4, 6] = DISTANCE / 2
+    assert not found(cameras, depths)[1, 4, 6]
+
+
+def test_confirmations_weigh_against_contradictions():
+    """Three of six views find the same thing near: none of them is dropped where as many confirm it as do not."""
+    cameras, depths = wall(6)
+    cameras = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), cameras)  # all at one place
+    depths[:3] = DISTANCE / 2
+    assert not found(cameras, depths)[:3].any()  # 3 see through, 2 confirm
+    depths[:4] = DISTANCE / 2
+    assert found(cameras, depths).all()
+
+
+def test_nothing_stands_outside_a_silhouette():
+    """The view's own, and that of any other."""
+    cameras, depths = wall(3)
+    empty = np.zeros((3, *SIZE), bool)
+    empty[0, :, :8] = True
+    kept = found(cameras, depths, empty=jnp.asarray(empty))
+    assert not kept[0, :, :4].any() and kept[0, :, 5:].all()
+    focal = float(cameras.intrinsics[0, 0, 0])
+    column = CENTERS[:12, 0] + 0.25 * focal / DISTANCE  # where the cells of the second view are seen in the first
+    assert np.array_equal(kept[1, 4], column >= 8)
+
+
+def test_a_model_leaves_out_what_is_contradicted():
+    """With sets: the views that get Gaussians are the ones that are asked, not those that are only compared with."""
+    config = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
+    model = Model(config, random_weights(config), "random")
+    atlas = noise_atlas()
+    made = jax.jit(lambda key: random_views(key, atlas, image_size=(32, 32), num_views=5))(jax.random.key(1))
+    images, cameras, near, far = jax.tree.map(np.asarray, (made.images, made.cameras, made.near, made.far))
+    sets = np.array([[4, 0], [1, 3], [3, 1]])
+    empty = np.zeros((5, 32, 32), bool)
+    empty[[0, 4], :, :16] = True
+    found = model.predict(images, cameras, near, far, sets=sets, empty=empty)
+    whole = jax.jit(lambda *args: predict(*args, config=config, sets=sets))(model.params, images, cameras, near, far)
+    order = sets[:, 0]
+    kept = consistent(whole.gaussians.means, whole.depths, cameras[order], empty=jnp.asarray(empty[order]))
+    assert 0 < found.capacity == int(kept.sum()) < len(kept)
+    np.testing.assert_allclose(found.means, whole.gaussians.means[kept], rtol=1e-5, atol=1e-5)
