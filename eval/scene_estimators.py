@@ -20,7 +20,7 @@ from airjax.refine import scaled
 from airjax.render.lists import Capacity
 from airjax.scene.cameras import Camera
 from airjax.scene.model import load as load_model
-from airjax.scene.refinement import Coordinates, coordinates_of
+from airjax.scene.refinement import RATES, Coordinates, coordinates_of
 from airjax.scene.render import capacity_of
 from eval.estimators import Case, check_programs, study
 from eval.scenes import SCRATCH, SceneRefinement, SceneStart, Task, tasks
@@ -95,7 +95,7 @@ def run(config: SceneEstimators, weights: Path | None, out: Path) -> int:
         names.append(task.name)
         needs.append(capacity_of(gaussians, all_cameras(task), image_size=config.image_size, headroom=2.0))
     capacity = Capacity(max(c.pairs for c in needs), max(c.chunks for c in needs))
-    rates = jax.tree.map(jnp.float32, model.rates)
+    rates = jax.tree.map(jnp.float32, RATES)
     study(config, partial(make_gradient, capacity=capacity, rates=rates), cases, names, out)
     return 0
 

@@ -342,8 +342,7 @@ def run(config: SceneRefinement, weights: Path | None, out: Path) -> int:
             for start, row in zip(config.starts, models, strict=True):
                 curves[-1].append([])
                 for model in row:
-                    rates = start.rates or (RATES if model is None else model.rates)
-                    curves[-1][-1].append(_remembered(model, rates, task, config, out))
+                    curves[-1][-1].append(_remembered(model, _rates(start, model), task, config, out))
                     progress.update()
 
     def values(field: str) -> np.ndarray:
@@ -357,6 +356,9 @@ def run(config: SceneRefinement, weights: Path | None, out: Path) -> int:
         "weights": {
             s.name: [SCRATCH if m is None else m.name for m in row]
             for s, row in zip(config.starts, models, strict=True)
+        },
+        "rates": {
+            s.name: [_rates(s, model)._asdict() for model in row] for s, row in zip(config.starts, models, strict=True)
         },
         **summary(config, values("psnr")),
         "ssim": means("ssim"),
@@ -375,6 +377,11 @@ def run(config: SceneRefinement, weights: Path | None, out: Path) -> int:
     print(table(config, report))
     print(f"report: {out / 'scenes.json'}")
     return 0
+
+
+def _rates(start: SceneStart, model: Model | None) -> Coordinates:
+    """Those of the start, of the weights, or of 3DGS."""
+    return start.rates or (RATES if model is None else model.rates)
 
 
 def _remembered(model: Model | None, rates: Coordinates, task: Task, config: SceneRefinement, out: Path) -> Curve:
