@@ -6,16 +6,13 @@ differs, or its learning rates. With several seeds of each, differences come wit
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import math
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -26,7 +23,7 @@ from airjax.io import atomic_write_bytes, find_images, read_image
 from airjax.render.plan import render
 from eval.images import score
 from eval.plot import Line, Panel, draw_panels, png_bytes
-from eval.results import environment, format_table, number, write_json
+from eval.results import environment, format_table, number, remembered, write_json
 
 # Okabe and Ito's palette, then darker and lighter ones of its colours.
 PALETTE = (
@@ -277,15 +274,6 @@ def run(config: Refinement, weights: Path | None, out: Path) -> int:
 
 def _remembered(model: Model, image: np.ndarray, config: Refinement, out: Path) -> Curve:
     """`measure`, or what it gave before for the same pixels, weights and settings."""
-    identity = hashlib.sha256(np.ascontiguousarray(image).tobytes())
-    for leaf in jax.tree.leaves(model.params):
-        identity.update(np.asarray(leaf).tobytes())
-    identity.update(repr((config.steps, config.max_gaussians, model.rates)).encode())
-    path = out / "curves" / f"{identity.hexdigest()[:24]}.json"
-    if path.exists():
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # cut off while it was written: measured again
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            return Curve(stored["num_gaussians"], tuple(stored["psnr"]))
-    curve = measure(model, image, config)
-    write_json(path, curve._asdict())
-    return curve
+    settings = config.steps, config.max_gaussians, model.rates
+    work = partial(measure, model, image, config)
+    return remembered(work, Curve, out / "curves", arrays=(image, model.params), settings=settings)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import math
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 
 from airjax.io import atomic_write_bytes
 
+Record = TypeVar("Record", bound=NamedTuple)
 _PACKAGES = ("airjax", "jax", "jaxlib", "flax", "numpy", "pillow")
 
 
@@ -113,3 +117,28 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def remembered(
+    measure: Callable[[], Record], kind: type[Record], folder: Path, *, arrays: Any, settings: Any
+) -> Record:
+    """What `measure` gives, or gave before for the same arrays and settings: an interrupted evaluation goes on.
+
+    Args:
+      measure: gives a `kind` of numbers and lists of them.
+      kind: its type.
+      folder: where it is kept, one JSON file for each identity.
+      arrays: pytree of all that is measured.
+      settings: anything whose `repr` says how.
+    """
+    identity = hashlib.sha256()
+    for leaf in jax.tree.leaves(arrays):
+        identity.update(np.asarray(leaf).tobytes())
+    identity.update(repr(settings).encode())
+    path = folder / f"{identity.hexdigest()[:24]}.json"
+    if path.exists():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # cut off while it was written: measured again
+            return kind(**json.loads(path.read_text(encoding="utf-8")))
+    found = measure()
+    write_json(path, found._asdict())
+    return found

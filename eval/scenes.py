@@ -6,9 +6,6 @@ and are refined by the same optimiser. Differences are paired scene by scene.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -37,7 +34,7 @@ from airjax.scene.refinement import RATES, Coordinates, State, advance, start_st
 from airjax.scene.render import render
 from airjax.scene.triangulate import triangulate
 from eval.refinement import plot
-from eval.results import environment, format_table, number, write_json
+from eval.results import environment, format_table, number, remembered, write_json
 from eval.scratch import at_points, random_points
 from train.scenes import SceneData, texture_atlas
 
@@ -386,14 +383,7 @@ def _rates(start: SceneStart, model: Model | None) -> Coordinates:
 
 def _remembered(model: Model | None, rates: Coordinates, task: Task, config: SceneRefinement, out: Path) -> Curve:
     """`measure`, or what it gave before for the same scene, weights and settings."""
-    identity = hashlib.sha256(np.ascontiguousarray(task.images).tobytes())
-    for leaf in jax.tree.leaves((task.cameras, task.small, task.points, None if model is None else model.params)):
-        identity.update(np.asarray(leaf).tobytes())
-    identity.update(repr((config.steps, config.seconds, rates, task.near, task.far, task.sets)).encode())
-    path = out / "curves" / f"{identity.hexdigest()[:24]}.json"
-    if path.exists():
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # cut off while it was written: measured again
-            return Curve(**json.loads(path.read_text(encoding="utf-8")))
-    curve = measure(model, rates, task, config)
-    write_json(path, curve._asdict())
-    return curve
+    arrays = task.images, task.cameras, task.small, task.points, None if model is None else model.params
+    settings = config.steps, config.seconds, rates, task.near, task.far, task.sets
+    work = partial(measure, model, rates, task, config)
+    return remembered(work, Curve, out / "curves", arrays=arrays, settings=settings)
