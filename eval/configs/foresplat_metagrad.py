@@ -7,7 +7,7 @@ python -m eval.main --config eval/configs/foresplat_metagrad.py
 from eval.scenes import SceneRefinement, SceneStart
 
 SEEDS = (0, 1)
-VARIANTS = ("multi_anchor", "meta_sgd")
+VARIANTS = ("meta_sgd",)
 
 
 def start(variant: str) -> SceneStart:
