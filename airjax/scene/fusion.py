@@ -18,6 +18,7 @@ _FEWEST = 2  # views that must see through a Gaussian: one may be wrong about it
 
 def consistent(
     means: Float[Array, "m 3"],
+    pixels: Float[Array, "m 2"],
     depths: Float[Array, "v a b"],
     cameras: Camera,
     *,
@@ -27,10 +28,12 @@ def consistent(
 
     A view sees through a Gaussian that lies in front of what it sees there, and confirms one that lies at the same
     depth; it has no say about what is hidden from it or beyond its edges. Dropped is what more views see through than
-    confirm, at least two, and what lies on an empty pixel of any view: outside its silhouette nothing can be.
+    confirm, at least two, and what lies on an empty pixel of any view, or shows one of its own: outside a silhouette
+    nothing can be.
 
     Args:
       means: world units.
+      pixels: of the view that each came from, what it shows.
       depths: z of what each view sees, by cells (`airjax.scene.predictor.Prediction`), world units.
       cameras: a stack of v.
       empty: pixels that show the background, as far as they are known.
@@ -40,11 +43,13 @@ def consistent(
 
     def opinion(view):
         j, camera, depth, blank = view
-        pixels, z = project_points(camera, means)
-        inside = (z > 0) & jnp.all((pixels >= 0) & (pixels < jnp.array([[width, height]], pixels.dtype)), axis=1)
-        x, y = jnp.floor(jnp.where(inside[:, None], pixels, 0.0)).astype(jnp.int32).T
+        own = origin == j
+        place, z = project_points(camera, means)
+        place = jnp.where(own[:, None], pixels, place)
+        inside = (z > 0) & jnp.all((place >= 0) & (place < jnp.array([[width, height]], place.dtype)), axis=1)
+        x, y = jnp.floor(jnp.where(inside[:, None], place, 0.0)).astype(jnp.int32).T
         seen = depth[y // CELL, x // CELL]
-        other = inside & (origin != j)
+        other = inside & ~own
         through = other & (z * TOLERANCE < seen)
         confirmed = other & ~through & (z <= seen * TOLERANCE)
         return through, confirmed, inside & blank[y, x]

@@ -76,7 +76,7 @@ def _predict(params, images, cameras, empty, near, far, *, config, rows) -> Gaus
     sets = None if rows is None else np.array(rows)
     found = predict(params, images, cameras, near, far, config=config, sets=sets)
     cameras, empty = (cameras, empty) if rows is None else jax.tree.map(lambda leaf: leaf[sets[:, 0]], (cameras, empty))
-    kept = consistent(found.gaussians.means, found.depths, cameras, empty=empty)
+    kept = consistent(found.gaussians.means, found.pixels, found.depths, cameras, empty=empty)
     return replace(found.gaussians, active=found.gaussians.active & kept)
 
 

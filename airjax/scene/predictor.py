@@ -58,10 +58,12 @@ class Prediction(NamedTuple):
 
     Fields:
       gaussians: v * a * b * g slots, view by view; those of padded cells are inactive.
+      pixels: (v * a * b * g, 2) of its view, where each Gaussian was seen: what it shows, offset or not.
       depths: (v, a, b) z of every cell.
     """
 
     gaussians: Gaussians3D
+    pixels: Float[Array, "n 2"]
     depths: Float[Array, "v a b"]
 
 
@@ -144,8 +146,8 @@ def predict(
     scores, outputs = networks.decode(params, images, matches, features)
     plane = jnp.dot(jax.nn.softmax(scores, axis=-1), jnp.arange(config.planes, dtype=scores.dtype), precision="highest")
     parts = jax.vmap(lambda *view: _place(*view, near, far, config, (height, width)))(outputs, plane, images, cameras)
-    gaussians = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), parts)
-    return Prediction(gaussians, 1.0 / _at(plane, near, far, config.planes))
+    gaussians, pixels = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), parts)
+    return Prediction(gaussians, pixels, 1.0 / _at(plane, near, far, config.planes))
 
 
 def _inverse_depths(near, far, planes: int) -> Float[Array, " d"]:
@@ -157,8 +159,8 @@ def _at(plane, near, far, planes: int):
     return 1.0 / far + plane / (planes - 1) * (1.0 / near - 1.0 / far)
 
 
-def _place(outputs, plane, image, camera: Camera, near, far, config: PredictorConfig, image_size) -> Gaussians3D:
-    """The Gaussians of one view, cell by cell."""
+def _place(outputs, plane, image, camera: Camera, near, far, config: PredictorConfig, image_size):
+    """The Gaussians of one view, row by row, and the pixels that they show."""
     rows, columns, _ = outputs.shape
     grid, spacing = config.grid, CELL / config.grid
     raw = outputs.reshape(rows, columns, grid, grid, ROWS).transpose(0, 2, 1, 3, 4).reshape(-1, ROWS)
@@ -178,4 +180,5 @@ def _place(outputs, plane, image, camera: Camera, near, far, config: PredictorCo
     turned = turned / jnp.linalg.norm(turned, axis=-1, keepdims=True)
     to_world = jnp.broadcast_to(from_rotation(camera.rotation.T)[None], turned.shape)
     harmonics = from_rgb(colors + 0.5 * raw[:, 10:])[:, None]
-    return Gaussians3D(means, scales, multiply(to_world, turned), jax.nn.sigmoid(raw[:, 9] + 1), harmonics, active)
+    opacities = jax.nn.sigmoid(raw[:, 9] + 1)
+    return Gaussians3D(means, scales, multiply(to_world, turned), opacities, harmonics, active), pixels

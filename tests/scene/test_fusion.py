@@ -29,7 +29,8 @@ def found(cameras, depths, **options):
     views = range(len(depths))
     means = [unproject(cameras[i], jnp.asarray(CENTERS), jnp.asarray(depths[i].ravel())) for i in views]
     options = {"empty": jnp.zeros((len(depths), *SIZE), bool), **options}
-    kept = jax.jit(consistent)(jnp.concatenate(means), jnp.asarray(depths), cameras, **options)
+    pixels = jnp.asarray(np.tile(CENTERS, (len(depths), 1)))
+    kept = jax.jit(consistent)(jnp.concatenate(means), pixels, jnp.asarray(depths), cameras, **options)
     return np.asarray(kept).reshape(depths.shape)
 
 
@@ -103,6 +104,8 @@ def test_a_model_leaves_out_what_is_contradicted():
     found = model.predict(images, cameras, near, far, sets=sets, empty=empty)
     whole = jax.jit(lambda *args: predict(*args, config=config, sets=sets))(model.params, images, cameras, near, far)
     order = sets[:, 0]
-    kept = consistent(whole.gaussians.means, whole.depths, cameras[order], empty=jnp.asarray(empty[order]))
+    kept = consistent(
+        whole.gaussians.means, whole.pixels, whole.depths, cameras[order], empty=jnp.asarray(empty[order])
+    )
     assert 0 < found.capacity == int(kept.sum()) < len(kept)
     np.testing.assert_allclose(found.means, whole.gaussians.means[kept], rtol=1e-5, atol=1e-5)
