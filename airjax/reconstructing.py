@@ -45,7 +45,6 @@ def reconstruct(
 
 
 def _reconstruct(scene: Scene, source: Path, target: Path, options, screen: Screen, clock) -> None:
-
     from airjax.io import display_name
     from airjax.scene import views
     from airjax.scene.model import load

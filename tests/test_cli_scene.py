@@ -188,6 +188,17 @@ def test_scenes_that_cannot_be_reconstructed(run, folder, tmp_path):
     assert not list(tmp_path.glob("*.ply"))
 
 
+def test_photographs_of_nothing(run, folder, tmp_path):
+    """All of them transparent."""
+    target = tmp_path / "nothing"
+    copied(folder, target)
+    for file in target.glob("*.png"):
+        Image.new("RGBA", SIZE[::-1]).save(file)
+    result = run("reconstruct", target, "--near", 1, "--far", 9)
+    assert result.status == 2 and not result.out and not Path("nothing.ply").exists()
+    assert "expected photographs of something" in result.err[-1]
+
+
 def test_weights_of_something_else(run, folder):
     save_weights(Path("w.safetensors"), {"a": np.zeros(3, np.float32)}, {})
     refused(run("reconstruct", folder, "--weights", "w.safetensors"), "expected weights of a scene predictor")

@@ -32,11 +32,14 @@ def consistent(
     nothing can be.
 
     Args:
-      means: world units.
-      pixels: of the view that each came from, what it shows.
+      means: world units; m = v * n.
+      pixels: (x, y) in the view that each came from, what it shows.
       depths: z of what each view sees, by cells (`airjax.scene.predictor.Prediction`), world units.
       cameras: a stack of v.
       empty: pixels that show the background, as far as they are known.
+
+    Returns:
+      True for those to keep.
     """
     views, height, width = empty.shape
     origin = jnp.arange(len(means)) // (len(means) // views)

@@ -98,7 +98,7 @@ class Scene:
 
     @property
     def empty(self) -> np.ndarray:
-        """(v, h, w) bool, pixels where the background is seen, as far as it is known: where it was transparent."""
+        """(v, h, w) bool, pixels that show a transparent background, and those of its pure white; none without one."""
         return self.white & np.all(self.images > 1 - _EMPTY, axis=-1)
 
     def shrunk(self, max_size: int) -> Scene:
@@ -390,7 +390,14 @@ def resize(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 
 def shrink(images: np.ndarray, cameras: Camera, *, max_size: int, multiple: int = 1) -> tuple[np.ndarray, Camera]:
-    """(v, h, w, 3) images with sides of at most so many pixels, multiples of a number, and the cameras for them."""
+    """Smaller (v, h, w, 3) images, and the cameras for them.
+
+    Args:
+      images: in [0, 1].
+      cameras: a stack of v.
+      max_size: pixels of the longest side, before it is rounded.
+      multiple: pixels; sides are rounded to multiples of it, those of images that are small enough too.
+    """
     height, width = images.shape[1:3]
     scale = min(1.0, max_size / max(height, width))
     size = [max(1, round(side * scale / multiple)) * multiple for side in (width, height)]

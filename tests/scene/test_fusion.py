@@ -91,6 +91,17 @@ def test_nothing_stands_outside_a_silhouette():
     assert np.array_equal(kept[1, 4], column >= 8)
 
 
+def test_an_offset_does_not_carry_a_gaussian_out_of_its_empty_pixel():
+    """Shown at an empty pixel, placed over a full one."""
+    cameras, depths = wall(2)
+    pixels = jnp.asarray(np.tile(CENTERS, (2, 1)))
+    means = jnp.concatenate([unproject(cameras[i], pixels[:96] + 2.0, jnp.asarray(depths[i].ravel())) for i in (0, 1)])
+    empty = np.zeros((2, *SIZE), bool)
+    empty[0, 1, 1] = True
+    kept = consistent(means, pixels, jnp.asarray(depths), cameras, empty=jnp.asarray(empty))
+    assert not kept[0] and kept.sum() == len(kept) - 1
+
+
 def test_a_model_leaves_out_what_is_contradicted():
     """With sets: the views that get Gaussians are the ones that are asked, not those that are only compared with."""
     config = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
