@@ -1,27 +1,34 @@
 """Refinement curves of what each estimator made of the vanilla scene predictor, on procedural test scenes.
 
-python -m train.main --config train/configs/foresplat_metagrad.py --variant NAME --seed SEED      (all below)
+python -m train.main --config train/configs/foresplat_metagrad.py --variant NAME --seed SEED      (see below; 0, 1)
 python -m eval.main --config eval/configs/foresplat_metagrad.py
 """
 
+from airjax.scene.refinement import RATES
+from eval.configs.foresplat import TWO_VIEWS
 from eval.scenes import SceneRefinement, SceneStart
 
 SEEDS = (0, 1)
-VARIANTS = ("meta_sgd",)
 
 
-def start(variant: str) -> SceneStart:
-    """What the training of a variant left, with the inner rates that it learned, if it did."""
-    files = tuple(f"runs/foresplat_metagrad_{variant}_{seed}/weights.safetensors" for seed in SEEDS)
-    return SceneStart("vanilla" if variant == "zero_step" else variant, files)
+def files(variant: str) -> tuple[str, ...]:
+    """What the training of a variant left, one for each seed."""
+    return tuple(f"runs/foresplat_metagrad_{variant}_{seed}/weights.safetensors" for seed in SEEDS)
 
 
 def evaluation() -> SceneRefinement:
-    """64 scenes, up to 200 steps; vanilla is trained for as many iterations."""
+    """64 scenes, up to 200 steps; vanilla is trained for as many iterations. The last two swap start and rates."""
+    vanilla, multi_anchor, meta_sgd = map(files, ("zero_step", "multi_anchor", "meta_sgd"))
     return SceneRefinement(
         name="foresplat_metagrad",
         description="refinement of procedural scenes, two views of 64x64",
-        starts=tuple(start(variant) for variant in ("zero_step", *VARIANTS)),
+        starts=(
+            SceneStart("vanilla", vanilla),
+            SceneStart("multi_anchor", multi_anchor),
+            SceneStart("meta_sgd", meta_sgd),
+            SceneStart("vanilla, learned rates", vanilla, TWO_VIEWS),
+            SceneStart("meta_sgd, rates of 3DGS", meta_sgd, RATES),
+        ),
         capacity=(24576, 2560),
         compared=(0, 20, 50, 100, 200),
     )
