@@ -1,15 +1,15 @@
-"""Long refinement of procedural scenes: 2,000 steps from vanilla training, from MetaGrad, and from scratch.
+"""Long refinement of procedural scenes: 2,000 steps from vanilla training and from MetaGrad.
 
 python -m train.main --config train/configs/foresplat_metagrad.py --variant NAME      (those below)
 python -m eval.main --config eval/configs/foresplat_long.py
 """
 
 from eval.configs.foresplat_metagrad import files
-from eval.scenes import SCRATCH, SceneRefinement, SceneStart
+from eval.scenes import SceneRefinement, SceneStart
 
 
 def evaluation() -> SceneRefinement:
-    """The first 16 of the test scenes; the first seed of every variant."""
+    """The first 12 of the test scenes; the first seed of every variant."""
     return SceneRefinement(
         name="foresplat_long",
         description="long refinement of procedural scenes, two views of 64x64",
@@ -17,9 +17,8 @@ def evaluation() -> SceneRefinement:
             SceneStart("vanilla", files("zero_step")[:1]),
             SceneStart("multi_anchor", files("multi_anchor")[:1]),
             SceneStart("meta_sgd", files("meta_sgd")[:1]),
-            SceneStart("scratch", (SCRATCH,)),
         ),
-        num_scenes=16,
+        num_scenes=12,
         capacity=(24576, 2560),
         steps=(0, 20, 50, 100, 200, 500, 1000, 2000),
         compared=(0, 200, 500, 1000, 2000),

@@ -11,16 +11,18 @@ from eval.scenes import SCRATCH, SceneRefinement, SceneStart
 SCENES = ("fern", "fox", "lego", "castle_p30", "fountain_p11", "entry_p10", "redkitchen")
 
 
+def scratch(factor: int) -> SceneStart:
+    """Triangulated points with so many times the rates of 3DGS."""
+    name = f"scratch, rates x {factor}" if factor > 1 else "scratch"
+    return SceneStart(name, (SCRATCH,), jax.tree.map(lambda rate: factor * rate, RATES))
+
+
 def evaluation() -> SceneRefinement:
     """Every 8th view, or the test views, held out."""
     return SceneRefinement(
         name="foresplat_real",
         description="refinement of real scenes, 256 pixels",
-        starts=(
-            SceneStart("shipped", ("",)),
-            SceneStart("scratch", (SCRATCH,)),
-            SceneStart("scratch, rates x 4", (SCRATCH,), jax.tree.map(lambda rate: 4 * rate, RATES)),
-        ),
+        starts=(SceneStart("shipped", ("",)), *map(scratch, (1, 4, 8))),
         folders=tuple(f"../shared/data/scenes/{name}" for name in SCENES),
         steps=(0, 10),
         seconds=(1, 2, 5, 10, 20, 60),
