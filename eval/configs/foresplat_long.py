@@ -1,7 +1,9 @@
 """Long refinement of procedural scenes: 2,000 steps from vanilla training and from MetaGrad.
 
-python -m train.main --config train/configs/foresplat_metagrad.py --variant NAME      (those below)
+python -m train.main --config train/configs/foresplat_metagrad.py --variant NAME
 python -m eval.main --config eval/configs/foresplat_long.py
+
+NAME is zero_step, multi_anchor and meta_sgd.
 """
 
 from eval.configs.foresplat_metagrad import files

@@ -1,7 +1,9 @@
 """Refinement curves of what each estimator made of the vanilla scene predictor, on procedural test scenes.
 
-python -m train.main --config train/configs/foresplat_metagrad.py --variant NAME --seed SEED      (see below; 0, 1)
+python -m train.main --config train/configs/foresplat_metagrad.py --variant NAME --seed SEED
 python -m eval.main --config eval/configs/foresplat_metagrad.py
+
+NAME is zero_step, multi_anchor and meta_sgd, SEED 0 and 1.
 """
 
 from airjax.scene.refinement import RATES
