@@ -21,7 +21,7 @@ demo: $(STAMP)
 	@echo "--- decode, in another process, from the file alone"
 	$(BIN)/python -m airjax decode $(OUT)/photo.air -o $(OUT)/decoded.png --force
 	@echo "--- compare"
-	$(BIN)/python -m eval.demo $(PHOTO) $(OUT)/photo.air $(OUT)/decoded.png -o $(OUT)/picture.png
+	$(BIN)/python -m eval.image.demo $(PHOTO) $(OUT)/photo.air $(OUT)/decoded.png -o $(OUT)/picture.png
 
 # Two halves of about equal length at a time: most of it is compiling, which keeps one core busy. Temporary files stay
 # inside .venv as well.

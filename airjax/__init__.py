@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from airjax.errors import AirjaxError
     from airjax.gaussians import Gaussians2D
-    from airjax.image.bitstream import Encoded
-    from airjax.image.bitstream import decode as from_bytes
-    from airjax.image.bitstream import encode as to_bytes
-    from airjax.image.coded import Quantised
-    from airjax.image.compress import compress
-    from airjax.image.encoder import Model, load
-    from airjax.render.plan import render
+    from airjax.image.codec.air_file import Encoded
+    from airjax.image.codec.air_file import decode as from_bytes
+    from airjax.image.codec.air_file import encode as to_bytes
+    from airjax.image.codec.compress import compress
+    from airjax.image.codec.payload import Quantised
+    from airjax.image.model import Model, load
+    from airjax.raster.draw import render
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,20 +39,16 @@ __all__ = [
 # Where each name lives, and what it is called there.
 _HOMES = {
     "AirjaxError": ("airjax.errors", "AirjaxError"),
-    "Encoded": ("airjax.image.bitstream", "Encoded"),
+    "Encoded": ("airjax.image.codec.air_file", "Encoded"),
     "Gaussians2D": ("airjax.gaussians", "Gaussians2D"),
-    "Model": ("airjax.image.encoder", "Model"),
-    "Quantised": ("airjax.image.coded", "Quantised"),
-    "compress": ("airjax.image.compress", "compress"),
-    "from_bytes": ("airjax.image.bitstream", "decode"),
-    "load": ("airjax.image.encoder", "load"),
-    "render": ("airjax.render.plan", "render"),
-    "to_bytes": ("airjax.image.bitstream", "encode"),
+    "Model": ("airjax.image.model", "Model"),
+    "Quantised": ("airjax.image.codec.payload", "Quantised"),
+    "compress": ("airjax.image.codec.compress", "compress"),
+    "from_bytes": ("airjax.image.codec.air_file", "decode"),
+    "load": ("airjax.image.model", "load"),
+    "render": ("airjax.raster.draw", "render"),
+    "to_bytes": ("airjax.image.codec.air_file", "encode"),
 }
-# `airjax.render` is the function. The folder of that name binds itself here when it is first imported, and only
-# then: imported now and unbound, it leaves the name to __getattr__.
-import_module("airjax.render")
-del globals()["render"]
 
 
 def __getattr__(name: str):

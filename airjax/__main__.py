@@ -2,7 +2,7 @@
 
 import sys
 
-from airjax.cli import main
+from airjax.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

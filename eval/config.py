@@ -7,11 +7,13 @@ import runpy
 from pathlib import Path
 
 from airjax.errors import AirjaxError
-from eval import bench, estimators, images, rd, refinement, rounding, scene_bench, scene_estimators, scenes
+from eval import estimators, refinement, scene_estimators, scenes
+from eval.image import bench, quality, rd, rounding
+from eval.scene import bench as scene_bench
 
 # What a config may describe, and the function that does it: (config, weights, out) -> number of failures.
 RUNNERS = {
-    images.ImageEvaluation: images.run,
+    quality.ImageEvaluation: quality.run,
     bench.Benchmark: bench.run,
     rd.RateDistortion: rd.run,
     rounding.Rounding: rounding.run,
@@ -22,7 +24,7 @@ RUNNERS = {
     scene_bench.SceneBenchmark: scene_bench.run,
 }
 Evaluation = (
-    images.ImageEvaluation
+    quality.ImageEvaluation
     | bench.Benchmark
     | rd.RateDistortion
     | rounding.Rounding

@@ -20,19 +20,20 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from airjax import metagrad
 from airjax.errors import AirjaxError
-from airjax.image.encoder import Model
-from airjax.image.refinement import Coordinates, State, reconstruction_loss, refinement_adam, start_state
-from airjax.io import atomic_write_bytes, read_image
-from airjax.metagrad import Estimator, Problem, needs_second_order, outer_gradient
-from airjax.refine import scaled
-from airjax.render.lists import Capacity
-from airjax.render.plan import capacity_of
-from eval.images import prepare
+from airjax.files import atomic_write_bytes
+from airjax.image.model import Model
+from airjax.image.task import Coordinates, State, reconstruction_loss, refinement_adam, start_state
+from airjax.inner import estimators
+from airjax.inner.estimators import Estimator, Problem, needs_second_order, outer_gradient
+from airjax.inner.optimizers import scaled
+from airjax.photographs import read_image
+from airjax.raster.draw import capacity_of
+from airjax.raster.tiles import Capacity
+from eval.image.quality import prepare
 from eval.plot import Line, Panel, draw_panels, png_bytes
 from eval.refinement import PALETTE, budget_for, middle
-from eval.results import environment, format_table, number, write_json
+from eval.report import environment, format_table, number, write_json
 from eval.timing import time_warm
 from train.meta import Meta, clipped_rows, decibels_of
 
@@ -57,7 +58,7 @@ def at_horizon(name: str, steps: int) -> Estimator:
     }
     if name not in options:
         raise AirjaxError(f"estimators: expected some of {', '.join(options)}, got {name!r}")
-    return metagrad.estimator(name.split("_cg")[0].split("_neumann")[0], **options[name])
+    return estimators.estimator(name.split("_cg")[0].split("_neumann")[0], **options[name])
 
 
 def check_programs(estimators: tuple[str, ...], horizons: tuple[int, ...]) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from airjax.image.bitstream import Encoded
-from airjax.io import to_8bit
+from airjax.image.codec.air_file import Encoded
+from airjax.photographs import to_8bit
 
 ERROR_GAIN = 4
 _MIN_SIDE, _MAX_SIDE = 480, 1024  # pixels of a panel's long side; smaller and larger images are resized

@@ -17,13 +17,14 @@ import numpy as np
 from tqdm import tqdm
 
 from airjax.errors import AirjaxError
-from airjax.image.encoder import Model, load
-from airjax.image.refinement import Coordinates, State, advance, start_state
-from airjax.io import atomic_write_bytes, find_images, read_image
-from airjax.render.plan import render
-from eval.images import score
+from airjax.files import atomic_write_bytes, find_images
+from airjax.image.model import Model, load
+from airjax.image.task import Coordinates, State, advance, start_state
+from airjax.photographs import IMAGE_SUFFIXES, read_image
+from airjax.raster.draw import render
+from eval.image.quality import score
 from eval.plot import Line, Panel, draw_panels, png_bytes
-from eval.results import environment, format_table, number, remembered, write_json
+from eval.report import environment, format_table, number, remembered, write_json
 
 # Okabe and Ito's palette, then darker and lighter ones of its colours.
 PALETTE = (
@@ -50,7 +51,7 @@ class Start(NamedTuple):
     Fields:
       name: for the reports.
       files: weights files, one per seed; "" is the shipped model.
-      rates: of `airjax.image.refinement`; None for those of each file.
+      rates: of `airjax.image.task`; None for those of each file.
     """
 
     name: str
@@ -234,7 +235,7 @@ def run(config: Refinement, weights: Path | None, out: Path) -> int:
     models = [start.models() for start in config.starts]
     if not Path(config.images).exists():
         raise AirjaxError(f"{config.images}: expected a folder of images or an image, found none")
-    paths = find_images([config.images])[: config.limit]
+    paths = find_images([config.images], suffixes=IMAGE_SUFFIXES)[: config.limit]
     count = sum(len(row) for row in models)
     print(f"{config.description}: {len(paths)} images, {count} sets of weights, {config.steps[-1]} steps")
     names, curves = [], []

@@ -15,17 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from airjax.errors import AirjaxError
-from airjax.metagrad import Estimator, needs_second_order, outer_gradient
-from airjax.refine import scaled
-from airjax.render.lists import Capacity
+from airjax.inner.estimators import Estimator, needs_second_order, outer_gradient
+from airjax.inner.optimizers import scaled
+from airjax.raster.tiles import Capacity
 from airjax.scene.cameras import Camera
 from airjax.scene.model import load as load_model
-from airjax.scene.refinement import RATES, Coordinates, coordinates_of
 from airjax.scene.render import capacity_of
+from airjax.scene.task import RATES, Coordinates, coordinates_of
 from eval.estimators import Case, check_programs, study
 from eval.scenes import SCRATCH, SceneRefinement, SceneStart, Task, tasks
 from train.meta import clipped_rows
-from train.scene_meta import SceneMeta, refinement_problem
+from train.scene.meta import SceneMeta, refinement_problem
 
 
 @dataclass(frozen=True)

@@ -20,23 +20,23 @@ import numpy as np
 from tqdm import tqdm
 
 from airjax.errors import AirjaxError
+from airjax.files import atomic_write_bytes
 from airjax.gaussians import Gaussians3D
-from airjax.io import atomic_write_bytes
 from airjax.metrics import psnr, ssim, to_8bit
-from airjax.render.lists import Capacity
-from airjax.scene import views as choose
+from airjax.raster.tiles import Capacity
+from airjax.scene import view_selection as choose
 from airjax.scene.cameras import Camera
-from airjax.scene.load import load as load_scene
+from airjax.scene.files.photographs import load as load_scene
 from airjax.scene.model import Model
 from airjax.scene.model import load as load_model
 from airjax.scene.procedural import random_views
-from airjax.scene.refinement import RATES, Coordinates, State, advance, start_state
 from airjax.scene.render import render
+from airjax.scene.task import RATES, Coordinates, State, advance, start_state
 from airjax.scene.triangulate import triangulate
 from eval.refinement import plot
-from eval.results import environment, format_table, number, remembered, write_json
-from eval.scratch import at_points, random_points
-from train.scenes import SceneData, texture_atlas
+from eval.report import environment, format_table, number, remembered, write_json
+from eval.scene.baseline import at_points, random_points
+from train.scene.experiment import SceneData, texture_atlas
 
 SCRATCH = "scratch"  # instead of a weights file
 FIRST_SEED = 1_000_000  # of the procedural test scenes; their textures are of photographs kept out of training
@@ -48,7 +48,7 @@ class SceneStart(NamedTuple):
     Fields:
       name: for the reports.
       files: weights files, one per training seed; "" is the shipped model, `SCRATCH` a start without one.
-      rates: of `airjax.scene.refinement`; None for those of each file.
+      rates: of `airjax.scene.task`; None for those of each file.
     """
 
     name: str

@@ -4,23 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scenes import make, parameters, random_set
+from scenes2d import make, parameters, random_set
 
-from airjax.gaussians import (
-    CUTOFF,
-    CUTOFF_RADIUS,
-    PatchMap,
-    concatenate,
-    conics,
-    empty,
-    extents,
-    factors,
-    num_active,
-    patch_centers,
-    patch_grid,
-    to_physical,
-    to_raw,
-)
+from airjax.gaussians import CUTOFF, CUTOFF_RADIUS, concatenate, conics, empty, extents, factors, num_active
+from airjax.image.patches import PatchMap, to_physical, to_raw
+from airjax.raster.tiles import patch_centers, patch_grid
 
 SIZE = (20, 30)
 

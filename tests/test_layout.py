@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / "airjax").rglob("*.py"))
 IDS = [str(path.relative_to(ROOT)) for path in MODULES]
 
-GROUND = ("gaussians", "render", "metrics", "refine", "metagrad", "nn")
+GROUND = ("gaussians", "metrics", "raster", "inner", "nn")
 WINGS = ("image", "scene")
 
 
@@ -33,7 +33,7 @@ def imports(path: Path) -> set[str]:
 
 
 def room(name: str) -> str | None:
-    """The part of the house that a dotted name lies in, e.g. `render` for `airjax.render.plan`."""
+    """The part of the house that a dotted name lies in, e.g. `raster` for `airjax.raster.draw`."""
     parts = name.split(".")
     return parts[1] if parts[0] == "airjax" and len(parts) > 1 else None
 
@@ -41,8 +41,8 @@ def room(name: str) -> str | None:
 def test_the_reader_of_imports_sees_them(tmp_path):
     """The other tests rest on it."""
     file = tmp_path / "x.py"
-    file.write_text("import a.b\nfrom airjax import nn\ndef f():\n    from airjax.io import read\n")
-    assert imports(file) >= {"a.b", "airjax.nn", "airjax.io"}
+    file.write_text("import a.b\nfrom airjax import nn\ndef f():\n    from airjax.photographs import read\n")
+    assert imports(file) >= {"a.b", "airjax.nn", "airjax.photographs"}
     assert len(MODULES) > 15
 
 
@@ -53,11 +53,11 @@ def test_imports_run_one_way(path):
     assert not {n for n in seen if n.split(".")[0] in ("train", "eval", "tests", "scenes")}
     rooms = {room(n) for n in seen} - {None}
     if room(name) in GROUND:
-        assert not rooms & {*WINGS, "config", "cli", "checkpoint"}
+        assert not rooms & {*WINGS, "commands", "weights_file"}
     if room(name) in WINGS:
-        assert not rooms & ({*WINGS, "cli"} - {room(name)})
-    if room(name) not in (None, "cli", "__main__"):
-        assert "cli" not in rooms
+        assert not rooms & ({*WINGS, "commands"} - {room(name)})
+    if room(name) not in (None, "commands", "__main__"):
+        assert "commands" not in rooms
 
 
 @pytest.mark.parametrize("path", MODULES, ids=IDS)
@@ -97,7 +97,7 @@ def is_option(parameter: inspect.Parameter) -> bool:
 
 
 def test_the_list_of_functions_is_not_empty():
-    assert {"airjax.render.plan.render", "airjax.metrics.psnr", "airjax.refine.refine"} <= set(FUNCTIONS)
+    assert {"airjax.raster.draw.render", "airjax.metrics.psnr", "airjax.inner.refine.refine"} <= set(FUNCTIONS)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -29,8 +29,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 from tqdm import tqdm
 
-from airjax import checkpoint
 from airjax.errors import AirjaxError
+from train import checkpoint
 
 try:
     import fcntl
@@ -51,7 +51,7 @@ PLAIN_LINE_EVERY = 10  # without a terminal, one line per this many log points
 
 
 class NonFiniteLossError(AirjaxError):
-    """The loss or the state is not finite; the message names the step and the last good checkpoint."""
+    """The loss or the state is not finite; the message names the step and the last good weights_file."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class LoopConfig:
       checkpoint_every: steps between checkpoints; 0 writes only the last one.
       panel_every: steps between pictures; 0 for none.
       keep: number of checkpoints that stay on disk.
-      max_seconds: stop, with a checkpoint, after this wall-clock time over all sessions; None for no limit.
+      max_seconds: stop, with a weights_file, after this wall-clock time over all sessions; None for no limit.
     """
 
     num_steps: int
@@ -207,7 +207,7 @@ class _Training:
         eval_fn: Callable | None,
         eval_every: int | None,
     ) -> None:
-        """Whatever is due after this step: log line, picture, evaluation, checkpoint."""
+        """Whatever is due after this step: log line, picture, evaluation, weights_file."""
         config, step, record = self._config, self.step, {}
         if finished or step % config.log_every == 0:
             self._settle()
@@ -432,7 +432,7 @@ class _Journal:
 
 
 def _truncate_log(path: Path, step: int) -> None:
-    """Drop what an earlier session logged after its last checkpoint, and a line it could not finish."""
+    """Drop what an earlier session logged after its last weights_file, and a line it could not finish."""
     if not path.exists():
         return
     kept = []

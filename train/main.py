@@ -1,7 +1,7 @@
 """Run one experiment: python -m train.main --config train/configs/X.py [--smoke] [--out DIR]
 
-An experiment is a Python file with `experiment(smoke: bool)` that returns a `train.phases.Experiment` (images) or a
-`train.scenes.SceneExperiment`. The same command on the same folder continues an interrupted run.
+An experiment is a Python file with `experiment(smoke: bool)` that returns an `Experiment` of `train.image.experiment`
+or a `SceneExperiment` of `train.scene.experiment`. The same command on the same folder continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import inspect
 import sys
 from pathlib import Path
 
-from airjax.cache import enable_compilation_cache
+from airjax.commands.cache import enable_compilation_cache
 from airjax.errors import AirjaxError
 
 

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import optax
 
 from airjax.errors import AirjaxError
-from airjax.gaussians import concatenate, patch_grid
-from airjax.image.refinement import Coordinates, coordinates_of, reconstruction_loss, refinement_adam
+from airjax.gaussians import concatenate
 from airjax.image.stages import StageConfig, StageControl, run_stages
-from airjax.metagrad import Estimator, Problem, needs_second_order, outer_gradient, surrogate
-from airjax.refine import scaled
-from airjax.render.lists import Capacity, round_capacity
+from airjax.image.task import Coordinates, coordinates_of, reconstruction_loss, refinement_adam
+from airjax.inner.estimators import Estimator, Problem, needs_second_order, outer_gradient, surrogate
+from airjax.inner.optimizers import scaled
+from airjax.raster.tiles import Capacity, patch_grid, round_capacity
 
 TRAINED = ("head", "all", "rates")
 # The inner rates that training starts from, chosen by hand on crops of training photographs.
@@ -29,11 +29,11 @@ HEAD = ("head", "mean_share")  # the last layer of a stage's network
 class Meta:
     """Meta-training of a predictor that is trained already.
 
-    The inner problem of an image is its refinement (`airjax.image.refinement`); the outer loss is minus the PSNR in dB,
+    The inner problem of an image is its refinement (`airjax.image.task`); the outer loss is minus the PSNR in dB,
     so that every image, and every number of steps, counts for its decibels.
 
     Fields:
-      estimator: of the outer gradient, see `airjax.metagrad`.
+      estimator: of the outer gradient, see `airjax.inner.estimators`.
       trained: "head" for the last layer of every stage, "all" for all weights, "rates" for no weight.
       learn_rates: whether the inner learning rates are trained, by an estimator that gives their gradient.
       rate_speed: how many times the optimiser's step the logarithms of the rates take.

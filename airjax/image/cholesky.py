@@ -1,4 +1,4 @@
-"""Coordinates of Gaussians by the Cholesky factor of their covariance, for `airjax.image.refinement.advance`.
+"""Coordinates of Gaussians by the Cholesky factor of their covariance, for `airjax.image.task.advance`.
 
 Letters: n Gaussians, c channels.
 """

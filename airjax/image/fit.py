@@ -1,6 +1,6 @@
 """Fitting one image from scratch: where the Gaussians start, when more are added, and the loop around `advance`.
 
-The steps are those of `airjax.image.refinement`. The two published methods that this stands for:
+The steps are those of `airjax.image.task`. The two published methods that this stands for:
 
   GaussianImage (arXiv 2403.08551)   start "random", no additions, form "cholesky" or "scale_rotation"
   Image-GS (arXiv 2407.01866)        start "content", half of the budget, the rest added where the error is
@@ -24,13 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from airjax.gaussians import Gaussians2D
-from airjax.image.bitstream import Encoded
 from airjax.image.cholesky import CHOLESKY_RATES, FLOOR, CholeskyCoordinates, cholesky_of
-from airjax.image.encoder import checked_image, solve
-from airjax.image.refinement import SEGMENT, Coordinates, State, advance, coordinates_of, refinement_adam
+from airjax.image.codec.air_file import Encoded
+from airjax.image.color_solve import solve
+from airjax.image.model import checked_image
+from airjax.image.task import SEGMENT, Coordinates, State, advance, coordinates_of, refinement_adam
 from airjax.metrics import psnr, to_8bit
-from airjax.render.lists import round_capacity
-from airjax.render.plan import pad_capacity, render
+from airjax.raster.draw import pad_capacity, render
+from airjax.raster.tiles import round_capacity
 
 STARTS = ("content", "random")
 FORMS = ("scale_rotation", "cholesky")
@@ -305,7 +306,7 @@ def fit_states(
 
     Raises:
       ValueError: not such an image.
-      AirjaxError: see `airjax.image.refinement.advance`.
+      AirjaxError: see `airjax.image.task.advance`.
     """
     image = checked_image(image)
     key = jax.random.key(seed)

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from airjax.gaussians import patch_centers, patch_grid, to_physical
+from airjax.image.patches import to_physical
 from airjax.image.stages import StageConfig, predict_stage, predictors
+from airjax.inner.refine import refine
 from airjax.metrics import image_loss
-from airjax.refine import refine
-from airjax.render.additive import render_patches
+from airjax.raster.additive import render_patches
+from airjax.raster.tiles import patch_centers, patch_grid
 
 
 class PodInfo(NamedTuple):
@@ -131,7 +132,7 @@ def pod_stage(
 
     def render(raw):
         gaussians = to_physical(raw, centers, active, stage.patch_map)
-        return rendered + render_patches(gaussians, grid=grid, patch_map=stage.patch_map)[:height, :width]
+        return rendered + render_patches(gaussians, patches=stage.patch_map.layout(grid))[:height, :width]
 
     def inner_loss(raw):
         return image_loss(image, render(raw), l1=l1, rmse=0, ssim=ssim)

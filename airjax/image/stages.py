@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from airjax.gaussians import Gaussians2D, PatchMap, concatenate, patch_centers, patch_grid, to_physical
-from airjax.image.colours import solve_colors
-from airjax.image.quantise import NUM_CODES, Lattice, predicted_codes, straight_through
+from airjax.gaussians import Gaussians2D, concatenate
+from airjax.image.codec.quantise import NUM_CODES, Lattice, predicted_codes, straight_through
+from airjax.image.color_solve import solve_colors
+from airjax.image.patches import PatchMap, to_physical
 from airjax.metrics import patch_mse, patch_ssim
-from airjax.nn.predictor import Predictor, PredictorConfig, apply_in_bands, compact_predictor, patches_of
-from airjax.render.additive import draw_patches, render_patches, slot_weights
-from airjax.render.lists import patch_colors, patch_slots
+from airjax.nn.air_stage import Predictor, PredictorConfig, apply_in_bands, compact_predictor, patches_of
+from airjax.raster.additive import draw_patches, render_patches, slot_weights
+from airjax.raster.tiles import patch_centers, patch_colors, patch_grid, patch_slots
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class StageControl(NamedTuple):
       ssim_threshold: or where 1 - SSIM over the patch is above this.
       max_gaussians: most Gaussians of the whole image (float, may be inf). What is left is shared evenly among the
         stages to come, and within a stage the patches of largest squared error come first.
-      color_step: bin width of the colours of a file (`airjax.image.quantise`): each stage is drawn as the file would
-        give it back, and the next one sees what rounding left over. 0 rounds nothing; None leaves the quantiser out
-        of the program.
+      color_step: bin width of the colours of a file (`airjax.image.codec.quantise`): each stage is drawn as the file
+        would give it back, and the next one sees what rounding left over. 0 rounds nothing; None leaves the quantiser
+        out of the program.
     """
 
     mse_threshold: Float[Array, ""]
@@ -63,7 +64,7 @@ class Stage(NamedTuple):
     Fields:
       gaussians: one slot per patch of the stage's grid.
       rendered: (h, w, 3) image after this stage.
-      codes: (6,) bin widths that the quantiser was given (`airjax.image.quantise`), None where it is left out.
+      codes: (6,) bin widths that the quantiser was given (`airjax.image.codec.quantise`), None where it is left out.
       lattice: the rows between their integers, None where it is left out.
     """
 
@@ -204,7 +205,7 @@ def _run_stage(stage, params, image, rendered, control, stages_left, left, *, sk
         gaussians = to_physical(raw[:, : 5 + channels], centers, active, stage.patch_map)
         votes = jnp.mean(raw[:, 5 + channels :], axis=0) if stage.network.votes else jnp.zeros(NUM_CODES)
         drawn, quantised = rounded(gaussians, votes)
-        added = render_patches(drawn, grid=grid, patch_map=stage.patch_map)
+        added = render_patches(drawn, patches=stage.patch_map.layout(grid))
         return Stage(gaussians, rendered + added[:height, :width], **quantised)
 
     def idle(rendered):
@@ -219,15 +220,16 @@ def _run_stage(stage, params, image, rendered, control, stages_left, left, *, sk
 def solve_stages(
     stages: tuple[StageConfig, ...], trace: tuple[Stage, ...], image: Float[Array, "h w 3"], *, num_steps: int
 ) -> tuple[Stage, ...]:
-    """The trace with the colours of all its stages solved together (`airjax.image.colours`), through static lists.
+    """The trace with the colours of all its stages solved together (`airjax.image.color_solve`), through static lists.
 
     For training: pure, of static shape, differentiable in the geometry, the colours and the image. It stores every
-    weight, 4 * (2 rings + 1)^2 bytes per pixel and stage; whole photographs are solved by `airjax.image.encoder.solve`.
+    weight, 4 * (2 rings + 1)^2 bytes per pixel and stage; whole photographs are solved by
+    `airjax.image.color_solve.solve`.
     """
     size = image.shape[:2]
     layouts, weights, norms = [], [], []
     for stage, added in zip(stages, trace, strict=True):
-        layout = {"grid": patch_grid(size, stage.patch_map.patch_size), "patch_map": stage.patch_map}
+        layout = {"patches": stage.patch_map.layout(patch_grid(size, stage.patch_map.patch_size))}
         weight = slot_weights(patch_slots(added.gaussians, **layout), tile_size=stage.patch_map.patch_size)
         # The transpose of handing out the colours adds up what every slot of a Gaussian holds.
         zeros = jnp.zeros((added.gaussians.capacity, 1), image.dtype)

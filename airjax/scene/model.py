@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from airjax.checkpoint import load_weights, weights_hash
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D
-from airjax.refine import rates_from_text
+from airjax.inner.optimizers import rates_from_text
 from airjax.scene.cameras import Camera
 from airjax.scene.fusion import consistent
 from airjax.scene.predictor import PredictorConfig, config_from_text, init_params, predict
-from airjax.scene.refinement import RATES, Coordinates
+from airjax.scene.task import RATES, Coordinates
+from airjax.weights_file import load_weights, weights_hash
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "foresplat.safetensors"
 

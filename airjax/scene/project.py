@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from airjax.gaussians import CUTOFF, Gaussians3D
-from airjax.render.over import Splats, front_to_back
+from airjax.raster.alpha import Splats, front_to_back
 from airjax.scene.cameras import Camera, to_camera
 from airjax.scene.harmonics import to_rgb
 from airjax.scene.quaternions import rotations

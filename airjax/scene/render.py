@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from airjax.gaussians import Gaussians3D, patch_grid
-from airjax.render.lists import Capacity, TileLists, sorted_lists
-from airjax.render.over import Splats, draw_over
-from airjax.render.plan import plan_capacity, plan_lists
+from airjax.gaussians import Gaussians3D
+from airjax.raster.alpha import Splats, draw_over
+from airjax.raster.draw import plan_capacity, plan_lists
+from airjax.raster.tiles import Capacity, TileLists, patch_grid, sorted_lists
 from airjax.scene.cameras import Camera
 from airjax.scene.project import BLOCK, PRESETS, Preset, project
 
@@ -62,7 +62,7 @@ def render(
       antialiased: see `airjax.scene.project.project`.
       capacity: of the tile lists. Left out, it is counted, which needs concrete arrays: give it inside `jit`, `grad`
         or `vmap` (`capacity_of`).
-      any_order: see `airjax.render.over.draw_over`.
+      any_order: see `airjax.raster.alpha.draw_over`.
 
     Returns:
       `View`; where a given capacity is too small all of it is NaN, and `overflow` is True.

@@ -17,9 +17,9 @@ from jaxtyping import Array, Float
 from airjax.errors import AirjaxError
 from airjax.nn.plane_sweep import CELL
 from airjax.scene.cameras import Camera, project_points, unproject
-from airjax.scene.load import shrink
+from airjax.scene.files.photographs import shrink
 from airjax.scene.sweep import match_planes
-from airjax.scene.views import nearest
+from airjax.scene.view_selection import nearest
 
 SIDE = 128  # pixels; the longer side of the pictures that are compared
 PLANES = 128

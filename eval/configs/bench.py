@@ -3,7 +3,7 @@
 python -m eval.main --config eval/configs/bench.py      (some minutes; leave the machine alone)
 """
 
-from eval.bench import Benchmark
+from eval.image.bench import Benchmark
 
 
 def evaluation() -> Benchmark:

@@ -5,7 +5,7 @@ python -m eval.main --config eval/configs/div2k.py
 AIR spends 46,000 Gaussians an image on all 100 images of that set; two of them are no such mean, only a sample.
 """
 
-from eval.images import ImageEvaluation
+from eval.image.quality import ImageEvaluation
 
 
 def evaluation() -> ImageEvaluation:

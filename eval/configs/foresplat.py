@@ -3,7 +3,7 @@
 python -m eval.main --config eval/configs/foresplat.py
 """
 
-from airjax.scene.refinement import Coordinates
+from airjax.scene.task import Coordinates
 from eval.scenes import SCRATCH, SceneRefinement, SceneStart
 
 # What meta_sgd learned with the weights. The weights file has larger ones, for scenes of many photographs.

@@ -3,7 +3,7 @@
 python -m eval.main --config eval/configs/foresplat_bench.py      (a minute; leave the machine alone)
 """
 
-from eval.scene_bench import SceneBenchmark
+from eval.scene.bench import SceneBenchmark
 
 
 def evaluation() -> SceneBenchmark:

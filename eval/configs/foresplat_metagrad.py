@@ -6,7 +6,7 @@ python -m eval.main --config eval/configs/foresplat_metagrad.py
 NAME is zero_step, multi_anchor and meta_sgd, SEED 0 and 1.
 """
 
-from airjax.scene.refinement import RATES
+from airjax.scene.task import RATES
 from eval.configs.foresplat import TWO_VIEWS
 from eval.scenes import SceneRefinement, SceneStart
 

@@ -5,7 +5,7 @@ python -m eval.main --config eval/configs/foresplat_real.py
 
 import jax
 
-from airjax.scene.refinement import RATES
+from airjax.scene.task import RATES
 from eval.scenes import SCRATCH, SceneRefinement, SceneStart
 
 SCENES = ("fern", "fox", "lego", "castle_p30", "fountain_p11", "entry_p10", "redkitchen")

@@ -3,7 +3,7 @@
 python -m eval.main --config eval/configs/kodak.py      (some minutes on a 2-core CPU)
 """
 
-from eval.images import ImageEvaluation
+from eval.image.quality import ImageEvaluation
 
 
 def evaluation() -> ImageEvaluation:

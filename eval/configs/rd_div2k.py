@@ -3,7 +3,7 @@
 python -m eval.main --config eval/configs/rd_div2k.py
 """
 
-from eval.rd import RateDistortion
+from eval.image.rd import RateDistortion
 
 
 def evaluation() -> RateDistortion:

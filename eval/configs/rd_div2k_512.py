@@ -5,7 +5,7 @@ python -m eval.main --config eval/configs/rd_div2k_512.py
 They are those of an earlier coordinate-network benchmark; which split of DIV2K each comes from is not known.
 """
 
-from eval.rd import RateDistortion
+from eval.image.rd import RateDistortion
 
 
 def evaluation() -> RateDistortion:

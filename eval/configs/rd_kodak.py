@@ -3,7 +3,7 @@
 python -m eval.main --config eval/configs/rd_kodak.py      (some 20 minutes on a busy 2-core CPU)
 """
 
-from eval.rd import RateDistortion
+from eval.image.rd import RateDistortion
 
 
 def evaluation() -> RateDistortion:

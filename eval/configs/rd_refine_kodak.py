@@ -3,7 +3,7 @@
 python -m eval.main --config eval/configs/rd_refine_kodak.py      (longer than rd_kodak by 50 steps a file)
 """
 
-from eval.rd import RateDistortion
+from eval.image.rd import RateDistortion
 
 
 def evaluation() -> RateDistortion:

@@ -3,7 +3,7 @@
 python -m eval.main --config eval/configs/rounding_kodak.py      (ten minutes on a 2-core CPU)
 """
 
-from eval.rounding import Rounding
+from eval.image.rounding import Rounding
 
 
 def evaluation() -> Rounding:

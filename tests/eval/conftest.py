@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from airjax.checkpoint import save_weights
-from airjax.config import stages_to_text
-from airjax.gaussians import PatchMap
-from airjax.image.encoder import load
+from airjax.image.model import load
+from airjax.image.patches import PatchMap
+from airjax.image.presets import stages_to_text
 from airjax.image.stages import StageConfig, init_params
-from airjax.io import read_image, write_image
-from airjax.nn.predictor import PredictorConfig
+from airjax.nn.air_stage import PredictorConfig
+from airjax.photographs import read_image, write_image
+from airjax.weights_file import save_weights
 
 STAGES = tuple(StageConfig(PatchMap(8, offset=0.75, max_scale=4.2), PredictorConfig(8, 1, 1)) for _ in range(2))
 

@@ -7,17 +7,17 @@ import pytest
 from airjax.errors import AirjaxError
 from eval import config as eval_config
 from eval.config import load_config
-from eval.images import ImageEvaluation
+from eval.image.quality import ImageEvaluation
 from eval.main import main
 
 CONFIGS = Path(__file__).resolve().parents[2] / "eval" / "configs"
 GOOD = """
-from eval.images import ImageEvaluation
+from eval.image.quality import ImageEvaluation
 def evaluation():
     return ImageEvaluation("mine", "my photos", "photos", solve_steps=(0,), repetitions=1)
 """
 BENCH = """
-from eval.bench import Benchmark
+from eval.image.bench import Benchmark
 def evaluation():
     return Benchmark("mine", "my photo", "photo.png")
 """

@@ -7,8 +7,8 @@ import pytest
 from PIL import ImageFont
 
 from airjax.gaussians import Gaussians2D
-from airjax.image.bitstream import Encoded
-from airjax.io import to_8bit
+from airjax.image.codec.air_file import Encoded
+from airjax.photographs import to_8bit
 from eval.picture import _break_lines, centers_image, error_image, make_picture, panel_zoom, stage_colors
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from airjax.errors import AirjaxError
-from airjax.image.refinement import Coordinates, refined
-from airjax.render.plan import render
+from airjax.image.task import Coordinates, refined
+from airjax.raster.draw import render
 from eval import refinement
-from eval.images import score
+from eval.image.quality import score
 from eval.main import main
 from eval.refinement import Refinement, Start, measure, middle, run, summary, table
 

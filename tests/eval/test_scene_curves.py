@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from tiny import random_weights
 
-from airjax.checkpoint import save_weights
 from airjax.errors import AirjaxError
 from airjax.metrics import psnr, to_8bit
 from airjax.scene.cameras import project_points
 from airjax.scene.model import load
 from airjax.scene.predictor import PredictorConfig, config_to_text
-from airjax.scene.refinement import RATES, refined
 from airjax.scene.render import render
+from airjax.scene.task import RATES, refined
+from airjax.weights_file import save_weights
 from eval import scenes
+from eval.scene.baseline import at_points, random_points
 from eval.scenes import SCRATCH, Curve, SceneRefinement, SceneStart, measure, run, summary, table, tasks
-from eval.scratch import at_points, random_points
 
 CONFIG = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tiny import random_weights
 
-from airjax.checkpoint import save_weights
 from airjax.errors import AirjaxError
 from airjax.scene.predictor import PredictorConfig, config_to_text
+from airjax.weights_file import save_weights
 from eval.scene_estimators import SceneEstimators, run
 
 CONFIG = PredictorConfig(planes=4, matching=16, widths=(16, 16, 16, 16))

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from airjax.checkpoint import load_weights, save_weights
 from airjax.errors import AirjaxError
-from airjax.image import bitstream, fit
+from airjax.image import fit
 from airjax.image.cholesky import FLOOR, CholeskyCoordinates, cholesky_of
+from airjax.image.codec import air_file
 from airjax.image.fit import FORMS, FitConfig, fit_states
-from airjax.image.fitfile import Job, differences, image_digest, load_fit, save_fit
-from airjax.image.refinement import RATES, Coordinates
-from airjax.render.plan import render
+from airjax.image.fit_file import Job, differences, image_digest, load_fit, save_fit
+from airjax.image.task import RATES, Coordinates
+from airjax.raster.draw import render
+from airjax.weights_file import load_weights, save_weights
 
 SIZE = (32, 40)
 # One configuration for every loop, so that its programs are compiled once for each form.
@@ -309,7 +310,7 @@ def test_finished(runs):
     jax.tree.map(np.testing.assert_array_equal, plain.gaussians, last.gaussians)
     errors = [np.sum(np.square(render(e.gaussians, image_size=SIZE).image - picture())) for e in (plain, solved)]
     assert errors[1] < errors[0]
-    decoded = bitstream.decode(bitstream.encode(solved))
+    decoded = air_file.decode(air_file.encode(solved))
     assert decoded.stage_counts == (60,) and decoded.image_size == SIZE
     np.testing.assert_array_equal(decoded.gaussians.colors, solved.gaussians.colors)
 

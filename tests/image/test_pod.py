@@ -5,13 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from airjax.gaussians import PatchMap, concatenate, patch_centers, to_physical
+from airjax.gaussians import concatenate
+from airjax.image.patches import PatchMap, to_physical
 from airjax.image.pod import inner_adam, pod_loss, pod_stage
 from airjax.image.stages import StageConfig, init_params, predict_stage, predictors
+from airjax.inner.refine import refine
 from airjax.metrics import image_loss
-from airjax.nn.predictor import PredictorConfig
-from airjax.refine import refine
-from airjax.render.dense import render_dense
+from airjax.nn.air_stage import PredictorConfig
+from airjax.raster.dense import render_dense
+from airjax.raster.tiles import patch_centers
 
 NEW = np.array([True, False, True, True])
 TX = inner_adam(0.05)

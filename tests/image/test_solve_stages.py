@@ -1,14 +1,15 @@
-"""The colour solve on static lists, inside training: equal to that of the encoder, and differentiable."""
+"""The colour solve on static lists, inside training: equal to that of the model, and differentiable."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from airjax.gaussians import PatchMap, concatenate
-from airjax.image import encoder
+from airjax.gaussians import concatenate
+from airjax.image import model
+from airjax.image.patches import PatchMap
 from airjax.image.stages import StageConfig, init_params, run_stages, solve_stages, stage_control_of
-from airjax.nn.predictor import PredictorConfig
-from airjax.render.plan import render
+from airjax.nn.air_stage import PredictorConfig
+from airjax.raster.draw import render
 
 SIZE = (19, 26)  # patches hang over at two edges
 STAGES = tuple(StageConfig(PatchMap(8, 0.75, 0.5, 4.2), PredictorConfig(8, 1, 2)) for _ in range(2))
@@ -29,7 +30,7 @@ def test_it_solves_as_the_encoder_does_on_sorted_lists():
     used = np.asarray(before.active)
     assert 0 < used.sum() < used.size
     rows = jax.tree.map(lambda leaf: np.asarray(leaf)[used], before)
-    expected = encoder.solve(rows, np.asarray(image), num_steps=4)
+    expected = model.solve(rows, np.asarray(image), num_steps=4)
     # Two orders of summation of the same float32 numbers, through four steps.
     np.testing.assert_allclose(np.asarray(after.colors)[used], expected.colors, atol=2e-5)
     np.testing.assert_array_equal(np.asarray(after.colors)[~used], np.asarray(before.colors)[~used])

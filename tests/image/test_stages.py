@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scenes import assert_image, exact
+from scenes2d import assert_image, exact
 
-from airjax.gaussians import PatchMap, patch_centers, patch_grid, to_physical
+from airjax.image.patches import PatchMap, to_physical
 from airjax.image.stages import (
     StageConfig,
     StageControl,
@@ -20,7 +20,8 @@ from airjax.image.stages import (
     stage_control,
     stage_control_of,
 )
-from airjax.nn.predictor import PredictorConfig
+from airjax.nn.air_stage import PredictorConfig
+from airjax.raster.tiles import patch_centers, patch_grid
 
 NETWORK = PredictorConfig(features=8, blocks=1, expansion=2)
 STAGES = (

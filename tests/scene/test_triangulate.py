@@ -8,7 +8,7 @@ from tiny import noise_atlas
 
 from airjax.errors import AirjaxError
 from airjax.scene.cameras import Camera, project_points
-from airjax.scene.load import load
+from airjax.scene.files.photographs import load
 from airjax.scene.procedural import random_views
 from airjax.scene.triangulate import triangulate
 

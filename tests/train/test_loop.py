@@ -27,9 +27,9 @@ import optax
 import pytest
 from PIL import Image
 
-from airjax import checkpoint
+from airjax import weights_file
 from airjax.errors import AirjaxError
-from train import loop
+from train import checkpoint, loop
 from train import main as train_main
 from train.loop import LoopConfig, NonFiniteLossError
 
@@ -519,8 +519,8 @@ if __name__ == "__main__":
     parser.add_argument("--kill", choices=["writing", "deleting", "logging"])
     parser.add_argument("--pause", type=float, default=0.0)
     arguments = parser.parse_args()
-    if arguments.kill == "writing":  # the second checkpoint, complete but not yet renamed
-        _kill_at(checkpoint, "_sync", 3)
+    if arguments.kill == "writing":  # the second weights_file, complete but not yet renamed
+        _kill_at(weights_file, "_sync", 3)
     elif arguments.kill == "deleting":  # the old checkpoint has lost its name, its files are still there
         gone = lambda path: path.name.startswith(".tmp-deleted") and path.exists()  # noqa: E731
         _kill_at(checkpoint.shutil, "rmtree", 1, counts=gone)

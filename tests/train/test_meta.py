@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from airjax import metagrad
 from airjax.errors import AirjaxError
-from airjax.image.encoder import load
-from airjax.image.refinement import RATES, Coordinates
+from airjax.image.model import load
 from airjax.image.stages import init_params
+from airjax.image.task import RATES, Coordinates
+from airjax.inner import estimators
 from train.configs import metagrad as config
+from train.image.experiment import draw_control, make_step, run
 from train.meta import Meta, clipped_rows, learned_rates, meta_loss, start_log_rates
-from train.phases import draw_control, make_step, run
 
 STANDARD = partial(jax.numpy_dtype_promotion, "standard")  # optax raises Python floats to the power of an int32
 EXPERIMENT = config.experiment(True, "first_order")
@@ -51,7 +51,7 @@ def test_rows_are_clipped_at_the_median():
 
 
 def test_the_logged_loss_is_minus_the_psnr(state, images):
-    phase = dataclasses.replace(EXPERIMENT.phase, estimator=metagrad.estimator("zero_step"))
+    phase = dataclasses.replace(EXPERIMENT.phase, estimator=estimators.estimator("zero_step"))
     loss, metrics = loss_of(phase, state, images)
     np.testing.assert_allclose(loss, -metrics["psnr"], rtol=1e-5)
     np.testing.assert_allclose(metrics["psnr_refined"], metrics["psnr"], rtol=1e-5)
@@ -101,7 +101,7 @@ def test_smoke_run_writes_weights_with_rates(variant, tmp_path):
 
 
 def test_every_estimator_has_a_variant():
-    assert {*config.VARIANTS, "finite_difference"} == set(metagrad.ESTIMATORS)
+    assert {*config.VARIANTS, "finite_difference"} == set(estimators.ESTIMATORS)
     assert set(config.SMALL) == set(config.VARIANTS)
     for name in config.VARIANTS:
         assert config.experiment(False, f"full_{name}").phase.trained == "all"
@@ -113,4 +113,4 @@ def test_every_estimator_has_a_variant():
 
 def test_bad_settings():
     with pytest.raises(AirjaxError, match="trained"):
-        Meta(metagrad.estimator("zero_step"), trained="tail")
+        Meta(estimators.estimator("zero_step"), trained="tail")

@@ -8,10 +8,10 @@ six of `joint.py`, the first of them twice: once on the image at half its size, 
 
 import dataclasses
 
-from airjax.config import SCALABLE
+from airjax.image.presets import SCALABLE
 from train.configs import joint
+from train.image.experiment import Compact, Experiment, Joint, Optimizer
 from train.loop import LoopConfig
-from train.phases import Compact, Experiment, Joint, Optimizer
 
 
 def experiment(smoke: bool) -> Experiment:

@@ -8,10 +8,10 @@ run; add `--init runs/pod_smoke` to start from that of `pod.py`.
 
 import dataclasses
 
-from airjax.config import COMPACT
+from airjax.image.presets import COMPACT
 from train.configs import joint
+from train.image.experiment import Experiment, Optimizer
 from train.loop import LoopConfig
-from train.phases import Experiment, Optimizer
 
 
 def experiment(smoke: bool) -> Experiment:

@@ -8,9 +8,9 @@ python -m train.main --config train/configs/foresplat.py
 import dataclasses
 
 from airjax.scene.predictor import PredictorConfig
+from train.image.experiment import Optimizer
 from train.loop import LoopConfig
-from train.phases import Optimizer
-from train.scenes import SceneData, SceneExperiment, Vanilla
+from train.scene.experiment import SceneData, SceneExperiment, Vanilla
 
 
 def experiment(smoke: bool) -> SceneExperiment:

@@ -8,9 +8,9 @@ Points of the real scenes are triangulated before the first step.
 import dataclasses
 
 from airjax.scene.predictor import PredictorConfig
+from train.image.experiment import Optimizer
 from train.loop import LoopConfig
-from train.phases import Optimizer
-from train.scenes import SceneData, SceneExperiment, Vanilla
+from train.scene.experiment import SceneData, SceneExperiment, Vanilla
 
 SCENES = tuple(f"../shared/data/scenes/{name}" for name in ("redkitchen", "castle_p30", "fountain_p11", "entry_p10"))
 

@@ -8,12 +8,12 @@ Then --variant multi_anchor, --seed 1, and so on. Variants are the names of `VAR
 
 import dataclasses
 
-from airjax import metagrad
+from airjax.inner import estimators
 from airjax.scene.predictor import PredictorConfig
+from train.image.experiment import Optimizer
 from train.loop import LoopConfig
-from train.phases import Optimizer
-from train.scene_meta import SceneMeta
-from train.scenes import SceneData, SceneExperiment
+from train.scene.experiment import SceneData, SceneExperiment
+from train.scene.meta import SceneMeta
 
 VARIANTS = {
     "zero_step": {},
@@ -52,7 +52,7 @@ def experiment(smoke: bool, variant: str = "multi_anchor", seed: int = 0) -> Sce
     full = SceneExperiment(
         name=f"foresplat_metagrad_{variant}_{seed}",
         phase=SceneMeta(
-            estimator=metagrad.estimator(name, **options[name]),
+            estimator=estimators.estimator(name, **options[name]),
             trained=trained,
             learn_rates=trained == "rates" or name == "meta_sgd",
         ),
@@ -67,7 +67,9 @@ def experiment(smoke: bool, variant: str = "multi_anchor", seed: int = 0) -> Sce
     return dataclasses.replace(
         full,
         name=f"{full.name}_smoke",
-        phase=dataclasses.replace(full.phase, estimator=metagrad.estimator(name, **SMALL[name]), capacity=(8192, 1024)),
+        phase=dataclasses.replace(
+            full.phase, estimator=estimators.estimator(name, **SMALL[name]), capacity=(8192, 1024)
+        ),
         predictor=PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16)),
         loop=LoopConfig(num_steps=4, seed=seed, log_every=2, checkpoint_every=2),
         data=dataclasses.replace(full.data, photographs=None, image_size=(32, 32)),

@@ -8,10 +8,10 @@ the batch (a third faster than one device with two threads).
 
 import dataclasses
 
-from airjax.config import COMPACT
-from train.data import PHOTOMETRIC, DataConfig
+from airjax.image.presets import COMPACT
+from train.image.data import PHOTOMETRIC, DataConfig
+from train.image.experiment import Experiment, Joint, Optimizer
 from train.loop import LoopConfig
-from train.phases import Experiment, Joint, Optimizer
 
 
 def experiment(smoke: bool) -> Experiment:

@@ -1,6 +1,6 @@
 """MetaGrad in 2D: finetuning of the shipped weights for what refinement makes of them, with any estimator.
 
-python -m train.main --config train/configs/metagrad.py
+python -m train.main --config train/configs/estimators.py
 
 Then --variant unrolled, --seed 1, and so on. Variants are the names of `VARIANTS`: alone they train the last layer of
 every stage, "full_..." all weights, and those of `RATES_VARIANTS` as "rates_..." the inner learning rates alone.
@@ -8,13 +8,13 @@ every stage, "full_..." all weights, and those of `RATES_VARIANTS` as "rates_...
 
 import dataclasses
 
-from airjax import metagrad
-from airjax.config import SCALABLE
-from airjax.image.encoder import DEFAULT_WEIGHTS
-from train.data import PHOTOMETRIC, DataConfig
+from airjax.image.model import DEFAULT_WEIGHTS
+from airjax.image.presets import SCALABLE
+from airjax.inner import estimators
+from train.image.data import PHOTOMETRIC, DataConfig
+from train.image.experiment import Experiment, Optimizer
 from train.loop import LoopConfig
 from train.meta import Meta
-from train.phases import Experiment, Optimizer
 
 STEPS = 20  # inner steps of the study
 
@@ -66,7 +66,7 @@ def experiment(smoke: bool, variant: str = "budget", seed: int = 0) -> Experimen
     full = Experiment(
         name=f"metagrad_{variant}_{seed}",
         phase=Meta(
-            estimator=metagrad.estimator(name, **options[name]),
+            estimator=estimators.estimator(name, **options[name]),
             trained=trained,
             learn_rates=trained == "rates" or name == "meta_sgd",
         ),
@@ -84,7 +84,7 @@ def experiment(smoke: bool, variant: str = "budget", seed: int = 0) -> Experimen
         full,
         name=f"{full.name}_smoke",
         stages=SCALABLE[:2],
-        phase=dataclasses.replace(full.phase, estimator=metagrad.estimator(name, **SMALL[name])),
+        phase=dataclasses.replace(full.phase, estimator=estimators.estimator(name, **SMALL[name])),
         loop=LoopConfig(num_steps=4, seed=seed, log_every=2, checkpoint_every=2),
         data=dataclasses.replace(full.data, crop_size=32, batch_size=2),
         init=None,

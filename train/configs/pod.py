@@ -8,10 +8,10 @@ alone 0.2; one of `joint.py` costs about 0.5.
 
 import dataclasses
 
-from airjax.config import COMPACT
-from train.data import PHOTOMETRIC, DataConfig
+from airjax.image.presets import COMPACT
+from train.image.data import PHOTOMETRIC, DataConfig
+from train.image.experiment import Experiment, Optimizer, Pod
 from train.loop import LoopConfig
-from train.phases import Experiment, Optimizer, Pod
 
 
 def experiment(smoke: bool) -> Experiment:

@@ -9,7 +9,7 @@ fresh weights, so that it needs no other run.
 import dataclasses
 
 from train.configs import pod_vs_joint_joint
-from train.phases import Experiment, Optimizer
+from train.image.experiment import Experiment, Optimizer
 
 
 def experiment(smoke: bool) -> Experiment:

@@ -13,10 +13,10 @@ scale the three by one factor, or the times are not equal.
 
 import dataclasses
 
-from airjax.config import COMPACT
-from train.data import PHOTOMETRIC, DataConfig
+from airjax.image.presets import COMPACT
+from train.image.data import PHOTOMETRIC, DataConfig
+from train.image.experiment import Experiment, Joint, Optimizer
 from train.loop import LoopConfig
-from train.phases import Experiment, Joint, Optimizer
 
 
 def experiment(smoke: bool) -> Experiment:

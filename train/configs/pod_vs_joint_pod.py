@@ -8,7 +8,7 @@ python -m train.main --config train/configs/pod_vs_joint_pod.py
 import dataclasses
 
 from train.configs import pod_vs_joint_joint
-from train.phases import Experiment, Pod
+from train.image.experiment import Experiment, Pod
 
 
 def experiment(smoke: bool) -> Experiment:

@@ -8,8 +8,8 @@ About 1 hour on 2 CPU cores; not part of the shipped weights. The smoke variant 
 import dataclasses
 
 from train.configs import joint
+from train.image.experiment import Experiment, Optimizer
 from train.loop import LoopConfig
-from train.phases import Experiment, Optimizer
 
 
 def experiment(smoke: bool) -> Experiment:

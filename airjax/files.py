@@ -1,0 +1,104 @@
+"""Files: whole or not at all, with names for messages."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from airjax.errors import AirjaxError
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """The whole content of a regular, non-empty file.
+
+    Raises:
+      AirjaxError: missing, no regular file, not readable, or empty.
+    """
+    check_regular(path)
+    try:
+        return Path(path).read_bytes()
+    except (OSError, MemoryError) as error:
+        raise AirjaxError(f"{display_name(path)}: cannot be read ({reason(error)})") from error
+
+
+def atomic_write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> None:
+    """Writes a file under a temporary name in the same folder, then renames it.
+
+    Nobody ever sees a part of it: when anything fails, or the program is interrupted, a file that was there
+    before is untouched and the temporary one is gone. A link is followed, its target is what gets replaced.
+
+    Raises:
+      AirjaxError: the folder is missing or not writable, the disk is full, or `path` is a folder or a device.
+    """
+    name = display_name(path)
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        kind = "a folder" if target.is_dir() else "a device or a pipe"
+        raise AirjaxError(f"{name}: cannot be written, expected a file, got {kind}")
+    temporary = target.with_name(f".airjax-{secrets.token_hex(8)}.tmp")
+    try:
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # a full disk or quota may only be noticed here
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise AirjaxError(f"{name}: cannot be written ({reason(error)})") from error
+
+
+def find_images(paths: Iterable[str | os.PathLike], *, suffixes: Sequence[str]) -> list[Path]:
+    """Replaces each folder by the files in it that end in one of `suffixes`, sorted by name; not recursive.
+
+    Hidden files (names starting with a dot) are passed over. Anything that is not a folder is kept as it is,
+    whatever its suffix and whether or not it exists, so that one bad name does not stop the others: reading
+    it will say. A file named twice is kept once.
+
+    Raises:
+      AirjaxError: a folder cannot be listed or holds no such file.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found[path] = None
+            continue
+        try:
+            inside = sorted(path.iterdir())
+        except OSError as error:
+            raise AirjaxError(f"{display_name(path)}: folder cannot be listed ({reason(error)})") from error
+        wanted = [p for p in inside if p.suffix.lower() in suffixes and p.name[0] != "." and not p.is_dir()]
+        if not wanted:
+            raise AirjaxError(f"{display_name(path)}: expected a folder with {', '.join(suffixes)} files, got none")
+        found.update(dict.fromkeys(wanted))
+    return list(found)
+
+
+def display_name(path: str | os.PathLike) -> str:
+    """A path as it may appear in a one-line message: quoted and escaped when unprintable."""
+    text = os.fspath(path)
+    return text if isinstance(text, str) and text.isprintable() else repr(text)
+
+
+def reason(error: BaseException) -> str:
+    """An error in a few words, on one line, without the path that OSError repeats."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:200] or type(error).__name__
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Refuses what is missing, empty or no file: a pipe would hang, a device would never end."""
+    name = display_name(path)
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise AirjaxError(f"{name}: cannot be read ({reason(error)}), expected a file") from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or a pipe"
+        raise AirjaxError(f"{name}: expected a file, got {kind}")
+    if status.st_size == 0:
+        raise AirjaxError(f"{name}: expected a file with content, got 0 bytes")

@@ -1,0 +1,396 @@
+"""The .air file: bytes in, Gaussians out, and back; docs/format.md describes it byte by byte.
+
+Letters: n Gaussians, c colour channels, S stages. A row is mean x, y, scale 1, 2, angle and the c colours.
+
+Two profiles: lossless (float32 rows, come back bit for bit) and compact (`airjax.image.codec.payload`). `decode` trusts
+no number in the file: each length is compared with the bytes that are there before anything is allocated, so a small
+file can only ever claim a small set. The errors raised here do not know the file's name; the caller puts it in front.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from airjax.errors import AirjaxError, FormatError
+from airjax.gaussians import Gaussians2D
+from airjax.image.codec.chunks import (
+    MAX_CHUNK,
+    MAX_PIXELS,
+    PROFILE_COMPACT,
+    PROFILE_LOSSLESS,
+    PROFILE_NAMES,
+    SIGNATURE,
+    STAGE_TAGS,
+    VERSION,
+    Chunk,
+    CutShort,
+    Header,
+    chunk_parts,
+    pack_header,
+    parse_header,
+    preamble,
+    size_problem,
+    walk,
+)
+from airjax.image.codec.payload import Quantised, StageReader, attribute_bits, pack_stages, parse_head
+from airjax.image.codec.quantise import dequantise
+from airjax.raster.tiles import patch_grid
+
+__all__ = [
+    "MAX_PIXELS",
+    "SIGNATURE",
+    "CutShort",
+    "Encoded",
+    "FileInfo",
+    "compact",
+    "decode",
+    "encode",
+    "info",
+    "truncate_stages",
+]
+
+# Bounds of the numbers of the lossless profile. They lie far beyond any photograph, and keep a float32 renderer finite:
+# its largest intermediate, (2 * MAX_VALUE / MIN_SCALE)^2, is 2^90, and float32 ends near 2^128.
+MIN_SCALE = 2.0**-20
+MAX_VALUE = 2.0**24
+
+_ROWS_HEAD = struct.Struct("<II")  # stage index, rows
+_GEOMETRY = 5  # numbers of a row before its colours
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a .air file holds: the Gaussians of an image, stage by stage.
+
+    Fields:
+      gaussians: n rows sorted by stage, all of them active; float32 arrays of numpy (after `decode`) or JAX.
+      stage_counts: rows per stage, S numbers that sum to n. S = 0 and stages without rows are valid.
+      image_size: (h, w) in pixels of the image the set was made for.
+    """
+
+    gaussians: Gaussians2D
+    stage_counts: tuple[int, ...]
+    image_size: tuple[int, int]
+
+
+class ChunkInfo(NamedTuple):
+    """One chunk: its tag, the offset of its first byte, the bytes of its payload, whether its CRC fits."""
+
+    tag: str
+    offset: int
+    length: int
+    crc_ok: bool
+
+
+class FileInfo(NamedTuple):
+    """What `info` reports.
+
+    Fields:
+      version, profile: of the format; `profile` in words.
+      image_size: (h, w) in pixels.
+      channels: colour channels c.
+      stage_counts: Gaussians per stage.
+      num_bytes: length of the file.
+      bits_per_gaussian: 8 * num_bytes / n, everything in the file counted; None when n is 0.
+      bpp: 8 * num_bytes / (h * w).
+      chunks: the chunk table in file order.
+      attribute_bits: compact profile: bits of each kind of symbol, heads and chunks left out; otherwise, and where a
+        checksum is wrong, None.
+    """
+
+    version: int
+    profile: str
+    image_size: tuple[int, int]
+    channels: int
+    stage_counts: tuple[int, ...]
+    num_bytes: int
+    bits_per_gaussian: float | None
+    bpp: float
+    chunks: tuple[ChunkInfo, ...]
+    attribute_bits: dict[str, float] | None
+
+
+def encode(content: Encoded | Quantised) -> bytes:
+    """The bytes of a version 1 file: the lossless profile for floats, the compact one for quantised rows.
+
+    Raises:
+      TypeError: an array is not float32 (`active`: bool).
+      ValueError: shapes or counts disagree, or a row is not active.
+      AirjaxError: image or set beyond the limits of the format, or a number in it (docs/format.md).
+    """
+    if isinstance(content, Quantised):
+        header = Header(content.image_size, 3, PROFILE_COMPACT, len(content.stages))
+        payloads = pack_stages(content)
+    else:
+        rows = _rows(content.gaussians)
+        header = Header(content.image_size, rows.shape[1] - _GEOMETRY, PROFILE_LOSSLESS, len(content.stage_counts))
+        payloads = _pack_rows(rows, content.stage_counts)
+    if problem := size_problem(*header.image_size, header.channels):
+        raise AirjaxError(problem)
+    parts = [preamble(), *chunk_parts(b"AHDR", pack_header(header))]
+    for payload in payloads:
+        parts += chunk_parts(STAGE_TAGS[header.profile].encode(), payload)
+    return b"".join([*parts, *chunk_parts(b"AEND", b"")])
+
+
+def _pack_rows(rows: np.ndarray, counts: tuple[int, ...]) -> list[bytes]:
+    """The payloads of the ROWS chunks."""
+    if any(count < 0 for count in counts) or sum(counts) != len(rows):
+        raise ValueError(f"stage_counts: expected counts that sum to {len(rows)} rows, got {counts}")
+    if len(counts) > 0xFFFF:
+        raise AirjaxError(f"stages: expected at most {0xFFFF}, got {len(counts)}")
+    if problem := _row_problem(rows):
+        raise AirjaxError(problem)
+    payloads, start = [], 0
+    for stage, count in enumerate(counts):
+        if _ROWS_HEAD.size + count * rows.itemsize * rows.shape[1] > MAX_CHUNK:
+            raise AirjaxError(f"stage {stage}: expected at most 2 GiB of Gaussians, got {count} rows")
+        body = rows[start : start + count].astype("<f4", copy=False).tobytes()
+        payloads.append(_ROWS_HEAD.pack(stage, count) + body)
+        start += count
+    return payloads
+
+
+def decode(data: bytes, *, partial: bool = False) -> Encoded:
+    """The Gaussians of a file, float32.
+
+    Of a lossless file they are those that were encoded, bit for bit; of a compact one they are the same on every
+    machine. Chunks of an unknown ancillary tag (first letter small) are skipped; every other departure from
+    docs/format.md is an error. Work and memory are bounded by a multiple of `len(data)` and by the size of the image's
+    patch grids.
+
+    Args:
+      data: the file.
+      partial: accept a file that is cut short after its header, and return the stages that are whole.
+
+    Returns:
+      Encoded with numpy arrays in the machine's byte order.
+
+    Raises:
+      FormatError: not a .air file, of an unknown version, damaged, cut short, or with bytes after its end.
+    """
+    header, chunks, whole = _read(data, partial)
+    if header.profile == PROFILE_COMPACT:
+        return dequantised(_quantised(header, chunks, whole))
+    blocks: list[np.ndarray] = []
+    for chunk in chunks:
+        count = _parse_rows_head(chunk, header, stage=len(blocks))
+        body = np.frombuffer(chunk.payload, "<f4", offset=_ROWS_HEAD.size)
+        blocks.append(body.reshape(count, _GEOMETRY + header.channels))
+        if problem := _row_problem(blocks[-1]):
+            raise FormatError(f"stage {len(blocks) - 1}: {problem}")
+    if whole:
+        _check_all_stages(header, len(blocks))
+    rows = np.concatenate([np.empty((0, _GEOMETRY + header.channels), "<f4"), *blocks]).astype(np.float32, copy=False)
+    gaussians = Gaussians2D(
+        means=rows[:, 0:2].copy(),
+        scales=rows[:, 2:4].copy(),
+        angles=rows[:, 4].copy(),
+        colors=rows[:, _GEOMETRY:].copy(),
+        active=np.ones(len(rows), bool),
+    )
+    return Encoded(gaussians, tuple(len(block) for block in blocks), header.image_size)
+
+
+def decode_quantised(data: bytes, *, partial: bool = False) -> Quantised:
+    """The integers of a compact file, exactly those that were encoded; see `decode`.
+
+    Raises:
+      FormatError: as `decode`, and for a file of another profile.
+    """
+    header, chunks, whole = _read(data, partial)
+    if header.profile != PROFILE_COMPACT:
+        raise FormatError(f"profile: expected {PROFILE_NAMES[PROFILE_COMPACT]}, got {PROFILE_NAMES[header.profile]}")
+    return _quantised(header, chunks, whole)
+
+
+def dequantised(quantised: Quantised) -> Encoded:
+    """The Gaussians that quantised rows stand for."""
+    size = quantised.image_size
+    sets = [dequantise(rows, columns=patch_grid(size, rows.patch_size)[1]) for rows in quantised.stages]
+    empty = Gaussians2D(*(np.zeros(shape, np.float32) for shape in ((0, 2), (0, 2), 0, (0, 3))), np.zeros(0, bool))
+    fields = (np.concatenate([getattr(part, name) for part in (empty, *sets)]) for name in empty.__dataclass_fields__)
+    return Encoded(Gaussians2D(*fields), quantised.stage_counts, size)
+
+
+def info(data: bytes) -> FileInfo:
+    """The chunk table and the sizes of a file, and what its bits are spent on.
+
+    A wrong checksum is reported in the table and is no error here, so that a damaged file can be looked at.
+
+    Raises:
+      FormatError: not a .air file, of an unknown version, cut short, or chunks that cannot be followed.
+    """
+    view = memoryview(data).cast("B")
+    header: Header | None = None
+    table: list[ChunkInfo] = []
+    stages: list[Chunk] = []
+    counts: list[int] = []
+    for chunk in walk(view):
+        table.append(ChunkInfo(chunk.tag, chunk.offset, len(chunk.payload), chunk.crc_ok))
+        if chunk.tag == "AHDR":
+            header = parse_header(chunk)
+        elif chunk.tag in STAGE_TAGS.values():
+            _check_tag(chunk, header)
+            stages.append(chunk)
+            counts.append(_stage_count(chunk, header, stage=len(counts)))
+    assert header is not None  # walk lets no other chunk come first
+    _check_all_stages(header, len(counts))
+
+    bits = 8 * len(view)
+    num_gaussians = sum(counts)
+    height, width = header.image_size
+    compact_and_whole = header.profile == PROFILE_COMPACT and all(chunk.crc_ok for chunk in table)
+    return FileInfo(
+        version=VERSION,
+        profile=PROFILE_NAMES[header.profile],
+        image_size=header.image_size,
+        channels=header.channels,
+        stage_counts=tuple(counts),
+        num_bytes=len(view),
+        bits_per_gaussian=bits / num_gaussians if num_gaussians else None,
+        bpp=bits / (height * width),
+        chunks=tuple(table),
+        attribute_bits=attribute_bits(_quantised(header, stages, True)) if compact_and_whole else None,
+    )
+
+
+def _read(data: bytes, partial: bool) -> tuple[Header, list[Chunk], bool]:
+    """Header and stage chunks, checksums compared, and whether the file is whole; no stage is looked into."""
+    header: Header | None = None
+    stages: list[Chunk] = []
+    try:
+        for chunk in walk(memoryview(data).cast("B")):
+            if not chunk.crc_ok:
+                raise FormatError(f"chunk {chunk.tag} at byte {chunk.offset}: checksum mismatch, the file is damaged")
+            if chunk.tag == "AHDR":
+                header = parse_header(chunk)
+            elif chunk.tag in STAGE_TAGS.values():
+                _check_tag(chunk, header)
+                stages.append(chunk)
+    except CutShort:
+        if not partial or header is None:
+            raise
+        return header, stages, False
+    assert header is not None  # walk lets no other chunk come first
+    return header, stages, True
+
+
+def _quantised(header: Header, chunks: list[Chunk], whole: bool) -> Quantised:
+    reader = StageReader(header)
+    for chunk in chunks:
+        reader.read(chunk.payload)
+    if whole:
+        _check_all_stages(header, len(chunks))
+    return Quantised(tuple(reader.stages), header.image_size)
+
+
+def _check_tag(chunk: Chunk, header: Header) -> None:
+    expected = STAGE_TAGS[header.profile]
+    if chunk.tag != expected:
+        raise FormatError(f"chunk {chunk.tag} at byte {chunk.offset}: expected {expected} in this profile")
+
+
+def _stage_count(chunk: Chunk, header: Header, *, stage: int) -> int:
+    if header.profile == PROFILE_COMPACT:
+        return parse_head(chunk.payload, header, stage).count
+    return _parse_rows_head(chunk, header, stage=stage)
+
+
+def compact(gaussians: Gaussians2D, *, stage_sizes: tuple[int, ...], image_size: tuple[int, int]) -> Encoded:
+    """The active rows of a set whose slots lie stage by stage, in their order.
+
+    Args:
+      gaussians: n slots, used or not.
+      stage_sizes: slots per stage; they sum to n.
+      image_size: (h, w) in pixels.
+
+    Raises:
+      ValueError: `stage_sizes` do not sum to the number of slots.
+    """
+    active = np.asarray(gaussians.active)
+    if min(stage_sizes, default=0) < 0 or sum(stage_sizes) != len(active):
+        raise ValueError(f"stage_sizes: expected sizes that sum to {len(active)} slots, got {stage_sizes}")
+    ends = np.cumsum((0, *stage_sizes))
+    counts = tuple(int(active[a:b].sum()) for a, b in itertools.pairwise(ends))
+    return Encoded(_select(gaussians, active), counts, image_size)
+
+
+def truncate_stages(encoded: Encoded, num: int) -> Encoded:
+    """The first `num` stages of a set; the later ones are left out.
+
+    Raises:
+      ValueError: `num` is not in [0, S].
+    """
+    if not 0 <= num <= len(encoded.stage_counts):
+        raise ValueError(f"num: expected 0 to {len(encoded.stage_counts)} stages, got {num}")
+    counts = encoded.stage_counts[:num]
+    return Encoded(_select(encoded.gaussians, slice(0, sum(counts))), counts, encoded.image_size)
+
+
+def _select(gaussians: Gaussians2D, index: np.ndarray | slice) -> Gaussians2D:
+    """The chosen rows, as numpy arrays."""
+    return Gaussians2D(
+        means=np.asarray(gaussians.means)[index],
+        scales=np.asarray(gaussians.scales)[index],
+        angles=np.asarray(gaussians.angles)[index],
+        colors=np.asarray(gaussians.colors)[index],
+        active=np.asarray(gaussians.active)[index],
+    )
+
+
+def _rows(gaussians: Gaussians2D) -> np.ndarray:
+    """All numbers of a set as (n, 5 + c) float32, after a check of types and shapes."""
+    means, scales, angles, colors, active = (
+        np.asarray(getattr(gaussians, name)) for name in ("means", "scales", "angles", "colors", "active")
+    )
+    for name, array in {"means": means, "scales": scales, "angles": angles, "colors": colors}.items():
+        if array.dtype != np.float32:
+            raise TypeError(f"{name}: expected float32, got {array.dtype}")
+    if active.dtype != bool:
+        raise TypeError(f"active: expected bool, got {active.dtype}")
+    n = means.shape[0]
+    shapes = (means.shape, scales.shape, angles.shape, colors.shape[:1], active.shape)
+    if shapes != ((n, 2), (n, 2), (n,), (n,), (n,)) or colors.ndim != 2:
+        raise ValueError(f"gaussians: expected (n, 2), (n, 2), (n,), (n, c), (n,), got {shapes} and {colors.shape}")
+    if not active.all():
+        raise ValueError(f"active: expected every row in use, got {n - int(active.sum())} that are not; see compact()")
+    return np.concatenate([means, scales, angles[:, None], colors], axis=1)
+
+
+def _row_problem(rows: np.ndarray) -> str | None:
+    """What a stored (n, 5 + c) block must not hold; None when it is fine. Comparisons with NaN are false."""
+    good = np.abs(rows) <= MAX_VALUE
+    good[:, 2:4] &= rows[:, 2:4] >= MIN_SCALE
+    if good.all():
+        return None
+    row, column = (int(index) for index in np.argwhere(~good)[0])
+    names = ("mean x", "mean y", "scale 1", "scale 2", "angle")
+    name = names[column] if column < _GEOMETRY else f"colour {column - _GEOMETRY}"
+    low = "2^-20" if column in (2, 3) else "-2^24"
+    return f"Gaussian {row}, {name}: expected a number from {low} to 2^24, got {rows[row, column]}"
+
+
+def _parse_rows_head(chunk: Chunk, header: Header, *, stage: int) -> int:
+    """Number of rows of a stage; checks that exactly so many are there, and that it is this stage's turn."""
+    size = len(chunk.payload)
+    if size < _ROWS_HEAD.size:
+        raise FormatError(f"chunk ROWS at byte {chunk.offset}: expected {_ROWS_HEAD.size} bytes or more, got {size}")
+    index, count = _ROWS_HEAD.unpack_from(chunk.payload)
+    if index != stage or stage >= header.num_stages:
+        due = f"stage {stage} of {header.num_stages}"
+        raise FormatError(f"chunk ROWS at byte {chunk.offset}: expected {due}, got stage {index}")
+    expected = _ROWS_HEAD.size + count * 4 * (_GEOMETRY + header.channels)
+    if size != expected:
+        raise FormatError(f"stage {stage}: claims {count} Gaussians, {expected} bytes, but the chunk has {size}")
+    return count
+
+
+def _check_all_stages(header: Header, num_found: int) -> None:
+    if num_found != header.num_stages:
+        raise FormatError(f"expected {header.num_stages} stages, got {num_found}")

@@ -1,0 +1,133 @@
+"""The linear colour solve: with the geometry fixed, the image is linear in the colours, so the best ones are a
+least-squares problem, and a few conjugate-gradient steps from the predicted colours come close.
+
+Letters: n Gaussians, c channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D
+from airjax.raster.additive import draw_slots, slot_weights
+from airjax.raster.draw import STRIP_PIXELS, TILE_SIZE, pad_capacity, planned_lists, render
+from airjax.raster.tiles import gather_slots, patch_grid, round_capacity
+
+DAMPING = 0.01  # against the squared norm of a weight, which is pi * scale^2, a few pixels squared
+
+
+def solve_colors(
+    draw: Callable[[Float[Array, "n c"]], Float[Array, "h w c"]],
+    colors: Float[Array, "n c"],
+    image: Float[Array, "h w c"],
+    *,
+    active: Bool[Array, " n"],
+    norms: Float[Array, " n"],
+    num_steps: int,
+    damping: float = DAMPING,
+) -> Float[Array, "n c"]:
+    """Colours after `num_steps` of preconditioned conjugate gradients on
+
+        min over d of |draw(colors + d) - image|^2 + damping * |d|^2,
+
+    each channel a problem of its own, preconditioned by the diagonal of the normal equations.
+
+    Args:
+      draw: colours to image, linear, geometry fixed; its adjoint is taken by `jax.vjp`.
+      colors: where to start.
+      image: target.
+      active: rows that may change; the others come back untouched.
+      norms: squared norm of each weight over the image, sum of weight^2 (>= 0).
+      num_steps: 0 returns `colors`.
+      damping: > 0; keeps colours of nearly coinciding Gaussians from growing against each other.
+
+    Returns:
+      (n, c). Differentiable in everything that `draw` closes over, in `colors` and in `image`.
+    """
+    if num_steps < 0:
+        raise ValueError(f"num_steps: expected at least 0, got {num_steps}")
+    if num_steps == 0:
+        return colors
+    rendered, adjoint = jax.vjp(draw, jnp.where(active[:, None], colors, 0.0))
+    inverse = jnp.where(active, 1.0 / (norms + damping), 0.0)[:, None]
+
+    def dot(a, b):
+        return jnp.sum(a * b, axis=0, keepdims=True)
+
+    def ratio(a, b):
+        # Zero over zero once a channel is solved (a flat image): no step.
+        return jnp.where(b > 0, a, 0.0) / jnp.where(b > 0, b, 1.0)
+
+    def step(carry, _):
+        change, r, z, p, rz = carry
+        applied = adjoint(draw(p))[0] + damping * p
+        length = ratio(rz, dot(p, applied))
+        change, r = change + length * p, r - length * applied
+        z = inverse * r
+        rz_next = dot(r, z)
+        return (change, r, z, z + ratio(rz_next, rz) * p, rz_next), None
+
+    r = adjoint(image - rendered)[0]
+    z = inverse * r
+    start = (jnp.zeros_like(colors), r, z, z, dot(r, z))
+    (change, *_), _ = jax.lax.scan(step, start, None, length=num_steps)
+    return jnp.where(active[:, None], colors + change, colors)
+
+
+def solve(gaussians: Gaussians2D, image: np.ndarray, *, num_steps: int) -> Gaussians2D:
+    """The colour solve of a whole image (all rows active).
+
+    An image of more than about 2 Mpx is solved in strips: the Gaussians centred in a strip, against what all others
+    leave over there and in a margin as wide as they reach. Each strip can only lower the error, and memory is bounded.
+    """
+    height, width = image.shape[:2]
+    rows = max(1, STRIP_PIXELS // (width * TILE_SIZE)) * TILE_SIZE
+    if rows >= height:
+        return gaussians.with_colors(_solve_window(gaussians, image, num_steps)[0])
+    gaussians = jax.tree.map(np.asarray, gaussians)
+    colors = np.array(gaussians.colors)
+    rendered = np.array(render(gaussians, image_size=(height, width)).image)
+    reach = int(np.ceil(CUTOFF_RADIUS * float(np.max(gaussians.scales)))) + 1
+    strip_of = np.clip(gaussians.means[:, 1] // rows, 0, (height - 1) // rows)
+    for index in range(-(-height // rows)):
+        inside = np.flatnonzero(strip_of == index)
+        # All windows have the same height, so that they share what is compiled.
+        top = int(np.clip(index * rows - reach, 0, max(0, height - rows - 2 * reach)))
+        window = slice(top, min(top + rows + 2 * reach, height))
+        part = jax.tree.map(lambda leaf, inside=inside: leaf[inside], gaussians)
+        part = replace(part, means=part.means - np.float32([[0, top]]))
+        if len(inside):
+            own = np.asarray(render(part, image_size=image[window].shape[:2]).image)
+            others = rendered[window] - own
+            colors[inside], own = _solve_window(part, image[window] - others, num_steps)
+            rendered[window] = others + own
+    return gaussians.with_colors(colors)
+
+
+def _solve_window(gaussians, image, num_steps) -> tuple[np.ndarray, np.ndarray]:
+    """Solved colours of a set and its image with them."""
+    n = gaussians.capacity
+    gaussians = pad_capacity(gaussians, round_capacity(n))
+    lists = planned_lists(gaussians, image_size=image.shape[:2])
+    colors, rendered = _solve(gaussians, lists, image, num_steps=num_steps)
+    return np.asarray(colors)[:n], np.asarray(rendered)
+
+
+@partial(jax.jit, static_argnames=("num_steps",))
+def _solve(gaussians, lists, image, *, num_steps):
+    size = {"image_size": image.shape[:2], "tile_size": TILE_SIZE}
+    grid = patch_grid(image.shape[:2], TILE_SIZE)
+    slots = gather_slots(gaussians, lists, grid=grid, tile_size=TILE_SIZE)
+    weights = slot_weights(slots, tile_size=TILE_SIZE)
+    norms = jnp.zeros((gaussians.capacity,), weights.dtype)
+    norms = norms.at[lists.ids].add(jnp.sum(jnp.square(weights), axis=1), mode="drop")
+    draw = partial(draw_slots, weights, lists, **size)
+    colors = solve_colors(draw, gaussians.colors, image, active=gaussians.active, norms=norms, num_steps=num_steps)
+    return colors, draw(colors)

@@ -1,0 +1,153 @@
+"""`Model`: trained weights with their configuration, and the whole encode of one photograph.
+
+Letters: n Gaussians, s stages.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from airjax.errors import AirjaxError
+from airjax.gaussians import Gaussians2D, concatenate
+from airjax.image.codec.air_file import Encoded, compact
+from airjax.image.color_solve import solve
+from airjax.image.presets import stages_from_text
+from airjax.image.stages import StageConfig, StageControl, run_stages, stage_control_of
+from airjax.image.task import RATES, Coordinates, refined
+from airjax.inner.optimizers import rates_from_text
+from airjax.raster.tiles import patch_grid
+from airjax.weights_file import load_weights, weights_hash
+
+DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "compact.safetensors"
+SOLVE_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Model:
+    """Weights of a staged predictor.
+
+    Fields:
+      stages: configuration, one entry per stage.
+      params: {"stage0": ..., ...}.
+      name: file name and the first digits of the SHA-256 of the weights.
+      rates: learning rates of a refinement of its predictions, learned with the weights if they were.
+    """
+
+    stages: tuple[StageConfig, ...]
+    params: dict[str, Any]
+    name: str
+    rates: Coordinates = RATES
+
+    def encode(
+        self,
+        image: np.ndarray,
+        *,
+        num_stages: int | None = None,
+        max_gaussians: int | None = None,
+        mse_threshold: float = 1e-4,
+        ssim_threshold: float = 0.05,
+        solve_steps: int = SOLVE_STEPS,
+        refine_steps: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> Encoded:
+        """One photograph to Gaussians: all stages, refinement if asked for, then the colour solve.
+
+        Args:
+          image: (h, w, 3) in [0, 1], any size from 1 x 1.
+          num_stages: run only the first ones; None for all.
+          max_gaussians: most Gaussians of the result; None for no limit but one per patch and stage.
+          mse_threshold, ssim_threshold: see `airjax.image.stages.StageControl`.
+          solve_steps: conjugate-gradient steps on the colours; 0 keeps the predicted ones.
+          refine_steps: gradient steps on all of a Gaussian (`airjax.image.task`); 0 for none.
+          progress: told how many of them are done, now and then.
+
+        Raises:
+          ValueError: a wrong shape or an option outside its range.
+          AirjaxError: the refinement did not stay finite.
+        """
+        image = checked_image(image)
+        stages = checked_stages(self, num_stages, max_gaussians, solve_steps, refine_steps)
+        control = stage_control_of(
+            mse_threshold, ssim_threshold, float("inf") if max_gaussians is None else max_gaussians
+        )
+        gaussians = predict(self.params, image, control, stages=stages)
+        sizes = tuple(int(np.prod(patch_grid(image.shape[:2], s.patch_map.patch_size))) for s in stages)
+        encoded = compact(gaussians, stage_sizes=sizes, image_size=image.shape[:2])
+        gaussians = encoded.gaussians
+        if refine_steps and gaussians.capacity:
+            gaussians = refined(gaussians, image, num_steps=refine_steps, rates=self.rates, progress=progress)
+        if solve_steps and gaussians.capacity:
+            gaussians = solve(gaussians, image, num_steps=solve_steps)
+        return Encoded(gaussians, encoded.stage_counts, encoded.image_size)
+
+
+def checked_image(image: np.ndarray) -> np.ndarray:
+    """The image as float32, if it is one.
+
+    Raises:
+      ValueError: not (h, w, 3) finite floating-point values.
+    """
+    image = np.asarray(image)
+    if image.dtype.kind in "biu":
+        raise ValueError(f"image: expected floating-point values in [0, 1], got {image.dtype}")
+    image = image.astype(np.float32)
+    if image.ndim != 3 or image.shape[2] != 3 or min(image.shape) < 1:
+        raise ValueError(f"image: expected (h, w, 3), got {image.shape}")
+    if not np.all(np.isfinite(image)):
+        raise ValueError("image: expected finite values in [0, 1]")
+    return image
+
+
+def checked_stages(
+    model: Model, num_stages: int | None, max_gaussians: int | None, solve_steps: int, refine_steps: int
+) -> tuple[StageConfig, ...]:
+    """The first `num_stages` stages of a model.
+
+    Raises:
+      ValueError: one of the four options is outside its range.
+    """
+    num_stages = len(model.stages) if num_stages is None else num_stages
+    if not 1 <= num_stages <= len(model.stages):
+        raise ValueError(f"num_stages: expected 1 to {len(model.stages)}, got {num_stages}")
+    if max_gaussians is not None and max_gaussians < 0:
+        raise ValueError(f"max_gaussians: expected at least 0, got {max_gaussians}")
+    if solve_steps < 0:
+        raise ValueError(f"solve_steps: expected at least 0, got {solve_steps}")
+    if refine_steps < 0:
+        raise ValueError(f"refine_steps: expected at least 0, got {refine_steps}")
+    return model.stages[:num_stages]
+
+
+def load(path: str | os.PathLike | None = None) -> Model:
+    """The shipped model, or the one in a weights file (safetensors) written by `train`.
+
+    Raises:
+      AirjaxError: not a weights file, or one that does not say what it is.
+    """
+    path = Path(DEFAULT_WEIGHTS if path is None else path)
+    params, metadata = load_weights(path)
+    if "stages" not in metadata:
+        raise AirjaxError(f"{path}: expected weights of a staged predictor (metadata 'stages'), found none")
+    params = jax.tree.map(jnp.asarray, params)
+    return Model(
+        stages_from_text(metadata["stages"], source=str(path)),
+        params,
+        f"{path.name} {weights_hash(path)[:8]}",
+        rates_from_text(metadata["rates"], kind=Coordinates, source=str(path)) if "rates" in metadata else RATES,
+    )
+
+
+@partial(jax.jit, static_argnames=("stages",))
+def predict(params, image, control: StageControl, *, stages: tuple[StageConfig, ...]) -> Gaussians2D:
+    """The networks alone: the Gaussians of all stages at full capacity, stage after stage."""
+    trace = run_stages(stages, params, image, control, skip_idle=True)
+    return concatenate([stage.gaussians for stage in trace])

@@ -1,0 +1,104 @@
+"""Patches of an image, and the map from a network's raw rows to Gaussians."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D
+from airjax.raster.tiles import PatchGrid
+
+
+@dataclass(frozen=True)
+class PatchMap:
+    """How one raw row of 8 numbers becomes one Gaussian of the patch at whose centre it was predicted.
+
+    With P = `patch_size` and c the patch centre in pixels:
+
+      mean = c + offset * P * tanh(raw[0:2])
+      scales = min_scale + (max_scale - min_scale) * sigmoid(raw[2:4])
+      angle = 2 pi * sigmoid(raw[4])
+      colour = tanh(raw[5:8])
+
+    AIR's own map (section 3.2 and its release) is `PatchMap.air(patch_size)`: offset 1, scales from 0.5 to P + 0.5.
+
+    Fields:
+      patch_size: side of a patch, pixels.
+      offset: largest distance of a mean from its patch centre on each axis, in patches.
+      min_scale, max_scale: bounds of the standard deviations, pixels.
+    """
+
+    patch_size: int
+    offset: float = 1.0
+    min_scale: float = 0.5
+    max_scale: float = 7.5
+
+    def __post_init__(self):
+        if self.patch_size < 1:
+            raise ValueError(f"patch_size: expected at least 1, got {self.patch_size}")
+        if not 0 < self.min_scale < self.max_scale:
+            raise ValueError(f"scales: expected 0 < min < max, got {self.min_scale} and {self.max_scale}")
+        if self.offset <= 0:
+            raise ValueError(f"offset: expected > 0, got {self.offset}")
+
+    @classmethod
+    def air(cls, patch_size: int) -> PatchMap:
+        """The map of the AIR paper for its patch size."""
+        return cls(patch_size, offset=1.0, min_scale=0.5, max_scale=patch_size + 0.5)
+
+    def layout(self, grid: tuple[int, int]) -> PatchGrid:
+        """The static lists of a (rows, columns) grid of these patches."""
+        return PatchGrid(grid, self.patch_size, self.rings)
+
+    @property
+    def rings(self) -> int:
+        """How many patches away, on each axis, a Gaussian of this map can still be drawn (static list bound)."""
+        reach = self.offset * self.patch_size + CUTOFF_RADIUS * self.max_scale - self.patch_size / 2
+        return max(0, math.ceil(reach / self.patch_size - 1e-9))
+
+
+def to_physical(
+    raw: Float[Array, "n k"], centers: Float[Array, "n 2"], active: Bool[Array, " n"], patch_map: PatchMap
+) -> Gaussians2D:
+    """Raw rows (n, 5 + c) to Gaussians; see `PatchMap` for the formulas. Any real input is valid."""
+    if raw.ndim != 2 or raw.shape[1] < 6:
+        raise ValueError(f"raw: expected (n, 5 + channels), got {raw.shape}")
+    span = patch_map.max_scale - patch_map.min_scale
+    return Gaussians2D(
+        means=centers + patch_map.offset * patch_map.patch_size * jnp.tanh(raw[:, 0:2]),
+        scales=patch_map.min_scale + span * jax.nn.sigmoid(raw[:, 2:4]),
+        angles=2 * math.pi * jax.nn.sigmoid(raw[:, 4]),
+        colors=jnp.tanh(raw[:, 5:]),
+        active=active,
+    )
+
+
+def to_raw(gaussians: Gaussians2D, centers: Float[Array, "n 2"], patch_map: PatchMap) -> Float[Array, "n k"]:
+    """Inverse of `to_physical`, (n, 5 + c), for Gaussians inside the open ranges of the map.
+
+    Values on or outside a bound are moved to the nearest representable point inside (relative margin 1e-6), so the
+    result is always finite; inactive slots map to whatever their stored values say.
+    """
+    margin = 1e-6
+    span = patch_map.max_scale - patch_map.min_scale
+
+    def atanh(x):
+        return jnp.arctanh(jnp.clip(x, -1 + margin, 1 - margin))
+
+    def logit(x):
+        x = jnp.clip(x, margin, 1 - margin)
+        return jnp.log(x) - jnp.log1p(-x)
+
+    return jnp.concatenate(
+        [
+            atanh((gaussians.means - centers) / (patch_map.offset * patch_map.patch_size)),
+            logit((gaussians.scales - patch_map.min_scale) / span),
+            logit(jnp.mod(gaussians.angles, 2 * math.pi) / (2 * math.pi))[:, None],
+            atanh(gaussians.colors),
+        ],
+        axis=-1,
+    )

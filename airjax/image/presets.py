@@ -1,0 +1,50 @@
+"""The configuration of a whole model, as text: what a weights file says about the network it belongs to."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from airjax.errors import AirjaxError
+from airjax.image.codec.quantise import NUM_CODES
+from airjax.image.patches import PatchMap
+from airjax.image.stages import StageConfig
+from airjax.nn.air_stage import PredictorConfig
+
+# Six stages of 8 x 8 patches. A mean stays within 0.75 patches of its patch centre and a standard deviation below
+# 0.525 patches, so that a Gaussian is drawn in 5 x 5 patches at most.
+COMPACT = tuple(StageConfig(PatchMap(8, offset=0.75, min_scale=0.5, max_scale=4.2)) for _ in range(6))
+
+# The same after a base of 16 x 16 patches, which sees the image at half its size; all of them with a quantiser. The
+# base alone has to draw what is smooth: equal Gaussians on a grid of patches add up to a constant but for 0.2 % along
+# each axis with a standard deviation of 0.6 patches, and 0.9 % with 0.525.
+SCALABLE = (
+    StageConfig(
+        PatchMap(16, offset=0.5, min_scale=1.0, max_scale=9.6),
+        PredictorConfig(reduction=2, votes=NUM_CODES),
+    ),
+    *(StageConfig(stage.patch_map, PredictorConfig(votes=NUM_CODES)) for stage in COMPACT),
+)
+
+# The stages of the AIR paper: four of 7 x 7 patches with its own map.
+AIR_STAGES = tuple(StageConfig(PatchMap.air(7)) for _ in range(4))
+
+
+def stages_to_text(stages: tuple[StageConfig, ...]) -> str:
+    """JSON of a stage configuration."""
+    return json.dumps([dataclasses.asdict(stage) for stage in stages])
+
+
+def stages_from_text(text: str, *, source: str) -> tuple[StageConfig, ...]:
+    """Inverse of `stages_to_text`; `source` names the file in the error for anything else.
+
+    Raises:
+      AirjaxError: not such a text.
+    """
+    try:
+        return tuple(
+            StageConfig(PatchMap(**stage["patch_map"]), PredictorConfig(**stage["network"]))
+            for stage in json.loads(text)
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise AirjaxError(f"{source}: expected a stage configuration in JSON, got {text[:80]!r}") from error

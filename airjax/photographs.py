@@ -1,0 +1,297 @@
+"""Photographs on disk: files to float pixels and back, with every conversion said aloud.
+
+Pixels are (h, w, 3) float32, sRGB-encoded (not linear light), in [0, 1]. Whatever a file loses or has done to
+it on the way in (alpha, bit depth, colour profile, orientation, further pages) is one line of
+`LoadedImage.notices`. Whatever cannot be read or written is one line of an AirjaxError that starts with the
+file's name.
+
+Pillow's own warnings (odd metadata, large images) are left to the program's filters.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+
+from airjax.errors import AirjaxError
+from airjax.files import atomic_write_bytes, check_regular, display_name, reason
+
+# Suffix (small letters) to Pillow's format and its options.
+_WRITERS: dict[str, tuple[str, dict]] = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".webp": ("WEBP", {"lossless": True}),
+    ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+}
+MAX_PIXELS = 2**27  # width times height; a float32 RGB image of this size takes 1.6 GB
+IMAGE_SUFFIXES = tuple(_WRITERS)
+_MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}  # pixels; limits of these formats
+_READABLE = "a PNG, JPEG, WebP or TIFF image"
+
+# What Pillow's readers raise on damaged files: OSError and SyntaxError on purpose, the others from inside its
+# parsers. The fuzz test in tests/image/test_io.py looks for more.
+_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, RuntimeError)
+_DAMAGED += (struct.error, zlib.error, ImageCms.PyCMSError, MemoryError)
+
+
+class LoadedImage(NamedTuple):
+    """An image and what was done to it.
+
+    Fields:
+      pixels: (h, w, 3) float32 in [0, 1], sRGB.
+      notices: one line for each conversion, without the file's name; empty for an 8-bit sRGB image.
+    """
+
+    pixels: np.ndarray
+    notices: tuple[str, ...]
+
+
+def read_image(path: str | os.PathLike) -> LoadedImage:
+    """The first frame of a PNG, JPEG, WebP or TIFF file as upright sRGB pixels.
+
+    8-bit samples are divided by 255, 16-bit grey ones by 65535 (float32 holds every value apart); 16-bit
+    colour is cut to its upper 8 bits by Pillow. Transparent parts are laid over white, in sRGB values as
+    browsers do. An embedded colour profile is converted to sRGB; PNG's gAMA and cHRM chunks are ignored.
+
+    Raises:
+      AirjaxError: missing, no regular file, not readable, empty, of another format, damaged, cut short, of
+        samples without a known range, or larger than MAX_PIXELS.
+    """
+    name = display_name(path)
+    check_regular(path)
+    try:
+        file = open(path, "rb")  # noqa: SIM115 (closed by the `with` below; only the opening belongs in this `try`)
+    except OSError as error:
+        raise AirjaxError(f"{name}: cannot be read ({reason(error)}), expected {_READABLE}") from error
+    with file:
+        try:
+            return _load(file)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise AirjaxError(f"{name}: expected at most {MAX_PIXELS} pixels, got many more") from error
+        except _Refused as error:
+            raise AirjaxError(f"{name}: {error}") from error
+        except UnidentifiedImageError as error:
+            raise AirjaxError(f"{name}: expected {_READABLE}, got something else or a damaged header") from error
+        except _DAMAGED as error:
+            raise AirjaxError(f"{name}: expected {_READABLE}, got a damaged one ({reason(error)})") from error
+
+
+def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
+    """Writes pixels, clipped to [0, 1] and rounded to 8 bits, in the format that the suffix names.
+
+    PNG, WebP and TIFF are lossless; JPEG has quality 95 without chroma subsampling. The file appears whole or
+    not at all.
+
+    Args:
+      path: ends in one of IMAGE_SUFFIXES, in small or capital letters.
+      pixels: (h, w, 3), or (h, w, 1) for a grey image; floating, sRGB, numpy or JAX.
+
+    Raises:
+      ValueError: shape, type or a number that is not finite.
+      AirjaxError: unknown suffix, a size the format cannot hold, or the file cannot be written.
+    """
+    name = display_name(path)
+    suffix = Path(path).suffix.lower()
+    if suffix not in _WRITERS:
+        raise AirjaxError(f"{name}: expected a name ending in {', '.join(IMAGE_SUFFIXES)}, got {suffix or 'none'}")
+    format_name, options = _WRITERS[suffix]
+    image = Image.fromarray(to_8bit(pixels))
+    limit = _MAX_SIDE.get(format_name, image.width + image.height)
+    if max(image.size) > limit:
+        size = f"{image.width}x{image.height}"
+        raise AirjaxError(f"{name}: expected at most {limit} pixels a side for {format_name}, got {size}; use .png")
+    buffer = io.BytesIO()
+    image.save(buffer, format_name, **options)
+    atomic_write_bytes(path, buffer.getbuffer())
+
+
+def to_8bit(pixels: np.ndarray) -> np.ndarray:
+    """Pixels as uint8: clipped to [0, 1], times 255, rounded to the nearest (halves to even).
+
+    (h, w, 3) keeps its shape, (h, w, 1) becomes (h, w).
+
+    Raises:
+      ValueError: another shape, no pixels, not floating, or not finite.
+    """
+    pixels = np.asarray(pixels)
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or pixels.size == 0:
+        raise ValueError(f"pixels: expected (h, w, 3) or (h, w, 1), got {pixels.shape}")
+    if not np.issubdtype(pixels.dtype, np.floating):
+        raise ValueError(f"pixels: expected floating numbers in [0, 1], got {pixels.dtype}")
+    if not np.isfinite(pixels).all():
+        raise ValueError("pixels: expected finite numbers, got NaN or infinity")
+    rounded = np.rint(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return rounded[:, :, 0] if rounded.shape[2] == 1 else rounded
+
+
+class _Refused(Exception):
+    """A readable image that has no meaning as a photograph; the message goes after the file's name."""
+
+
+def _load(file: io.BufferedIOBase) -> LoadedImage:
+    notices: list[str] = []
+    with Image.open(file, formats=("PNG", "JPEG", "WEBP", "TIFF")) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise _Refused(f"expected at most {MAX_PIXELS} pixels, got {image.width}x{image.height}")
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1:
+            notices.append(f"first of {frames} frames or pages used")
+        # TIFF: Pillow turns the image upright while it loads the pixels, and drops the tag.
+        bits, white_is_zero = _sample_bits(image, file), _is_white_zero_tiff(image)
+        turned = image.tag_v2.get(ExifTags.Base.Orientation, 1) if image.format == "TIFF" else 1
+        image.load()
+        if image.mode.startswith(("I", "F")):
+            pixels, alpha = _wide_grey(image, bits, white_is_zero, notices)
+        else:
+            pixels, alpha = _narrow(image, bits, notices)
+        orientation = _orientation(image, notices)
+
+    if alpha is not None:
+        pixels = _over_white(pixels, alpha, notices)
+    if max(orientation, turned) > 1:
+        pixels = _turn_upright(pixels, orientation)
+        notices.append(f"EXIF orientation {max(orientation, turned)} applied")
+    return LoadedImage(np.ascontiguousarray(pixels), tuple(notices))
+
+
+def _sample_bits(image: Image.Image, file: io.BufferedIOBase) -> int:
+    """Bits per sample in the file. Pillow's mode does not tell: it reads 16-bit colour as 8-bit modes."""
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))
+    if image.format == "PNG":
+        position = file.tell()
+        file.seek(24)  # after the signature (8), the chunk head (8), width and height (4 each)
+        bits = file.read(1)[0]
+        file.seek(position)
+        return bits
+    return 8
+
+
+def _is_white_zero_tiff(image: Image.Image) -> bool:
+    """Whether 0 means white; Pillow turns such images around at 8 bits, but not at 16."""
+    return image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0
+
+
+def _wide_grey(
+    image: Image.Image, bits: int, white_is_zero: bool, notices: list[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """(pixels, alpha or None) of a grey image with more than 8 bits: Pillow's modes I;16, I;16B, I and F."""
+    samples = np.asarray(image)
+    alpha = None
+    if image.mode == "F":
+        if not (samples.min() >= 0.0 and samples.max() <= 1.0):  # written so that NaN is refused
+            raise _Refused("expected floating samples in [0, 1], got others")
+        grey = samples.astype(np.float32)
+        notices.append(f"{bits}-bit floating grey read as RGB with three equal channels")
+    else:
+        if samples.min() < 0 or samples.max() > 0xFFFF:
+            raise _Refused("expected integer samples of 8 or 16 bits, got values outside 0 to 65535")
+        full = (1 << bits) - 1 if image.mode.startswith("I;16") else 0xFFFF
+        grey = samples.astype(np.float32) / np.float32(full)
+        notices.append(f"{bits}-bit grey, divided by {full}, read as RGB with three equal channels")
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):
+            alpha = (samples != transparent).astype(np.float32)
+    if white_is_zero:
+        grey = np.float32(1.0) - grey
+    if image.info.get("icc_profile"):
+        notices.append("colour profile ignored (it is only applied to 8-bit images)")
+    return np.repeat(grey[:, :, None], 3, axis=2), alpha
+
+
+def _narrow(image: Image.Image, bits: int, notices: list[str]) -> tuple[np.ndarray, np.ndarray | None]:
+    """(pixels, alpha or None) of an image that Pillow holds in 8 bits or fewer a sample."""
+    if bits > 8:
+        notices.append(f"{bits}-bit colour cut to its upper 8 bits (Pillow reads no more of it)")
+        if image.info.pop("transparency", None) is not None:
+            notices.append("transparent colour ignored (its 16-bit value cannot be told apart any more)")
+    alpha = None
+    if image.has_transparency_data or image.mode in ("La", "RGBa"):
+        image = image.convert("RGBA" if image.mode not in ("L", "1", "LA", "La") else "LA")
+        alpha = np.divide(np.asarray(image.getchannel("A")), np.float32(255))
+    if image.mode in ("1", "L", "LA"):
+        image = image.convert("L")
+        notices.append("grey image read as RGB with three equal channels")
+    elif image.mode != "CMYK":
+        image = image.convert("RGB")
+    image = _to_srgb(image, notices)
+    return np.divide(np.asarray(image), np.float32(255)), alpha
+
+
+def _to_srgb(image: Image.Image, notices: list[str]) -> Image.Image:
+    """An L, RGB or CMYK image in sRGB, by the embedded profile where there is one that works."""
+    profile = image.info.get("icc_profile")
+    converted, said = None, None
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if image.mode == "L" and source.profile.xcolor_space == "RGB ":
+                image = image.convert("RGB")
+            transform = ImageCms.buildTransform(
+                source,
+                ImageCms.createProfile("sRGB"),
+                image.mode,
+                "RGB",
+                ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            )
+            if image.mode == "CMYK" or _changes_colors(transform, image.mode):
+                converted, said = (
+                    transform.apply(image),
+                    "colours converted from the embedded profile to sRGB",
+                )
+        except (ImageCms.PyCMSError, OSError, TypeError, ValueError) as error:
+            notices.append(f"colour profile ignored ({reason(error)})")
+    if converted is None:
+        converted = image.convert("RGB")
+        said = "CMYK converted to RGB without a colour profile" if image.mode == "CMYK" else None
+    if said:
+        notices.append(said)
+    return converted
+
+
+def _changes_colors(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Whether a profile differs from sRGB by more than rounding; its name would not tell, sRGB has many."""
+    levels = np.arange(0, 256, 51, dtype=np.uint8)
+    probe = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(6, 36, 3)
+    probe_image = Image.fromarray(probe if mode == "RGB" else probe[:, :, 0])
+    difference = np.asarray(transform.apply(probe_image)).astype(int) - np.asarray(probe_image.convert("RGB"))
+    return bool(np.abs(difference).max() > 2)
+
+
+def _over_white(pixels: np.ndarray, alpha: np.ndarray, notices: list[str]) -> np.ndarray:
+    """(h, w, 3) pixels laid over white by (h, w) alpha in [0, 1]."""
+    if (alpha == 1.0).all():
+        notices.append("alpha channel dropped (opaque everywhere)")
+        return pixels
+    notices.append("transparent parts laid over white, alpha channel dropped")
+    alpha = alpha[:, :, None]
+    return pixels * alpha + (np.float32(1.0) - alpha)
+
+
+def _orientation(image: Image.Image, notices: list[str]) -> int:
+    """EXIF (or XMP) orientation, 1 to 8; 1 where there is none or it has been applied."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DAMAGED as error:
+        notices.append(f"EXIF data ignored ({reason(error)})")
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes an EXIF orientation (EXIF 2.32, tag 0x0112: which side row 0 and column 0 of the file show)."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    # After the transposition of 5 to 8: the axes along which the stored order runs backwards.
+    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
+    return np.flip(pixels, flips.get(orientation, ()))

@@ -1,0 +1,347 @@
+"""Which Gaussians touch which tile: static lists from a patch grid, sorted lists for any set.
+
+Letters: n Gaussians, T tiles, K (Gaussian, tile) pairs, L slots of a chunk, M chunks. A tile's list is cut into chunks
+of L slots so that lists of any length fit static shapes without a bound per tile: only the number of pairs of the
+whole image has a capacity, and passing it is reported.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, extents, factors
+
+CHUNK = 8  # slots of a chunk: half a chunk per tile is empty on average, and a chunk costs one row of the image sum
+
+
+class Capacity(NamedTuple):
+    """Static sizes of sorted lists.
+
+    Fields:
+      pairs: most (Gaussian, tile) pairs, boxes against tiles, as counted by `pair_counts`.
+      chunks: most chunks; every one costs time, used or not. None for as many as `pairs` can ever need.
+    """
+
+    pairs: int
+    chunks: int | None = None
+
+
+class PatchGrid(NamedTuple):
+    """Patches of a predicted set, one Gaussian each: the tiles of static lists.
+
+    Fields:
+      shape: (rows, columns) of patches.
+      size: side of a patch, pixels.
+      rings: how many patches away, on each axis, a Gaussian can still be drawn.
+    """
+
+    shape: tuple[int, int]
+    size: int
+    rings: int
+
+
+class TileLists(NamedTuple):
+    """Sorted tile lists in chunks.
+
+    Fields:
+      ids: (L, M) index of the Gaussian in each slot of each chunk; n where the slot is empty.
+      tiles: (M,) tile of each chunk, row by row; T where the chunk is unused.
+      overflow: they did not fit the capacity; the lists are then incomplete and must not be used.
+    """
+
+    ids: Int[Array, "L M"]
+    tiles: Int[Array, " M"]
+    overflow: Bool[Array, ""]
+
+
+class Footprints(NamedTuple):
+    """Where n Gaussians are drawn: all that lists are made of.
+
+    Fields:
+      means: (n, 2) pixels.
+      half: (n, 2) half width and half height of a box outside which nothing is drawn, pixels.
+      factors: (n, 3) p, r, s of `airjax.gaussians.factors`, 1/pixel.
+      limits: (n,) largest exponent |U d|^2 / 2 that is drawn.
+      active: (n,) slots in use.
+    """
+
+    means: Float[Array, "n 2"]
+    half: Float[Array, "n 2"]
+    factors: Float[Array, "n 3"]
+    limits: Float[Array, " n"]
+    active: Bool[Array, " n"]
+
+
+def footprints_of(gaussians: Gaussians2D) -> Footprints:
+    """Where additive Gaussians are drawn: up to the cut-off ellipse. Constants to every gradient."""
+    gaussians = jax.lax.stop_gradient(without_colors(gaussians))
+    means = jnp.where(gaussians.active[:, None], gaussians.means, 0.0)
+    limits = jnp.full((gaussians.capacity,), 0.5 * CUTOFF_RADIUS**2, means.dtype)
+    return Footprints(means, extents(gaussians), factors(gaussians), limits, gaussians.active)
+
+
+def slot_table(gaussians: Gaussians2D) -> Float[Array, "m k"]:
+    """(n + 1, 5 + c) rows of `accumulate`: mean, factor, colours; inactive rows and the last one are empty."""
+    active = gaussians.active[:, None]
+    table = jnp.concatenate(
+        [
+            jnp.where(active, gaussians.means, 0.0),
+            factors(gaussians),
+            jnp.where(active, gaussians.colors, 0.0),
+        ],
+        axis=-1,
+    )
+    blank = jnp.zeros((1, table.shape[1]), table.dtype).at[:, 2:5:2].set(1.0)
+    return jnp.concatenate([table, blank])
+
+
+def without_colors(gaussians: Gaussians2D) -> Gaussians2D:
+    """The geometry alone, no colour channel: what is made of it depends on no colour, for JAX's transposes too."""
+    return gaussians.with_colors(jnp.zeros((gaussians.capacity, 0), gaussians.colors.dtype))
+
+
+def tile_ranges(
+    footprints: Footprints, *, grid: tuple[int, int], tile_size: int, block_tiles: int = 1
+) -> Int[Array, "n 4"]:
+    """First and one past the last tile column, then row, of each box.
+
+    A non-finite or off-canvas Gaussian has an empty range.
+
+    Args:
+      grid: (rows, columns) of tiles.
+      tile_size: pixels.
+      block_tiles: a box covers whole blocks of so many tiles on a side.
+    """
+    half = footprints.half * (1 + 1e-5)  # rounding of the box must never lose a pixel
+    limits = jnp.array([grid[1], grid[0]], jnp.int32)
+    bound = 2.0**30 / block_tiles
+
+    def block(x):
+        x = jnp.clip(jnp.nan_to_num(x / (tile_size * block_tiles), nan=0.0), -bound, bound)
+        return jnp.floor(x).astype(jnp.int32)
+
+    first = block(footprints.means - half) * block_tiles
+    last = (block(footprints.means + half) + 1) * block_tiles
+    first, last = jnp.clip(first, 0, limits[None]), jnp.clip(last, 0, limits[None])
+    visible = footprints.active & jnp.all(jnp.isfinite(footprints.means) & jnp.isfinite(half), axis=-1)
+    last = jnp.where(visible[:, None], last, first)
+    return jnp.stack([first[:, 0], last[:, 0], first[:, 1], last[:, 1]], axis=-1)
+
+
+def pair_counts(
+    footprints: Footprints, *, grid: tuple[int, int], tile_size: int, block_tiles: int = 1
+) -> Int[Array, " n"]:
+    """How many tiles the box of each Gaussian touches: their sum is the capacity that `sorted_lists` needs."""
+    r = tile_ranges(footprints, grid=grid, tile_size=tile_size, block_tiles=block_tiles)
+    return (r[:, 1] - r[:, 0]) * (r[:, 3] - r[:, 2])
+
+
+def _touches(
+    slots: Float[Array, "K 6"], tile_x: Float[Array, " K"], tile_y: Float[Array, " K"], tile_size: int
+) -> Bool[Array, " K"]:
+    """Whether the ellipse of a slot (mean, factor, limit) reaches the box of the tile's pixel centres.
+
+    Exact up to a safe rounding margin.
+
+    The exponent is convex, so outside the box its minimum lies on one of the two sides that face the mean.
+    """
+    half = (tile_size - 1) / 2
+    u, v = slots[:, 0] - tile_x, slots[:, 1] - tile_y
+    p, r, s = slots[:, 2], slots[:, 3], slots[:, 4]
+
+    def exponent(x, y):
+        dx, dy = x - u, y - v
+        return 0.5 * ((p * dx + r * dy) ** 2 + (s * dy) ** 2)
+
+    side_x, side_y = jnp.clip(u, -half, half), jnp.clip(v, -half, half)
+    on_x = exponent(side_x, jnp.clip(v - p * r / (r * r + s * s) * (side_x - u), -half, half))
+    on_y = exponent(jnp.clip(u - r / p * (side_y - v), -half, half), side_y)
+    limit = slots[:, 5]
+    return jnp.minimum(on_x, on_y) <= limit + 1e-3 * jnp.abs(limit)
+
+
+def sorted_lists(
+    footprints: Footprints,
+    *,
+    grid: tuple[int, int],
+    tile_size: int,
+    capacity: int | Capacity,
+    block_tiles: int = 1,
+) -> TileLists:
+    """Tile lists of any set; within a tile in the order of the set.
+
+    Args:
+      footprints: n slots, positions in pixels.
+      grid: (rows, columns) of tiles.
+      tile_size: pixels.
+      block_tiles: see `tile_ranges`.
+      capacity: see `Capacity`; a number is that of the pairs.
+
+    Returns:
+      Lists of `capacity.chunks` chunks, by default pairs // L + T, which is always enough.
+
+    Raises:
+      ValueError: a capacity below 1.
+    """
+    capacity, num_chunks = capacity if isinstance(capacity, Capacity) else (capacity, None)
+    if capacity < 1:
+        raise ValueError(f"capacity: expected at least 1 pair, got {capacity}")
+    num_tiles, n = grid[0] * grid[1], footprints.means.shape[0]
+    num_chunks = capacity // CHUNK + min(num_tiles, capacity) if num_chunks is None else num_chunks
+    footprints = jax.lax.stop_gradient(footprints)
+    ranges = tile_ranges(footprints, grid=grid, tile_size=tile_size, block_tiles=block_tiles)
+    widths = ranges[:, 1] - ranges[:, 0]
+    counts = widths * (ranges[:, 3] - ranges[:, 2])
+    ends = jnp.cumsum(counts, dtype=jnp.int32)
+    # The int32 sum is exact until it wraps around, and the float sum tells when it might have.
+    overflow = (ends[-1] > capacity) | (jnp.sum(counts, dtype=jnp.float32) > 2.0**30)
+
+    # Pair p belongs to Gaussian g and is the k-th tile of its box.
+    p = jnp.arange(capacity, dtype=jnp.int32)
+    g = jnp.repeat(jnp.arange(n, dtype=jnp.int32), counts, total_repeat_length=capacity)
+    k = p - (ends - counts)[g]
+    width = jnp.maximum(widths[g], 1)
+    column, row = ranges[g, 0] + k % width, ranges[g, 2] + k // width
+    center_x, center_y = ((i.astype(footprints.means.dtype) + 0.5) * tile_size for i in (column, row))
+    table = jnp.concatenate([footprints.means, footprints.factors, footprints.limits[:, None]], axis=1)
+    keep = (p < ends[-1]) & _touches(table[g], center_x, center_y, tile_size)
+    tile = jnp.where(keep, row * grid[1] + column, num_tiles)
+
+    tile, g = _sort_by_tile(tile, g, num_tiles, n)
+    sizes = jnp.zeros((num_tiles + 1,), jnp.int32).at[tile].add(1)[:num_tiles]
+    chunks = -(-sizes // CHUNK)
+    first_pair, first_chunk = (
+        jnp.concatenate([jnp.zeros((1,), jnp.int32), jnp.cumsum(a, dtype=jnp.int32)]) for a in (sizes, chunks)
+    )
+    overflow = overflow | (first_chunk[-1] > num_chunks)
+    rank = p - first_pair[tile]
+    position = (rank % CHUNK) * num_chunks + first_chunk[tile] + rank // CHUNK
+    position = jnp.where(tile < num_tiles, position, CHUNK * num_chunks)
+    ids = jnp.full((CHUNK * num_chunks,), n, jnp.int32).at[position].set(g, mode="drop")
+    tiles = jnp.repeat(jnp.arange(num_tiles, dtype=jnp.int32), chunks, total_repeat_length=num_chunks)
+    tiles = jnp.where(jnp.arange(num_chunks, dtype=jnp.int32) < first_chunk[-1], tiles, num_tiles)
+    return TileLists(ids.reshape(CHUNK, num_chunks), tiles, overflow)
+
+
+def _sort_by_tile(tile, g, num_tiles, n):
+    """Pairs ordered by tile. One packed 32-bit key where it fits: XLA sorts a single key five times faster."""
+    bits = max(1, (n - 1).bit_length())
+    if num_tiles.bit_length() + bits > 32:
+        return jax.lax.sort((tile, g), num_keys=1)
+    key = jnp.sort((tile.astype(jnp.uint32) << jnp.uint32(bits)) | g.astype(jnp.uint32))
+    mask = jnp.uint32((1 << bits) - 1)
+    return (key >> jnp.uint32(bits)).astype(jnp.int32), (key & mask).astype(jnp.int32)
+
+
+def trim(lists: TileLists, num_chunks: int) -> TileLists:
+    """The first `num_chunks` chunks; the caller knows that the others are unused."""
+    return TileLists(lists.ids[:, :num_chunks], lists.tiles[:num_chunks], lists.overflow)
+
+
+def gather_slots(
+    gaussians: Gaussians2D, lists: TileLists, *, grid: tuple[int, int], tile_size: int
+) -> Float[Array, "L k M"]:
+    """The slots of every chunk, means measured from the chunk's tile centre."""
+    return gather_table(slot_table(gaussians), lists, grid=grid, tile_size=tile_size)
+
+
+def gather_table(
+    table: Float[Array, "m k"], lists: TileLists, *, grid: tuple[int, int], tile_size: int
+) -> Float[Array, "L k M"]:
+    """Rows of a table in the slots of every chunk, the first two (a mean) measured from the chunk's tile centre.
+
+    Args:
+      table: (n + 1, k); the last row is what an empty slot gets, its mean 0.
+      lists: of n Gaussians.
+      grid: (rows, columns) of tiles.
+      tile_size: pixels.
+    """
+    tile = jnp.minimum(lists.tiles, grid[0] * grid[1] - 1)
+    centers = (jnp.stack([tile % grid[1], tile // grid[1]]).astype(table.dtype) + 0.5) * tile_size
+    slots = jnp.moveaxis(table[lists.ids], -1, 1)
+    used = (lists.ids < len(table) - 1)[:, None]
+    return jnp.concatenate([jnp.where(used, slots[:, :2] - centers[None], 0.0), slots[:, 2:]], axis=1)
+
+
+def tile_pixels(tile_size: int, dtype) -> np.ndarray:
+    """(2, Q) x and y of a tile's pixel centres, measured from the tile's centre, row by row."""
+    axis = np.arange(tile_size) + 0.5 - tile_size / 2
+    return np.stack([np.tile(axis, tile_size), np.repeat(axis, tile_size)]).astype(dtype)
+
+
+def gather_colors(colors: Float[Array, "n c"], lists: TileLists) -> Float[Array, "L c M"]:
+    """The colour rows of `gather_slots` alone; linear in the colours."""
+    table = jnp.concatenate([colors, jnp.zeros((1, colors.shape[1]), colors.dtype)])
+    return jnp.moveaxis(table[lists.ids], -1, 1)
+
+
+def patch_slots(gaussians: Gaussians2D, *, patches: PatchGrid) -> Float[Array, "L k T"]:
+    """Static lists of a predicted set: for each patch, the Gaussians of the patches around it.
+
+    Args:
+      gaussians: one per patch of the grid, row by row, none reaching farther than `patches.rings`.
+      patches: the patches, which are the tiles.
+
+    Returns:
+      ((2 * rings + 1)^2, 5 + c, rows * columns) slots for `accumulate`.
+    """
+    grid, size, rings = patches
+    rows, columns = grid
+    if gaussians.capacity != rows * columns:
+        raise ValueError(f"gaussians: expected one per patch, {rows * columns}, got {gaussians.capacity}")
+    table = slot_table(gaussians)
+    blank = table[-1]
+    local = table[:-1].at[:, :2].add(-patch_centers(grid, size, table.dtype))
+    local = jnp.where(gaussians.active[:, None], local, blank[None])
+    border = np.pad(np.zeros(grid, table.dtype), rings, constant_values=1)
+    field = _pad_grid(local, grid, rings) + blank[:, None, None] * border[None]
+    slots = []
+    for i, j, part in _neighbours(field, grid, rings):
+        shift = jnp.zeros_like(blank).at[0].set(j * size).at[1].set(i * size)
+        slots.append(part + shift[:, None])
+    return jnp.stack(slots)
+
+
+def patch_colors(colors: Float[Array, "n c"], *, patches: PatchGrid) -> Float[Array, "L c T"]:
+    """The colour rows of `patch_slots` alone; linear in the colours."""
+    field = _pad_grid(colors, patches.shape, patches.rings)
+    return jnp.stack([part for _, _, part in _neighbours(field, patches.shape, patches.rings)])
+
+
+def _pad_grid(rows: Float[Array, "n k"], grid: tuple[int, int], rings: int) -> Float[Array, "k r c"]:
+    """One row per patch as planes over the patch grid, with `rings` zeros around."""
+    return jnp.pad(rows.T.reshape(-1, *grid), ((0, 0), (rings, rings), (rings, rings)))
+
+
+def _neighbours(field: Float[Array, "k r c"], grid: tuple[int, int], rings: int):
+    """(i, j, (k, T) planes seen i rows and j columns away) for all neighbours within `rings`."""
+    rows, columns = grid
+    for i in range(-rings, rings + 1):
+        for j in range(-rings, rings + 1):
+            part = field[:, rings + i : rings + i + rows, rings + j : rings + j + columns]
+            yield i, j, part.reshape(-1, rows * columns)
+
+
+def round_capacity(pairs: int) -> int:
+    """A capacity for `pairs`, from a coarse ladder (four steps an octave above 1,024), so that few sizes compile."""
+    if pairs <= 1024:
+        return 1024
+    step = 2 ** (math.ceil(math.log2(pairs)) - 3)
+    return -(-pairs // step) * step
+
+
+def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """(rows, columns) of the grid of P x P patches that covers an (h, w) image; edge patches may hang over."""
+    return -(-image_size[0] // patch_size), -(-image_size[1] // patch_size)
+
+
+def patch_centers(grid: tuple[int, int], patch_size: int, dtype=jnp.float32) -> Float[Array, "n 2"]:
+    """Centres (x, y) in pixels of the patches of a (rows, columns) grid, row by row."""
+    y, x = jnp.meshgrid(*[(jnp.arange(size, dtype=dtype) + 0.5) * patch_size for size in grid], indexing="ij")
+    return jnp.stack([x.ravel(), y.ravel()], axis=-1)

@@ -1,1 +1,0 @@
-"""Renderers: `dense` is the oracle, `additive` the fast exact sum over tile lists made by `lists`."""

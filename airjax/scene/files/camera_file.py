@@ -1,0 +1,107 @@
+"""What a .ply file of Gaussians does not say: from where, how large and over which background to look at it first.
+
+One comment of the header, `airjax view {JSON}`, which other programs pass over; and files of cameras.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from airjax.errors import AirjaxError
+from airjax.files import display_name, read_bytes
+from airjax.scene.cameras import Camera
+
+_MARK = "airjax view "
+_MAX_SIDE = 2**15  # pixels
+
+
+class Snapshot(NamedTuple):
+    """A view of a scene.
+
+    Fields:
+      camera: one, numpy arrays.
+      image_size: (h, w) pixels.
+      focus: distance of what is looked at, world units, > 0.
+      background: colour behind everything, three numbers in [0, 1].
+    """
+
+    camera: Camera
+    image_size: tuple[int, int]
+    focus: float
+    background: tuple[float, float, float]
+
+
+def to_comment(snapshot: Snapshot) -> str:
+    """The comment of a header."""
+    content = {
+        "w": snapshot.image_size[1],
+        "h": snapshot.image_size[0],
+        "K": np.asarray(snapshot.camera.intrinsics, float).tolist(),
+        "R": np.asarray(snapshot.camera.rotation, float).tolist(),
+        "t": np.asarray(snapshot.camera.translation, float).tolist(),
+        "focus": float(snapshot.focus),
+        "background": [float(x) for x in snapshot.background],
+    }
+    return _MARK + json.dumps(content)
+
+
+def from_comments(comments: Sequence[str]) -> Snapshot | None:
+    """The view that a header holds; None where there is none, or one that makes no sense."""
+    for line in comments:
+        if line.startswith(_MARK):
+            try:
+                content = json.loads(line.removeprefix(_MARK))
+                camera, image_size = _camera(content)
+                focus, background = float(content["focus"]), np.asarray(content["background"], float)
+            except (ValueError, TypeError, KeyError):
+                return None
+            if focus > 0 and np.isfinite(focus) and background.shape == (3,) and np.isfinite(background).all():
+                return Snapshot(camera, image_size, focus, tuple(background.tolist()))
+    return None
+
+
+def read_cameras(path: str | os.PathLike) -> tuple[Camera, tuple[int, int]]:
+    """(stack of cameras, (h, w) of their images) of a JSON file {"frames": [{"K", "R", "t", "w", "h"}, ..]}.
+
+    K (3 x 3, pixels), R (3 x 3) and t (3) are world to camera with OpenCV axes, as in `cameras.json` of a scene.
+
+    Raises:
+      AirjaxError: not such a file, no cameras in it, poses that are no rotations, or images of different sizes.
+    """
+    name = display_name(Path(path))
+    expected = f'{name}: expected a file of cameras, {{"frames": [{{"K", "R", "t", "w", "h"}}, ..]}}'
+    try:
+        frames = json.loads(read_bytes(path))["frames"]
+        found = [_camera(frame) for frame in frames]
+    except (ValueError, TypeError, KeyError) as error:
+        raise AirjaxError(f"{expected}, got something else") from error
+    if not found:
+        raise AirjaxError(f"{expected}, found no frames")
+    sizes = {size for _, size in found}
+    if len(sizes) > 1:
+        raise AirjaxError(f"{name}: expected frames of one size, got {len(sizes)} sizes")
+    parts = ("intrinsics", "rotation", "translation")
+    return Camera(*(np.stack([getattr(camera, part) for camera, _ in found]) for part in parts)), sizes.pop()
+
+
+def _camera(content: dict) -> tuple[Camera, tuple[int, int]]:
+    """A camera and its image size.
+
+    Raises:
+      ValueError, TypeError, KeyError: not one.
+    """
+    k, r, t = (np.asarray(content[key], np.float32) for key in ("K", "R", "t"))
+    width, height = int(content["w"]), int(content["h"])
+    if (k.shape, r.shape, t.shape) != ((3, 3), (3, 3), (3,)) or not all(np.isfinite(a).all() for a in (k, r, t)):
+        raise ValueError("K, R, t: expected finite numbers, 3 x 3, 3 x 3 and 3")
+    if np.abs(r @ r.T - np.eye(3)).max() > 1e-3 or np.linalg.det(r) < 0 or min(k[0, 0], k[1, 1]) <= 0:
+        raise ValueError("K, R: expected focal lengths > 0 and a rotation")
+    if not (1 <= width <= _MAX_SIDE and 1 <= height <= _MAX_SIDE):
+        raise ValueError("w, h: expected the sides of an image")
+    return Camera(k, r, t), (height, width)

@@ -1,0 +1,188 @@
+"""COLMAP's sparse models, binary and text: cameras, images, points. No number in a file is trusted."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from airjax.errors import AirjaxError
+from airjax.files import display_name, read_bytes
+from airjax.scene.quaternions import rotations
+
+# Model number and name -> how its parameters stand for fx, fy, cx, cy and k1, k2, p1, p2, k3; None for a zero.
+_MODELS = {
+    0: ("SIMPLE_PINHOLE", (0, 0, 1, 2), (None,) * 5, 3),
+    1: ("PINHOLE", (0, 1, 2, 3), (None,) * 5, 4),
+    2: ("SIMPLE_RADIAL", (0, 0, 1, 2), (3, None, None, None, None), 4),
+    3: ("RADIAL", (0, 0, 1, 2), (3, 4, None, None, None), 5),
+    4: ("OPENCV", (0, 1, 2, 3), (4, 5, 6, 7, None), 8),
+}
+_BY_NAME = {model[0]: number for number, model in _MODELS.items()}
+
+
+class ColmapCamera(NamedTuple):
+    """Intrinsics (3, 3), the (w, h) they are for, and k1, k2, p1, p2, k3."""
+
+    intrinsics: np.ndarray
+    size: tuple[float, float]
+    distortion: tuple[float, ...]
+
+
+class ColmapImage(NamedTuple):
+    """An image's name, the number of its camera, and its pose, world to camera."""
+
+    name: str
+    camera: int
+    rotation: np.ndarray
+    translation: np.ndarray
+
+
+class ColmapModel(NamedTuple):
+    """Cameras by their number, images in the order of the file, points (p, 3)."""
+
+    cameras: dict[int, ColmapCamera]
+    images: list[ColmapImage]
+    points: np.ndarray
+
+
+def read_colmap(folder: Path) -> ColmapModel:
+    """The model in a folder: cameras and images, and points where there are some; .bin goes before .txt.
+
+    Raises:
+      AirjaxError: a file that is missing, damaged or cut short; a camera model that is no perspective one.
+    """
+    binary = (folder / "cameras.bin").is_file()
+    suffix = ".bin" if binary else ".txt"
+    files = {name: folder / f"{name}{suffix}" for name in ("cameras", "images", "points3D")}
+    for name in ("cameras", "images"):
+        if not files[name].is_file():
+            raise AirjaxError(f"{display_name(files[name])}: expected a file of the COLMAP model, found none")
+    readers = (_cameras, _images, _points) if binary else (_cameras_text, _images_text, _points_text)
+    cameras, images = (
+        _guarded(reader, files[name]) for reader, name in zip(readers, ("cameras", "images"), strict=False)
+    )
+    points = _guarded(readers[2], files["points3D"]) if files["points3D"].is_file() else np.zeros((0, 3))
+    for image in images:
+        if image.camera not in cameras:
+            raise AirjaxError(f"{display_name(files['images'])}: expected a known camera, got number {image.camera}")
+    return ColmapModel(cameras, images, points)
+
+
+def _guarded(reader, file: Path):
+    try:
+        return reader(file)
+    except AirjaxError:
+        raise
+    except (struct.error, ValueError, IndexError, UnicodeDecodeError) as error:
+        raise AirjaxError(f"{display_name(file)}: damaged or cut short, expected a whole COLMAP file") from error
+
+
+def _camera(model: int, size, params, file: Path) -> ColmapCamera:
+    if model not in _MODELS:
+        raise _unknown_model(f"model number {model}", file)
+    _, focal, lens, count = _MODELS[model]
+    if len(params) != count:
+        raise ValueError("parameters")
+    fx, fy, cx, cy = (float(params[i]) for i in focal)
+    distortion = tuple(0.0 if i is None else float(params[i]) for i in lens)
+    return ColmapCamera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), (float(size[0]), float(size[1])), distortion)
+
+
+def _unknown_model(model: str, file: Path) -> AirjaxError:
+    known = ", ".join(_BY_NAME)
+    return AirjaxError(f"{display_name(file)}: expected a camera of {known}, got {model}; undistort the images first")
+
+
+def _image(name: str, camera: int, quat, translation) -> ColmapImage:
+    if not any(quat):
+        raise ValueError("a quaternion of length 0")
+    rotation = np.asarray(rotations(jnp.asarray([quat], jnp.float32)))[0]
+    return ColmapImage(name, camera, rotation, np.asarray(translation, float))
+
+
+class _Bytes:
+    """A cursor over bytes; `struct.error` where they end early."""
+
+    def __init__(self, data: bytes):
+        self.data, self.at = data, 0
+
+    def take(self, form: str) -> tuple:
+        values = struct.unpack_from("<" + form, self.data, self.at)
+        self.at += struct.calcsize("<" + form)
+        return values
+
+    def skip(self, count: int, size: int) -> None:
+        if count * size > len(self.data) - self.at:
+            raise struct.error("too short")
+        self.at += count * size
+
+    def text(self) -> str:
+        end = self.data.index(b"\0", self.at)
+        text = self.data[self.at : end].decode()
+        self.at = end + 1
+        return text
+
+
+def _cameras(file: Path) -> dict[int, ColmapCamera]:
+    data = _Bytes(read_bytes(file))
+    cameras = {}
+    for _ in range(data.take("Q")[0]):
+        number, model, width, height = data.take("iiQQ")
+        count = _MODELS[model][3] if model in _MODELS else 0
+        cameras[number] = _camera(model, (width, height), data.take(f"{count}d"), file)
+    return cameras
+
+
+def _images(file: Path) -> list[ColmapImage]:
+    data = _Bytes(read_bytes(file))
+    images = []
+    for _ in range(data.take("Q")[0]):
+        _, *pose, camera = data.take("i7di")
+        name = data.text()
+        data.skip(data.take("Q")[0], 24)
+        images.append(_image(name, camera, pose[:4], pose[4:]))
+    return images
+
+
+def _points(file: Path) -> np.ndarray:
+    data = _Bytes(read_bytes(file))
+    points = []
+    for _ in range(data.take("Q")[0]):
+        _, x, y, z, _, _, _, _ = data.take("Q3d3Bd")
+        data.skip(data.take("Q")[0], 8)
+        points.append((x, y, z))
+    return np.array(points, float).reshape(-1, 3)
+
+
+def _lines(file: Path) -> list[list[str]]:
+    """Words of the lines that are no comments; an empty line is an empty list."""
+    lines = read_bytes(file).decode().splitlines()
+    return [line.split() for line in lines if not line.startswith("#")]
+
+
+def _cameras_text(file: Path) -> dict[int, ColmapCamera]:
+    cameras = {}
+    for number, name, width, height, *params in filter(None, _lines(file)):
+        model = _BY_NAME.get(name)
+        if model is None:
+            raise _unknown_model(name, file)
+        cameras[int(number)] = _camera(model, (float(width), float(height)), params, file)
+    return cameras
+
+
+def _images_text(file: Path) -> list[ColmapImage]:
+    """Two lines an image; the second, its points, may be empty."""
+    images = []
+    for words in _lines(file)[::2]:
+        if words:
+            _, *pose, camera, name = words[:10]
+            images.append(_image(name, int(camera), [float(p) for p in pose[:4]], [float(p) for p in pose[4:]]))
+    return images
+
+
+def _points_text(file: Path) -> np.ndarray:
+    return np.array([[float(word) for word in words[1:4]] for words in filter(None, _lines(file))]).reshape(-1, 3)

@@ -1,0 +1,176 @@
+"""Image codecs with one knob: airjax's compact profile, and what Pillow can write.
+
+All of them work on bytes in memory, complete files with their headers. Pillow's codecs take and give 8-bit pixels and
+airjax float ones, each what it is natively called with, so that no conversion is in anyone's time.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, __version__, features
+
+from airjax.image.codec import air_file, compress
+from airjax.image.model import Model
+from airjax.photographs import to_8bit
+from eval.image.quality import decode_pixels
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One codec at several settings.
+
+    Fields:
+      name: in file names and tables.
+      label: in plots.
+      description: what it is, with its options and version.
+      knob: what `settings` are.
+      settings: one per operating point, from the smallest files to the largest.
+      prepare: (h, w, 3) float32 in [0, 1] to what `encode` takes; not part of its time.
+      encode: (prepared, setting) to bytes.
+      decode: bytes to what `finish` takes.
+      finish: decoded to (h, w, 3) float32 pixels; not part of the time of `decode`.
+    """
+
+    name: str
+    label: str
+    description: str
+    knob: str
+    settings: tuple[float, ...]
+    prepare: Callable[[np.ndarray], Any]
+    encode: Callable[[Any, float], bytes]
+    decode: Callable[[bytes], Any]
+    finish: Callable[[Any], np.ndarray]
+
+
+def airjax_codec(model: Model, qualities: Sequence[float], *, refine_steps: int = 0) -> Codec:
+    """The compact profile with weights of ours; decoding draws the Gaussians at the size of the photograph."""
+
+    def encode(image: np.ndarray, quality: float) -> bytes:
+        return air_file.encode(compress.compress(model, image, quality=quality, refine_steps=refine_steps))
+
+    description = f"airjax, compact profile, weights {model.name}, {refine_steps} refinement steps"
+    plain = np.asarray
+    return Codec(
+        "airjax", "airjax", description, "quality", tuple(qualities), plain, encode, decode_pixels, finish=plain
+    )
+
+
+@dataclass(frozen=True)
+class Pillow:
+    """What Pillow must be told to write one kind of file.
+
+    Fields:
+      label: for people.
+      format: Pillow's name.
+      feature: Pillow's name of the library behind it, for `PIL.features`.
+      ladder: name of the field of `eval.image.rd.RateDistortion` with the settings.
+      knob: what a setting is.
+      options: a setting to the options of `Image.save`.
+      note: the options in words.
+    """
+
+    label: str
+    format: str
+    feature: str
+    ladder: str
+    knob: str
+    options: Callable[[float], dict[str, Any]]
+    note: str
+
+
+PILLOW: dict[str, Pillow] = {
+    "jpeg-420": Pillow(
+        "JPEG 4:2:0",
+        "JPEG",
+        "jpg",
+        "jpeg_qualities",
+        "quality",
+        lambda quality: {"quality": quality, "subsampling": 2, "optimize": True},
+        "optimised Huffman tables, baseline",
+    ),
+    "jpeg-444": Pillow(
+        "JPEG 4:4:4",
+        "JPEG",
+        "jpg",
+        "jpeg_qualities",
+        "quality",
+        lambda quality: {"quality": quality, "subsampling": 0, "optimize": True},
+        "optimised Huffman tables, baseline",
+    ),
+    "webp": Pillow(
+        "WebP",
+        "WEBP",
+        "webp",
+        "webp_qualities",
+        "quality",
+        lambda quality: {"quality": quality, "method": 6},
+        "lossy, method 6",
+    ),
+    # mct: Pillow's default codes R, G and B apart, which costs 2 to 4 dB. Equal ratios: with Pillow's other knob, equal
+    # PSNR ("dB"), rough images take most of the bits, and the mean over images is 1 to 3 dB worse at equal mean rate.
+    "jpeg2000": Pillow(
+        "JPEG 2000",
+        "JPEG2000",
+        "jpg_2000",
+        "jpeg2000_ratios",
+        "ratio",
+        lambda ratio: {"irreversible": True, "mct": 1, "quality_mode": "rates", "quality_layers": [ratio]},
+        "irreversible 9/7 wavelet and colour transform, one layer, the same compression ratio for all images",
+    ),
+    "avif": Pillow(
+        "AVIF",
+        "AVIF",
+        "avif",
+        "avif_qualities",
+        "quality",
+        lambda quality: {"quality": quality},
+        "Pillow's defaults: 4:2:0, speed 6, all cores",
+    ),
+}
+
+
+def is_available(name: str) -> bool:
+    """Whether this Pillow was built with the library behind PILLOW[name]."""
+    return bool(features.check(PILLOW[name].feature))
+
+
+def pillow_codec(name: str, settings: Sequence[float]) -> Codec:
+    """One of PILLOW, which has to be available."""
+    kind = PILLOW[name]
+
+    def encode(picture: Image.Image, setting: float) -> bytes:
+        buffer = io.BytesIO()
+        picture.save(buffer, kind.format, **kind.options(setting))
+        return buffer.getvalue()
+
+    return Codec(
+        name,
+        kind.label,
+        f"{kind.label}, {kind.note}; Pillow {__version__} with {_library(kind.feature)}",
+        kind.knob,
+        tuple(settings),
+        lambda image: Image.fromarray(to_8bit(image)),
+        encode,
+        _decode_8bit,
+        lambda pixels: np.divide(pixels, np.float32(255)),
+    )
+
+
+def _library(feature: str) -> str:
+    """Name and version of the library behind a feature of Pillow."""
+    # "jpg" gives the version of the interface, which is that of 1998.
+    turbo = feature == "jpg" and features.check("libjpeg_turbo")
+    name = {"jpg": "libjpeg", "webp": "libwebp", "jpg_2000": "OpenJPEG", "avif": "libavif"}[feature]
+    version = features.version("libjpeg_turbo" if turbo else feature)
+    return f"{name}-turbo {version}" if turbo else f"{name} {version}"
+
+
+def _decode_8bit(data: bytes) -> np.ndarray:
+    """(h, w, 3) uint8."""
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(picture.convert("RGB"))

@@ -1,0 +1,145 @@
+"""What rounding costs: files of several qualities against the same Gaussians with nothing rounded.
+
+Three images of each photograph are compared with it: the decoded file; the rows of the file before rounding, with their
+colours solved as often; and the set that the same model makes at the same Stage Control threshold when it knows of no
+quantiser (which is never rounded, and keeps the rows that a file drops).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from airjax.errors import AirjaxError
+from airjax.image.codec import air_file
+from airjax.image.codec.compress import compress_and_source, mse_threshold_of
+from airjax.image.model import Model
+from airjax.photographs import read_image
+from airjax.raster.draw import render
+from eval.image.quality import prepare, score
+from eval.report import format_table, number, write_json
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What to measure.
+
+    Fields:
+      name, description: of the evaluation, for the report.
+      images: a folder of images, or one image.
+      qualities: of the files, each in [0, 100].
+      solve_steps: of `compress`.
+      limit: only the first images; None for all.
+    """
+
+    name: str
+    description: str
+    images: str
+    qualities: tuple[float, ...] = (40.0, 50.0, 60.0, 66.0, 70.0)
+    solve_steps: int = 5
+    limit: int | None = None
+
+    def __post_init__(self):
+        if not self.qualities or any(not 0 <= quality <= 100 for quality in self.qualities):
+            raise AirjaxError(f"qualities: expected numbers from 0 to 100, got {self.qualities}")
+        if self.solve_steps < 1:
+            raise AirjaxError(f"solve_steps: expected at least 1, got {self.solve_steps}")
+        if self.limit is not None and self.limit < 1:
+            raise AirjaxError(f"limit: expected at least 1, got {self.limit}")
+
+
+class RoundingResult(NamedTuple):
+    """One file: its PSNR, those without rounding in dB, and what it takes.
+
+    Fields:
+      psnr: of the decoded file.
+      same_rows: of the rows of the file before rounding.
+      unaware: of the set that the model makes without a quantiser.
+      unaware_gaussians: its size.
+      num_gaussians, bits_per_gaussian, bpp: of the file, everything counted.
+    """
+
+    psnr: float
+    same_rows: float
+    unaware: float
+    unaware_gaussians: int
+    num_gaussians: int
+    bits_per_gaussian: float
+    bpp: float
+
+
+def measure(model: Model, image: np.ndarray, quality: float, solve_steps: int) -> RoundingResult:
+    """One image, (h, w, 3) in [0, 1], at one quality."""
+
+    def psnr_of(gaussians) -> float:
+        return score(image, np.asarray(render(gaussians, image_size=image.shape[:2]).image)).psnr
+
+    quantised, source = compress_and_source(model, image, quality=quality, solve_steps=solve_steps)
+    data = air_file.encode(quantised)
+    threshold = mse_threshold_of(quality)
+    unaware = model.encode(image, mse_threshold=threshold, ssim_threshold=2.0, solve_steps=2 * solve_steps)
+    count, bits = sum(quantised.stage_counts), 8 * len(data)
+    return RoundingResult(
+        psnr_of(air_file.decode(data).gaussians),
+        psnr_of(source),
+        psnr_of(unaware.gaussians),
+        unaware.gaussians.capacity,
+        count,
+        bits / max(1, count),
+        bits / (image.shape[0] * image.shape[1]),
+    )
+
+
+def table(qualities: tuple[float, ...], means: list[RoundingResult]) -> str:
+    """One line per quality: means over the images."""
+    head = ["quality", "PSNR", "same rows", "loss dB", "no quantiser", "Gaussians", "Gaussians", "bits each", "bpp"]
+    rows = [
+        [
+            number(quality, 0),
+            number(m.psnr, 2),
+            number(m.same_rows, 2),
+            number(m.same_rows - m.psnr, 2),
+            number(m.unaware, 2),
+            number(m.unaware_gaussians, 0),
+            number(m.num_gaussians, 0),
+            number(m.bits_per_gaussian, 1),
+            number(m.bpp, 3),
+        ]
+        for quality, m in zip(qualities, means, strict=True)
+    ]
+    return format_table(head, rows)
+
+
+def run(config: Rounding, weights: Path | None, out: Path) -> int:
+    """Measures all images, prints the table, writes `rounding.json`; the number of images that could not be read.
+
+    Raises:
+      AirjaxError: no such weights, no image, or none that can be read.
+    """
+    model, paths = prepare(config, weights, out)
+    results: list[list[RoundingResult]] = []
+    names, means = [], []
+    for path in tqdm(paths, unit="image", disable=None):
+        try:
+            image = read_image(path).pixels
+        except AirjaxError as error:
+            tqdm.write(f"error: {error}", file=sys.stderr)
+            continue
+        names.append(path.name)
+        results.append([measure(model, image, quality, config.solve_steps) for quality in config.qualities])
+        means = [RoundingResult(*np.mean(each, axis=0).tolist()) for each in zip(*results, strict=True)]
+        report = {
+            "means": [mean._asdict() for mean in means],
+            "images": {n: [r._asdict() for r in each] for n, each in zip(names, results, strict=True)},
+        }
+        write_json(out / "rounding.json", report)
+    if not results:
+        raise AirjaxError(f"{config.images}: expected images that can be read, found none")
+    print(table(config.qualities, means))
+    print(f"report: {out / 'rounding.json'}")
+    return len(paths) - len(results)

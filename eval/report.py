@@ -1,0 +1,144 @@
+"""Measured numbers as tables for the screen, and as JSON in the layout of CompressAI."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from airjax.files import atomic_write_bytes
+
+Record = TypeVar("Record", bound=NamedTuple)
+_PACKAGES = ("airjax", "jax", "jaxlib", "flax", "numpy", "pillow")
+
+
+def format_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lines of aligned columns, the first to the left and the others to the right.
+
+    Raises:
+      ValueError: a row of another length than the head.
+    """
+    lines = [list(head), *(list(row) for row in rows)]
+    for line in lines:
+        if len(line) != len(head):
+            raise ValueError(f"rows: expected {len(head)} cells like the head, got {len(line)}: {line}")
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    lines.insert(1, ["-" * width for width in widths])
+    text = (
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+    return "\n".join(line.rstrip() for line in text)
+
+
+def number(value: float | None, digits: int) -> str:
+    """A cell: `digits` after the point, "inf" for a perfect PSNR, "-" for none."""
+    return "-" if value is None or math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def finite_mean(values: Iterable[float]) -> float | None:
+    """Mean of the finite values, None where there are none.
+
+    A perfect image has an infinite PSNR. It is left out of a mean instead of being given an invented number, so a
+    mean can only be too low; whoever prints it says how many were left out.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else None
+
+
+def codec_report(name: str, description: str, results: Mapping[str, Sequence], **more: Any) -> dict[str, Any]:
+    """One codec in CompressAI's layout; each list of `results` has one entry per operating point.
+
+    Raises:
+      ValueError: lists of different lengths.
+    """
+    lengths = {key: len(values) for key, values in results.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"results: expected lists of one length, got {lengths}")
+    return {
+        "name": name,
+        "description": description,
+        **more,
+        "results": {key: list(values) for key, values in results.items()},
+    }
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers were measured with: versions, device, cores."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "device": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cpu_count": os.cpu_count(),
+    }
+
+
+def write_json(path: Path, report: Any) -> None:
+    """Writes a report, whole or not at all; infinities and NaN, which JSON lacks, become null.
+
+    The folder is made if absent.
+
+    Raises:
+      AirjaxError: the file cannot be written.
+      OSError: the folder cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_without_infinities(report), indent=2, allow_nan=False)
+    atomic_write_bytes(path, f"{text}\n".encode())
+
+
+def _without_infinities(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_infinities(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_infinities(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def remembered(
+    measure: Callable[[], Record], kind: type[Record], folder: Path, *, arrays: Any, settings: Any
+) -> Record:
+    """What `measure` gives, or gave before for the same arrays and settings: an interrupted evaluation goes on.
+
+    Args:
+      measure: gives a `kind` of numbers and lists of them.
+      kind: its type.
+      folder: where it is kept, one JSON file for each identity.
+      arrays: pytree of all that is measured.
+      settings: anything whose `repr` says how.
+    """
+    identity = hashlib.sha256()
+    for leaf in jax.tree.leaves(arrays):
+        identity.update(np.asarray(leaf).tobytes())
+    identity.update(repr(settings).encode())
+    path = folder / f"{identity.hexdigest()[:24]}.json"
+    if path.exists():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # cut off while it was written: measured again
+            return kind(**json.loads(path.read_text(encoding="utf-8")))
+    found = measure()
+    write_json(path, found._asdict())
+    return found

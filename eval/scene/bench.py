@@ -1,0 +1,127 @@
+"""Times of the alpha renderer: forward with the loss, and with its gradient, beside what the machine can do.
+
+The sets are like those of the scene predictor: one Gaussian per cell of pixels of two views, where the depths of a
+procedural scene say.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from airjax.errors import AirjaxError
+from airjax.gaussians import Gaussians3D
+from airjax.metrics import image_loss
+from airjax.raster.tiles import CHUNK
+from airjax.scene.cameras import unproject
+from airjax.scene.harmonics import from_rgb
+from airjax.scene.procedural import Views, random_views
+from airjax.scene.render import TILE_SIZE, capacity_of, render
+from eval.image.bench import Row, exp_row, table
+from eval.report import environment, write_json
+from eval.timing import time_warm
+from train.scene.experiment import SceneData, texture_atlas
+
+CELL_SIZE = 0.55  # standard deviation in sides of a cell
+OPACITY = 0.9
+
+
+@dataclass(frozen=True)
+class SceneBenchmark:
+    """What to measure.
+
+    Fields:
+      name, description: of the evaluation, for the report.
+      sets: (side of a view, side of a cell) in pixels each: 2 * (side / cell)^2 Gaussians.
+      photographs: whose textures the scene has; None for coloured noise.
+      repetitions: warm runs of each row.
+      machine_scale: see `eval.image.bench.Benchmark`.
+    """
+
+    name: str
+    description: str
+    sets: tuple[tuple[int, int], ...] = ((64, 2), (128, 2), (64, 1))
+    photographs: str | None = "../shared/data/photos_train"
+    repetitions: int = 20
+    machine_scale: float = 1.0
+
+    def __post_init__(self):
+        for side, cell in self.sets:
+            if cell < 1 or side < cell or side % cell:
+                raise AirjaxError(f"sets: expected sides of whole cells, got {side} and {cell}")
+        if self.repetitions < 1:
+            raise AirjaxError(f"repetitions: expected at least 1, got {self.repetitions}")
+
+
+def cell_gaussians(views: Views, cell: int) -> Gaussians3D:
+    """Round, one in the middle of every cell of every view, with its mean colour; the views have exact depths."""
+    parts = []
+    for i, (image, depths) in enumerate(zip(views.images, views.depths, strict=True)):
+        camera = views.cameras[i]
+        blocks = image.reshape(image.shape[0] // cell, cell, image.shape[1] // cell, cell, 3)
+        middle = depths[cell // 2 :: cell, cell // 2 :: cell].reshape(-1)
+        y, x = ((jnp.arange(n, dtype=jnp.float32) + 0.5) * cell for n in (blocks.shape[0], blocks.shape[2]))
+        pixels = jnp.stack(jnp.meshgrid(x, y), axis=-1).reshape(-1, 2)
+        sizes = middle * (CELL_SIZE * cell) / camera.intrinsics[0, 0]
+        colors = jnp.mean(blocks, axis=(1, 3)).reshape(-1, 3)
+        parts.append((unproject(camera, pixels, middle), sizes, from_rgb(colors)))
+    means, sizes, harmonics = (jnp.concatenate(leaves) for leaves in zip(*parts, strict=True))
+    n = len(means)
+    quats = jnp.tile(jnp.array([1.0, 0.0, 0.0, 0.0]), (n, 1))
+    scales = sizes[:, None] * jnp.ones((1, 3))
+    return Gaussians3D(means, scales, quats, jnp.full(n, OPACITY), harmonics[:, None], jnp.ones(n, bool))
+
+
+def rows_of(gaussians: Gaussians3D, views: Views, repetitions: int) -> list[Row]:
+    """Loss of the first view, and loss and gradient by every number; exponentials count in both passes."""
+    camera, image = views.cameras[0], views.images[0]
+    size = image.shape[:2]
+    capacity = capacity_of(gaussians, views.cameras[:1], image_size=size)
+    floats = {name: getattr(gaussians, name) for name in ("means", "scales", "quats", "opacities", "harmonics")}
+
+    def loss(floats):
+        view = render(dataclasses.replace(gaussians, **floats), camera, image_size=size, capacity=capacity)
+        return image_loss(image, view.image, l1=0.8, rmse=0.0, ssim=0.2)
+
+    forward, both = jax.jit(loss), jax.jit(jax.value_and_grad(loss))
+    count = capacity.chunks * CHUNK * TILE_SIZE**2
+    what = f"{size[1]}x{size[0]}, {len(gaussians.means):,} Gaussians"
+    return [
+        Row(f"forward, {what}", time_warm(lambda: forward(floats), repetitions)[0], evaluations=count),
+        Row(f"forward + backward, {what}", time_warm(lambda: both(floats), repetitions)[0], evaluations=2 * count),
+    ]
+
+
+def make_views(config: SceneBenchmark, side: int) -> Views:
+    """Two views of a procedural scene."""
+    atlas = jnp.asarray(texture_atlas(SceneData(photographs=config.photographs), test=True), jnp.float32) / 255
+    return jax.jit(lambda key: random_views(key, atlas, image_size=(side, side), num_views=2))(jax.random.key(3))
+
+
+def run(config: SceneBenchmark, weights: Path | None, out: Path) -> int:
+    """Measures, prints the table and writes `bench.json`; 0 failures.
+
+    Raises:
+      AirjaxError: weights, which a renderer does not have.
+    """
+    if weights is not None:
+        raise AirjaxError("--weights: not an option of this benchmark, whose sets are made without a predictor")
+    rows, make = [], jax.jit(cell_gaussians, static_argnums=1)
+    for side, cell in config.sets:
+        views = make_views(config, side)
+        rows += rows_of(jax.block_until_ready(make(views, cell)), views, config.repetitions)
+    rows.append(exp_row(config.machine_scale, config.repetitions))
+    print(config.description)
+    print(table(rows))
+    report = {
+        "description": f"{config.description}; times in seconds",
+        "environment": environment(),
+        "rows": [{**row._asdict(), "timing": row.timing._asdict()} for row in rows],
+    }
+    write_json(out / "bench.json", report)
+    print(f"report: {out / 'bench.json'}")
+    return 0

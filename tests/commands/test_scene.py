@@ -1,0 +1,316 @@
+"""`airjax reconstruct` and `airjax render`: what they write, what they say, one line for what is wrong.
+
+Oracles: the library called directly on the same arrays, and PSNR by its definition from 8-bit files.
+"""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import noise_atlas, random_weights
+
+from airjax.commands import main
+from airjax.gaussians import Gaussians3D
+from airjax.scene import trajectories, view_selection
+from airjax.scene.files import camera_file
+from airjax.scene.files.photographs import load as load_scene
+from airjax.scene.files.ply import read_ply, write_ply
+from airjax.scene.model import load as load_model
+from airjax.scene.predictor import PredictorConfig, config_to_text
+from airjax.scene.procedural import random_views
+from airjax.scene.render import render
+from airjax.scene.task import refined
+from airjax.weights_file import save_weights
+
+SIZE = (32, 48)
+CONFIG = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
+NUM_VIEWS = 6
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """Random ones."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(path, random_weights(CONFIG), {"predictor": config_to_text(CONFIG)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A procedural scene as photographs with plain cameras and bounds."""
+    atlas = noise_atlas()
+    made = jax.jit(lambda key: random_views(key, atlas, image_size=SIZE, num_views=NUM_VIEWS))(jax.random.key(3))
+    folder = tmp_path_factory.mktemp("scenes") / "room"
+    folder.mkdir()
+    frames = []
+    for i, image in enumerate(np.asarray(made.images)):
+        Image.fromarray(np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)).save(folder / f"{i}.png")
+        camera = made.cameras[i]
+        parts = {"K": camera.intrinsics, "R": camera.rotation, "t": camera.translation}
+        frame = {key: np.asarray(value).tolist() for key, value in parts.items()}
+        frames.append({"file_path": f"{i}.png", "w": SIZE[1], "h": SIZE[0], **frame})
+    content = {"frames": frames, "near": float(made.near), "far": float(made.far)}
+    (folder / "cameras.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys, weights):
+    """Runs the program in an empty folder and without the user's compilation cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("airjax.commands.cache.enable_compilation_cache", lambda: None)
+
+    def program(command, *arguments) -> SimpleNamespace:
+        arguments = [command, *map(str, arguments)]
+        if command == "reconstruct" and "--weights" not in arguments:
+            arguments += ["--weights", str(weights)]
+        capsys.readouterr()
+        status = main.main(arguments)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        errors = [line for line in err.splitlines() if "the first image of a size" not in line]
+        return SimpleNamespace(status=status, out=out.splitlines(), err=errors)
+
+    return program
+
+
+def refused(result, *words) -> None:
+    """Status 2, one line with all the words, and no output."""
+    assert result.status == 2 and len(result.err) == 1 and not result.out, result
+    for word in words:
+        assert str(word) in result.err[0]
+
+
+def psnr(a, b) -> float:
+    a, b = (np.rint(255 * np.clip(np.asarray(x, np.float64), 0, 1)) / 255 for x in (a, b))
+    return -10 * np.log10(np.mean((a - b) ** 2))
+
+
+# --- reconstruct -----------------------------------------------------------------------------------------------------
+
+
+def by_hand(folder, weights, *, count, steps):
+    """(set, held-out PSNR) as the library gives them."""
+    scene, model = load_scene(folder), load_model(weights)
+    given, back = scene.take([1, 2, 3, 4, 5]), scene.take([0])
+    chosen = view_selection.spread(given.cameras, count)
+    sets = view_selection.comparisons(given.cameras, chosen, near=scene.bounds[0], far=scene.bounds[1])
+    gaussians = model.predict(given.images, given.cameras, *scene.bounds, sets=sets)
+    if steps:
+        options = {"unit": scene.bounds[0], "background": np.zeros(3, np.float32)}
+        gaussians = refined(gaussians, given.images, given.cameras, num_steps=steps, **options)
+    view = render(gaussians, back.cameras[0], image_size=SIZE)
+    return gaussians, psnr(view.image, back.images[0])
+
+
+@pytest.mark.parametrize(("count", "steps"), [(3, 0), (3, 10)])
+def test_reconstruct_is_the_library(run, folder, weights, count, steps):
+    done = run("reconstruct", folder, "--views", count, "--refine", steps)
+    assert done.status == 0 and done.err == []
+    expected, decibels = by_hand(folder, weights, count=count, steps=steps)
+    found = read_ply("room.ply").gaussians
+    for name in ("means", "scales", "quats", "opacities", "harmonics"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
+    (line,) = done.out
+    said = f"6 views of 48x32, {count} of them seen, {expected.capacity} Gaussians in "
+    assert line.startswith(f"{folder} -> room.ply: {said}")
+    assert ("10 steps of refinement in " in line) == bool(steps)
+    assert float(re.search(r"PSNR ([\d.]+) dB of the 1 views", line)[1]) == pytest.approx(decibels, abs=0.011)
+    assert line.endswith(f"{Path('room.ply').stat().st_size} bytes")
+
+
+def test_quiet_without_held_out_views_and_with_bounds_of_the_user(run, folder):
+    bounds = ("--near", 1, "--far", 9)
+    done = run("reconstruct", folder, "-o", "x.ply", "--views", 3, "--hold-out", 2, *bounds, "--quiet")
+    assert (done.status, done.out, done.err) == (0, [], [])
+    again = run("reconstruct", folder, "-o", "x.ply")
+    refused(again, "x.ply: exists already and is kept")
+    far = read_ply("x.ply").gaussians.means.mean(axis=0)
+    done = run("reconstruct", folder, "-o", "x.ply", "--views", 3, "--hold-out", 0, "--force")
+    assert done.status == 0 and "PSNR" not in done.out[0]
+    assert np.abs(far - read_ply("x.ply").gaussians.means.mean(axis=0)).max() > 0.05
+
+
+def test_the_network_may_see_smaller_photographs(run, folder, weights):
+    """A Gaussian for every cell of what it sees; what is measured keeps its size."""
+    done = run("reconstruct", folder, "--views", 2, "--predict-size", 24)
+    assert done.status == 0 and done.err == [] and "6 views of 48x32, 2 of them seen" in done.out[0]
+    found = read_ply("room.ply").gaussians
+    scene = load_scene(folder, max_size=24)
+    given = scene.take([1, 2, 3, 4, 5])
+    sets = view_selection.comparisons(
+        given.cameras, view_selection.spread(given.cameras, 2), near=scene.bounds[0], far=scene.bounds[1]
+    )
+    expected = load_model(weights).predict(given.images, given.cameras, *scene.bounds, sets=sets)
+    assert found.capacity == 2 * 8 * 12
+    np.testing.assert_allclose(found.means, expected.means, rtol=1e-4, atol=1e-5)
+
+
+def test_large_photographs_are_a_notice(run, folder):
+    done = run("reconstruct", folder, "--max-size", 24, "--views", 1)
+    assert done.status == 0
+    assert done.err == [f"airjax: {folder}: photographs of 48x32 pixels made smaller, to 24x16"]
+
+
+def copied(folder, target, **changes):
+    """The scene with changes to its frames; a name may map to a function of the frame's number."""
+    target.mkdir()
+    for file in folder.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    content = json.loads((folder / "cameras.json").read_text())
+    for i, frame in enumerate(content["frames"]):
+        frame.update({key: change(i, frame) for key, change in changes.items()})
+    del content["near"], content["far"]
+    (target / "cameras.json").write_text(json.dumps(content))
+    return content
+
+
+def test_scenes_that_cannot_be_reconstructed(run, folder, tmp_path):
+    refused(run("reconstruct", "nowhere"), "nowhere: expected a folder of photographs with poses, found none")
+    Path("empty").mkdir()
+    refused(run("reconstruct", "empty"), "empty: expected poses (transforms.json")
+    content = copied(folder, tmp_path / "one")
+    (tmp_path / "one" / "cameras.json").write_text(json.dumps({**content, "frames": content["frames"][:1]}))
+    refused(run("reconstruct", "one"), "one: expected at least 2 photographs with poses, found 1")
+    copied(folder, tmp_path / "nan", t=lambda i, frame: [float("nan"), 0, 0] if i == 2 else frame["t"])
+    refused(run("reconstruct", "nan"), "2.png: expected a pose of finite numbers")
+    copied(folder, tmp_path / "same", t=lambda i, frame: [0, 0, 0])
+    refused(run("reconstruct", "same"), "same: expected cameras at different places")
+    # Cameras a kilometre apart see nothing in common.
+    copied(folder, tmp_path / "apart", t=lambda i, frame: [1000.0 * i, 0, 0])
+    refused(run("reconstruct", "apart"), "apart: expected views that overlap")
+    refused(run("reconstruct", folder, "--near", 5, "--far", 2), "expected --near below --far, got 5 and 2")
+    refused(run("reconstruct", folder, "-o", "x.obj"), "x.obj: expected a name ending in .ply")
+    refused(run("reconstruct", folder, "--weights", "none.safetensors"), "none.safetensors")
+    assert not list(tmp_path.glob("*.ply"))
+
+
+def test_photographs_of_nothing(run, folder, tmp_path):
+    """All of them transparent."""
+    target = tmp_path / "nothing"
+    copied(folder, target)
+    for file in target.glob("*.png"):
+        Image.new("RGBA", SIZE[::-1]).save(file)
+    result = run("reconstruct", target, "--near", 1, "--far", 9)
+    assert result.status == 2 and not result.out and not Path("nothing.ply").exists()
+    assert "expected photographs of something" in result.err[-1]
+
+
+def test_weights_of_something_else(run, folder):
+    save_weights(Path("w.safetensors"), {"a": np.zeros(3, np.float32)}, {})
+    refused(run("reconstruct", folder, "--weights", "w.safetensors"), "expected weights of a scene predictor")
+    save_weights(Path("v.safetensors"), {"a": np.zeros(3, np.float32)}, {"predictor": config_to_text(CONFIG)})
+    refused(run("reconstruct", folder, "--weights", "v.safetensors"), "expected weights that fit their configuration")
+
+
+# --- render ----------------------------------------------------------------------------------------------------------
+
+
+def some_gaussians() -> Gaussians3D:
+    """A few before the camera of `view`."""
+    rng = np.random.default_rng(0)
+    means = rng.uniform([-1, -1, 3], [1, 1, 5], (30, 3))
+    fields = means, rng.uniform(0.1, 0.4, (30, 3)), rng.normal(size=(30, 4)), rng.uniform(0.3, 0.9, 30)
+    colors = rng.uniform(-1, 1, (30, 1, 3))
+    return Gaussians3D(*(part.astype(np.float32) for part in (*fields, colors)), np.ones(30, bool))
+
+
+@pytest.fixture
+def scene(run) -> camera_file.Snapshot:
+    """scene.ply with a view of it."""
+    camera = trajectories.Camera(
+        np.array([[30.0, 0, 20], [0, 30, 12], [0, 0, 1]], np.float32),
+        np.eye(3, dtype=np.float32),
+        np.zeros(3, np.float32),
+    )
+    view = camera_file.Snapshot(camera, (24, 40), 4.0, (1.0, 0.5, 0.0))
+    write_ply("scene.ply", some_gaussians(), comments=["by somebody", camera_file.to_comment(view)])
+    return view
+
+
+def drawn(camera, size=(24, 40), background=(1.0, 0.5, 0.0), **options):
+    """8-bit pixels of the library."""
+    gaussians = read_ply("scene.ply").gaussians
+    view = render(gaussians, camera, image_size=size, background=np.float32(background), **options)
+    return np.rint(255 * np.clip(np.asarray(view.image), 0, 1)).astype(np.uint8)
+
+
+def test_an_image_from_the_camera_of_the_file(run, scene):
+    done = run("render", "scene.ply")
+    assert done.status == 0 and done.err == []
+    assert re.fullmatch(r"scene\.ply -> scene\.png: 30 Gaussians, 1 image of 40x24, \d+ ms.*", done.out[0])
+    np.testing.assert_array_equal(np.asarray(Image.open("scene.png")), drawn(scene.camera))
+    done = run("render", "scene.ply", "-o", "x.webp", "--frames", 1, "--size", 20, "--background", "black", "--quiet")
+    assert (done.status, done.out) == (0, [])
+    small = replace(scene.camera, intrinsics=np.diag([0.5, 0.5, 1]).astype(np.float32) @ scene.camera.intrinsics)
+    np.testing.assert_array_equal(np.asarray(Image.open("x.webp")), drawn(small, (12, 20), (0, 0, 0)))
+
+
+def test_frames_go_around(run, scene):
+    assert run("render", "scene.ply", "-o", "out/", "--frames", 3, "--preset", "inria", "--antialiased").status == 0
+    cameras = trajectories.around(scene.camera, distance=4.0, num_frames=3)
+    for i in range(3):
+        found = np.asarray(Image.open(f"out/{i:03d}.png"))
+        np.testing.assert_array_equal(found, drawn(cameras[i], preset="inria", antialiased=True))
+    refused(run("render", "scene.ply", "-o", "out", "--frames", 3), "000.png: exists already and is kept")
+    for name in ("turn.gif", "turn.webp"):
+        assert run("render", "scene.ply", "-o", name, "--frames", 5).status == 0
+        with Image.open(name) as animation:
+            assert animation.n_frames == 5 and animation.size == (40, 24)
+
+
+def test_cameras_of_a_file_and_of_a_scene(run, scene, folder):
+    assert run("render", "scene.ply", "-o", "a", "--cameras", folder).status == 0
+    assert run("render", "scene.ply", "-o", "b", "--cameras", folder / "cameras.json").status == 0
+    cameras = load_scene(folder).cameras
+    assert sorted(file.name for file in Path("a").iterdir()) == [f"{i:03d}.png" for i in range(NUM_VIEWS)]
+    for i in range(NUM_VIEWS):
+        found = [np.asarray(Image.open(f"{out}/{i:03d}.png")) for out in "ab"]
+        np.testing.assert_array_equal(*found)
+        np.testing.assert_array_equal(found[0], drawn(cameras[i], SIZE))
+    assert run("render", "scene.ply", "-o", "c", "--cameras", folder, "--frames", 11).status == 0
+    between = trajectories.through(cameras, num_frames=11)
+    np.testing.assert_array_equal(np.asarray(Image.open("c/007.png")), drawn(between[7], SIZE))
+    # On the way, every second frame stands at a camera.
+    np.testing.assert_allclose(between.rotation[2], cameras.rotation[1], atol=1e-5)
+    assert run("render", "scene.ply", "-o", "one.png", "--cameras", folder).status == 0
+    np.testing.assert_array_equal(np.asarray(Image.open("one.png")), drawn(cameras[0], SIZE))
+
+
+def test_files_that_cannot_be_rendered(run, scene, folder):
+    write_ply("other.ply", some_gaussians())
+    refused(run("render", "other.ply"), "other.ply: expected --cameras for a file that does not say from where to look")
+    assert run("render", "other.ply", "--cameras", folder).status == 0
+    Path("x.ply").write_bytes(b"ply?")
+    refused(run("render", "x.ply"), "x.ply: expected a .ply file, got something else")
+    refused(run("render", "none.ply"), "none.ply: cannot be read")
+    refused(run("render", "scene.ply", "-o", "x.obj"), "x.obj: expected a folder, or a name ending in .png")
+    refused(run("render", "scene.ply", "-o", "x.png", "--frames", 3), "x.png: expected a folder, .gif or .webp")
+    bad = [("{}", "got something else"), ('{"frames": []}', "found no frames"), ("[1", "got something else")]
+    frame = json.loads((folder / "cameras.json").read_text())["frames"][0]
+    bad += [(json.dumps({"frames": [frame, {**frame, "w": 20}]}), "expected frames of one size, got 2 sizes")]
+    for change in ({"R": np.zeros((3, 3)).tolist()}, {"t": [1, 2]}, {"w": 0}, {"K": [[float("nan")] * 3] * 3}):
+        bad += [(json.dumps({"frames": [{**frame, **change}]}), "expected a file of cameras")]
+    for text, words in bad:
+        Path("c.json").write_text(text)
+        refused(run("render", "scene.ply", "--cameras", "c.json"), "c.json: ", words)
+
+
+@pytest.mark.parametrize(
+    "comment", ["airjax view", "airjax view {}", "airjax view [1]", 'airjax view {"w": 3', "airjax view null"]
+)
+def test_a_view_that_makes_no_sense_is_none(comment):
+    assert camera_file.from_comments(["x", comment]) is None
+
+
+def test_a_view_survives_its_comment(scene):
+    found = camera_file.from_comments(read_ply("scene.ply").comments)
+    assert read_ply("scene.ply").comments[0] == "by somebody"
+    assert (found.image_size, found.focus, found.background) == (scene.image_size, scene.focus, scene.background)
+    jax.tree.map(np.testing.assert_array_equal, found.camera, scene.camera)

@@ -1,0 +1,198 @@
+"""A photograph to integers: against the pieces it is made of, on odd images, and the search for a target."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from airjax.image.codec import air_file, compress
+from airjax.image.codec.compress import Found, color_step_of, measured_psnr, search
+from airjax.image.codec.payload import Quantised
+from airjax.image.codec.quantise import NUM_CODES, Rows, quantise
+from airjax.image.model import Model
+from airjax.image.patches import PatchMap
+from airjax.image.stages import StageConfig, init_params, run_stages, stage_control_of
+from airjax.nn.air_stage import PredictorConfig
+from airjax.raster.draw import render
+
+STAGES = tuple(
+    StageConfig(
+        PatchMap(8 * k, offset=0.75, min_scale=0.5 * k, max_scale=4.2 * k),
+        PredictorConfig(features=8, blocks=1, expansion=2, reduction=k, votes=NUM_CODES),
+    )
+    for k in (2, 1)
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    params = jax.jit(init_params, static_argnums=1)(jax.random.key(0), STAGES)
+    return Model(STAGES, params, "tiny")
+
+
+def picture(size=(24, 40), seed=0) -> np.ndarray:
+    """Smooth waves with a little noise."""
+    y, x = np.mgrid[: size[0], : size[1]] / 9
+    waves = np.stack([np.sin(x) * np.cos(y), np.sin(x + y), np.cos(x - 2 * y)], axis=-1)
+    noise = np.random.default_rng(seed).normal(0, 0.02, waves.shape)
+    return np.clip(0.5 + 0.35 * waves + noise, 0, 1).astype(np.float32)
+
+
+def assert_equal(a: Quantised, b: Quantised) -> None:
+    assert a.image_size == b.image_size and len(a.stages) == len(b.stages)
+    for one, other in zip(a.stages, b.stages, strict=True):
+        assert one.patch_size == other.patch_size
+        for name in ("patches", "symbols", "codes"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_without_a_solve_it_is_the_stages_rounded(model):
+    """Oracle: run_stages and quantise, stage by stage; and the later stage has seen the rounded image."""
+    image, quality = picture(), 50.0
+    got = compress.compress(model, image, quality=quality, solve_steps=0, mse_threshold=0.0)
+    control = stage_control_of(0.0, 2.0)._replace(color_step=jnp.float32(color_step_of(quality)))
+    trace = jax.device_get(jax.jit(run_stages, static_argnums=0)(STAGES, model.params, image, control))
+    for rows, stage, config in zip(got.stages, trace, STAGES, strict=True):
+        size = config.patch_map.patch_size
+        patches = np.arange(stage.gaussians.capacity)
+        amplitudes = compress.amplitudes_of(stage.gaussians)
+        columns = -(-image.shape[1] // size)
+        codes = np.rint(stage.codes).astype(np.int64)
+        want = quantise(stage.gaussians, patches, amplitudes, codes=codes, patch_size=size, columns=columns)
+        np.testing.assert_array_equal(rows.symbols, want.symbols)
+        np.testing.assert_array_equal(rows.patches, want.patches)
+    # What the network saw after the first stage is, but for near-ties, what a decoder draws of it.
+    first = air_file.dequantised(got.truncated(1))
+    drawn = np.asarray(render(first.gaussians, image_size=first.image_size).image)
+    assert np.sqrt(np.mean((drawn - trace[0].rendered) ** 2)) < 5e-3
+
+
+def test_the_solve_pays(model):
+    """Solving the colours on the rounded geometry raises the PSNR of the decoded image, at about the same size."""
+    image = picture()
+    plain, solved = (compress.compress(model, image, quality=70, solve_steps=steps) for steps in (0, 8))
+    assert measured_psnr(solved, image) > measured_psnr(plain, image) + 0.5
+    assert len(air_file.encode(solved)) < 1.5 * len(air_file.encode(plain))
+
+
+def test_a_higher_quality_is_larger_and_rounds_less():
+    """The bins halve every 18 points, and so do the errors: one stage of a network that is not told the quality."""
+    stages = (StageConfig(STAGES[1].patch_map, PredictorConfig(features=8, blocks=1, expansion=2)),)
+    model = Model(stages, jax.jit(init_params, static_argnums=1)(jax.random.key(0), stages), "plain")
+    image = picture()
+    exact = model.encode(image, mse_threshold=0.0, ssim_threshold=2.0, solve_steps=0)
+    drawn = np.asarray(render(exact.gaussians, image_size=exact.image_size).image)
+    errors, sizes = [], []
+    for quality in (28, 64, 100):
+        rounded = compress.compress(model, image, quality=quality, mse_threshold=0.0, solve_steps=0)
+        decoded = air_file.dequantised(rounded)
+        errors.append(np.std(drawn - np.asarray(render(decoded.gaussians, image_size=decoded.image_size).image)))
+        sizes.append(len(air_file.encode(rounded)))
+    assert sizes[0] < sizes[1] < sizes[2]
+    assert errors[0] > 2 * errors[1] > 4 * errors[2] > 0
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((1, 1, 3), np.float32),
+        np.ones((1, 1, 3), np.float32),
+        np.full((19, 33, 3), 0.5, np.float32),
+        np.zeros((24, 40, 3), np.float32),
+        picture((3, 70)),
+        picture((50, 2)),
+    ],
+    ids=["black pixel", "white pixel", "grey", "black", "wide", "tall"],
+)
+def test_odd_images(model, image):
+    """They make a file, and it decodes to the same integers."""
+    quantised = compress.compress(model, image)
+    data = air_file.encode(quantised)
+    assert_equal(air_file.decode_quantised(data), quantised)
+    assert air_file.decode(data).image_size == image.shape[:2]
+
+
+def test_a_black_image_has_no_gaussians(model):
+    assert compress.compress(model, np.zeros((24, 40, 3), np.float32)).stage_counts == (0, 0)
+
+
+def test_limits_are_kept(model):
+    image = picture()
+    assert sum(compress.compress(model, image, max_gaussians=4, mse_threshold=0.0).stage_counts) <= 4
+    assert len(compress.compress(model, image, num_stages=1).stages) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quality": 101}, "quality: expected a number from 0 to 100"),
+        ({"quality": float("nan")}, "quality: expected"),
+        ({"num_stages": 3}, "num_stages: expected 1 to 2"),
+        ({"max_gaussians": -1}, "max_gaussians: expected at least 0"),
+        ({"solve_steps": -1}, "solve_steps: expected at least 0"),
+    ],
+)
+def test_bad_options(model, options, message):
+    with pytest.raises(ValueError, match=message):
+        compress.compress(model, picture(), **options)
+
+
+def test_another_quality_compiles_nothing(model):
+    """Thresholds and bin widths are traced values."""
+    compress.compress(model, picture(), quality=30)
+    count = compress._predict._cache_size()
+    compress.compress(model, picture(), quality=31, mse_threshold=1e-3)
+    assert compress._predict._cache_size() == count
+
+
+# --- the search ------------------------------------------------------------------------------------------
+
+
+def attempt_at(reach, seen, quality) -> Found:
+    """Stands for an encoding: reached where `reach(quality)`."""
+    seen.append(quality)
+    return Found(None, b"", quality, quality, bool(reach(quality)))
+
+
+@pytest.mark.parametrize("edge", [3.0, 50.0, 77.7, 99.9])
+@pytest.mark.parametrize("upwards", [True, False])
+def test_bisection_finds_the_edge(edge, upwards):
+    """Oracle: the known edge; the result is on its right side, less than a point away, in nine attempts at most."""
+    seen = []
+    reach = (lambda q: q >= edge) if upwards else (lambda q: q <= edge)
+    found = compress._bisect(partial(attempt_at, reach, seen), upwards=upwards)
+    assert found.reached and abs(found.quality - edge) < 1.0 and reach(found.quality)
+    assert len(seen) <= 9
+
+
+@pytest.mark.parametrize("upwards", [True, False])
+def test_bisection_at_the_ends(upwards):
+    """Always reached: the end that asks least. Never: the nearest end, and it says so."""
+    always = compress._bisect(partial(attempt_at, lambda q: True, []), upwards=upwards)
+    assert always.reached and always.quality == (0.0 if upwards else 100.0)
+    never = compress._bisect(partial(attempt_at, lambda q: False, []), upwards=upwards)
+    assert not never.reached and never.quality == (100.0 if upwards else 0.0)
+
+
+def test_search_keeps_its_target(model):
+    """Both directions, measured on the file that comes out."""
+    image = picture()
+    goal = measured_psnr(compress.compress(model, image, quality=60), image)
+    found = search(model, image, target_psnr=goal)
+    decoded = air_file.decode_quantised(found.data)
+    assert found.reached and measured_psnr(decoded, image) == pytest.approx(found.achieved) and found.achieved >= goal
+    small = search(model, image, target_bpp=3.0)
+    assert small.reached and 8 * len(small.data) / (24 * 40) == small.achieved <= 3.0
+
+
+@pytest.mark.parametrize("targets", [{}, {"target_psnr": 30.0, "target_bpp": 1.0}])
+def test_search_wants_one_target(model, targets):
+    with pytest.raises(ValueError, match="either target_psnr or target_bpp"):
+        search(model, picture(), **targets)
+
+
+def test_rows_know_their_counts():
+    nothing = Rows(8, np.zeros(0, np.int64), np.zeros((0, 8), np.int64), np.zeros(6, np.int64))
+    assert Quantised((nothing, nothing), (8, 8)).stage_counts == (0, 0)

@@ -1,0 +1,291 @@
+"""`render`: against the sum in float64, whatever the set, the size, the tiles, the scale and the way it is called."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scenes2d import SCENES, SIZE, assert_image, exact, make, parameters, random_set, with_inactive
+
+from airjax.errors import AirjaxError
+from airjax.gaussians import Gaussians2D, concatenate
+from airjax.raster import additive, draw, tiles
+from airjax.raster.dense import render_dense
+from airjax.raster.draw import num_pairs, pad_capacity, render, rescale
+from airjax.raster.tiles import footprints_of, round_capacity
+
+dense = jax.jit(render_dense, static_argnames=("image_size", "smooth_cutoff"))
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_equals_the_sum(name):
+    scene = SCENES[name]()
+    rendered = render(scene, image_size=SIZE)
+    assert rendered.image.dtype == jnp.float32 and not rendered.overflow
+    assert_image(rendered.image, exact(scene, image_size=SIZE))
+
+
+def test_the_dense_renderer_equals_the_sum():
+    """In float32 it is an oracle for the fast one, and the sum in float64 is its own."""
+    for name in ("elongated", "huge", "inactive", "empty"):
+        scene = SCENES[name]()
+        assert_image(dense(scene, image_size=SIZE), exact(scene, image_size=SIZE))
+
+
+def test_smooth_cutoff_equals_the_smooth_sum():
+    scene = SCENES["elongated"]()
+    expected = exact(scene, image_size=SIZE, smooth_cutoff=True)
+    assert_image(render(scene, image_size=SIZE, smooth_cutoff=True).image, expected)
+    assert_image(dense(scene, image_size=SIZE, smooth_cutoff=True), expected)
+    # Both cut-offs have the same support: no tile list depends on which is used.
+    assert np.all((exact(scene, image_size=SIZE).image == 0) == (expected.image == 0))
+
+
+@pytest.mark.parametrize("aspect", [30, 100])
+def test_needles_at_any_angle(aspect):
+    """The conic of such a needle has terms aspect^2 times their sum; the factor of it keeps the digits."""
+    scene = random_set(8, 20, SIZE, scales=(1, 1))
+    scene = make(scene.means, [[10 / aspect, 10]], scene.angles, scene.colors)
+    assert_image(render(scene, image_size=SIZE).image, exact(scene, image_size=SIZE))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (1000, 37)])
+def test_any_image_size(size):
+    scene = random_set(9, 300, size, scales=(0.5, 3), margin=4)
+    assert_image(render(scene, image_size=size).image, exact(scene, image_size=size))
+
+
+@pytest.mark.parametrize("tile_size", [1, 13])
+def test_the_tile_size_changes_nothing(tile_size):
+    """Against tiles of 8 pixels: the terms are the same, their order and the origin of the exponent differ."""
+    scene = random_set(10, 25, SIZE, scales=(0.5, 3), margin=3)
+    image = render(scene, image_size=SIZE, tile_size=tile_size).image
+    assert_image(image, exact(scene, image_size=SIZE))
+    np.testing.assert_allclose(image, render(scene, image_size=SIZE).image, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_any_number_of_channels(channels):
+    scene = random_set(11, 50, SIZE, channels=channels)
+    image = render(scene, image_size=SIZE).image
+    assert image.shape == (*SIZE, channels)
+    assert_image(image, exact(scene, image_size=SIZE))
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.5])
+def test_scale_draws_the_scaled_set(scale):
+    scene = random_set(12, 150, SIZE, scales=(0.8, 4))
+    size = (round(SIZE[0] * scale), round(SIZE[1] * scale))
+    fields = parameters(scene)
+    fields |= {name: np.asarray(fields[name], np.float64) * scale for name in ("means", "scales")}
+    expected = exact(fields, image_size=size, active=scene.active)
+    assert_image(render(scene, image_size=SIZE, scale=scale).image, expected)
+    assert_image(dense(rescale(scene, scale), image_size=size), expected)
+
+
+def test_a_scale_near_zero_leaves_one_pixel():
+    assert render(random_set(13, 5, SIZE), image_size=SIZE, scale=1e-3).image.shape == (1, 1, 3)
+
+
+def pairs_of(scene):
+    return num_pairs(footprints_of(pad_capacity(scene, 1024)), grid=(5, 7), tile_size=8)
+
+
+def test_strips_equal_one_piece(monkeypatch):
+    scene = random_set(14, 40, SIZE, scales=(0.5, 6), margin=6)
+    whole = render(scene, image_size=SIZE).image
+    monkeypatch.setattr(draw, "STRIP_PIXELS", 8 * SIZE[1])  # one row of tiles
+    strips = render(scene, image_size=SIZE).image
+    # The terms of a tile are the same in the same order; only the distance to its centre is rounded otherwise.
+    np.testing.assert_allclose(strips, whole, atol=1e-5)
+    assert_image(strips, exact(scene, image_size=SIZE))
+    with pytest.raises(ValueError, match="capacity: expected at least"):
+        render(scene, image_size=SIZE, capacity=8)
+
+
+def test_strips_halve_where_too_many_pairs_meet(monkeypatch):
+    """Down to one row of tiles; a row with still more than the limit is an error, not an image with a part missing."""
+    scene = SCENES["random"]()
+    whole, pairs = render(scene, image_size=SIZE).image, pairs_of(scene)
+    monkeypatch.setattr(draw, "MAX_PAIRS", pairs // 3)
+    np.testing.assert_allclose(render(scene, image_size=SIZE).image, whole, atol=1e-5)
+    monkeypatch.setattr(draw, "MAX_PAIRS", pairs // 20)
+    with pytest.raises(AirjaxError, match=f"Gaussians: expected to touch at most {pairs // 20} tiles in a strip, got"):
+        render(scene, image_size=SIZE)
+
+
+# --- inactive and impossible values ----------------------------------------------------------------------
+
+
+def test_inactive_slots_do_not_exist():
+    """Equal, bit by bit, to the set without them, in the image and in the gradient, whatever they hold."""
+    scene = random_set(15, 40, SIZE)
+
+    def loss(fields, active):
+        image = render(Gaussians2D(**fields, active=active), image_size=SIZE, capacity=1024).image
+        return jnp.sum(jnp.sin(image)), image
+
+    fn = jax.jit(jax.grad(loss, has_aux=True))
+    for value in (np.nan, np.inf, 0.0):
+        mixed, order = with_inactive(scene, value)
+        kept = np.flatnonzero(order < scene.capacity)
+        alone = make(*(np.asarray(x)[kept] for x in parameters(mixed).values()))  # in the same order
+        alone = pad_capacity(alone, mixed.capacity)
+        grads, image = fn(parameters(mixed), mixed.active)
+        expected_grads, expected_image = fn(parameters(alone), alone.active)
+        np.testing.assert_array_equal(image, expected_image)
+        for name, grad in grads.items():
+            np.testing.assert_array_equal(grad[kept], expected_grads[name][: len(kept)])
+            np.testing.assert_array_equal(np.delete(grad, kept, axis=0), 0)
+            assert np.abs(grad[kept]).min() > 0
+
+
+POISON = [
+    ("means", np.nan),
+    ("means", np.inf),
+    ("means", -3e38),
+    ("scales", np.nan),
+    ("scales", np.inf),
+    ("scales", 3e38),
+    ("scales", 0.0),
+    ("scales", 1e-30),
+    ("scales", 1e-42),
+    ("angles", np.nan),
+    ("angles", np.inf),
+]
+
+
+def test_impossible_geometry_is_not_drawn():
+    """A slot whose geometry is not a number, infinite or of no size is left out; the others keep image and gradient.
+
+    Its own gradient is zero or, where its geometry is, not a number.
+    """
+    scene = random_set(16, 30, SIZE)
+
+    def loss(fields):
+        image = render(Gaussians2D(**fields, active=jnp.ones(31, bool)), image_size=SIZE, capacity=1024).image
+        return jnp.sum(jnp.sin(image)), image
+
+    fn = jax.jit(jax.grad(loss, has_aux=True))
+    blank = make([[9, 9]], 1, 0, np.zeros((1, 3)))
+    expected_grads, expected_image = fn(parameters(concatenate([scene, blank])))
+    for field, value in POISON:
+        fields = parameters(concatenate([scene, make([[9, 9]], 1, 0, np.ones((1, 3)))]))
+        fields[field] = fields[field].at[30].set(value)
+        grads, image = fn(fields)
+        np.testing.assert_array_equal(image, expected_image, err_msg=f"{field} = {value}")
+        for name, grad in grads.items():
+            np.testing.assert_array_equal(grad[:30], expected_grads[name][:30], err_msg=f"{field} = {value}")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_impossible_colour_is_never_hidden(value):
+    """It is not finite where the Gaussian is drawn, and leaves the tiles that the Gaussian does not touch alone."""
+    scene = random_set(17, 30, SIZE)
+    poisoned = concatenate([scene, make([[9, 9]], 1, 0, np.full((1, 3), value))])
+    image = np.asarray(render(poisoned, image_size=SIZE).image)
+    drawn = exact(make([[9, 9]], 1, 0, np.ones((1, 3))), image_size=SIZE).image > 0
+    assert drawn.any() and not np.isfinite(image[drawn]).any()
+    clean = np.asarray(render(scene, image_size=SIZE).image)
+    np.testing.assert_array_equal(image[16:], clean[16:])
+    np.testing.assert_array_equal(image[:, 16:], clean[:, 16:])
+
+
+# --- capacities and transformations ----------------------------------------------------------------------
+
+
+def test_a_capacity_that_is_too_small_raises():
+    scene = random_set(18, 60, SIZE)
+    pairs = pairs_of(scene)
+    with pytest.raises(ValueError, match=f"capacity: expected at least {pairs} pairs for this set, got {pairs - 1}"):
+        render(scene, image_size=SIZE, capacity=pairs - 1)
+
+
+def test_vmap_and_overflow():
+    """Oracle: the sum, set by set. The capacity is exactly that of the first; the third does not fit and says so."""
+    scene = random_set(19, 20, SIZE)
+    fewer = make(*parameters(scene).values(), active=np.arange(20) != 3)
+    more = replace(scene, scales=scene.scales.at[3].set(9.0))
+    assert pairs_of(fewer) < pairs_of(scene) < pairs_of(more)
+    batch, capacity = jax.tree.map(lambda *leaves: jnp.stack(leaves), scene, fewer, more), pairs_of(scene)
+    rendered = jax.jit(jax.vmap(lambda g: render(g, image_size=SIZE, capacity=capacity)))(batch)
+    np.testing.assert_array_equal(rendered.overflow, [False, False, True])
+    assert_image(rendered.image[0], exact(scene, image_size=SIZE))
+    assert_image(rendered.image[1], exact(fewer, image_size=SIZE))
+    assert np.isnan(rendered.image[2]).all()
+
+
+def test_an_empty_set_inside_jit():
+    image = jax.jit(lambda g: render(g, image_size=(7, 9), capacity=4).image)(SCENES["empty"]())
+    np.testing.assert_array_equal(image, np.zeros((7, 9, 3)))
+
+
+def test_sets_of_near_size_share_a_compilation(monkeypatch):
+    """Counted where a trace must pass. Sets and pairs are padded to a ladder, so only a much larger set compiles."""
+    traces = []
+    for module, name in ((tiles, "_touches"), (additive, "accumulate")):
+        original = getattr(module, name)
+
+        def counting(*args, original=original, name=name, **kwargs):
+            traces.append(name)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, counting)
+    size = (5, 61)  # its grid of tiles is that of no other test
+    for n in (30, 31, 150):
+        render(random_set(n, n, size), image_size=size)
+    assert traces == ["_touches", "accumulate"]
+    render(random_set(0, 1100, size), image_size=size)
+    assert traces == 2 * ["_touches", "accumulate"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": (0, 4)}, r"image_size: expected \(h, w\) of at least 1, got \(0, 4\)"),
+        ({"image_size": (4, 4, 3)}, r"image_size: expected \(h, w\) of at least 1, got \(4, 4, 3\)"),
+        ({"image_size": (4, 4), "scale": 0.0}, "scale: expected a finite number > 0, got 0.0"),
+        ({"image_size": (4, 4), "scale": float("nan")}, "scale: expected a finite number > 0, got nan"),
+        ({"image_size": (4, 4), "tile_size": 0}, "tile_size: expected at least 1, got 0"),
+        ({"image_size": (4, 4), "capacity": 0}, "capacity: expected at least 1 pair, got 0"),
+    ],
+)
+def test_impossible_options_raise(options, message):
+    off_canvas = make([[-50, -50]], 1, 0, np.ones((1, 3)))
+    with pytest.raises(ValueError, match=message):
+        render(off_canvas, **options)
+
+
+def test_inside_a_transformation_a_capacity_is_required():
+    with pytest.raises(ValueError, match="capacity: expected a number of pairs inside a JAX transformation, got None"):
+        jax.jit(lambda g: render(g, image_size=SIZE).image)(random_set(0, 3, SIZE))
+
+
+def test_pad_capacity():
+    scene = random_set(0, 3, SIZE)
+    padded = pad_capacity(scene, 5)
+    assert padded.capacity == 5 and pad_capacity(scene, 3) is scene
+    np.testing.assert_array_equal(padded.active, [True] * 3 + [False] * 2)
+    np.testing.assert_array_equal(padded.means[:3], scene.means)
+    with pytest.raises(ValueError, match="capacity: expected at least 3, got 2"):
+        pad_capacity(scene, 2)
+
+
+# --- memory ----------------------------------------------------------------------------------------------
+
+
+def test_memory_of_a_photograph():
+    """Forward and backward of 30,000 Gaussians at 768 x 512, as the compiler plans it: below 500 MB."""
+    size, n = (512, 768), 30_000
+    scene = random_set(22, n, size, scales=(1, 3))
+    pairs = num_pairs(jax.jit(footprints_of)(scene), grid=(64, 96), tile_size=8)
+
+    def loss(fields, active):
+        image = render(Gaussians2D(**fields, active=active), image_size=size, capacity=round_capacity(pairs)).image
+        return jnp.sum(jnp.square(image))
+
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(parameters(scene), scene.active).compile()
+    memory = compiled.memory_analysis()
+    total = memory.temp_size_in_bytes + memory.output_size_in_bytes
+    assert 1e6 < total < 500e6

@@ -1,0 +1,202 @@
+"""Tile lists against brute force: every Gaussian at every pixel of every tile."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scenes2d import SCENES, SIZE, cast, exact, make, parameters, predicted, random_set
+
+from airjax.gaussians import empty
+from airjax.image.patches import PatchMap
+from airjax.raster.tiles import (
+    CHUNK,
+    _sort_by_tile,
+    footprints_of,
+    gather_slots,
+    pair_counts,
+    patch_grid,
+    patch_slots,
+    round_capacity,
+    sorted_lists,
+    tile_ranges,
+    trim,
+)
+
+TILE = 8
+GRID = patch_grid(SIZE, TILE)
+NUM_TILES = GRID[0] * GRID[1]
+CAPACITY = 1024
+
+
+@partial(jax.jit, static_argnames=("grid", "tile_size"))
+def ranges_of(scene, **options):
+    return tile_ranges(footprints_of(scene), **options)
+
+
+@partial(jax.jit, static_argnames=("grid", "tile_size", "capacity"))
+def lists_of(scene, **options):
+    return sorted_lists(footprints_of(scene), **options)
+
+
+def padded(scene, capacity=256):
+    """One size for all scenes: one compilation."""
+    missing = capacity - scene.capacity
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), scene, empty(missing))
+
+
+def touched_tiles(scene):
+    """(n, T) whether a pixel centre of the tile, also beyond the image, lies in the cut-off ellipse."""
+    whole = (GRID[0] * TILE, GRID[1] * TILE)
+    out = np.zeros((scene.capacity, NUM_TILES), bool)
+    for i in np.flatnonzero(scene.active):
+        one = {name: np.asarray(x)[i : i + 1] for name, x in parameters(scene).items()}
+        one["colors"] = np.ones((1, 1))
+        drawn = exact(one, image_size=whole, active=[True]).image[..., 0] > 0
+        out[i] = drawn.reshape(GRID[0], TILE, GRID[1], TILE).any(axis=(1, 3)).ravel()
+    return out
+
+
+def pairs_of(lists, n):
+    """Sorted (tile, Gaussian) pairs that the lists hold; checks that every used slot belongs to a used chunk."""
+    ids, tiles = np.asarray(lists.ids), np.asarray(lists.tiles)
+    slots, chunks = np.nonzero(ids < n)
+    assert np.all(tiles[chunks] < NUM_TILES)
+    return sorted(zip(tiles[chunks].tolist(), ids[slots, chunks].tolist(), strict=True))
+
+
+NAMES = ["random", "elongated", "off_canvas", "far_off_canvas", "tiny", "huge", "enormous", "inactive", "empty"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lists_hold_every_pair_once(name):
+    scene = padded(SCENES[name]())
+    needed = touched_tiles(scene)
+    lists = lists_of(scene, grid=GRID, tile_size=TILE, capacity=CAPACITY)
+    assert not lists.overflow
+    pairs = pairs_of(lists, scene.capacity)
+    assert len(set(pairs)) == len(pairs)
+    expected = {(tile, i) for i, tile in zip(*map(np.ndarray.tolist, np.nonzero(needed)), strict=True)}
+    assert expected <= set(pairs)
+    # What is listed for nothing: an ellipse between pixel centres, or one within the safe margin for rounding.
+    if name != "tiny":
+        assert len(pairs) <= 1.05 * len(expected) + 3
+
+
+def test_chunks_go_tile_by_tile():
+    """The sum over chunks relies on sorted tiles; a chunk is filled before the next one of its tile begins."""
+    scene = padded(SCENES["random"]())
+    lists = lists_of(scene, grid=GRID, tile_size=TILE, capacity=CAPACITY)
+    tiles, used = np.asarray(lists.tiles), np.asarray(lists.ids) < scene.capacity
+    assert lists.ids.shape[0] == CHUNK and np.all(np.diff(tiles) >= 0)
+    for tile in range(NUM_TILES):
+        filled = used[:, tiles == tile].T.ravel()
+        assert np.all(filled[:-1] >= filled[1:])
+        assert filled.size - filled.sum() < CHUNK
+    assert not used[:, tiles == NUM_TILES].any()
+    kept = trim(lists, int(np.sum(tiles < NUM_TILES)))
+    assert pairs_of(kept, scene.capacity) == pairs_of(lists, scene.capacity)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ranges_and_counts(name):
+    """A box holds every tile of its ellipse, and counts are those of the boxes."""
+    scene = padded(SCENES[name]())
+    r = np.asarray(ranges_of(scene, grid=GRID, tile_size=TILE))
+    row, column = np.divmod(np.arange(NUM_TILES), GRID[1])
+    inside = (column >= r[:, :1]) & (column < r[:, 1:2]) & (row >= r[:, 2:3]) & (row < r[:, 3:4])
+    assert np.all(touched_tiles(scene) <= inside)
+    np.testing.assert_array_equal(pair_counts(footprints_of(scene), grid=GRID, tile_size=TILE), inside.sum(axis=1))
+
+
+def test_overflow_is_reported_at_the_first_pair_too_many():
+    scene = padded(SCENES["random"]())
+    pairs = int(np.sum(pair_counts(footprints_of(scene), grid=GRID, tile_size=TILE)))
+    assert not lists_of(scene, grid=GRID, tile_size=TILE, capacity=pairs).overflow
+    assert lists_of(scene, grid=GRID, tile_size=TILE, capacity=pairs - 1).overflow
+
+
+@pytest.mark.parametrize(("whole", "single"), [(256, 1), (65_537, 0)])
+def test_overflow_survives_large_counts(whole, single):
+    """2^24 + 1 pairs, which float32 rounds to the capacity, and 2^32 + 2^16, which int32 takes for 2^16."""
+    grid, capacity = (256, 256), 2**24
+    n = whole + single
+    scene = make(np.full((n, 2), 4.0), [[1e7, 1e7]] * whole + [[0.1, 0.1]] * single, 0, np.zeros((n, 1)))
+    # Only the flag is asked for, so that nothing of the size of the capacity is computed.
+    flag = jax.jit(lambda g: sorted_lists(footprints_of(g), grid=grid, tile_size=8, capacity=capacity).overflow)
+    assert flag(scene)
+    if single:
+        assert not flag(make(*parameters(scene).values(), active=np.arange(n) < whole))
+
+
+def test_capacity_below_one_raises():
+    with pytest.raises(ValueError, match="capacity: expected at least 1 pair, got 0"):
+        sorted_lists(footprints_of(SCENES["random"]()), grid=GRID, tile_size=TILE, capacity=0)
+
+
+def test_both_sorts_agree():
+    """A packed key where tile and Gaussian fit 32 bits, two keys where they do not. Oracle: numpy."""
+    rng = np.random.default_rng(0)
+    g = rng.permutation(64).astype(np.int32)
+    for num_tiles in (50, 2**27):  # 6 and 28 bits beside the 6 of 64 Gaussians
+        tile = rng.integers(0, num_tiles + 1, 64, dtype=np.int32)
+        tile[:8] = num_tiles
+        out = _sort_by_tile(jnp.asarray(tile), jnp.asarray(g), num_tiles, 64)
+        np.testing.assert_array_equal(out[0], np.sort(tile))
+        pairs = zip(*(np.asarray(x).tolist() for x in out), strict=True)
+        assert sorted(pairs) == sorted(zip(tile.tolist(), g.tolist(), strict=True))
+
+
+def test_gathered_slots_hold_means_from_the_tile_centre():
+    scene = cast(random_set(3, 5, SIZE), np.float32)
+    lists = lists_of(padded(scene), grid=GRID, tile_size=TILE, capacity=CAPACITY)
+    slots = np.asarray(gather_slots(padded(scene), lists, grid=GRID, tile_size=TILE))
+    ids, tiles = np.asarray(lists.ids), np.asarray(lists.tiles)
+    checked = 0
+    for slot, chunk in zip(*np.nonzero(ids < 256), strict=True):
+        row, column = divmod(int(tiles[chunk]), GRID[1])
+        mean = np.asarray(scene.means)[ids[slot, chunk]]
+        np.testing.assert_allclose(slots[slot, :2, chunk], mean - [column * 8 + 4, row * 8 + 4], atol=1e-5)
+        np.testing.assert_array_equal(slots[slot, 5:, chunk], np.asarray(scene.colors)[ids[slot, chunk]])
+        checked += 1
+    assert checked >= 5
+    empty_slots = np.moveaxis(slots, 1, -1)[ids == 256]
+    np.testing.assert_array_equal(empty_slots, np.broadcast_to([0, 0, 1, 0, 1, 0, 0, 0], empty_slots.shape))
+
+
+def test_patch_slots_are_the_neighbours():
+    """Slot by slot: the Gaussian of the patch i rows and j columns away, seen from this patch; empty outside."""
+    patch_map = PatchMap(4, offset=0.75, min_scale=0.5, max_scale=2.1)
+    scene, grid = predicted((9, 13), patch_map, channels=2)
+    rings, (rows, columns) = patch_map.rings, grid
+    slots = np.asarray(patch_slots(scene, patches=patch_map.layout(grid)))
+    assert slots.shape == ((2 * rings + 1) ** 2, 7, rows * columns)
+    for index, (i, j) in enumerate(np.ndindex(2 * rings + 1, 2 * rings + 1)):
+        for tile, (row, column) in enumerate(np.ndindex(rows, columns)):
+            y, x = row + i - rings, column + j - rings
+            slot = slots[index, :, tile]
+            n = y * columns + x
+            if 0 <= y < rows and 0 <= x < columns and scene.active[n]:
+                center = np.array([column * 4 + 2, row * 4 + 2])
+                np.testing.assert_allclose(slot[:2], np.asarray(scene.means)[n] - center, atol=1e-5)
+                np.testing.assert_array_equal(slot[5:], np.asarray(scene.colors)[n])
+            else:
+                np.testing.assert_array_equal(slot[5:], 0)
+                assert slot[2] > 0 and slot[2] * slot[4] > slot[3] ** 2
+
+
+def test_patch_slots_need_one_gaussian_per_patch():
+    scene, _ = predicted((9, 13), PatchMap(4))
+    with pytest.raises(ValueError, match="gaussians: expected one per patch, 6, got 12"):
+        patch_slots(scene, patches=PatchMap(4).layout((2, 3)))
+
+
+def test_round_capacity_is_a_coarse_ladder():
+    """Never too small, at most a quarter too large, and few steps."""
+    pairs = np.unique(np.geomspace(1, 1e8, 5000).astype(int)).tolist()
+    rungs = [round_capacity(p) for p in pairs]
+    assert all(p <= rung <= max(1024, 1.25 * p) for p, rung in zip(pairs, rungs, strict=True))
+    assert rungs == sorted(rungs) and all(round_capacity(rung) == rung for rung in rungs)
+    assert len(set(rungs)) <= 4 * 17 + 1
+    assert round_capacity(0) == round_capacity(1024) == 1024 < round_capacity(1025)

@@ -1,0 +1,108 @@
+"""Training of the scene predictor: where scenes come from, one step, and what starts it."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import random_weights
+
+from airjax.errors import AirjaxError
+from airjax.scene.predictor import config_from_text
+from airjax.scene.procedural import random_views
+from airjax.weights_file import load_weights, save_weights
+from train.main import load_experiment
+from train.scene import experiment as module
+from train.scene.experiment import SceneData, Vanilla, batches, load_params, run, scene_loss, texture_atlas
+
+CONFIG = Path(__file__).resolve().parents[3] / "train" / "configs" / "foresplat.py"
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    """optax raises Python floats to the power of an int32."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    return load_experiment(CONFIG, smoke=True)
+
+
+def test_test_textures_are_of_other_photographs(tmp_path):
+    """Each photograph has one colour: the two atlases share none."""
+    for i in range(25):
+        Image.new("RGB", (200, 180), (10 * i, i, 255 - i)).save(tmp_path / f"{i:02d}.png")
+    data = SceneData(photographs=str(tmp_path))
+    train, test = ({tuple(t[0, 0]) for t in texture_atlas(data, test=test)} for test in (False, True))
+    assert len(train) == 22 and len(test) == 3 and not train & test
+    assert texture_atlas(data).shape == (44, 64, 64, 3)
+    with pytest.raises(AirjaxError, match="expected a folder of photographs, found 0"):
+        texture_atlas(SceneData(photographs=str(tmp_path / "none")))
+
+
+def test_scenes_of_a_step_are_the_same_whenever_it_is_reached():
+    data = SceneData(photographs=None, batch_size=3)
+    stream = batches(data, (), 0)
+    first = [next(stream)["seeds"] for _ in range(4)]
+    np.testing.assert_array_equal(next(batches(data, (), 3))["seeds"], first[3])
+    assert len({int(seed) for seeds in first for seed in seeds}) == 12
+
+
+@pytest.fixture(scope="module")
+def finished(experiment, tmp_path_factory):
+    """(experiment, folder) of a run of thirty steps, all on the same two scenes."""
+    steps = dataclasses.replace(experiment.loop, num_steps=30, log_every=1, checkpoint_every=0, panel_every=30)
+    optimizer = dataclasses.replace(experiment.optimizer, warmup=1, learning_rate=3e-3)
+    experiment = dataclasses.replace(experiment, loop=steps, optimizer=optimizer)
+    folder = tmp_path_factory.mktemp("scenes") / "run"
+    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+        patch.setattr(module, "batches", lambda *given: itertools.repeat(next(batches(*given))))
+        run(experiment, folder)
+    return experiment, folder
+
+
+def test_a_run_learns(finished):
+    log = [json.loads(line) for line in (finished[1] / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in log]
+    assert np.isfinite(losses).all() and losses[-1] < losses[0] - 0.1
+    assert log[-1]["overflow"] == 0 and 10 < log[-1]["psnr"] < 50
+    (panel,) = finished[1].glob("**/*.png")
+    with Image.open(panel) as picture:
+        assert picture.size == (5 * 32, 4 * 32) and np.asarray(picture).std() > 10
+
+
+def test_weights_carry_their_configuration(finished):
+    experiment, folder = finished
+    params, metadata = load_weights(folder / "weights.safetensors")
+    assert config_from_text(metadata["predictor"], source="x") == experiment.predictor
+    loaded = load_params(folder / "weights.safetensors", params)
+    assert jax.tree.all(jax.tree.map(np.array_equal, loaded, params))
+
+
+def test_a_view_that_overflows_sends_no_gradient(experiment):
+    """Nor does the other one, which fits, since it sees but a corner of the scene."""
+    small = dataclasses.replace(experiment, phase=Vanilla(depth=0.0, capacity=(1024, 16)))
+    atlas = jnp.asarray(texture_atlas(small.data), jnp.float32) / 255
+    views = jax.jit(lambda key: random_views(key, atlas, image_size=(32, 32), num_views=4))(jax.random.key(0))
+    aside = views.cameras.intrinsics.at[3, :2, 2].add(26.0)
+    views = views._replace(cameras=dataclasses.replace(views.cameras, intrinsics=aside))
+    params = random_weights(small.predictor)
+    grads, metrics = jax.jit(jax.grad(lambda params: scene_loss(params, views, small), has_aux=True))(params)
+    assert float(metrics["overflow"]) == 1
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
+
+
+def test_what_cannot_start_a_run(experiment, tmp_path):
+    like = random_weights(experiment.predictor)
+    with pytest.raises(AirjaxError, match="expected a run folder or a weights file to start from, found none"):
+        load_params(tmp_path / "none", like)
+    save_weights(tmp_path / "w.safetensors", {"other": jnp.zeros(3)})
+    with pytest.raises(AirjaxError, match="expected the weights of a scene predictor like this one"):
+        load_params(tmp_path / "w.safetensors", like)
