@@ -1,17 +1,19 @@
-"""Sets of Gaussians of fixed capacity, and the maps between network outputs and physical quantities.
+"""Gaussians in a fixed number of slots, 2D and 3D, and the algebra of both.
 
-Letters: n slots, c colour channels, P patch size in pixels. The image plane is [0, W] x [0, H], x right and y down;
+Letters: n slots, c color channels. The image plane is [0, W] x [0, H], x right and y down;
 pixel (row i, column j) covers its unit square, with its centre at (j + 0.5, i + 0.5).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 # A term of the sum whose weight is below CUTOFF is dropped (AIR section 3.1); the ellipse at which that happens
@@ -40,7 +42,7 @@ class Gaussians2D:
     active: Bool[Array, " n"]
 
     @property
-    def capacity(self) -> int:
+    def num_slots(self) -> int:
         """Number of slots n, used or not."""
         return self.means.shape[0]
 
@@ -72,25 +74,65 @@ class Gaussians3D:
     active: Bool[Array, " n"]
 
     @property
-    def capacity(self) -> int:
+    def num_slots(self) -> int:
         """Number of slots n, used or not."""
         return self.means.shape[0]
 
 
-def empty(capacity: int, channels: int = 3, dtype=jnp.float32) -> Gaussians2D:
-    """A set of `capacity` inactive slots (unit scales, everything else zero)."""
-    return Gaussians2D(
-        means=jnp.zeros((capacity, 2), dtype),
-        scales=jnp.ones((capacity, 2), dtype),
-        angles=jnp.zeros((capacity,), dtype),
-        colors=jnp.zeros((capacity, channels), dtype),
-        active=jnp.zeros((capacity,), bool),
+# --- the algebra of both kinds ----------------------------------------------------------------------------------
+
+AnyGaussians = TypeVar("AnyGaussians", Gaussians2D, Gaussians3D)
+
+
+def take(gaussians: AnyGaussians, index: Any) -> AnyGaussians:
+    """The slots that an index, a slice or a mask names, in its order."""
+    return jax.tree.map(lambda leaf: leaf[index], gaussians)
+
+
+def join(sets: Sequence[AnyGaussians]) -> AnyGaussians:
+    """The union of several sets of one kind; slots keep their order. Sets of numpy arrays stay numpy."""
+    return jax.tree.map(lambda *leaves: _library(*leaves).concatenate(leaves), *sets)
+
+
+def pad(gaussians: AnyGaussians, num_slots: int) -> AnyGaussians:
+    """The same set with inactive slots added up to `num_slots`; concrete sets become numpy arrays.
+
+    Raises:
+      ValueError: fewer slots than there are.
+    """
+    missing = num_slots - gaussians.num_slots
+    if missing < 0:
+        raise ValueError(f"num_slots: expected at least {gaussians.num_slots}, got {num_slots}")
+    if not missing:
+        return gaussians
+    fill = {"scales": 1} | ({"quats": 1} if isinstance(gaussians, Gaussians3D) else {})
+
+    def grown(name: str, leaf):
+        # With numpy where it can: an operation of JAX outside `jit` would be compiled for every new n.
+        widths = [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)
+        return _library(leaf).pad(leaf, widths, constant_values=fill.get(name, 0))
+
+    return replace(
+        gaussians, **{field.name: grown(field.name, getattr(gaussians, field.name)) for field in fields(gaussians)}
     )
 
 
-def concatenate(sets: list) -> Any:
-    """The union of several sets of one kind; slots keep their order."""
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *sets)
+def only_active(gaussians: AnyGaussians) -> AnyGaussians:
+    """The slots in use, numpy arrays; needs concrete arrays."""
+    return take(jax.tree.map(np.asarray, gaussians), np.asarray(gaussians.active))
+
+
+def ladder(count: int) -> int:
+    """A size for `count`, from a coarse ladder (four steps an octave above 1,024), so that few sizes compile."""
+    if count <= 1024:
+        return 1024
+    step = 2 ** (math.ceil(math.log2(count)) - 3)
+    return -(-count // step) * step
+
+
+def _library(*leaves: Any):
+    """numpy for arrays of numpy, else jax.numpy."""
+    return jnp if any(isinstance(leaf, jax.Array) for leaf in leaves) else np
 
 
 def num_active(gaussians: Gaussians2D | Gaussians3D) -> jax.Array:

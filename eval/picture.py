@@ -52,7 +52,7 @@ def centers_image(original: np.ndarray, encoded: Encoded, zoom: float) -> Image.
     draw = ImageDraw.Draw(canvas)
     step = zoom * _OVERSAMPLING
     # More than a pixel, larger where there are few Gaussians.
-    spacing = step * np.sqrt(height * width / max(1, encoded.gaussians.capacity))
+    spacing = step * np.sqrt(height * width / max(1, encoded.gaussians.num_slots))
     radius = float(np.clip(0.24 * spacing, 1.1 * _OVERSAMPLING, 4 * _OVERSAMPLING))
     means = np.asarray(encoded.gaussians.means, np.float64) * step
     start = 0

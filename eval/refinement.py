@@ -136,7 +136,7 @@ def measure(model: Model, image: np.ndarray, config: Refinement) -> Curve:
         while state.step < step:
             state = advance(state, image, num_steps=5, rates=model.rates)
         values.append(psnr_of(state))
-    return Curve(predicted.capacity, tuple(values))
+    return Curve(predicted.num_slots, tuple(values))
 
 
 def summary(config: Refinement, curves: np.ndarray) -> dict:

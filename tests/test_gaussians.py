@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scenes2d import make, parameters, random_set
+from scenes2d import empty, make, parameters, random_set
 
-from airjax.gaussians import CUTOFF, CUTOFF_RADIUS, concatenate, conics, empty, extents, factors, num_active
+from airjax.gaussians import CUTOFF, CUTOFF_RADIUS, conics, extents, factors, join, num_active
 from airjax.image.patches import PatchMap, to_physical, to_raw
 from airjax.raster.tiles import patch_centers, patch_grid
 
@@ -70,8 +70,8 @@ def test_inactive_slots_have_no_shape_and_no_gradient(value):
 
 def test_empty_concatenate_and_count():
     scene = random_set(3, 4, SIZE, channels=2)
-    union = concatenate([empty(3, 2), scene])
-    assert union.capacity == 7 and num_active(union) == 4 and num_active(union).dtype == jnp.int32
+    union = join([empty(3, 2), scene])
+    assert union.num_slots == 7 and num_active(union) == 4 and num_active(union).dtype == jnp.int32
     np.testing.assert_array_equal(union.means[3:], scene.means)
     np.testing.assert_array_equal(union.active, [False] * 3 + [True] * 4)
     assert np.all(np.asarray(union.scales[:3]) > 0)

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import optax
 
 from airjax.errors import AirjaxError
-from airjax.gaussians import concatenate
+from airjax.gaussians import join, ladder
 from airjax.image.stages import StageConfig, StageControl, run_stages
 from airjax.image.task import Coordinates, coordinates_of, reconstruction_loss, refinement_adam
 from airjax.inner.estimators import Estimator, Problem, needs_second_order, outer_gradient, surrogate
 from airjax.inner.optimizers import scaled
-from airjax.raster.tiles import Capacity, patch_grid, round_capacity
+from airjax.raster.tiles import Capacity, patch_grid
 
 TRAINED = ("head", "all", "rates")
 # The inner rates that training starts from, chosen by hand on crops of training photographs.
@@ -94,7 +94,7 @@ def capacity_for(phase: Meta, image_size: tuple[int, int], num_slots: int) -> Ca
     """Room in the renderer for the largest budget of the phase."""
     pairs = math.ceil(phase.pairs * phase.budget[1] * num_slots)
     tiles = math.prod(patch_grid(image_size, 8))
-    return Capacity(round_capacity(pairs), round_capacity(pairs // 10 + tiles // 4))
+    return Capacity(ladder(pairs), ladder(pairs // 10 + tiles // 4))
 
 
 def clipped_rows(gradient: Coordinates, rates: Coordinates, active: jax.Array, *, limit: float) -> Coordinates:
@@ -142,7 +142,7 @@ def meta_loss(
     def one(image, key):
         key_control, key_estimator = jax.random.split(key)
         trace = run_stages(stages, trained["params"], image, draw(key_control, num_slots=slots))
-        gaussians = concatenate([stage.gaussians for stage in trace])
+        gaussians = join([stage.gaussians for stage in trace])
         start = coordinates_of(gaussians)
         loss_fn = reconstruction_loss(
             image, gaussians.active, capacity=capacity, any_order=needs_second_order(phase.estimator)

@@ -80,7 +80,7 @@ def fit(
             partial.unlink()
         height, width = encoded.image_size
         screen.result(
-            f"{name} -> {display_name(target)}: {width}x{height}, {encoded.gaussians.capacity} Gaussians in 1 stage, "
+            f"{name} -> {display_name(target)}: {width}x{height}, {encoded.gaussians.num_slots} Gaussians in 1 stage, "
             f"{len(data)} bytes, {8 * len(data) / (height * width):.3f} bpp, {time_taken}, PSNR {achieved:.2f} dB"
         )
         if options.target_psnr is not None and achieved < options.target_psnr:

@@ -64,10 +64,10 @@ def _reconstruct(scene: Scene, source: Path, target: Path, options, screen: Scre
     small = given.shrunk(options.predict_size)
     with clock() as predicting:
         gaussians = model.predict(small.images, small.cameras, near, far, sets=sets, empty=small.empty)
-    if not gaussians.capacity:
+    if not gaussians.num_slots:
         raise AirjaxError(f"{name}: expected photographs of something, found nothing that two of them share")
     parts = [f"{len(scene.names)} views of {scene.images.shape[2]}x{scene.images.shape[1]}, {len(chosen)} of them seen"]
-    parts += [f"{gaussians.capacity} Gaussians in {predicting}"]
+    parts += [f"{gaussians.num_slots} Gaussians in {predicting}"]
     if options.refine:
         gaussians, refining = _refined(gaussians, given, near, model.rates, options, screen, clock)
         parts.append(f"{options.refine} steps of refinement in {refining}")
@@ -100,10 +100,10 @@ def _bounds(scene: Scene, name: str, options, screen: Screen, clock) -> tuple[fl
 
 
 def _refined(gaussians: Gaussians3D, scene: Scene, near: float, rates, options, screen: Screen, clock):
-    from airjax.scene.task import refined
+    from airjax.scene.task import refine_gaussians
 
     with bar_of(screen, total=options.refine, unit="step", desc="refine") as bar, clock() as refining:
-        gaussians = refined(
+        gaussians = refine_gaussians(
             gaussians,
             scene.images,
             scene.cameras,

@@ -51,7 +51,7 @@ def render(
             _write(frames, count, target, folder, options)
         what = "1 image" if count == 1 else f"{count} frames"
         size = f"{image_size[1]}x{image_size[0]}"
-        content = f"{gaussians.capacity} Gaussians, {what} of {size}, {drawing}"
+        content = f"{gaussians.num_slots} Gaussians, {what} of {size}, {drawing}"
         screen.result(f"{display_name(source)} -> {display_name(target)}: {content}")
 
     if folder:

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D
+from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, ladder, pad
 from airjax.raster.additive import draw_slots, slot_weights
-from airjax.raster.draw import STRIP_PIXELS, TILE_SIZE, pad_capacity, planned_lists, render
-from airjax.raster.tiles import gather_slots, patch_grid, round_capacity
+from airjax.raster.draw import STRIP_PIXELS, TILE_SIZE, planned_lists, render
+from airjax.raster.tiles import gather_slots, patch_grid
 
 DAMPING = 0.01  # against the squared norm of a weight, which is pi * scale^2, a few pixels squared
 
@@ -113,8 +113,8 @@ def solve(gaussians: Gaussians2D, image: np.ndarray, *, num_steps: int) -> Gauss
 
 def _solve_window(gaussians, image, num_steps) -> tuple[np.ndarray, np.ndarray]:
     """Solved colours of a set and its image with them."""
-    n = gaussians.capacity
-    gaussians = pad_capacity(gaussians, round_capacity(n))
+    n = gaussians.num_slots
+    gaussians = pad(gaussians, ladder(n))
     lists = planned_lists(gaussians, image_size=image.shape[:2])
     colors, rendered = _solve(gaussians, lists, image, num_steps=num_steps)
     return np.asarray(colors)[:n], np.asarray(rendered)
@@ -126,7 +126,7 @@ def _solve(gaussians, lists, image, *, num_steps):
     grid = patch_grid(image.shape[:2], TILE_SIZE)
     slots = gather_slots(gaussians, lists, grid=grid, tile_size=TILE_SIZE)
     weights = slot_weights(slots, tile_size=TILE_SIZE)
-    norms = jnp.zeros((gaussians.capacity,), weights.dtype)
+    norms = jnp.zeros((gaussians.num_slots,), weights.dtype)
     norms = norms.at[lists.ids].add(jnp.sum(jnp.square(weights), axis=1), mode="drop")
     draw = partial(draw_slots, weights, lists, **size)
     colors = solve_colors(draw, gaussians.colors, image, active=gaussians.active, norms=norms, num_steps=num_steps)

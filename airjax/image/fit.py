@@ -23,15 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from airjax.gaussians import Gaussians2D
+from airjax.gaussians import Gaussians2D, ladder, pad
 from airjax.image.cholesky import CHOLESKY_RATES, FLOOR, CholeskyCoordinates, cholesky_of
 from airjax.image.codec.air_file import Encoded
 from airjax.image.color_solve import solve
 from airjax.image.model import checked_image
 from airjax.image.task import SEGMENT, Coordinates, State, advance, coordinates_of, refinement_adam
 from airjax.metrics import psnr, to_8bit
-from airjax.raster.draw import pad_capacity, render
-from airjax.raster.tiles import round_capacity
+from airjax.raster.draw import render
 
 STARTS = ("content", "random")
 FORMS = ("scale_rotation", "cholesky")
@@ -328,7 +327,7 @@ def _started(key: jax.Array, image: np.ndarray, config: FitConfig) -> State:
     else:
         coordinates = content_start(key, image, **options)
     active = jnp.ones(options["num_gaussians"], bool)
-    gaussians = pad_capacity(coordinates.gaussians(active), round_capacity(config.num_gaussians))
+    gaussians = pad(coordinates.gaussians(active), ladder(config.num_gaussians))
     coordinates = in_form(gaussians, config.form)
     return State(0, coordinates, jnp.asarray(gaussians.active), refinement_adam(config.rates).init(coordinates))
 
@@ -348,4 +347,4 @@ def finished(fit: FitState, image: np.ndarray, *, solve_steps: int = SOLVE_STEPS
     gaussians = fit.gaussians
     if solve_steps:
         gaussians = solve(gaussians, image, num_steps=solve_steps)
-    return Encoded(gaussians, (gaussians.capacity,), image.shape[:2])
+    return Encoded(gaussians, (gaussians.num_slots,), image.shape[:2])

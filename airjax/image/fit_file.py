@@ -16,9 +16,10 @@ import numpy as np
 
 from airjax.errors import AirjaxError
 from airjax.files import display_name
+from airjax.gaussians import ladder
 from airjax.image.fit import FitConfig, FitState, coordinate_type
 from airjax.image.task import State, refinement_adam
-from airjax.raster.tiles import Capacity, round_capacity
+from airjax.raster.tiles import Capacity
 from airjax.weights_file import load_weights, save_weights
 
 _FORMAT = "airjax fit 1"
@@ -110,7 +111,7 @@ def _arrays(state: State) -> tuple:
 
 def _restored(tensors: dict, config: FitConfig) -> tuple:
     """The three trees of `_arrays`, in the shapes and types that the configuration asks for."""
-    slots = round_capacity(config.num_gaussians)
+    slots = ladder(config.num_gaussians)
 
     def template():
         kind = coordinate_type(config.form)

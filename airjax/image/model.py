@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from airjax.errors import AirjaxError
-from airjax.gaussians import Gaussians2D, concatenate
+from airjax.gaussians import Gaussians2D, join
 from airjax.image.codec.air_file import Encoded, compact
 from airjax.image.color_solve import solve
 from airjax.image.presets import stages_from_text
 from airjax.image.stages import StageConfig, StageControl, run_stages, stage_control_of
-from airjax.image.task import RATES, Coordinates, refined
+from airjax.image.task import RATES, Coordinates, refine_gaussians
 from airjax.inner.optimizers import rates_from_text
 from airjax.raster.tiles import patch_grid
 from airjax.weights_file import load_weights, weights_hash
@@ -83,9 +83,9 @@ class Model:
         sizes = tuple(int(np.prod(patch_grid(image.shape[:2], s.patch_map.patch_size))) for s in stages)
         encoded = compact(gaussians, stage_sizes=sizes, image_size=image.shape[:2])
         gaussians = encoded.gaussians
-        if refine_steps and gaussians.capacity:
-            gaussians = refined(gaussians, image, num_steps=refine_steps, rates=self.rates, progress=progress)
-        if solve_steps and gaussians.capacity:
+        if refine_steps and gaussians.num_slots:
+            gaussians = refine_gaussians(gaussians, image, num_steps=refine_steps, rates=self.rates, progress=progress)
+        if solve_steps and gaussians.num_slots:
             gaussians = solve(gaussians, image, num_steps=solve_steps)
         return Encoded(gaussians, encoded.stage_counts, encoded.image_size)
 
@@ -150,4 +150,4 @@ def load(path: str | os.PathLike | None = None) -> Model:
 def predict(params, image, control: StageControl, *, stages: tuple[StageConfig, ...]) -> Gaussians2D:
     """The networks alone: the Gaussians of all stages at full capacity, stage after stage."""
     trace = run_stages(stages, params, image, control, skip_idle=True)
-    return concatenate([stage.gaussians for stage in trace])
+    return join([stage.gaussians for stage in trace])

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from airjax.gaussians import Gaussians2D, concatenate
+from airjax.gaussians import Gaussians2D, join
 from airjax.image.codec.quantise import NUM_CODES, Lattice, predicted_codes, straight_through
 from airjax.image.color_solve import solve_colors
 from airjax.image.patches import PatchMap, to_physical
@@ -232,18 +232,18 @@ def solve_stages(
         layout = {"patches": stage.patch_map.layout(patch_grid(size, stage.patch_map.patch_size))}
         weight = slot_weights(patch_slots(added.gaussians, **layout), tile_size=stage.patch_map.patch_size)
         # The transpose of handing out the colours adds up what every slot of a Gaussian holds.
-        zeros = jnp.zeros((added.gaussians.capacity, 1), image.dtype)
+        zeros = jnp.zeros((added.gaussians.num_slots, 1), image.dtype)
         _, collect = jax.vjp(partial(patch_colors, **layout), zeros)
         norms.append(collect(jnp.sum(jnp.square(weight), axis=1)[:, None])[0][:, 0])
         layouts.append(layout)
         weights.append(weight)
-    ends = np.cumsum([0, *(added.gaussians.capacity for added in trace)])
+    ends = np.cumsum([0, *(added.gaussians.num_slots for added in trace)])
 
     def draw_each(colors):
         for a, b, weight, layout in zip(ends[:-1], ends[1:], weights, layouts, strict=True):
             yield draw_patches(weight, colors[a:b], **layout)[: size[0], : size[1]]
 
-    gaussians = concatenate([added.gaussians for added in trace])
+    gaussians = join([added.gaussians for added in trace])
     colors = solve_colors(
         lambda colors: sum(draw_each(colors)),
         gaussians.colors,

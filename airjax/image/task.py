@@ -16,11 +16,11 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from airjax.errors import AirjaxError
-from airjax.gaussians import Gaussians2D
+from airjax.gaussians import Gaussians2D, ladder, pad
 from airjax.inner.optimizers import scaled_adam
 from airjax.inner.refine import refine
-from airjax.raster.draw import capacity_of, pad_capacity, render
-from airjax.raster.tiles import Capacity, round_capacity
+from airjax.raster.draw import capacity_of, render
+from airjax.raster.tiles import Capacity
 
 SEGMENT = 10  # steps of one jitted call
 # How much a set may grow before its lists are planned again: first in plans to come, then for one that was outgrown.
@@ -118,7 +118,7 @@ class State(NamedTuple):
 
 def start_state(gaussians: Gaussians2D) -> State:
     """The state before the first step, slots added up to a capacity that many sets share."""
-    gaussians = pad_capacity(gaussians, round_capacity(gaussians.capacity))
+    gaussians = pad(gaussians, ladder(gaussians.num_slots))
     gaussians = jax.tree.map(jnp.asarray, gaussians)
     return State(0, coordinates_of(gaussians), gaussians.active)
 
@@ -162,7 +162,7 @@ def _segment(coordinates, inner_state, active, image, rates, *, num_steps, capac
     return refine(loss_fn, coordinates, refinement_adam(rates), num_steps=num_steps, inner_state=inner_state)
 
 
-def refined(
+def refine_gaussians(
     gaussians: Gaussians2D,
     image: np.ndarray,
     *,
@@ -187,4 +187,4 @@ def refined(
         state = advance(state, image, num_steps=min(SEGMENT, num_steps - state.step), rates=rates)
         if progress is not None:
             progress(state.step)
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[: gaussians.capacity], state.gaussians)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[: gaussians.num_slots], state.gaussians)

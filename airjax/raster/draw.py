@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from airjax.errors import AirjaxError
-from airjax.gaussians import Gaussians2D, extents
+from airjax.gaussians import Gaussians2D, extents, ladder, pad
 from airjax.raster.additive import Rendered, render_lists
 from airjax.raster.tiles import (
     Capacity,
@@ -19,7 +19,6 @@ from airjax.raster.tiles import (
     footprints_of,
     pair_counts,
     patch_grid,
-    round_capacity,
     sorted_lists,
     trim,
 )
@@ -42,28 +41,6 @@ def rescale(gaussians: Gaussians2D, scale: float) -> Gaussians2D:
         gaussians.angles,
         gaussians.colors,
         gaussians.active,
-    )
-
-
-def pad_capacity(gaussians: Gaussians2D, capacity: int) -> Gaussians2D:
-    """The same set with inactive slots added up to `capacity`."""
-    missing = capacity - gaussians.capacity
-    if missing < 0:
-        raise ValueError(f"capacity: expected at least {gaussians.capacity}, got {capacity}")
-    if not missing:
-        return gaussians
-
-    def pad(leaf, value=0):
-        # With numpy where it can: an operation of JAX outside `jit` would be compiled for every new n.
-        xp = jnp if isinstance(leaf, jax.core.Tracer) else np
-        return xp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1), constant_values=value)
-
-    return Gaussians2D(
-        pad(gaussians.means),
-        pad(gaussians.scales, 1),
-        pad(gaussians.angles),
-        pad(gaussians.colors),
-        pad(gaussians.active),
     )
 
 
@@ -103,7 +80,7 @@ def render(
     if tile_size < 1:
         raise ValueError(f"tile_size: expected at least 1, got {tile_size}")
     image_size = scaled_size(image_size, scale)
-    gaussians = gaussians if gaussians.capacity else pad_capacity(gaussians, 1)
+    gaussians = gaussians if gaussians.num_slots else pad(gaussians, 1)
     options = {"tile_size": tile_size, "smooth_cutoff": smooth_cutoff, "any_order": any_order}
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(gaussians)):
         if capacity is None:
@@ -147,7 +124,7 @@ def plan_lists(
 ) -> TileLists:
     """Tile lists of concrete footprints: pairs are counted, listed, and the chunks that stayed unused cut off.
 
-    Sizes are taken from a coarse ladder (`round_capacity`), so that sets of about the same size share what is compiled.
+    Sizes are taken from a coarse ladder (`ladder`), so that sets of about the same size share what is compiled.
 
     Raises:
       ValueError: more pairs than `capacity`.
@@ -159,8 +136,8 @@ def plan_lists(
         raise ValueError(f"capacity: expected at least {pairs} pairs for this set, got {capacity}")
     if pairs > MAX_PAIRS:
         raise AirjaxError(f"Gaussians: expected to touch at most {MAX_PAIRS} tiles in a strip, got {pairs}")
-    lists = _lists(footprints, capacity=round_capacity(pairs) if capacity is None else capacity, **options)
-    return trim(lists, min(round_capacity(_used_chunks(lists, options["grid"])), lists.tiles.size))
+    lists = _lists(footprints, capacity=ladder(pairs) if capacity is None else capacity, **options)
+    return trim(lists, min(ladder(_used_chunks(lists, options["grid"])), lists.tiles.size))
 
 
 def plan_capacity(
@@ -180,7 +157,7 @@ def plan_capacity(
     lists = plan_lists(footprints, image_size=image_size, tile_size=tile_size, block_tiles=block_tiles)
     pairs = num_pairs(footprints, grid=grid, tile_size=tile_size, block_tiles=block_tiles)
     counts = (pairs, _used_chunks(lists, grid))
-    return Capacity(*(round_capacity(math.ceil(headroom * count)) for count in counts))
+    return Capacity(*(ladder(math.ceil(headroom * count)) for count in counts))
 
 
 def _used_chunks(lists: TileLists, grid: tuple[int, int]) -> int:
@@ -214,7 +191,7 @@ def _render_planned(gaussians, image_size, capacity, options) -> jax.Array:
     height, width = image_size
     tile_size = options["tile_size"]
     rows = min(max(1, STRIP_PIXELS // (width * tile_size)), -(-height // tile_size)) * tile_size
-    gaussians = pad_capacity(gaussians, round_capacity(gaussians.capacity))
+    gaussians = pad(gaussians, ladder(gaussians.num_slots))
     if rows >= height:
         gaussians = jax.tree.map(jnp.asarray, gaussians)
         if capacity is not None or _num_pairs(gaussians, image_size, tile_size) <= MAX_PAIRS:
@@ -230,7 +207,7 @@ def _render_strip(gaussians, top, size, capacity, options) -> np.ndarray:
     y, half = (np.asarray(a)[:, 1] for a in (gaussians.means, _extents(gaussians)))
     near = np.flatnonzero((y + half >= top - 1) & (y - half <= top + rows + 1) & np.asarray(gaussians.active))
     part = _strip(jax.tree.map(lambda leaf: np.asarray(leaf)[near], gaussians), top)
-    part = jax.tree.map(jnp.asarray, pad_capacity(part, round_capacity(part.capacity)))
+    part = jax.tree.map(jnp.asarray, pad(part, ladder(part.num_slots)))
     upper = -(-rows // (2 * tile_size)) * tile_size
     if upper < rows and _num_pairs(part, size, tile_size) > MAX_PAIRS:
         halves = [(top, (upper, size[1])), (top + upper, (rows - upper, size[1]))]

@@ -7,7 +7,6 @@ whole image has a capacity, and passing it is reported.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -82,7 +81,7 @@ def footprints_of(gaussians: Gaussians2D) -> Footprints:
     """Where additive Gaussians are drawn: up to the cut-off ellipse. Constants to every gradient."""
     gaussians = jax.lax.stop_gradient(without_colors(gaussians))
     means = jnp.where(gaussians.active[:, None], gaussians.means, 0.0)
-    limits = jnp.full((gaussians.capacity,), 0.5 * CUTOFF_RADIUS**2, means.dtype)
+    limits = jnp.full((gaussians.num_slots,), 0.5 * CUTOFF_RADIUS**2, means.dtype)
     return Footprints(means, extents(gaussians), factors(gaussians), limits, gaussians.active)
 
 
@@ -103,7 +102,7 @@ def slot_table(gaussians: Gaussians2D) -> Float[Array, "m k"]:
 
 def without_colors(gaussians: Gaussians2D) -> Gaussians2D:
     """The geometry alone, no colour channel: what is made of it depends on no colour, for JAX's transposes too."""
-    return gaussians.with_colors(jnp.zeros((gaussians.capacity, 0), gaussians.colors.dtype))
+    return gaussians.with_colors(jnp.zeros((gaussians.num_slots, 0), gaussians.colors.dtype))
 
 
 def tile_ranges(
@@ -293,8 +292,8 @@ def patch_slots(gaussians: Gaussians2D, *, patches: PatchGrid) -> Float[Array, "
     """
     grid, size, rings = patches
     rows, columns = grid
-    if gaussians.capacity != rows * columns:
-        raise ValueError(f"gaussians: expected one per patch, {rows * columns}, got {gaussians.capacity}")
+    if gaussians.num_slots != rows * columns:
+        raise ValueError(f"gaussians: expected one per patch, {rows * columns}, got {gaussians.num_slots}")
     table = slot_table(gaussians)
     blank = table[-1]
     local = table[:-1].at[:, :2].add(-patch_centers(grid, size, table.dtype))
@@ -326,14 +325,6 @@ def _neighbours(field: Float[Array, "k r c"], grid: tuple[int, int], rings: int)
         for j in range(-rings, rings + 1):
             part = field[:, rings + i : rings + i + rows, rings + j : rings + j + columns]
             yield i, j, part.reshape(-1, rows * columns)
-
-
-def round_capacity(pairs: int) -> int:
-    """A capacity for `pairs`, from a coarse ladder (four steps an octave above 1,024), so that few sizes compile."""
-    if pairs <= 1024:
-        return 1024
-    step = 2 ** (math.ceil(math.log2(pairs)) - 3)
-    return -(-pairs // step) * step
 
 
 def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:

@@ -118,7 +118,7 @@ def project(
 def _visible(gaussians: Gaussians3D, camera: Camera, preset: Preset) -> Bool[Array, " n"]:
     """Active, finite, and between the near and the far plane."""
     fields = (getattr(gaussians, name) for name in ("means", "scales", "quats", "opacities", "harmonics"))
-    finite = [jnp.all(jnp.isfinite(field.reshape(gaussians.capacity, -1)), axis=1) for field in fields]
+    finite = [jnp.all(jnp.isfinite(field.reshape(gaussians.num_slots, -1)), axis=1) for field in fields]
     depth = jnp.dot(gaussians.means, camera.rotation[2], precision="highest") + camera.translation[2]
     return jnp.stack([gaussians.active, depth >= preset.near, depth <= preset.far, *finite]).all(axis=0)
 

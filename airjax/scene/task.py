@@ -223,7 +223,7 @@ def _segment(coordinates, inner_state, active, unit, images, cameras, order, bac
     return done, jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in (done.losses, *done.final)]).all()
 
 
-def refined(
+def refine_gaussians(
     gaussians: Gaussians3D,
     images: Float[Array, "v h w 3"],
     cameras: Camera,

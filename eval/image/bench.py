@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from airjax.errors import AirjaxError
 from airjax.files import find_images
-from airjax.gaussians import Gaussians2D
+from airjax.gaussians import Gaussians2D, ladder, pad
 from airjax.image.codec import air_file
 from airjax.image.codec.air_file import Encoded
 from airjax.image.codec.compress import compress
@@ -33,8 +33,8 @@ from airjax.image.task import SEGMENT, advance, start_state
 from airjax.nn.air_stage import patches_of
 from airjax.photographs import IMAGE_SUFFIXES, read_image, write_image
 from airjax.raster.additive import render_patches
-from airjax.raster.draw import TILE_SIZE, capacity_of, pad_capacity, planned_lists, render
-from airjax.raster.tiles import CHUNK, Capacity, patch_grid, round_capacity
+from airjax.raster.draw import TILE_SIZE, capacity_of, planned_lists, render
+from airjax.raster.tiles import CHUNK, Capacity, patch_grid
 from eval.image.quality import decode_pixels
 from eval.report import environment, format_table, number, write_json
 from eval.timing import Timing, run_python, time_warm
@@ -125,8 +125,8 @@ class Scene:
     @cached_property
     def list_evaluations(self) -> int:
         """Exponentials of one rendering by sorted lists: the slots of the chunks in use, times the pixels of a tile."""
-        n = self.encoded.gaussians.capacity
-        lists = planned_lists(pad_capacity(self.encoded.gaussians, round_capacity(n)), image_size=self.size)
+        n = self.encoded.gaussians.num_slots
+        lists = planned_lists(pad(self.encoded.gaussians, ladder(n)), image_size=self.size)
         return lists.ids.size * TILE_SIZE**2
 
     @cached_property
@@ -410,7 +410,7 @@ def run(config: Benchmark, weights: Path | None, out: Path) -> int:
     height, width = scene.size
     counts = [number(c, 0) for c in scene.encoded.stage_counts]
     print(f"{config.description}; {width}x{height}, weights {model.name}")
-    print(f"{scene.encoded.gaussians.capacity:,} Gaussians, per stage {' + '.join(counts)}")
+    print(f"{scene.encoded.gaussians.num_slots:,} Gaussians, per stage {' + '.join(counts)}")
     print(table(rows))
     for name, share in shares(rows).items():
         print(f"{name}: {share:.0%}")

@@ -49,7 +49,7 @@ def compare(original: Path, file: Path, decoded: Path, weights: Path | None) -> 
         f"{original.name}, {width}x{height}",
         f"PSNR {scores.psnr:.2f} dB",
         f"MS-SSIM {scores.ms_ssim:.4f}",
-        f"{encoded.gaussians.capacity:,} Gaussians",
+        f"{encoded.gaussians.num_slots:,} Gaussians",
         f"{len(data):,} bytes, {8 * len(data) / (height * width):.2f} bpp",
         f"encode {1e3 * encode.median:.0f} ms, decode {1e3 * decode.median:.0f} ms (warm, median of {REPETITIONS})",
     ]

@@ -21,12 +21,12 @@ from tqdm import tqdm
 from airjax import metrics
 from airjax.errors import AirjaxError
 from airjax.files import find_images
+from airjax.gaussians import ladder, pad
 from airjax.image.codec import air_file
 from airjax.image.codec.air_file import Encoded, truncate_stages
 from airjax.image.model import Model, load
 from airjax.photographs import IMAGE_SUFFIXES, read_image, to_8bit
-from airjax.raster.draw import capacity_of, pad_capacity, render
-from airjax.raster.tiles import round_capacity
+from airjax.raster.draw import capacity_of, render
 from eval.report import codec_report, environment, finite_mean, format_table, number, write_json
 from eval.timing import Timing, peak_memory, time_warm
 
@@ -137,11 +137,11 @@ def images_after_stages(encoded: Encoded) -> Iterator[np.ndarray]:
 
     Later stages are switched off, not cut off, so that all images are drawn by one compiled function.
     """
-    size, n = encoded.image_size, encoded.gaussians.capacity
-    gaussians = pad_capacity(encoded.gaussians, round_capacity(n))
+    size, n = encoded.image_size, encoded.gaussians.num_slots
+    gaussians = pad(encoded.gaussians, ladder(n))
     capacity = capacity_of(gaussians, image_size=size)
     for end in np.cumsum(encoded.stage_counts):
-        shown = replace(gaussians, active=gaussians.active & (np.arange(gaussians.capacity) < end))
+        shown = replace(gaussians, active=gaussians.active & (np.arange(gaussians.num_slots) < end))
         yield np.asarray(_draw(shown, image_size=size, capacity=capacity))
 
 
@@ -159,7 +159,7 @@ def evaluate_stages(image: np.ndarray, encoded: Encoded) -> tuple[StageResult, .
         results.append(
             StageResult(
                 score(image, rendered),
-                prefix.gaussians.capacity,
+                prefix.gaussians.num_slots,
                 bits_per_pixel(num_bytes, encoded.image_size),
             )
         )

@@ -88,7 +88,7 @@ def measure(model: Model, image: np.ndarray, quality: float, solve_steps: int) -
         psnr_of(air_file.decode(data).gaussians),
         psnr_of(source),
         psnr_of(unaware.gaussians),
-        unaware.gaussians.capacity,
+        unaware.gaussians.num_slots,
         count,
         bits / max(1, count),
         bits / (image.shape[0] * image.shape[1]),

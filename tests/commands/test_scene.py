@@ -25,7 +25,7 @@ from airjax.scene.model import load as load_model
 from airjax.scene.predictor import PredictorConfig, config_to_text
 from airjax.scene.procedural import random_views
 from airjax.scene.render import render
-from airjax.scene.task import refined
+from airjax.scene.task import refine_gaussians
 from airjax.weights_file import save_weights
 
 SIZE = (32, 48)
@@ -104,7 +104,7 @@ def by_hand(folder, weights, *, count, steps):
     gaussians = model.predict(given.images, given.cameras, *scene.bounds, sets=sets)
     if steps:
         options = {"unit": scene.bounds[0], "background": np.zeros(3, np.float32)}
-        gaussians = refined(gaussians, given.images, given.cameras, num_steps=steps, **options)
+        gaussians = refine_gaussians(gaussians, given.images, given.cameras, num_steps=steps, **options)
     view = render(gaussians, back.cameras[0], image_size=SIZE)
     return gaussians, psnr(view.image, back.images[0])
 
@@ -118,7 +118,7 @@ def test_reconstruct_is_the_library(run, folder, weights, count, steps):
     for name in ("means", "scales", "quats", "opacities", "harmonics"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
     (line,) = done.out
-    said = f"6 views of 48x32, {count} of them seen, {expected.capacity} Gaussians in "
+    said = f"6 views of 48x32, {count} of them seen, {expected.num_slots} Gaussians in "
     assert line.startswith(f"{folder} -> room.ply: {said}")
     assert ("10 steps of refinement in " in line) == bool(steps)
     assert float(re.search(r"PSNR ([\d.]+) dB of the 1 views", line)[1]) == pytest.approx(decibels, abs=0.011)
@@ -148,7 +148,7 @@ def test_the_network_may_see_smaller_photographs(run, folder, weights):
         given.cameras, view_selection.spread(given.cameras, 2), near=scene.bounds[0], far=scene.bounds[1]
     )
     expected = load_model(weights).predict(given.images, given.cameras, *scene.bounds, sets=sets)
-    assert found.capacity == 2 * 8 * 12
+    assert found.num_slots == 2 * 8 * 12
     np.testing.assert_allclose(found.means, expected.means, rtol=1e-4, atol=1e-5)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from airjax.errors import AirjaxError
-from airjax.image.task import Coordinates, refined
+from airjax.image.task import Coordinates, refine_gaussians
 from airjax.raster.draw import render
 from eval import refinement
 from eval.image.quality import score
@@ -26,8 +26,8 @@ def test_a_curve_is_what_the_library_does(model, image, photo):
     config = config_of(photo, max_gaussians=28_000)
     curve = measure(model, image, config)
     predicted = model.encode(image, max_gaussians=round(28_000 * 32 * 48 / (768 * 512)), solve_steps=0).gaussians
-    assert curve.num_gaussians == predicted.capacity <= 110
-    ends = (predicted, refined(predicted, image, num_steps=10, rates=model.rates))
+    assert curve.num_gaussians == predicted.num_slots <= 110
+    ends = (predicted, refine_gaussians(predicted, image, num_steps=10, rates=model.rates))
     for value, gaussians in zip((curve.psnr[0], curve.psnr[-1]), ends, strict=True):
         picture = np.asarray(render(gaussians, image_size=(32, 48)).image)
         np.testing.assert_allclose(value, score(image, picture).psnr, rtol=1e-4)

@@ -12,7 +12,7 @@ from airjax.scene.cameras import project_points
 from airjax.scene.model import load
 from airjax.scene.predictor import PredictorConfig, config_to_text
 from airjax.scene.render import render
-from airjax.scene.task import RATES, refined
+from airjax.scene.task import RATES, refine_gaussians
 from airjax.weights_file import save_weights
 from eval import scenes
 from eval.scene.baseline import at_points, random_points
@@ -42,9 +42,9 @@ def test_a_curve_is_what_the_library_does(weights, task):
     model = load(weights)
     curve = measure(model, RATES, task, config_of(SceneStart("one", (str(weights),)), seconds=(0.001,)))
     start = model.predict(task.images, task.cameras, task.near, task.far)
-    assert curve.num_gaussians == start.capacity == 2 * 16 * 16
+    assert curve.num_gaussians == start.num_slots == 2 * 16 * 16
     options = {"unit": task.near, "background": np.zeros(3, np.float32)}
-    for i, gaussians in enumerate((start, refined(start, task.images, task.cameras, num_steps=10, **options))):
+    for i, gaussians in enumerate((start, refine_gaussians(start, task.images, task.cameras, num_steps=10, **options))):
         views = [render(gaussians, task.judged_cameras[j], image_size=(32, 32)).image for j in range(2)]
         values = [psnr(image, to_8bit(view)) for image, view in zip(task.judged_images, views, strict=True)]
         assert curve.psnr[i] == pytest.approx(float(np.mean(values)), abs=1e-3)

@@ -29,6 +29,12 @@ def make(means, scales, angles, colors, active=None, dtype=np.float32) -> Gaussi
     )
 
 
+def empty(num_slots: int, channels: int = 3) -> Gaussians2D:
+    """Inactive slots alone (unit scales, everything else zero)."""
+    n = num_slots
+    return make(np.zeros((n, 2)), np.ones((n, 2)), np.zeros(n), np.zeros((n, channels)), np.zeros(n))
+
+
 def parameters(gaussians: Gaussians2D) -> dict:
     """The four fields that a gradient is taken by."""
     return {name: getattr(gaussians, name) for name in FIELDS}
@@ -151,7 +157,7 @@ SIZE = (33, 50)  # of the scenes below; no multiple of any tile size
 
 def with_inactive(gaussians: Gaussians2D, value: float, seed: int = 0) -> tuple[Gaussians2D, np.ndarray]:
     """The set with inactive slots, which hold `value`, mixed in; and which slots are the old ones."""
-    n = gaussians.capacity
+    n = gaussians.num_slots
     extra = n // 2 + 4
     order = np.random.default_rng(seed).permutation(n + extra)
     fields = [

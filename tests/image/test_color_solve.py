@@ -156,7 +156,7 @@ def error_of(scene, image):
 def test_the_whole_solve_converges_to_least_squares():
     """Oracle: numpy on the matrix of exact weights; compared by the objective, which is flat around the minimum."""
     scene, image = scene_and_image()
-    n = scene.capacity
+    n = scene.num_slots
     ones = parameters(scene) | {"colors": np.eye(n)}
     matrix = exact(ones, image_size=image.shape[:2], active=scene.active).image.reshape(-1, n)
     stacked = np.concatenate([matrix, np.sqrt(DAMPING) * np.eye(n)])

@@ -241,7 +241,7 @@ def runs() -> dict[str, list]:
 def test_the_loss_falls(runs, form):
     states = runs[form]
     assert [s.step for s in states] == [10, 20, 30, 40, 50, 60]
-    assert [s.gaussians.capacity for s in states] == [30, 45, 60, 60, 60, 60]
+    assert [s.gaussians.num_slots for s in states] == [30, 45, 60, 60, 60, 60]
     assert states[-1].psnr > states[0].psnr + 5 and states[-1].psnr > 28
     rounded = fit.quality(states[-1].gaussians, picture())
     assert rounded == pytest.approx(states[-1].psnr, abs=1)
@@ -299,7 +299,7 @@ def test_random_start_in_the_loop():
     """Nothing is there before the first step (colours zero), and the loop finds the picture all the same."""
     config = FitConfig(num_gaussians=60, num_steps=60, start="random", additions=0)
     states = list(fit_states(picture(), config, seed=0))
-    assert [s.gaussians.capacity for s in states] == [60] * 6
+    assert [s.gaussians.num_slots for s in states] == [60] * 6
     assert states[-1].psnr > states[0].psnr + 8
 
 

@@ -91,20 +91,20 @@ def test_fewer_stages_are_the_first_ones():
 def test_a_budget_is_spent_and_not_exceeded(budget, expected):
     encoded = model().encode(photograph(), mse_threshold=-1.0, max_gaussians=budget, solve_steps=0)
     assert encoded.stage_counts == expected
-    assert encoded.gaussians.capacity == sum(expected)
+    assert encoded.gaussians.num_slots == sum(expected)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 37)])
 def test_any_size(size):
     encoded = model().encode(photograph(size), mse_threshold=-1.0)
-    assert encoded.image_size == size and encoded.gaussians.capacity == sum(encoded.stage_counts) > 0
+    assert encoded.image_size == size and encoded.gaussians.num_slots == sum(encoded.stage_counts) > 0
     assert all(np.isfinite(value).all() for value in parameters(encoded.gaussians).values())
 
 
 def test_a_black_image_has_no_gaussians():
     """And the set of none renders black."""
     encoded = model().encode(np.zeros((*SIZE, 3)))
-    assert encoded.stage_counts == (0, 0) and encoded.gaussians.capacity == 0
+    assert encoded.stage_counts == (0, 0) and encoded.gaussians.num_slots == 0
     np.testing.assert_array_equal(render(encoded.gaussians, image_size=SIZE).image, np.zeros((*SIZE, 3)))
 
 

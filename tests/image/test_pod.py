@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from airjax.gaussians import concatenate
+from airjax.gaussians import join
 from airjax.image.patches import PatchMap, to_physical
 from airjax.image.pod import inner_adam, pod_loss, pod_stage
 from airjax.image.stages import StageConfig, init_params, predict_stage, predictors
@@ -139,7 +139,7 @@ def test_a_stage_is_the_inner_loop_over_all_gaussians(stage_case):
             to_physical(raw, centers, mask, STAGE.patch_map)
             for raw, mask in zip(jnp.split(raw_all, 2), (everywhere, active), strict=True)
         ]
-        return render_dense(concatenate(sets), image_size=SIZE)
+        return render_dense(join(sets), image_size=SIZE)
 
     rendered = render_dense(to_physical(before, centers, everywhere, STAGE.patch_map), image_size=SIZE)
     raw = predict_stage(predictors((STAGE,))[0], params, picture() - rendered, 8)

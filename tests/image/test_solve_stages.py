@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from airjax.gaussians import concatenate
+from airjax.gaussians import join
 from airjax.image import model
 from airjax.image.patches import PatchMap
 from airjax.image.stages import StageConfig, init_params, run_stages, solve_stages, stage_control_of
@@ -26,7 +26,7 @@ def test_it_solves_as_the_encoder_does_on_sorted_lists():
     params, image, control = case()
     trace = run_stages(STAGES, params, image, control)
     solved = solve_stages(STAGES, trace, image, num_steps=4)
-    before, after = (concatenate([stage.gaussians for stage in t]) for t in (trace, solved))
+    before, after = (join([stage.gaussians for stage in t]) for t in (trace, solved))
     used = np.asarray(before.active)
     assert 0 < used.sum() < used.size
     rows = jax.tree.map(lambda leaf: np.asarray(leaf)[used], before)

@@ -59,7 +59,7 @@ def test_each_stage_adds_its_gaussians(size):
     expected = 0
     for stage, config in zip(trace, STAGES, strict=True):
         rows, columns = patch_grid(size, config.patch_map.patch_size)
-        assert stage.gaussians.capacity == rows * columns and stage.gaussians.active.all()
+        assert stage.gaussians.num_slots == rows * columns and stage.gaussians.active.all()
         out = exact(stage.gaussians, image_size=size)
         expected += out.image
         assert_image(stage.rendered, out._replace(image=expected))

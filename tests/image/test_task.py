@@ -16,7 +16,7 @@ from airjax.image.task import (
     advance,
     coordinates_of,
     reconstruction_loss,
-    refined,
+    refine_gaussians,
     squared_error,
     start_state,
 )
@@ -62,7 +62,7 @@ def test_the_loss_is_that_of_the_dense_renderer(gaussians, image):
 def test_refinement_comes_closer_and_leaves_unused_slots_alone(gaussians, image):
     start = float(squared_error(image, render_dense(gaussians, image_size=SIZE)))
     told = []
-    result = refined(gaussians, image, num_steps=33, progress=told.append)
+    result = refine_gaussians(gaussians, image, num_steps=33, progress=told.append)
     assert told == [10, 20, 30, 33]
     assert float(squared_error(image, render_dense(result, image_size=SIZE))) < 0.3 * start
     unused = ~np.asarray(gaussians.active)
@@ -72,7 +72,7 @@ def test_refinement_comes_closer_and_leaves_unused_slots_alone(gaussians, image)
 
 
 def test_no_step_changes_nothing(gaussians, image):
-    result = refined(gaussians, image, num_steps=0)
+    result = refine_gaussians(gaussians, image, num_steps=0)
     np.testing.assert_allclose(result.scales, gaussians.scales, rtol=1e-6)
     np.testing.assert_array_equal(result.means, gaussians.means)
 

@@ -9,11 +9,11 @@ import pytest
 from scenes2d import SCENES, SIZE, assert_image, exact, make, parameters, random_set, with_inactive
 
 from airjax.errors import AirjaxError
-from airjax.gaussians import Gaussians2D, concatenate
+from airjax.gaussians import Gaussians2D, join, ladder, pad
 from airjax.raster import additive, draw, tiles
 from airjax.raster.dense import render_dense
-from airjax.raster.draw import num_pairs, pad_capacity, render, rescale
-from airjax.raster.tiles import footprints_of, round_capacity
+from airjax.raster.draw import num_pairs, render, rescale
+from airjax.raster.tiles import footprints_of
 
 dense = jax.jit(render_dense, static_argnames=("image_size", "smooth_cutoff"))
 
@@ -89,7 +89,7 @@ def test_a_scale_near_zero_leaves_one_pixel():
 
 
 def pairs_of(scene):
-    return num_pairs(footprints_of(pad_capacity(scene, 1024)), grid=(5, 7), tile_size=8)
+    return num_pairs(footprints_of(pad(scene, 1024)), grid=(5, 7), tile_size=8)
 
 
 def test_strips_equal_one_piece(monkeypatch):
@@ -129,9 +129,9 @@ def test_inactive_slots_do_not_exist():
     fn = jax.jit(jax.grad(loss, has_aux=True))
     for value in (np.nan, np.inf, 0.0):
         mixed, order = with_inactive(scene, value)
-        kept = np.flatnonzero(order < scene.capacity)
+        kept = np.flatnonzero(order < scene.num_slots)
         alone = make(*(np.asarray(x)[kept] for x in parameters(mixed).values()))  # in the same order
-        alone = pad_capacity(alone, mixed.capacity)
+        alone = pad(alone, mixed.num_slots)
         grads, image = fn(parameters(mixed), mixed.active)
         expected_grads, expected_image = fn(parameters(alone), alone.active)
         np.testing.assert_array_equal(image, expected_image)
@@ -169,9 +169,9 @@ def test_impossible_geometry_is_not_drawn():
 
     fn = jax.jit(jax.grad(loss, has_aux=True))
     blank = make([[9, 9]], 1, 0, np.zeros((1, 3)))
-    expected_grads, expected_image = fn(parameters(concatenate([scene, blank])))
+    expected_grads, expected_image = fn(parameters(join([scene, blank])))
     for field, value in POISON:
-        fields = parameters(concatenate([scene, make([[9, 9]], 1, 0, np.ones((1, 3)))]))
+        fields = parameters(join([scene, make([[9, 9]], 1, 0, np.ones((1, 3)))]))
         fields[field] = fields[field].at[30].set(value)
         grads, image = fn(fields)
         np.testing.assert_array_equal(image, expected_image, err_msg=f"{field} = {value}")
@@ -183,7 +183,7 @@ def test_impossible_geometry_is_not_drawn():
 def test_an_impossible_colour_is_never_hidden(value):
     """It is not finite where the Gaussian is drawn, and leaves the tiles that the Gaussian does not touch alone."""
     scene = random_set(17, 30, SIZE)
-    poisoned = concatenate([scene, make([[9, 9]], 1, 0, np.full((1, 3), value))])
+    poisoned = join([scene, make([[9, 9]], 1, 0, np.full((1, 3), value))])
     image = np.asarray(render(poisoned, image_size=SIZE).image)
     drawn = exact(make([[9, 9]], 1, 0, np.ones((1, 3))), image_size=SIZE).image > 0
     assert drawn.any() and not np.isfinite(image[drawn]).any()
@@ -262,14 +262,14 @@ def test_inside_a_transformation_a_capacity_is_required():
         jax.jit(lambda g: render(g, image_size=SIZE).image)(random_set(0, 3, SIZE))
 
 
-def test_pad_capacity():
+def test_pad():
     scene = random_set(0, 3, SIZE)
-    padded = pad_capacity(scene, 5)
-    assert padded.capacity == 5 and pad_capacity(scene, 3) is scene
+    padded = pad(scene, 5)
+    assert padded.num_slots == 5 and pad(scene, 3) is scene
     np.testing.assert_array_equal(padded.active, [True] * 3 + [False] * 2)
     np.testing.assert_array_equal(padded.means[:3], scene.means)
     with pytest.raises(ValueError, match="capacity: expected at least 3, got 2"):
-        pad_capacity(scene, 2)
+        pad(scene, 2)
 
 
 # --- memory ----------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def test_memory_of_a_photograph():
     pairs = num_pairs(jax.jit(footprints_of)(scene), grid=(64, 96), tile_size=8)
 
     def loss(fields, active):
-        image = render(Gaussians2D(**fields, active=active), image_size=size, capacity=round_capacity(pairs)).image
+        image = render(Gaussians2D(**fields, active=active), image_size=size, capacity=ladder(pairs)).image
         return jnp.sum(jnp.square(image))
 
     compiled = jax.jit(jax.value_and_grad(loss)).lower(parameters(scene), scene.active).compile()

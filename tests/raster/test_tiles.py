@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scenes2d import SCENES, SIZE, cast, exact, make, parameters, predicted, random_set
+from scenes2d import SCENES, SIZE, cast, empty, exact, make, parameters, predicted, random_set
 
-from airjax.gaussians import empty
+from airjax.gaussians import ladder
 from airjax.image.patches import PatchMap
 from airjax.raster.tiles import (
     CHUNK,
@@ -18,7 +18,6 @@ from airjax.raster.tiles import (
     pair_counts,
     patch_grid,
     patch_slots,
-    round_capacity,
     sorted_lists,
     tile_ranges,
     trim,
@@ -42,14 +41,14 @@ def lists_of(scene, **options):
 
 def padded(scene, capacity=256):
     """One size for all scenes: one compilation."""
-    missing = capacity - scene.capacity
+    missing = capacity - scene.num_slots
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), scene, empty(missing))
 
 
 def touched_tiles(scene):
     """(n, T) whether a pixel centre of the tile, also beyond the image, lies in the cut-off ellipse."""
     whole = (GRID[0] * TILE, GRID[1] * TILE)
-    out = np.zeros((scene.capacity, NUM_TILES), bool)
+    out = np.zeros((scene.num_slots, NUM_TILES), bool)
     for i in np.flatnonzero(scene.active):
         one = {name: np.asarray(x)[i : i + 1] for name, x in parameters(scene).items()}
         one["colors"] = np.ones((1, 1))
@@ -75,7 +74,7 @@ def test_lists_hold_every_pair_once(name):
     needed = touched_tiles(scene)
     lists = lists_of(scene, grid=GRID, tile_size=TILE, capacity=CAPACITY)
     assert not lists.overflow
-    pairs = pairs_of(lists, scene.capacity)
+    pairs = pairs_of(lists, scene.num_slots)
     assert len(set(pairs)) == len(pairs)
     expected = {(tile, i) for i, tile in zip(*map(np.ndarray.tolist, np.nonzero(needed)), strict=True)}
     assert expected <= set(pairs)
@@ -88,7 +87,7 @@ def test_chunks_go_tile_by_tile():
     """The sum over chunks relies on sorted tiles; a chunk is filled before the next one of its tile begins."""
     scene = padded(SCENES["random"]())
     lists = lists_of(scene, grid=GRID, tile_size=TILE, capacity=CAPACITY)
-    tiles, used = np.asarray(lists.tiles), np.asarray(lists.ids) < scene.capacity
+    tiles, used = np.asarray(lists.tiles), np.asarray(lists.ids) < scene.num_slots
     assert lists.ids.shape[0] == CHUNK and np.all(np.diff(tiles) >= 0)
     for tile in range(NUM_TILES):
         filled = used[:, tiles == tile].T.ravel()
@@ -96,7 +95,7 @@ def test_chunks_go_tile_by_tile():
         assert filled.size - filled.sum() < CHUNK
     assert not used[:, tiles == NUM_TILES].any()
     kept = trim(lists, int(np.sum(tiles < NUM_TILES)))
-    assert pairs_of(kept, scene.capacity) == pairs_of(lists, scene.capacity)
+    assert pairs_of(kept, scene.num_slots) == pairs_of(lists, scene.num_slots)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -192,11 +191,11 @@ def test_patch_slots_need_one_gaussian_per_patch():
         patch_slots(scene, patches=PatchMap(4).layout((2, 3)))
 
 
-def test_round_capacity_is_a_coarse_ladder():
+def test_ladder_is_a_coarse_ladder():
     """Never too small, at most a quarter too large, and few steps."""
     pairs = np.unique(np.geomspace(1, 1e8, 5000).astype(int)).tolist()
-    rungs = [round_capacity(p) for p in pairs]
+    rungs = [ladder(p) for p in pairs]
     assert all(p <= rung <= max(1024, 1.25 * p) for p, rung in zip(pairs, rungs, strict=True))
-    assert rungs == sorted(rungs) and all(round_capacity(rung) == rung for rung in rungs)
+    assert rungs == sorted(rungs) and all(ladder(rung) == rung for rung in rungs)
     assert len(set(rungs)) <= 4 * 17 + 1
-    assert round_capacity(0) == round_capacity(1024) == 1024 < round_capacity(1025)
+    assert ladder(0) == ladder(1024) == 1024 < ladder(1025)

@@ -118,5 +118,5 @@ def test_a_model_leaves_out_what_is_contradicted():
     kept = consistent(
         whole.gaussians.means, whole.pixels, whole.depths, cameras[order], empty=jnp.asarray(empty[order])
     )
-    assert 0 < found.capacity == int(kept.sum()) < len(kept)
+    assert 0 < found.num_slots == int(kept.sum()) < len(kept)
     np.testing.assert_allclose(found.means, whole.gaussians.means[kept], rtol=1e-5, atol=1e-5)

@@ -103,8 +103,8 @@ def test_any_number_of_views_and_any_size(views, params):
     assert int(num_active(found.gaussians)) == 3 * 16 * 24
     odd = views.images[:2, :21, :37]
     gaussians = run(params, odd, views.cameras[:2], views.near, views.far).gaussians
-    assert gaussians.capacity == 2 * 16 * 24 and int(num_active(gaussians)) == 2 * 10 * 18
-    first = gaussians.active & (jnp.arange(gaussians.capacity) < 16 * 24)
+    assert gaussians.num_slots == 2 * 16 * 24 and int(num_active(gaussians)) == 2 * 10 * 18
+    first = gaussians.active & (jnp.arange(gaussians.num_slots) < 16 * 24)
     seen, depth = project_points(views.cameras[0], gaussians.means)
     assert np.all(np.asarray(depth)[first] > 0) and np.all(np.asarray(seen)[first] < np.array([39, 23]))
     with pytest.raises(ValueError, match="expected at least 2 views, got 1"):
@@ -115,7 +115,7 @@ def test_one_gaussian_per_pixel(views):
     config = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16), grid=2)
     params = random_weights(config)
     found = run(params, views.images[:2], views.cameras[:2], views.near, views.far, config)
-    assert found.gaussians.capacity == 2 * 32 * 48
+    assert found.gaussians.num_slots == 2 * 32 * 48
 
 
 def test_every_weight_gets_a_gradient(views, params):

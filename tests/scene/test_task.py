@@ -14,7 +14,7 @@ from airjax.raster.tiles import Capacity
 from airjax.scene.cameras import scale_world
 from airjax.scene.render import capacity_of, render
 from airjax.scene.task import RATES, _order, advance, coordinates_of, refinement_adam, start_state, views_loss
-from airjax.scene.task import refined as refined_set
+from airjax.scene.task import refine_gaussians as refined_set
 
 CAMERAS = stack(front_camera(), front_camera(center=(1.0, 0.2, -3.2)))
 

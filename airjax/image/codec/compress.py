@@ -23,7 +23,7 @@ from airjax.image.codec.quantise import CODE_RANGE, Rows, amplitudes_of, dequant
 from airjax.image.color_solve import solve
 from airjax.image.model import SOLVE_STEPS, Model, checked_image, checked_stages
 from airjax.image.stages import StageConfig, StageControl, run_stages, stage_control_of
-from airjax.image.task import refined
+from airjax.image.task import refine_gaussians
 from airjax.metrics import psnr, to_8bit
 from airjax.raster.draw import render
 from airjax.raster.tiles import patch_grid
@@ -100,7 +100,7 @@ def compress_and_source(
     quantised, sets = _compress(model, image, quality, None, None, mse_threshold, 2.0, solve_steps, 0, None)
     kept = [each.kept(rows).gaussians for each, rows in zip(sets, quantised.stages, strict=True)]
     source = jax.tree.map(lambda *leaves: np.concatenate(leaves), *kept)
-    if not (solve_steps and source.capacity):
+    if not (solve_steps and source.num_slots):
         return quantised, source
     return quantised, solve(source, checked_image(image), num_steps=_ROUNDS * solve_steps)
 
@@ -189,18 +189,18 @@ class _Stage:
 
 def _refined(sets: list[_Stage], image: np.ndarray, **options) -> list[_Stage]:
     """All stages refined together; every Gaussian stays in its stage and with its patch."""
-    ends = np.cumsum([part.gaussians.capacity for part in sets])
+    ends = np.cumsum([part.gaussians.num_slots for part in sets])
     if ends[-1] == 0:
         return sets
     together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.gaussians for part in sets))
-    together = refined(together, image, **options)
+    together = refine_gaussians(together, image, **options)
     parts = [jax.tree.map(lambda leaf: leaf[a:b], together) for a, b in pairwise((0, *ends))]  # noqa: B023
     return [each._with(part, each.patches, amplitudes_of(part)) for each, part in zip(sets, parts, strict=True)]
 
 
 def _solved_colors(stored: list[Gaussians2D], image: np.ndarray, num_steps: int) -> list[np.ndarray]:
     """The best colours of the geometry of all stages together, per stage."""
-    ends = np.cumsum([part.capacity for part in stored])
+    ends = np.cumsum([part.num_slots for part in stored])
     if ends[-1] == 0:
         return [part.colors for part in stored]
     together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *stored)

@@ -42,7 +42,7 @@ def test_a_file_and_its_numbers(model, image):
     result = evaluate_file(model, image, max_gaussians=30, solve_steps=0, repetitions=2)
     encoded = model.encode(image, max_gaussians=30, solve_steps=0)
     data = air_file.encode(encoded)
-    assert result.num_gaussians == encoded.gaussians.capacity == 30
+    assert result.num_gaussians == encoded.gaussians.num_slots == 30
     assert result.num_bytes == len(data)
     assert result.bpp == 8 * len(data) / (32 * 48)
     assert result.encode.repetitions == result.decode.repetitions == 2

@@ -56,7 +56,7 @@ def test_without_a_solve_it_is_the_stages_rounded(model):
     trace = jax.device_get(jax.jit(run_stages, static_argnums=0)(STAGES, model.params, image, control))
     for rows, stage, config in zip(got.stages, trace, STAGES, strict=True):
         size = config.patch_map.patch_size
-        patches = np.arange(stage.gaussians.capacity)
+        patches = np.arange(stage.gaussians.num_slots)
         amplitudes = compress.amplitudes_of(stage.gaussians)
         columns = -(-image.shape[1] // size)
         codes = np.rint(stage.codes).astype(np.int64)

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scenes2d import empty
 
 from airjax.errors import FormatError
-from airjax.gaussians import Gaussians2D, empty
+from airjax.gaussians import Gaussians2D
 from airjax.image.codec import entropy
 from airjax.image.codec.entropy import (
     MAX_SYMBOL,

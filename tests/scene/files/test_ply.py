@@ -78,9 +78,9 @@ def test_files_of_other_programs(form):
 def test_only_active_ones_and_none_at_all():
     gaussians = random_set(3, 4)
     some = replace(gaussians, active=np.array([True, False, True, False]))
-    assert from_ply(to_ply(some), source="x")[0].capacity == 2
+    assert from_ply(to_ply(some), source="x")[0].num_slots == 2
     none = replace(gaussians, active=np.zeros(4, bool))
-    assert from_ply(to_ply(none), source="x")[0].capacity == 0
+    assert from_ply(to_ply(none), source="x")[0].num_slots == 0
 
 
 def test_ends_of_the_ranges_stay_finite():
