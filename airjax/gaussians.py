@@ -90,7 +90,7 @@ def take(gaussians: AnyGaussians, index: Any) -> AnyGaussians:
 
 
 def join(sets: Sequence[AnyGaussians]) -> AnyGaussians:
-    """The union of several sets of one kind; slots keep their order. Sets of numpy arrays stay numpy."""
+    """The union of several sets of one kind; slots keep their order. Concrete sets become numpy arrays."""
     return jax.tree.map(lambda *leaves: _library(*leaves).concatenate(leaves), *sets)
 
 
@@ -108,7 +108,6 @@ def pad(gaussians: AnyGaussians, num_slots: int) -> AnyGaussians:
     fill = {"scales": 1} | ({"quats": 1} if isinstance(gaussians, Gaussians3D) else {})
 
     def grown(name: str, leaf):
-        # With numpy where it can: an operation of JAX outside `jit` would be compiled for every new n.
         widths = [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)
         return _library(leaf).pad(leaf, widths, constant_values=fill.get(name, 0))
 
@@ -131,8 +130,8 @@ def ladder(count: int) -> int:
 
 
 def _library(*leaves: Any):
-    """numpy for arrays of numpy, else jax.numpy."""
-    return jnp if any(isinstance(leaf, jax.Array) for leaf in leaves) else np
+    """numpy where it can: an operation of JAX outside `jit` would be compiled for every new n."""
+    return jnp if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) else np
 
 
 def num_active(gaussians: Gaussians2D | Gaussians3D) -> jax.Array:
