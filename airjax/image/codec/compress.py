@@ -23,6 +23,8 @@ from airjax.image.codec.quantise import CODE_RANGE, Rows, amplitudes_of, dequant
 from airjax.image.color_solve import solve
 from airjax.image.model import SOLVE_STEPS, Model, checked_image, checked_stages
 from airjax.image.stages import StageConfig, StageControl, run_stages, stage_control_of
+from airjax.image.task import ImageTask
+from airjax.inner.task import run
 from airjax.metrics import psnr, to_8bit
 from airjax.raster.draw import render
 from airjax.raster.tiles import patch_grid
