@@ -25,7 +25,7 @@ from airjax.files import atomic_write_bytes
 from airjax.image.model import Model
 from airjax.image.task import Coordinates, State, reconstruction_loss, refinement_adam, start_state
 from airjax.inner import estimators
-from airjax.inner.estimators import Estimator, Problem, needs_second_order, outer_gradient
+from airjax.inner.estimators import Estimator, Problem, clip_rows, needs_second_order, outer_gradient
 from airjax.inner.optimizers import scaled
 from airjax.photographs import read_image
 from airjax.raster.draw import capacity_of
@@ -35,7 +35,8 @@ from eval.plot import Line, Panel, draw_panels, png_bytes
 from eval.refinement import PALETTE, budget_for, middle
 from eval.report import environment, format_table, number, write_json
 from eval.timing import time_warm
-from train.meta import Meta, clipped_rows, decibels_of
+from train.image.meta import ImageMeta
+from train.meta import decibels_of
 
 EXACT = "unrolled"
 
@@ -126,7 +127,7 @@ def make_gradient(estimator: Estimator, *, capacity: Capacity, rates: Coordinate
         loss_fn = reconstruction_loss(image, active, capacity=capacity, any_order=needs_second_order(estimator))
         problem = Problem(loss_fn, outer_loss_fn=decibels_of(loss_fn, image.size), make_tx=refinement_adam)
         found = outer_gradient(key, start, rates, problem, estimator=estimator).start
-        return scaled(rates, clipped_rows(found, rates, active, limit=Meta.row_clip))
+        return scaled(rates, clip_rows(found, rates, active, limit=ImageMeta.row_clip))
 
     return gradient
 

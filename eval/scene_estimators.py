@@ -13,9 +13,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from train.scene.meta import refinement_problem
 
 from airjax.errors import AirjaxError
-from airjax.inner.estimators import Estimator, needs_second_order, outer_gradient
+from airjax.inner.estimators import Estimator, clip_rows, needs_second_order, outer_gradient
 from airjax.inner.optimizers import scaled
 from airjax.raster.tiles import Capacity
 from airjax.scene.cameras import Camera
@@ -24,8 +25,7 @@ from airjax.scene.render import capacity_of
 from airjax.scene.task import RATES, Coordinates, coordinates_of
 from eval.estimators import Case, check_programs, study
 from eval.scenes import SCRATCH, SceneRefinement, SceneStart, Task, tasks
-from train.meta import clipped_rows
-from train.scene.meta import SceneMeta, refinement_problem
+from train.scene.losses import SceneMeta
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def make_gradient(estimator: Estimator, *, capacity: Capacity, rates: Coordinate
         options = {"unit": unit, "capacity": capacity, "any_order": needs_second_order(estimator)}
         problem = refinement_problem((images, cameras), (judged_images, judged_cameras), active, **options)
         found = outer_gradient(key, start, rates, problem, estimator=estimator).start
-        return scaled(rates, clipped_rows(found, rates, active, limit=SceneMeta.row_clip))
+        return scaled(rates, clip_rows(found, rates, active, limit=SceneMeta.row_clip))
 
     return gradient
 

@@ -36,7 +36,7 @@ from airjax.scene.triangulate import triangulate
 from eval.refinement import plot
 from eval.report import environment, format_table, number, remembered, write_json
 from eval.scene.baseline import at_points, random_points
-from train.scene.experiment import SceneData, texture_atlas
+from train.scene.data import SceneData, texture_atlas
 
 SCRATCH = "scratch"  # instead of a weights file
 FIRST_SEED = 1_000_000  # of the procedural test scenes; their textures are of photographs kept out of training

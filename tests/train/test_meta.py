@@ -14,9 +14,12 @@ from airjax.image.model import load
 from airjax.image.stages import init_params
 from airjax.image.task import RATES, Coordinates
 from airjax.inner import estimators
+from airjax.inner.estimators import clip_rows
 from train.configs import metagrad as config
-from train.image.experiment import draw_control, make_step, run
-from train.meta import Meta, clipped_rows, learned_rates, meta_loss, start_log_rates
+from train.image.experiment import make_step, run
+from train.image.losses import draw_control
+from train.image.meta import ImageMeta
+from train.meta import learned_rates, meta_loss, start_log_rates
 
 STANDARD = partial(jax.numpy_dtype_promotion, "standard")  # optax raises Python floats to the power of an int32
 EXPERIMENT = config.experiment(True, "first_order")
@@ -43,10 +46,10 @@ def test_rows_are_clipped_at_the_median():
     means = jnp.array([[1.0, 0.0], [0.0, 1.0], [100.0, 0.0], [0.0, 0.0]])
     nothing = Coordinates(means, jnp.zeros((4, 2)), jnp.zeros(4), jnp.zeros((4, 3)))
     rates = Coordinates(*(jnp.float32(1) for _ in Coordinates._fields))
-    clipped = clipped_rows(nothing, rates, jnp.array([True, True, True, False]), limit=10.0)
+    clipped = clip_rows(nothing, rates, jnp.array([True, True, True, False]), limit=10.0)
     norms = np.linalg.norm(clipped.means, axis=1)
     np.testing.assert_allclose(norms, np.array([1, 1, 10, 0]) / np.sqrt(102), rtol=1e-5)
-    zero = clipped_rows(jax.tree.map(jnp.zeros_like, nothing), rates, jnp.ones(4, bool), limit=10.0)
+    zero = clip_rows(jax.tree.map(jnp.zeros_like, nothing), rates, jnp.ones(4, bool), limit=10.0)
     assert all(np.all(np.asarray(leaf) == 0) for leaf in zero)
 
 
@@ -113,4 +116,4 @@ def test_every_estimator_has_a_variant():
 
 def test_bad_settings():
     with pytest.raises(AirjaxError, match="trained"):
-        Meta(estimators.estimator("zero_step"), trained="tail")
+        ImageMeta(estimators.estimator("zero_step"), trained="tail")

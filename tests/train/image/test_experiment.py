@@ -26,9 +26,12 @@ from airjax.image.stages import StageConfig, init_params, predictors
 from airjax.nn.air_stage import PredictorConfig
 from train import checkpoint
 from train.image.data import DataConfig
-from train.image.experiment import Compact, Experiment, Joint, Optimizer, Pod, compact_loss, load_params, make_step
+from train.image.experiment import ImageExperiment, compact_loss, load_params, make_step
+from train.image.losses import Compact, Joint
+from train.image.pod import Pod
 from train.loop import LoopConfig
 from train.main import load_experiment
+from train.optim import Optimizer
 from train.scene.experiment import SceneExperiment
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,8 +52,8 @@ def fresh_params(seed: int = 0, stages: tuple[StageConfig, ...] = STAGES):
     return jax.jit(init_params, static_argnums=1)(jax.random.key(seed), stages)
 
 
-def tiny(name: str, **changes) -> Experiment:
-    experiment = Experiment(
+def tiny(name: str, **changes) -> ImageExperiment:
+    experiment = ImageExperiment(
         name="tiny",
         phase=PHASES[name],
         stages=STAGES,

@@ -18,7 +18,9 @@ from airjax.scene.procedural import random_views
 from airjax.weights_file import load_weights, save_weights
 from train.main import load_experiment
 from train.scene import experiment as module
-from train.scene.experiment import SceneData, Vanilla, batches, load_params, run, scene_loss, texture_atlas
+from train.scene.data import SceneData, batches, texture_atlas
+from train.scene.experiment import load_params, run, scene_loss
+from train.scene.losses import Vanilla
 
 CONFIG = Path(__file__).resolve().parents[3] / "train" / "configs" / "foresplat.py"
 
