@@ -37,6 +37,7 @@ class Subject(Protocol):
     arrays: Any  # all that decides what is measured, a pytree
     capacity: Any  # of the renderer to begin with; None to plan it
     rates: Any  # of a start without a network
+    loss_fn: Callable[..., Any]  # the inner loss
 
     def task(self, rates: Any) -> Task:
         """What refinement moves, towards what."""
@@ -365,5 +366,5 @@ def _cached_curve(subject: Subject, model: Any, rates: Any, config: Curves, out:
         Curve,
         out / "curves",
         arrays=(subject.arrays, None if model is None else model.params),
-        settings=(config.steps, config.seconds, rates, subject.capacity),
+        settings=(config.steps, config.seconds, rates, subject.capacity, subject.loss_fn.__qualname__),
     )

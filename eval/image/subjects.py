@@ -15,7 +15,7 @@ from airjax.files import find_images
 from airjax.gaussians import Gaussians2D
 from airjax.image.cases import middle, predict
 from airjax.image.model import Model, load
-from airjax.image.task import RATES, ImageTask
+from airjax.image.task import RATES, ImageLoss, ImageTask, squared_error
 from airjax.metrics import Quality, quality
 from airjax.photographs import IMAGE_SUFFIXES, read_image
 from airjax.raster.draw import render
@@ -29,11 +29,13 @@ class ImageSubject:
       name: of the file.
       image: (h, w, 3) in [0, 1].
       max_gaussians: budget of 768 x 512 pixels; smaller pictures get as many per pixel.
+      loss_fn: the inner loss.
     """
 
     name: str
     image: np.ndarray
     max_gaussians: int
+    loss_fn: ImageLoss = squared_error
     capacity = None
     rates = RATES
 
@@ -44,7 +46,7 @@ class ImageSubject:
 
     def task(self, rates: Any) -> ImageTask:
         """Refinement towards the photograph."""
-        return ImageTask(self.image, rates)
+        return ImageTask(self.image, rates, self.loss_fn)
 
     def start(self, model: Model | None) -> Gaussians2D:
         """The networks' prediction."""
@@ -66,12 +68,14 @@ class Images:
       max_gaussians: budget of 768 x 512 pixels; smaller pictures get as many per pixel.
       crop: the middle so many pixels squared only; None for whole images.
       limit: only the first images; None for all.
+      loss_fn: the inner loss, see `airjax.image.task.ImageTask`.
     """
 
     images: str
     max_gaussians: int = 14_000
     crop: int | None = None
     limit: int | None = None
+    loss_fn: ImageLoss = squared_error
 
     def __post_init__(self):
         if self.max_gaussians < 1:
@@ -90,7 +94,8 @@ class Images:
         return load(file or None)
 
     def _open(self, path: Path) -> ImageSubject:
-        return ImageSubject(path.name, middle(read_image(path).pixels, self.crop), self.max_gaussians)
+        image = middle(read_image(path).pixels, self.crop)
+        return ImageSubject(path.name, image, self.max_gaussians, self.loss_fn)
 
     def _paths(self) -> list[Path]:
         if not Path(self.images).exists():

@@ -21,7 +21,7 @@ from airjax.scene.cases import FIRST_SEED, views_of_test_scene
 from airjax.scene.files.photographs import load as load_scene
 from airjax.scene.model import Model, load
 from airjax.scene.render import render
-from airjax.scene.task import RATES, SceneTask
+from airjax.scene.task import RATES, SceneTask, ViewLoss, view_loss
 from airjax.scene.triangulate import triangulate
 from eval.scene.baseline import at_points, random_points
 from train.scene.data import SceneData, texture_atlas
@@ -42,6 +42,7 @@ class SceneSubject:
       sets: see `airjax.scene.predictor.predict`.
       empty: pixels of `small` that show the background; None where that is not known.
       capacity: of the renderer's lists to begin with, so that one program serves all scenes; None to plan it.
+      loss_fn: the inner loss of a view.
     """
 
     name: str
@@ -58,6 +59,7 @@ class SceneSubject:
     sets: np.ndarray | None = None
     empty: np.ndarray | None = None
     capacity: Capacity | None = None
+    loss_fn: ViewLoss = view_loss
     rates = RATES
 
     @property
@@ -67,8 +69,16 @@ class SceneSubject:
 
     def task(self, rates: Any) -> SceneTask:
         """Refinement towards the given views, judged by the others."""
-        judged = self.judged_images, self.judged_cameras
-        return SceneTask(self.images, self.cameras, self.near, self.background, *judged, rates=rates)
+        return SceneTask(
+            self.images,
+            self.cameras,
+            self.near,
+            self.background,
+            self.judged_images,
+            self.judged_cameras,
+            rates,
+            self.loss_fn,
+        )
 
     def start(self, model: Model | None) -> Gaussians3D:
         """The prediction, or Gaussians at the points."""
@@ -111,6 +121,7 @@ class ProceduralScenes(_Scenes):
       context, targets: views that are given, and views that are judged.
       capacity: (pairs, chunks) of the renderer's lists to begin with; None to plan those of each scene.
       limit: only the first scenes; None for all.
+      loss_fn: the inner loss of a view, see `airjax.scene.task.SceneTask`.
     """
 
     photographs: str | None = "../shared/data/photos_train"
@@ -120,6 +131,7 @@ class ProceduralScenes(_Scenes):
     targets: int = 2
     capacity: tuple[int, int] | None = None
     limit: int | None = None
+    loss_fn: ViewLoss = view_loss
 
     def __post_init__(self):
         if self.num_scenes < 1:
@@ -152,6 +164,7 @@ class ProceduralScenes(_Scenes):
             colors,
             np.zeros(3, np.float32),
             capacity=Capacity(*self.capacity) if self.capacity else None,
+            loss_fn=self.loss_fn,
         )
 
 
@@ -164,6 +177,7 @@ class RealScenes(_Scenes):
       folders: of scenes.
       views, predict_size, max_size: as `airjax reconstruct` has them.
       limit: only the first scenes; None for all.
+      loss_fn: the inner loss of a view, see `airjax.scene.task.SceneTask`.
     """
 
     folders: tuple[str, ...]
@@ -171,6 +185,7 @@ class RealScenes(_Scenes):
     predict_size: int = 128
     max_size: int = 256
     limit: int | None = None
+    loss_fn: ViewLoss = view_loss
 
     def __len__(self) -> int:
         return len(self.folders[: self.limit])
@@ -200,4 +215,5 @@ class RealScenes(_Scenes):
             scene.background,
             sets=view_selection.comparisons(given.cameras, chosen, near=near, far=far),
             empty=small.empty,
+            loss_fn=self.loss_fn,
         )
