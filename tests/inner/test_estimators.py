@@ -584,8 +584,8 @@ def test_every_estimator_follows_a_horizon(name):
 
 def test_what_draws_depends_on_the_key():
     for name, options in OPTIONS.items():
-        first, second = (run(name, key=key, **options)[0] for key in (0, 1))
-        assert np.array_equal(first, second) != ESTIMATORS[name].draws
+        results = {run(name, key=key, **options)[0].tobytes() for key in range(5)}
+        assert (len(results) > 1) == ESTIMATORS[name].draws
 
 
 @by_name
