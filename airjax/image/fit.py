@@ -22,6 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import ndimage
 
 from airjax.gaussians import Gaussians2D, pad, take
 from airjax.image.cholesky import CHOLESKY_RATES, FLOOR, CholeskyCoordinates
@@ -96,7 +97,8 @@ def content_start(
     density = _mixed(np.sum(np.square(slopes), axis=(0, -1), dtype=np.float64), UNIFORM_SHARE)
     means, pixels = sampled(rng, density, num_gaussians)
     # The density of single pixels is noisy; what counts is that of the neighbourhood one Gaussian is for.
-    local = _box_mean(density, round(math.sqrt(density.size / num_gaussians)))[pixels]
+    side = 2 * round(math.sqrt(density.size / num_gaussians)) + 1
+    local = ndimage.uniform_filter(density, side, mode="nearest")[pixels]
     scales = np.maximum(SPREAD / np.sqrt(num_gaussians * local), FLOOR)
     colors = image[pixels] / (2 * math.pi * SPREAD**2)
     gaussians = _set(means, np.stack([scales, scales], axis=-1), np.zeros(num_gaussians), colors)
@@ -131,17 +133,6 @@ def _mixed(weights: np.ndarray, uniform: float) -> np.ndarray:
     if not total > 0:
         return np.full(weights.shape, 1 / weights.size)
     return uniform / weights.size + (1 - uniform) * weights / total
-
-
-def _box_mean(values: np.ndarray, radius: int) -> np.ndarray:
-    """Mean over a square of 2 * radius + 1 pixels, the edge repeated outside."""
-    for axis in (0, 1):
-        padded = np.pad(values, [(radius + 1, radius) if i == axis else (0, 0) for i in (0, 1)], mode="edge")
-        sums = np.cumsum(padded, axis=axis)
-        width = 2 * radius + 1
-        upper, lower = (np.take(sums, np.arange(values.shape[axis]) + shift, axis=axis) for shift in (width, 0))
-        values = (upper - lower) / width
-    return values
 
 
 def _generator(key: jax.Array) -> np.random.Generator:

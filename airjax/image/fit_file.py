@@ -64,8 +64,8 @@ def save_fit(path: Path, fit: FitState, job: Job) -> None:
     metadata["checksum"] = _checksum(tensors, metadata)
     try:
         save_weights(path, tensors, metadata)
-    except OSError as error:
-        raise AirjaxError(f"{display_name(path)}: cannot be written ({error.strerror})") from error
+    except AirjaxError:
+        raise
     except ValueError as error:
         raise AirjaxError(f"{display_name(path)}: not written, expected a finite state ({error})") from error
 
