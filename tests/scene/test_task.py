@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scenes3d import FIELDS, SIZE, front_camera, random_set, stack
+from scenes3d import FIELDS, SIZE, front_camera, random_set, scale_world, stack
 
 from airjax.errors import AirjaxError
 from airjax.inner.refine import refine
 from airjax.raster.tiles import Capacity
-from airjax.scene.cameras import scale_world
 from airjax.scene.render import capacity_of, render
 from airjax.scene.task import RATES, _order, advance, coordinates_of, refinement_adam, start_state, views_loss
 from airjax.scene.task import refine_gaussians as refined_set
