@@ -98,7 +98,7 @@ def take(gaussians: AnyGaussians, index: Any) -> AnyGaussians:
 
 
 def join(sets: Sequence[AnyGaussians]) -> AnyGaussians:
-    """The union of several sets of one kind; slots keep their order. Sets of numpy arrays stay numpy."""
+    """The union of several sets of one kind; slots keep their order. Concrete sets become numpy arrays."""
     return jax.tree.map(lambda *leaves: _library(*leaves).concatenate(leaves), *sets)
 
 
@@ -116,10 +116,8 @@ def pad(gaussians: AnyGaussians, num_slots: int) -> AnyGaussians:
     fill = {"scales": 1} | ({"quats": 1} if isinstance(gaussians, Gaussians3D) else {})
 
     def grown(name: str, leaf):
-        # With numpy where it can: an operation of JAX outside `jit` would be compiled for every new n.
-        library = jnp if isinstance(leaf, jax.core.Tracer) else np
         widths = [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)
-        return library.pad(leaf, widths, constant_values=fill.get(name, 0))
+        return _library(leaf).pad(leaf, widths, constant_values=fill.get(name, 0))
 
     return replace(
         gaussians, **{field.name: grown(field.name, getattr(gaussians, field.name)) for field in fields(gaussians)}
@@ -148,8 +146,8 @@ def ladder(count: int) -> int:
 
 
 def _library(*leaves: Any):
-    """numpy for arrays of numpy, else jax.numpy."""
-    return jnp if any(isinstance(leaf, jax.Array) for leaf in leaves) else np
+    """numpy where it can: an operation of JAX outside `jit` would be compiled for every new n."""
+    return jnp if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) else np
 
 
 def slots_text(gaussians: Gaussians2D | Gaussians3D) -> str:

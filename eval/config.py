@@ -7,7 +7,7 @@ import runpy
 from pathlib import Path
 
 from airjax.errors import AirjaxError
-from eval import estimators, refinement, scene_estimators, scenes
+from eval import curves, estimators
 from eval.image import bench, quality, rd, rounding
 from eval.scene import bench as scene_bench
 
@@ -17,10 +17,8 @@ RUNNERS = {
     bench.Benchmark: bench.run,
     rd.RateDistortion: rd.run,
     rounding.Rounding: rounding.run,
-    refinement.Refinement: refinement.run,
+    curves.Curves: curves.run,
     estimators.Estimators: estimators.run,
-    scenes.SceneRefinement: scenes.run,
-    scene_estimators.SceneEstimators: scene_estimators.run,
     scene_bench.SceneBenchmark: scene_bench.run,
 }
 Evaluation = (
@@ -28,10 +26,8 @@ Evaluation = (
     | bench.Benchmark
     | rd.RateDistortion
     | rounding.Rounding
-    | refinement.Refinement
+    | curves.Curves
     | estimators.Estimators
-    | scenes.SceneRefinement
-    | scene_estimators.SceneEstimators
     | scene_bench.SceneBenchmark
 )
 
@@ -54,10 +50,14 @@ def load_config(path: Path, overrides: dict[str, object]) -> Evaluation:
     if type(config) not in RUNNERS:
         kinds = " or ".join(kind.__name__ for kind in RUNNERS)
         raise AirjaxError(f"{path}: expected a function evaluation() that returns {kinds}, found none")
-    for option in overrides:
-        if not hasattr(config, option):
-            raise AirjaxError(f"--{option}: not an option of {path}, which describes a {type(config).__name__}")
-    return dataclasses.replace(config, **overrides, **_renamed(config, overrides))
+    own = {name: value for name, value in overrides.items() if hasattr(config, name)}
+    subjects = getattr(config, "subjects", None)
+    theirs = {name: value for name, value in overrides.items() if name not in own}
+    if missing := [name for name in theirs if not hasattr(subjects, name)]:
+        raise AirjaxError(f"--{missing[0]}: not an option of {path}, which describes a {type(config).__name__}")
+    if theirs:
+        own["subjects"] = dataclasses.replace(subjects, **theirs)
+    return dataclasses.replace(config, **own, **_renamed(config, overrides))
 
 
 def _renamed(config, overrides: dict[str, object]) -> dict[str, str]:

@@ -100,19 +100,12 @@ def _bounds(scene: Scene, name: str, options, screen: Screen, clock) -> tuple[fl
 
 
 def _refined(gaussians: Gaussians3D, scene: Scene, near: float, rates, options, screen: Screen, clock):
-    from airjax.scene.task import refine_gaussians
+    from airjax.inner.task import run
+    from airjax.scene.task import SceneTask
 
+    task = SceneTask(scene.images, scene.cameras, near, scene.background, rates=rates)
     with bar_of(screen, total=options.refine, unit="step", desc="refine") as bar, clock() as refining:
-        gaussians = refine_gaussians(
-            gaussians,
-            scene.images,
-            scene.cameras,
-            num_steps=options.refine,
-            unit=near,
-            background=scene.background,
-            rates=rates,
-            progress=lambda step: bar.update(step - bar.n),
-        )
+        gaussians = run(task, gaussians, num_steps=options.refine, progress=lambda step: bar.update(step - bar.n))
     return gaussians, refining
 
 

@@ -17,8 +17,9 @@ import numpy as np
 from airjax.errors import AirjaxError
 from airjax.files import display_name
 from airjax.gaussians import ladder
-from airjax.image.fit import FitConfig, FitState, coordinate_type
-from airjax.image.task import State, refinement_adam
+from airjax.image.fit import FORMS, FitConfig, FitState
+from airjax.image.task import refinement_adam
+from airjax.inner.task import State
 from airjax.raster.tiles import Capacity
 from airjax.weights_file import load_weights, save_weights
 
@@ -63,8 +64,8 @@ def save_fit(path: Path, fit: FitState, job: Job) -> None:
     metadata["checksum"] = _checksum(tensors, metadata)
     try:
         save_weights(path, tensors, metadata)
-    except OSError as error:
-        raise AirjaxError(f"{display_name(path)}: cannot be written ({error.strerror})") from error
+    except AirjaxError:
+        raise
     except ValueError as error:
         raise AirjaxError(f"{display_name(path)}: not written, expected a finite state ({error})") from error
 
@@ -114,7 +115,7 @@ def _restored(tensors: dict, config: FitConfig) -> tuple:
     slots = ladder(config.num_gaussians)
 
     def template():
-        kind = coordinate_type(config.form)
+        kind = FORMS[config.form]
         widths = {"means": 2, "log_scales": 2, "factors": 3, "colors": _CHANNELS}
         coordinates = kind(*(jnp.zeros((slots, widths[f]) if f in widths else (slots,)) for f in kind._fields))
         return coordinates, jnp.zeros(slots, bool), refinement_adam(config.rates).init(coordinates)
@@ -136,7 +137,7 @@ def _job_text(job: Job) -> str:
 
 def _job(text: str) -> Job:
     config, seed, image = json.loads(text)
-    rates = coordinate_type(config["form"])(*config["rates"])
+    rates = FORMS[config["form"]](*config["rates"])
     return Job(FitConfig(**config | {"rates": rates}), seed, image)
 
 

@@ -22,8 +22,9 @@ from airjax.image.codec.air_file import Encoded, compact, dequantised
 from airjax.image.color_solve import solve
 from airjax.image.presets import stages_from_text
 from airjax.image.stages import StageConfig, StageControl, run_stages, stage_control_of
-from airjax.image.task import RATES, Coordinates, refine_gaussians
+from airjax.image.task import RATES, Coordinates, ImageTask
 from airjax.inner.optimizers import rates_from_text
+from airjax.inner.task import run
 from airjax.raster.tiles import patch_grid
 from airjax.weights_file import load_weights, weights_hash
 
@@ -88,7 +89,7 @@ class Model:
         encoded = compact(gaussians, stage_sizes=sizes, image_size=image.shape[:2])
         gaussians = encoded.gaussians
         if refine_steps and gaussians.num_slots:
-            gaussians = refine_gaussians(gaussians, image, num_steps=refine_steps, rates=self.rates, progress=progress)
+            gaussians = run(ImageTask(image, self.rates), gaussians, num_steps=refine_steps, progress=progress)
         if solve_steps and gaussians.num_slots:
             gaussians = solve(gaussians, image, num_steps=solve_steps)
         return Encoded(gaussians, encoded.stage_counts, encoded.image_size)

@@ -24,7 +24,7 @@ from airjax.scene.render import TILE_SIZE, capacity_of, render
 from eval.image.bench import Row, exp_row, table
 from eval.report import environment, write_json
 from eval.timing import time_warm
-from train.scene.experiment import SceneData, texture_atlas
+from train.scene.data import SceneData, texture_atlas
 
 CELL_SIZE = 0.55  # standard deviation in sides of a cell
 OPACITY = 0.9

@@ -11,7 +11,7 @@ import pytest
 
 from airjax.errors import AirjaxError
 from airjax.image import fit
-from airjax.image.cholesky import FLOOR, CholeskyCoordinates, cholesky_of
+from airjax.image.cholesky import FLOOR, CholeskyCoordinates
 from airjax.image.codec import air_file
 from airjax.image.fit import FORMS, FitConfig, fit_states
 from airjax.image.fit_file import Job, differences, image_digest, load_fit, save_fit
@@ -143,7 +143,7 @@ def test_both_forms_draw_the_same_set():
 
 def test_cholesky_of_has_a_floor():
     needle = fit._set([[5, 5]], [[0.1, 4]], [0.0], [[1, 1, 1]])
-    found = cholesky_of(needle).gaussians(jnp.ones(1, bool))
+    found = CholeskyCoordinates.of(needle).gaussians(jnp.ones(1, bool))
     np.testing.assert_allclose(found.scales, [[4, math.hypot(FLOOR, 0.1)]], rtol=1e-5)
 
 
@@ -247,10 +247,15 @@ def test_the_loss_falls(runs, form):
     assert rounded == pytest.approx(states[-1].psnr, abs=1)
 
 
+def fit_of(state):
+    """The Gaussians of a state."""
+    return state.coordinates.gaussians(state.active)
+
+
 def test_additions_keep_the_old_and_land_on_the_error(runs):
     """The image is changed in one corner: all new ones belong there, and are active; nothing else moves."""
     state = runs["scale_rotation"][1].state
-    rendered = np.asarray(render(state.gaussians, image_size=SIZE).image)
+    rendered = np.asarray(render(fit_of(state), image_size=SIZE).image)
     image = rendered.copy()
     image[20:30, 2:12] += 0.5
     added = fit.add_gaussians(jax.random.key(0), state, image, num_active=60)
@@ -264,7 +269,7 @@ def test_additions_keep_the_old_and_land_on_the_error(runs):
     assert added.capacity == state.capacity and added.step == state.step
     assert int(state.inner_state[0].count) > 0 and jax.tree.structure(added) == jax.tree.structure(state)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(added.inner_state))
-    improved = [fit.quality(s.gaussians, image) for s in (state, added)]
+    improved = [fit.quality(fit_of(s), image) for s in (state, added)]
     assert improved[1] > improved[0]
 
 

@@ -39,11 +39,13 @@ import grain
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
+from scipy import ndimage
 from tqdm import tqdm
 
 from airjax.errors import AirjaxError
 from airjax.files import display_name
 from airjax.photographs import IMAGE_SUFFIXES, read_image, to_8bit
+from train.settings import free
 
 _HASHES_FILE = Path(__file__).with_name("evaluation_hashes.txt")
 _EVALUATION_NAME = re.compile("kodak|kodim|div2k|eval_1024", re.IGNORECASE)
@@ -54,12 +56,12 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 def _check_within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise ValueError(f"{name}: expected a number in [{low:g}, {high:g}], got {value!r}")
+        raise AirjaxError(f"{name}: expected a number in [{low:g}, {high:g}], got {value!r}")
 
 
 def _check_range(name: str, value: tuple[float, float], low: float, high: float) -> None:
     if len(value) != 2 or not low <= value[0] <= value[1] <= high:
-        raise ValueError(f"{name}: expected (low, high) with {low:g} <= low <= high <= {high:g}, got {value!r}")
+        raise AirjaxError(f"{name}: expected (low, high) with {low:g} <= low <= high <= {high:g}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Augment:
       jpeg: of JPEG compression at a quality uniform in `jpeg_quality` (whole numbers, both ends included).
 
     Raises:
-      ValueError: a probability outside [0, 1], or a range that is not ordered or not possible.
+      AirjaxError: a probability outside [0, 1], or a range that is not ordered or not possible.
     """
 
     flip: float = 0.5
@@ -136,7 +138,7 @@ class DataConfig:
     batch_size: int = 8
     seed: int = 0
     augment: Augment = field(default_factory=Augment)
-    cache_mb: int = 4096
+    cache_mb: int = free(4096)
 
     def __post_init__(self):
         folders = (self.folders,) if isinstance(self.folders, str | os.PathLike) else tuple(self.folders)
@@ -149,7 +151,7 @@ class DataConfig:
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name}: expected an int, got {value!r}")
+                raise AirjaxError(f"{name}: expected an int, got {value!r}")
             _check_within(name, value, low, high)
 
 
@@ -352,14 +354,7 @@ def cut(
 def gaussian_blur(image: Float[np.ndarray, "h w 3"], *, sigma: float) -> Float[np.ndarray, "h w 3"]:
     """Blur with a Gaussian of standard deviation `sigma` pixels, cut at 3 sigma; borders are mirrored."""
     radius = math.ceil(3 * sigma)
-    offsets = np.arange(-radius, radius + 1)
-    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
-    weights = (weights / weights.sum()).astype(np.float32)
-    for axis in (0, 1):
-        widths = [(radius, radius) if dim == axis else (0, 0) for dim in range(3)]
-        padded = np.pad(image, widths, mode="symmetric")
-        image = np.lib.stride_tricks.sliding_window_view(padded, len(weights), axis=axis) @ weights
-    return np.clip(image, 0, 1)
+    return np.clip(ndimage.gaussian_filter(image, sigma, mode="reflect", radius=radius, axes=(0, 1)), 0, 1)
 
 
 def shot_noise(

@@ -23,7 +23,8 @@ from airjax.image.codec.quantise import CODE_RANGE, Rows, amplitudes_of, dequant
 from airjax.image.color_solve import solve
 from airjax.image.model import SOLVE_STEPS, Model, checked_image, checked_stages
 from airjax.image.stages import StageConfig, StageControl, run_stages, stage_control_of
-from airjax.image.task import refine_gaussians
+from airjax.image.task import ImageTask
+from airjax.inner.task import run
 from airjax.metrics import psnr, to_8bit
 from airjax.raster.draw import render
 from airjax.raster.tiles import patch_grid
@@ -132,7 +133,7 @@ def _compress(
     if refine_steps:
         # Only what rounding keeps: the rows that it drops would otherwise be refined for nothing.
         sets = [each.kept(row) for each, row in zip(sets, rows, strict=True)]
-        sets = _refined(sets, image, num_steps=refine_steps, rates=model.rates, progress=progress)
+        sets = _refine_stages(sets, ImageTask(image, model.rates), num_steps=refine_steps, progress=progress)
         rows = [each.rounded() for each in sets]
     for _ in range(_ROUNDS if solve_steps else 0):
         sets = [each.kept(row) for each, row in zip(sets, rows, strict=True)]
@@ -187,13 +188,13 @@ class _Stage:
         return _Stage(gaussians, patches, amplitudes, self.codes, self.patch_size, self.columns)
 
 
-def _refined(sets: list[_Stage], image: np.ndarray, **options) -> list[_Stage]:
+def _refine_stages(sets: list[_Stage], task: ImageTask, *, num_steps: int, progress) -> list[_Stage]:
     """All stages refined together; every Gaussian stays in its stage and with its patch."""
     ends = np.cumsum([part.gaussians.num_slots for part in sets])
     if ends[-1] == 0:
         return sets
     together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.gaussians for part in sets))
-    together = refine_gaussians(together, image, **options)
+    together = run(task, together, num_steps=num_steps, progress=progress)
     parts = [jax.tree.map(lambda leaf: leaf[a:b], together) for a, b in pairwise((0, *ends))]  # noqa: B023
     return [each._with(part, each.patches, amplitudes_of(part)) for each, part in zip(sets, parts, strict=True)]
 

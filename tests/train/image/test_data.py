@@ -230,6 +230,16 @@ def test_blur_spreads_a_point_by_its_variance():
     for axis in (0, 1):
         np.testing.assert_allclose(distance2 @ blurred.sum(axis)[:, 0], 4, rtol=0.04)
     np.testing.assert_allclose(data.gaussian_blur(np.full((9, 7, 3), 0.3, np.float32), sigma=3.0), 0.3, rtol=1e-5)
+    assert blurred.dtype == np.float32
+    assert not blurred[:14].any() and blurred[14, 20, 0] > 0  # cut at 3 sigma
+
+
+def test_blur_mirrors_the_border():
+    """Oracle: the same image continued by mirroring, the outermost pixel repeated, and blurred."""
+    image = _texture(10, 12).astype(np.float32) / np.float32(255)
+    large = np.pad(image, ((5, 5), (5, 5), (0, 0)), mode="symmetric")
+    expected = data.gaussian_blur(large, sigma=1.5)[5:-5, 5:-5]
+    np.testing.assert_allclose(data.gaussian_blur(image, sigma=1.5), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("level", [0.1, 0.5])
@@ -305,20 +315,20 @@ def test_each_augmentation_changes_the_crop_and_keeps_the_range(name):
     ],
 )
 def test_impossible_augmentations_are_refused(changes):
-    with pytest.raises(ValueError, match=f"{next(iter(changes))}: expected"):
+    with pytest.raises(AirjaxError, match=f"{next(iter(changes))}: expected"):
         data.Augment(**changes)
 
 
 @pytest.mark.parametrize("changes", [{"crop_size": 0}, {"batch_size": 0}, {"seed": -1}, {"seed": 2**32}])
 def test_impossible_configurations_are_refused(changes):
-    with pytest.raises(ValueError, match=f"{next(iter(changes))}: expected"):
+    with pytest.raises(AirjaxError, match=f"{next(iter(changes))}: expected"):
         data.DataConfig("photos", **changes)
 
 
 def test_configurations_are_plain_data(tmp_path):
     config = data.DataConfig(tmp_path)
     assert config == data.DataConfig([str(tmp_path)]) and hash(config) == hash(data.DataConfig((tmp_path,)))
-    with pytest.raises(TypeError, match="crop_size: expected an int"):
+    with pytest.raises(AirjaxError, match="crop_size: expected an int"):
         data.DataConfig(tmp_path, crop_size=128.0)
 
 
