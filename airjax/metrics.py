@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from airjax.arrays import AnyArray, size_of
+
 # SSIM (Wang et al. 2004): stabilisers for values in [0, 1] (K1 = 0.01, K2 = 0.03), window, sigma.
 C1 = 0.01**2
 C2 = 0.03**2
@@ -30,7 +32,7 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _BLOCK = 128
 _UNROLL = 32
 
-Image = Float[Array, "h w c"]
+Image = Float[AnyArray, "h w c"]
 Scalar = Float[Array, ""]
 
 
@@ -241,7 +243,7 @@ def ms_ssim(image: Image, rendered: Image) -> Scalar:
     Reference: Wang, Simoncelli, Bovik, "Multiscale structural similarity for image quality assessment", 2003.
     """
     image, rendered = _check_pair(image, rendered)
-    weights = np.array(MS_SSIM_WEIGHTS[: num_ms_ssim_scales(image.shape[:2])])
+    weights: np.ndarray = np.array(MS_SSIM_WEIGHTS[: num_ms_ssim_scales(size_of(image))], np.float64)
     product = jnp.ones(image.shape[-1], image.dtype)
     for scale, weight in enumerate(weights / weights.sum()):
         if scale > 0:
@@ -258,7 +260,8 @@ def _sum_axis(x: jax.Array, axis: int) -> jax.Array:
     size = x.shape[axis]
     if size > _UNROLL:
         return jnp.sum(x, axis=axis)
-    return sum(jax.lax.index_in_dim(x, k, axis, keepdims=False) for k in range(size))
+    terms = [jax.lax.index_in_dim(x, k, axis, keepdims=False) for k in range(size)]
+    return sum(terms[1:], start=terms[0])
 
 
 def _patch_means(maps: Float[Array, "k h w c"], patch_size: int) -> Float[Array, "k rows cols c"]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians2D, join
-from airjax.image.codec.air_file import Encoded, compact
+from airjax.image.codec.air_file import Encoded, compact, dequantised
 from airjax.image.color_solve import solve
 from airjax.image.presets import stages_from_text
 from airjax.image.stages import StageConfig, StageControl, run_stages, stage_control_of
@@ -32,7 +32,7 @@ DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "compact.saf
 SOLVE_STEPS = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """Weights of a staged predictor.
 
@@ -47,6 +47,10 @@ class Model:
     params: dict[str, Any]
     name: str
     rates: Coordinates = RATES
+
+    def __repr__(self) -> str:
+        weights = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
+        return f"Model({self.name}, {len(self.stages)} stages, {weights:,} weights)"
 
     def encode(
         self,
@@ -89,6 +93,38 @@ class Model:
         if solve_steps and gaussians.num_slots:
             gaussians = solve(gaussians, image, num_steps=solve_steps)
         return Encoded(gaussians, encoded.stage_counts, encoded.image_size)
+
+    def compress(
+        self,
+        image: np.ndarray,
+        *,
+        quality: float = 45.0,
+        num_stages: int | None = None,
+        max_gaussians: int | None = None,
+        refine_steps: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> Encoded:
+        """One photograph to quantised Gaussians, as a compact .air file holds them.
+
+        Args:
+          image, num_stages, max_gaussians, refine_steps, progress: see `encode`.
+          quality: 0 to 100, see `airjax.image.codec.compress.compress`.
+
+        Raises:
+          ValueError, AirjaxError: as `encode`.
+        """
+        from airjax.image.codec.compress import compress  # it knows models
+
+        quantised = compress(
+            self,
+            image,
+            quality=quality,
+            num_stages=num_stages,
+            max_gaussians=max_gaussians,
+            refine_steps=refine_steps,
+            progress=progress,
+        )
+        return dequantised(quantised)
 
 
 def checked_image(image: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from airjax.arrays import size_of
 from airjax.gaussians import Gaussians2D, join
 from airjax.image.codec.quantise import NUM_CODES, Lattice, predicted_codes, straight_through
 from airjax.image.color_solve import solve_colors
@@ -87,7 +88,7 @@ def init_params(key: jax.Array, stages: tuple[StageConfig, ...]) -> dict[str, An
 
 def pad_to_patches(image: Float[Array, "h w c"], patch_size: int) -> Float[Array, "H W c"]:
     """Zero rows and columns below and to the right, up to whole patches."""
-    rows, columns = patch_grid(image.shape[:2], patch_size)
+    rows, columns = patch_grid(size_of(image), patch_size)
     pad = ((0, rows * patch_size - image.shape[0]), (0, columns * patch_size - image.shape[1]), (0, 0))
     return jnp.pad(image, pad)
 
@@ -226,14 +227,14 @@ def solve_stages(
     weight, 4 * (2 rings + 1)^2 bytes per pixel and stage; whole photographs are solved by
     `airjax.image.color_solve.solve`.
     """
-    size = image.shape[:2]
+    size = size_of(image)
     layouts, weights, norms = [], [], []
     for stage, added in zip(stages, trace, strict=True):
-        layout = {"patches": stage.patch_map.layout(patch_grid(size, stage.patch_map.patch_size))}
-        weight = slot_weights(patch_slots(added.gaussians, **layout), tile_size=stage.patch_map.patch_size)
+        layout = stage.patch_map.layout(patch_grid(size, stage.patch_map.patch_size))
+        weight = slot_weights(patch_slots(added.gaussians, patches=layout), tile_size=layout.size)
         # The transpose of handing out the colours adds up what every slot of a Gaussian holds.
         zeros = jnp.zeros((added.gaussians.num_slots, 1), image.dtype)
-        _, collect = jax.vjp(partial(patch_colors, **layout), zeros)
+        _, collect = jax.vjp(partial(patch_colors, patches=layout), zeros)
         norms.append(collect(jnp.sum(jnp.square(weight), axis=1)[:, None])[0][:, 0])
         layouts.append(layout)
         weights.append(weight)
@@ -241,7 +242,7 @@ def solve_stages(
 
     def draw_each(colors):
         for a, b, weight, layout in zip(ends[:-1], ends[1:], weights, layouts, strict=True):
-            yield draw_patches(weight, colors[a:b], **layout)[: size[0], : size[1]]
+            yield draw_patches(weight, colors[a:b], patches=layout)[: size[0], : size[1]]
 
     gaussians = join([added.gaussians for added in trace])
     colors = solve_colors(

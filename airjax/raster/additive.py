@@ -9,22 +9,23 @@ any set.
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from airjax.gaussians import CUTOFF, Gaussians2D
+from airjax.raster.exponent import gauss, geometry_gradients, monomials
 from airjax.raster.tiles import (
     PatchGrid,
     TileLists,
+    Tiling,
     gather_colors,
     gather_slots,
     patch_colors,
-    patch_grid,
     patch_slots,
+    sum_chunks,
     tile_pixels,
     without_colors,
 )
@@ -37,8 +38,7 @@ _BLOCK = 4096  # slots times tiles of a block of the gradient: its weights take 
 def _gauss(slot: Float[Array, "k T"], pixels: np.ndarray) -> Float[Array, "Q T"]:
     """exp(-d^T Sigma^-1 d / 2) at every pixel."""
     dx, dy = pixels[0][:, None] - slot[None, 0], pixels[1][:, None] - slot[None, 1]
-    along, across = slot[None, 2] * dx + slot[None, 3] * dy, slot[None, 4] * dy
-    return jnp.exp(-0.5 * (along * along + across * across))
+    return gauss(dx, dy, slot[None, 2], slot[None, 3], slot[None, 4])
 
 
 def _weight(slot: Float[Array, "k T"], pixels: np.ndarray, smooth_cutoff: bool) -> Float[Array, "Q T"]:
@@ -116,9 +116,7 @@ def _scan_groups(add, slots, shape: tuple[int, int], channels: int) -> Float[Arr
 def _slot_cotangents(slots, cotangent, tile_size, smooth_cutoff):
     """Gradient of <cotangent, image> by every slot row, weights computed again.
 
-    With h = (cotangent . colour) * slope, dL/dq = -h, and q = ((p dx + r dy)^2 + (s dy)^2) / 2 with dx = x - mean x:
-      dL/dmean x = p <h (p dx + r dy)>,  dL/dp = -<h (p dx + r dy) dx>,  dL/ds = -s <h dy^2>, and so on.
-    The moments <h dx^i dy^j> come from moments about the tile's centre, which are one matrix product with constants.
+    With h = (cotangent . colour) * slope, `airjax.raster.exponent.geometry_gradients` gives the rows of the geometry.
     Tiles are taken in blocks, all slots of a block side by side, so that what is stored stays in the cache.
     """
     num_slots, rows, tiles = slots.shape
@@ -128,11 +126,9 @@ def _slot_cotangents(slots, cotangent, tile_size, smooth_cutoff):
     padding = ((0, 0), (0, 0), (0, num_blocks * block - tiles))
     # Padded columns have cotangent zero and factor zero: a weight of one that counts for nothing.
     slots, cotangent = jnp.pad(slots, padding), jnp.pad(cotangent, padding)
-    pixels = tile_pixels(tile_size, slots.dtype)
-    x, y = pixels
-    monomials = jnp.asarray(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y]))
+    pixels, powers = tile_pixels(tile_size, slots.dtype), jnp.asarray(monomials(tile_size, slots.dtype))
 
-    def one_block(args):
+    def by_block(args):
         slot, cotangent = args  # (k, L, block) and (c, Q, block)
         flat = slot.reshape(rows, -1)
         weight, slope = _weight_and_slope(flat, pixels, smooth_cutoff)
@@ -144,14 +140,8 @@ def _slot_cotangents(slots, cotangent, tile_size, smooth_cutoff):
             weight = slope = jax.lax.optimization_barrier(weight)
         weight, slope = (a.reshape(-1, num_slots, block) for a in (weight, slope))
         h = sum(cotangent[c][:, None] * slot[None, GEOMETRY + c] for c in range(channels)) * slope
-        m = jax.lax.dot(monomials, h.reshape(h.shape[0], -1), precision="highest")
-        u, v, p, r, s = (flat[i] for i in range(GEOMETRY))
-        h_x, h_y = m[1] - u * m[0], m[2] - v * m[0]
-        h_xx = m[3] - 2.0 * u * m[1] + u * u * m[0]
-        h_xy = m[4] - u * m[2] - v * m[1] + u * v * m[0]
-        h_yy = m[5] - 2.0 * v * m[2] + v * v * m[0]
-        h_a = p * h_x + r * h_y  # <h (p dx + r dy)>
-        geometry = [p * h_a, r * h_a + s * s * h_y, -(p * h_xx + r * h_xy), -(p * h_xy + r * h_yy), -s * h_yy]
+        moments = jax.lax.dot(powers, h.reshape(h.shape[0], -1), precision="highest")
+        geometry = geometry_gradients(moments, [flat[i] for i in range(GEOMETRY)])
         colors = [jnp.sum(weight * cotangent[c][:, None], axis=0).reshape(-1) for c in range(channels)]
         return jnp.stack(geometry + colors)
 
@@ -159,7 +149,7 @@ def _slot_cotangents(slots, cotangent, tile_size, smooth_cutoff):
         slots.reshape(num_slots, rows, num_blocks, block).transpose(2, 1, 0, 3),
         cotangent.reshape(channels, -1, num_blocks, block).transpose(2, 0, 1, 3),
     )
-    out = jax.lax.map(one_block, blocks).reshape(num_blocks, rows, num_slots, block)
+    out = jax.lax.map(by_block, blocks).reshape(num_blocks, rows, num_slots, block)
     return out.transpose(2, 1, 0, 3).reshape(num_slots, rows, -1)[..., :tiles]
 
 
@@ -207,18 +197,6 @@ def slot_weights(slots: Float[Array, "L k T"], *, tile_size: int, smooth_cutoff:
     return jnp.stack([_weight(slot, pixels, smooth_cutoff) for slot in slots])
 
 
-class Rendered(NamedTuple):
-    """A rendered image.
-
-    Fields:
-      image: (h, w, c), not clipped. All NaN when the lists overflowed.
-      overflow: bool scalar, True when the given capacity did not hold all (Gaussian, tile) pairs.
-    """
-
-    image: Float[Array, "h w c"]
-    overflow: Bool[Array, ""]
-
-
 def untile(tiles: Float[Array, "c Q T"], *, grid: tuple[int, int], tile_size: int) -> Float[Array, "h w c"]:
     """Tiles side by side: (rows * B, columns * B, c)."""
     image = tiles.reshape(-1, tile_size, tile_size, *grid)
@@ -250,21 +228,19 @@ def render_patches(gaussians: Gaussians2D, *, patches: PatchGrid, any_order: boo
 def render_lists(
     gaussians: Gaussians2D,
     lists: TileLists,
+    tiling: Tiling,
     *,
-    image_size: tuple[int, int],
-    tile_size: int,
     smooth_cutoff: bool = False,
     any_order: bool = False,
 ) -> Float[Array, "h w c"]:
     """Image of a set whose tile lists are known; linear in `gaussians.colors`."""
-    options = {"grid": patch_grid(image_size, tile_size), "tile_size": tile_size}
     if any_order:
-        slots = gather_slots(without_colors(gaussians), lists, **options)
-        chunks = _sum_colors(slots, gather_colors(_shown(gaussians), lists), tile_size, smooth_cutoff)
+        slots = gather_slots(without_colors(gaussians), lists, tiling)
+        chunks = _sum_colors(slots, gather_colors(_shown(gaussians), lists), tiling.tile_size, smooth_cutoff)
     else:
-        slots = gather_slots(gaussians, lists, **options)
-        chunks = accumulate(slots, tile_size=tile_size, smooth_cutoff=smooth_cutoff)
-    return _assemble(chunks, lists, image_size, tile_size)
+        slots = gather_slots(gaussians, lists, tiling)
+        chunks = accumulate(slots, tile_size=tiling.tile_size, smooth_cutoff=smooth_cutoff)
+    return _assemble(chunks, lists, tiling)
 
 
 def _shown(gaussians: Gaussians2D) -> Float[Array, "n c"]:
@@ -273,16 +249,10 @@ def _shown(gaussians: Gaussians2D) -> Float[Array, "n c"]:
 
 
 def draw_slots(
-    weights: Float[Array, "L Q M"],
-    lists: TileLists,
-    colors: Float[Array, "n c"],
-    *,
-    image_size: tuple[int, int],
-    tile_size: int,
+    weights: Float[Array, "L Q M"], lists: TileLists, colors: Float[Array, "n c"], tiling: Tiling
 ) -> Float[Array, "h w c"]:
     """Image for given colours from weights that `slot_weights` computed once; linear in both."""
-    chunks = _weigh(weights, gather_colors(colors, lists))
-    return _assemble(chunks, lists, image_size, tile_size)
+    return _assemble(_weigh(weights, gather_colors(colors, lists)), lists, tiling)
 
 
 def draw_patches(
@@ -300,7 +270,7 @@ def _weigh(weights: Float[Array, "L Q M"], colors: Float[Array, "L c M"]) -> Flo
     def add(image, group):
         return tuple(image[c] + sum(w * k[None, c] for w, k in zip(*group, strict=True)) for c in range(len(image)))
 
-    return _scan_groups(add, (weights, colors), weights.shape[1:], colors.shape[1])
+    return _scan_groups(add, (weights, colors), (weights.shape[1], weights.shape[2]), colors.shape[1])
 
 
 def _weigh_bwd(residuals, cotangent):
@@ -319,12 +289,9 @@ def _weigh_bwd(residuals, cotangent):
 _weigh.defvjp(lambda weights, colors: (_weigh(weights, colors), (weights, colors)), _weigh_bwd)
 
 
-def _assemble(chunks, lists, image_size, tile_size):
-    """Chunks (c, Q, M) added up to tiles, tiles put side by side and cropped."""
-    grid = patch_grid(image_size, tile_size)
+def _assemble(chunks: Float[Array, "c Q M"], lists: TileLists, tiling: Tiling) -> Float[Array, "h w c"]:
+    """Chunks added up to tiles, tiles put side by side and cropped."""
     channels, pixels, num_chunks = chunks.shape
-    rows = chunks.reshape(channels * pixels, num_chunks).T
-    tiles = jnp.zeros((grid[0] * grid[1], channels * pixels), rows.dtype)
-    tiles = tiles.at[lists.tiles].add(rows, mode="drop", indices_are_sorted=True)
-    image = untile(tiles.T.reshape(channels, pixels, -1), grid=grid, tile_size=tile_size)
-    return image[: image_size[0], : image_size[1]]
+    tiles = sum_chunks(chunks.reshape(channels * pixels, num_chunks).T, lists, tiling)
+    image = untile(tiles.T.reshape(channels, pixels, -1), grid=tiling.grid, tile_size=tiling.tile_size)
+    return image[: tiling.image_size[0], : tiling.image_size[1]]

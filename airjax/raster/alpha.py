@@ -22,11 +22,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from airjax.gaussians import CUTOFF
-from airjax.raster.tiles import Footprints, TileLists, gather_table, patch_grid, tile_pixels
+from airjax.raster.exponent import gauss, geometry_gradients, monomials
+from airjax.raster.tiles import Footprints, TileLists, Tiling, gather_table, sum_chunks, tile_pixels
 
 GEOMETRY = 6  # rows of a slot before its values: mean x, mean y (from the tile's centre), factor p, r, s, opacity
 _BLOCK = 256  # chunks of a block of the gradient: its weights take L * Q times as many numbers, about a cache
@@ -40,7 +40,7 @@ class Splats(NamedTuple):
       factors: (n, 3) p, r, s with d^T Sigma^-1 d = (p dx + r dy)^2 + (s dy)^2, 1/pixel.
       opacities: (n,) in [0, 1].
       values: (n, c) what is drawn: colours, depths.
-      half: (n, 2) half width and half height of a box outside which nothing is drawn, pixels; constant.
+      half_extents: (n, 2) half width and half height of a box outside which nothing is drawn, pixels; constant.
       active: (n,) bool.
     """
 
@@ -48,7 +48,7 @@ class Splats(NamedTuple):
     factors: Float[Array, "n 3"]
     opacities: Float[Array, " n"]
     values: Float[Array, "n c"]
-    half: Float[Array, "n 2"]
+    half_extents: Float[Array, "n 2"]
     active: Bool[Array, " n"]
 
     @property
@@ -56,7 +56,7 @@ class Splats(NamedTuple):
         """Where they are drawn: in the box, as far as their alpha reaches the cut-off. A constant."""
         limits = jnp.log(jnp.maximum(self.opacities, 1e-30) / CUTOFF)
         return jax.lax.stop_gradient(
-            Footprints(self.means, self.half, self.factors, limits, self.active & (self.opacities >= CUTOFF))
+            Footprints(self.means, self.half_extents, self.factors, limits, self.active & (self.opacities >= CUTOFF))
         )
 
 
@@ -75,9 +75,8 @@ class Drawn(NamedTuple):
 def draw_over(
     splats: Splats,
     lists: TileLists,
+    tiling: Tiling,
     *,
-    image_size: tuple[int, int],
-    tile_size: int,
     alpha_max: float,
     stop: float,
     any_order: bool = False,
@@ -87,8 +86,7 @@ def draw_over(
     Args:
       splats: n slots.
       lists: of `splats.footprints`, slots of a tile from front to back; constants to every gradient.
-      image_size: (h, w) pixels.
-      tile_size: B, pixels.
+      tiling: the tiles.
       alpha_max: largest alpha of a Gaussian at a pixel; no gradient passes where it is reached.
       stop: see the module.
       any_order: differentiate through the sums, to any order and in both modes (slower, more memory). By default
@@ -97,20 +95,19 @@ def draw_over(
     Returns:
       `Drawn`, over nothing: add (1 - alpha) * background.
     """
-    grid = patch_grid(image_size, tile_size)
-    slots = _gather(splats, lists, grid, tile_size)
+    slots = _gather(splats, lists, tiling)
     composite = _sum_chunks if any_order else _composite
-    channels = composite(slots, _runs(lists), _Options(tile_size, alpha_max, stop))
-    *values, alpha = (_assemble(rows, lists, grid, tile_size)[: image_size[0], : image_size[1]] for rows in channels)
+    channels = composite(slots, _runs(lists), _Options(tiling.tile_size, alpha_max, stop))
+    *values, alpha = (_assemble(rows, lists, tiling) for rows in channels)
     return Drawn(jnp.stack(values, axis=-1), alpha)
 
 
-def _assemble(rows: Float[Array, "M Q"], lists: TileLists, grid: tuple[int, int], tile_size: int):
-    """Chunks added up to tiles, tiles put side by side."""
-    tiles = jnp.zeros((grid[0] * grid[1], rows.shape[1]), rows.dtype)
-    tiles = tiles.at[lists.tiles].add(rows, mode="drop", indices_are_sorted=True)
-    image = tiles.reshape(*grid, tile_size, tile_size).transpose(0, 2, 1, 3)
-    return image.reshape(grid[0] * tile_size, grid[1] * tile_size)
+def _assemble(rows: Float[Array, "M Q"], lists: TileLists, tiling: Tiling) -> Float[Array, "h w"]:
+    """Chunks added up to tiles, tiles put side by side and cropped."""
+    (row_count, column_count), size = tiling.grid, tiling.tile_size
+    tiles = sum_chunks(rows, lists, tiling)
+    image = tiles.reshape(row_count, column_count, size, size).transpose(0, 2, 1, 3)
+    return image.reshape(row_count * size, column_count * size)[: tiling.image_size[0], : tiling.image_size[1]]
 
 
 class _Options(NamedTuple):
@@ -136,7 +133,7 @@ def _runs(lists: TileLists) -> _Runs:
     return _Runs(jnp.concatenate([end, new])[:, None], jnp.concatenate([new, end])[:, None])
 
 
-def _gather(splats: Splats, lists: TileLists, grid: tuple[int, int], tile_size: int) -> Float[Array, "L k M"]:
+def _gather(splats: Splats, lists: TileLists, tiling: Tiling) -> Float[Array, "L k M"]:
     """The slots of every chunk, means measured from the chunk's tile centre; an empty one has opacity 0."""
     active = splats.active[:, None]
     table = jnp.where(
@@ -145,16 +142,14 @@ def _gather(splats: Splats, lists: TileLists, grid: tuple[int, int], tile_size: 
         0.0,
     )
     table = jnp.concatenate([table, jnp.zeros((1, table.shape[1]), table.dtype)])
-    return gather_table(table, lists, grid=grid, tile_size=tile_size)
+    return gather_table(table, lists, tiling)
 
 
 def _alpha(slot: Float[Array, "k M"], options: _Options) -> Float[Array, "M Q"]:
     """Alpha of one slot of every chunk at every pixel; 0 below the cut-off."""
     x, y = tile_pixels(options.tile_size, slot.dtype)
     u, v, p, r, s, opacity = (row[:, None] for row in slot[:GEOMETRY])
-    dx, dy = x[None] - u, y[None] - v
-    along, across = p * dx + r * dy, s * dy
-    alpha = opacity * jnp.exp(-0.5 * (along * along + across * across))
+    alpha = opacity * gauss(x[None] - u, y[None] - v, p, r, s)
     # Not `minimum`, whose gradient at a tie is one half: where alpha_max is reached none passes.
     alpha = jnp.where(alpha > options.alpha_max, options.alpha_max, alpha)
     return jnp.where(alpha >= CUTOFF, alpha, 0.0)
@@ -222,10 +217,10 @@ def _composite_bwd(options, residuals, cotangent):
     S runs from the last slot of a tile to the first: adding up, it loses no digits.
     """
     slots, runs, left = residuals
-    products = _by_blocks(lambda *part: _chunk_products(*part, options), slots, left, cotangent)
+    products = _by_blocks(partial(_chunk_products, options=options), slots, left, cotangent)
     behind = _running(jnp.add, products, runs.last, 0.0, reverse=True)
-    found = _by_blocks(lambda *part: _slot_cotangents(*part, options), slots, left, behind, cotangent)
-    return jnp.moveaxis(found, 0, 2), None
+    cotangents = _by_blocks(partial(_slot_cotangents, options=options), slots, left, behind, cotangent)
+    return jnp.moveaxis(cotangents, 0, 2), None
 
 
 def _by_blocks(fn, slots: Float[Array, "L k M"], *rows):
@@ -239,8 +234,8 @@ def _by_blocks(fn, slots: Float[Array, "L k M"], *rows):
         return array.reshape(num_blocks, block, *array.shape[1:])
 
     parts = jax.tree.map(cut, (jnp.moveaxis(slots, 2, 0), *rows))
-    found = jax.lax.map(lambda part: fn(jnp.moveaxis(part[0], 0, 2), *part[1:]), parts)
-    return found.reshape(-1, *found.shape[2:])[:num_chunks]
+    blocks = jax.lax.map(lambda part: fn(jnp.moveaxis(part[0], 0, 2), *part[1:]), parts)
+    return blocks.reshape(-1, *blocks.shape[2:])[:num_chunks]
 
 
 def _chunk_products(slots, left, cotangent, options):
@@ -261,13 +256,11 @@ def _against(slot, cotangent):
 def _slot_cotangents(slots, left, behind, cotangent, options):
     """`_composite_bwd` for some of the chunks: (M, L, k).
 
-    With h = dO / d(alpha before its clamp) * alpha, the gradient by the exponent q is -h, and
-    q = ((p dx + r dy)^2 + (s dy)^2) / 2 with dx = x - mean x; the moments <h dx^i dy^j> come from moments about the
-    tile's centre, one matrix product with constants (as in `airjax.raster.additive`).
+    With h = dO / d(alpha before its clamp) * alpha, `airjax.raster.exponent.geometry_gradients` gives the rows of the
+    geometry.
     """
-    x, y = tile_pixels(options.tile_size, slots.dtype)
-    monomials = jnp.asarray(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1))
-    ones = jnp.ones((x.size, 1), slots.dtype)
+    powers = jnp.asarray(monomials(options.tile_size, slots.dtype).T)
+    ones = jnp.ones((powers.shape[0], 1), slots.dtype)
 
     def forward(left, slot):
         alpha = _alpha(slot, options)
@@ -280,21 +273,15 @@ def _slot_cotangents(slots, left, behind, cotangent, options):
         # Where the slot is not drawn nothing behind it is either: the sum is 0 there, as it should be.
         slope = before * against - behind / (1.0 - alpha)
         h = jnp.where(alpha < options.alpha_max, slope * alpha, 0.0)
-        moments = jax.lax.dot(h, monomials, precision="highest").T
+        moments = jax.lax.dot(h, powers, precision="highest").T
         values = [jax.lax.dot(weight * rows, ones, precision="highest")[:, 0] for rows in cotangent[:-1]]
         return behind + weight * against, (moments, values)
 
     _, (alphas, befores) = jax.lax.scan(forward, left, slots)
     _, (moments, values) = jax.lax.scan(backward, behind, (slots, alphas, befores), reverse=True)
-    m = moments.transpose(1, 0, 2)
-    u, v, p, r, s, opacity = (slots[:, i] for i in range(GEOMETRY))
-    h_x, h_y = m[1] - u * m[0], m[2] - v * m[0]
-    h_xx = m[3] - 2.0 * u * m[1] + u * u * m[0]
-    h_xy = m[4] - u * m[2] - v * m[1] + u * v * m[0]
-    h_yy = m[5] - 2.0 * v * m[2] + v * v * m[0]
-    h_a = p * h_x + r * h_y  # <h (p dx + r dy)>
-    by_opacity = m[0] / jnp.where(opacity > 0, opacity, 1.0)
-    geometry = [p * h_a, r * h_a + s * s * h_y, -(p * h_xx + r * h_xy), -(p * h_xy + r * h_yy), -s * h_yy, by_opacity]
+    moments, opacity = moments.transpose(1, 0, 2), slots[:, GEOMETRY - 1]
+    geometry = geometry_gradients(moments, [slots[:, i] for i in range(GEOMETRY - 1)])
+    geometry.append(moments[0] / jnp.where(opacity > 0, opacity, 1.0))
     return jnp.stack(geometry + values, axis=-1).transpose(1, 0, 2)
 
 

@@ -25,7 +25,7 @@ from airjax.weights_file import load_weights, weights_hash
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "foresplat.safetensors"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """Weights of a scene predictor.
 
@@ -40,6 +40,10 @@ class Model:
     params: Any
     name: str
     rates: Coordinates = RATES
+
+    def __repr__(self) -> str:
+        weights = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
+        return f"Model({self.name}, {self.config.planes} planes, {weights:,} weights)"
 
     def predict(
         self,
@@ -75,7 +79,8 @@ class Model:
 def _predict(params, images, cameras, empty, near, far, *, config, rows) -> Gaussians3D:
     sets = None if rows is None else np.array(rows)
     found = predict(params, images, cameras, near, far, config=config, sets=sets)
-    cameras, empty = (cameras, empty) if rows is None else jax.tree.map(lambda leaf: leaf[sets[:, 0]], (cameras, empty))
+    if sets is not None:
+        cameras, empty = jax.tree.map(lambda leaf: leaf[sets[:, 0]], (cameras, empty))
     kept = consistent(found.gaussians.means, found.pixels, found.depths, cameras, empty=empty)
     return replace(found.gaussians, active=found.gaussians.active & kept)
 
@@ -94,6 +99,6 @@ def load(path: str | os.PathLike | None = None) -> Model:
     expected = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
     if jax.tree.map(np.shape, params) != jax.tree.map(lambda leaf: leaf.shape, expected):
         raise AirjaxError(f"{path}: expected weights that fit their configuration, got others")
-    rates = metadata.get("rates")
-    rates = RATES if rates is None else rates_from_text(rates, kind=Coordinates, source=str(path))
+    text = metadata.get("rates")
+    rates = RATES if text is None else rates_from_text(text, kind=Coordinates, source=str(path))
     return Model(config, params, f"{path.name} {weights_hash(path)[:8]}", rates)

@@ -1,4 +1,4 @@
-"""Quaternions w x y z."""
+"""Rotations as quaternions w x y z."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def rotations(quats: Float[Array, "n 4"]) -> Float[Array, "n 3 3"]:
 
 
 def from_rotation(rotation: Float[Array, "3 3"]) -> Float[Array, " 4"]:
-    """The quaternion of length 1 of a rotation matrix, w >= 0.
+    """Unit quaternion of a rotation matrix, w >= 0.
 
-    Of the four rows that are multiples of it, the longest: 4 q q^T is linear in the matrix.
+    4 q q^T is linear in the matrix. Each of its rows is a multiple of q; the longest is normalized.
     """
     r = rotation
     xx, yy, zz = r[0, 0], r[1, 1], r[2, 2]
@@ -43,7 +43,7 @@ def from_rotation(rotation: Float[Array, "3 3"]) -> Float[Array, " 4"]:
 
 
 def multiply(a: Float[Array, "n 4"], b: Float[Array, "n 4"]) -> Float[Array, "n 4"]:
-    """First b, then a."""
+    """Products a b: the rotation b followed by a."""
     aw, ax, ay, az = jnp.moveaxis(a, -1, 0)
     bw, bx, by, bz = jnp.moveaxis(b, -1, 0)
     return jnp.stack(
