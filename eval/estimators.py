@@ -30,9 +30,9 @@ from airjax.inner.optimizers import scaled
 from airjax.photographs import read_image
 from airjax.raster.draw import capacity_of
 from airjax.raster.tiles import Capacity
-from eval.image.quality import prepare
-from eval.plot import Line, Panel, draw_panels, png_bytes
-from eval.refinement import PALETTE, budget_for, middle
+from eval.image.measures import prepare
+from eval.plots import Line, Panel, draw_panels
+from eval.refinement import budget_for, middle
 from eval.report import environment, format_table, number, write_json
 from eval.timing import time_warm
 from train.meta import Meta, clipped_rows, decibels_of
@@ -280,16 +280,13 @@ def plot(config, means: dict[str, list[Fidelity]]) -> bytes:
     x = np.array(config.horizons)
 
     def lines(field: str) -> tuple[Line, ...]:
-        return tuple(
-            Line(name, x, np.array([getattr(each, field) for each in row]), PALETTE[i % len(PALETTE)])
-            for i, (name, row) in enumerate(means.items())
-        )
+        return tuple(Line(name, x, np.array([getattr(each, field) for each in row])) for name, row in means.items())
 
     panels = [
         Panel("cosine with the exact gradient", "inner steps", lines("cosine"), log2_x=True),
         Panel("milliseconds", "inner steps", lines("milliseconds"), log2_x=True),
     ]
-    return png_bytes(draw_panels(config.description, panels))
+    return draw_panels(config.description, panels)
 
 
 def run(config: Estimators, weights: Path | None, out: Path) -> int:
@@ -298,7 +295,7 @@ def run(config: Estimators, weights: Path | None, out: Path) -> int:
     Raises:
       AirjaxError: no such weights, no image, or none that can be read.
     """
-    model, paths = prepare(config, weights, out)
+    model, paths = prepare(config, weights)
     images, names = [], []
     for path in paths:
         try:

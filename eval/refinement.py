@@ -22,27 +22,9 @@ from airjax.image.model import Model, load
 from airjax.image.task import Coordinates, State, advance, start_state
 from airjax.photographs import IMAGE_SUFFIXES, read_image
 from airjax.raster.draw import render
-from eval.image.quality import score
-from eval.plot import Line, Panel, draw_panels, png_bytes
-from eval.report import environment, format_table, number, remembered, write_json
-
-# Okabe and Ito's palette, then darker and lighter ones of its colours.
-PALETTE = (
-    (60, 60, 64),
-    (213, 94, 0),
-    (0, 114, 178),
-    (0, 158, 115),
-    (204, 121, 167),
-    (230, 159, 0),
-    (86, 180, 233),
-    (150, 150, 156),
-    (120, 60, 0),
-    (0, 70, 60),
-    (110, 50, 90),
-    (160, 150, 0),
-    (205, 60, 140),
-    (0, 0, 0),
-)
+from eval.image.measures import score
+from eval.plots import Line, Panel, draw_panels
+from eval.report import cached, environment, format_table, number, write_json
 
 
 class Start(NamedTuple):
@@ -204,18 +186,14 @@ def plot(config: Refinement, report: dict) -> bytes:
     """PNG of PSNR, and of the difference from the first weights, over the steps."""
     steps = np.array(config.steps[1:])
 
-    def lines(values: dict, skip: int) -> tuple[Line, ...]:
-        return tuple(
-            Line(name, steps, np.array(row[1:]), PALETTE[i % len(PALETTE)])
-            for i, (name, row) in enumerate(values.items())
-            if i >= skip
-        )
+    def lines(values: dict) -> tuple[Line, ...]:
+        return tuple(Line(name, steps, np.array(row[1:])) for name, row in values.items())
 
-    panels = [Panel("PSNR, dB", "refinement steps", lines(report["psnr"], 0), log2_x=True)]
+    panels = [Panel("PSNR, dB", "refinement steps", lines(report["psnr"]), log2_x=True)]
     if len(config.starts) > 1:
         title = f"PSNR minus that of {config.starts[0].name}, dB"
-        panels.append(Panel(title, "refinement steps", lines(report["difference"], 0), log2_x=True))
-    return png_bytes(draw_panels(config.description, panels))
+        panels.append(Panel(title, "refinement steps", lines(report["difference"]), log2_x=True))
+    return draw_panels(config.description, panels)
 
 
 def run(config: Refinement, weights: Path | None, out: Path) -> int:
@@ -277,4 +255,5 @@ def _remembered(model: Model, image: np.ndarray, config: Refinement, out: Path) 
     """`measure`, or what it gave before for the same pixels, weights and settings."""
     settings = config.steps, config.max_gaussians, model.rates
     work = partial(measure, model, image, config)
-    return remembered(work, Curve, out / "curves", arrays=(image, model.params), settings=settings)
+    code = sys.modules[__name__]
+    return cached(work, Curve, out / "curves", arrays=(image, model.params), settings=settings, code=code).record

@@ -7,6 +7,7 @@ and are refined by the same optimiser. Differences are paired scene by scene.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from airjax.scene.render import render
 from airjax.scene.task import RATES, Coordinates, State, advance, start_state
 from airjax.scene.triangulate import triangulate
 from eval.refinement import plot
-from eval.report import environment, format_table, number, remembered, write_json
+from eval.report import cached, environment, format_table, number, write_json
 from eval.scene.baseline import at_points, random_points
 from train.scene.experiment import SceneData, texture_atlas
 
@@ -386,4 +387,5 @@ def _remembered(model: Model | None, rates: Coordinates, task: Task, config: Sce
     arrays = task.images, task.cameras, task.small, task.points, None if model is None else model.params
     settings = config.steps, config.seconds, rates, task.near, task.far, task.sets
     work = partial(measure, model, rates, task, config)
-    return remembered(work, Curve, out / "curves", arrays=arrays, settings=settings)
+    code = sys.modules[__name__]
+    return cached(work, Curve, out / "curves", arrays=arrays, settings=settings, code=code).record

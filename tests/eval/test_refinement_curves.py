@@ -9,7 +9,7 @@ from airjax.errors import AirjaxError
 from airjax.image.task import Coordinates, refine_gaussians
 from airjax.raster.draw import render
 from eval import refinement
-from eval.image.quality import score
+from eval.image.measures import score
 from eval.main import main
 from eval.refinement import Refinement, Start, measure, middle, run, summary, table
 
