@@ -317,7 +317,7 @@ def _encode(options: argparse.Namespace, screen: Screen) -> None:
 
     def encode_file(source: Path, target: Path) -> None:
         name = display_name(source)
-        pixels, notices = read_image(source)
+        pixels, notices, _ = read_image(source)
         for notice in notices:
             screen.notice(f"{name}: {notice}")
         model = prepare()
