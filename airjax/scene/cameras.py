@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -40,6 +41,11 @@ class Camera:
     def __getitem__(self, index) -> Camera:
         """Some of a stack."""
         return jax.tree.map(lambda leaf: leaf[index], self)
+
+    def resized(self, size: tuple[float, float], new_size: tuple[float, float]) -> Camera:
+        """The same camera for an image of another (h, w): the intrinsics follow the pixels."""
+        factors = np.array([[new_size[1] / size[1]], [new_size[0] / size[0]], [1.0]], self.intrinsics.dtype)
+        return replace(self, intrinsics=self.intrinsics * factors.reshape((1,) * (self.intrinsics.ndim - 2) + (3, 1)))
 
 
 def scale_world(camera: Camera, factor: Float[Array, ""] | float) -> Camera:
