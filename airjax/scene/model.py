@@ -27,19 +27,22 @@ DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "foresplat.s
 
 @dataclass(frozen=True)
 class Model:
-    """Weights of a scene predictor.
+    """A scene predictor with its weights.
 
     Fields:
       config: of the predictor.
-      params: of its networks.
+      params: weights of its networks.
       name: file name and the first digits of the SHA-256 of the weights.
-      rates: learning rates of a refinement of its predictions, learned with the weights if they were.
+      rates: learning rates for refining its predictions; those of the weights file, if it has any.
     """
 
     config: PredictorConfig
     params: Any
     name: str
     rates: Coordinates = RATES
+
+    def __repr__(self) -> str:
+        return f"Model({self.name})"
 
     def predict(
         self,
@@ -53,11 +56,11 @@ class Model:
     ) -> Gaussians3D:
         """Gaussians of a scene from two views or more; numpy arrays, all of them active.
 
-        Those that the views contradict are left out (`airjax.scene.fusion`).
+        Gaussians that other views contradict are left out (`airjax.scene.fusion`).
 
         Args:
           images, cameras, near, far, sets: see `airjax.scene.predictor.predict`.
-          empty: pixels that show the background; None where that is not known.
+          empty: pixels that show the background alone; None where that is not known.
 
         Raises:
           ValueError: as there.
@@ -74,10 +77,11 @@ class Model:
 @partial(jax.jit, static_argnames=("config", "rows"))
 def _predict(params, images, cameras, empty, near, far, *, config, rows) -> Gaussians3D:
     sets = None if rows is None else np.array(rows)
-    found = predict(params, images, cameras, near, far, config=config, sets=sets)
+    prediction = predict(params, images, cameras, near, far, config=config, sets=sets)
+    gaussians = prediction.gaussians
     cameras, empty = (cameras, empty) if rows is None else jax.tree.map(lambda leaf: leaf[sets[:, 0]], (cameras, empty))
-    kept = consistent(found.gaussians.means, found.pixels, found.depths, cameras, empty=empty)
-    return replace(found.gaussians, active=found.gaussians.active & kept)
+    kept = consistent(gaussians.means, prediction.pixels, prediction.depths, cameras, empty=empty)
+    return replace(gaussians, active=gaussians.active & kept)
 
 
 def load(path: str | os.PathLike | None = None) -> Model:
@@ -93,7 +97,7 @@ def load(path: str | os.PathLike | None = None) -> Model:
     config = config_from_text(metadata["predictor"], source=str(path))
     expected = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
     if jax.tree.map(np.shape, params) != jax.tree.map(lambda leaf: leaf.shape, expected):
-        raise AirjaxError(f"{path}: expected weights that fit their configuration, got others")
+        raise AirjaxError(f"{path}: expected weights that fit their configuration, got other shapes")
     rates = metadata.get("rates")
     rates = RATES if rates is None else rates_from_text(rates, kind=Coordinates, source=str(path))
     return Model(config, params, f"{path.name} {weights_hash(path)[:8]}", rates)
