@@ -24,12 +24,12 @@ from airjax.files import atomic_write_bytes
 from airjax.gaussians import Gaussians3D
 from airjax.metrics import psnr, ssim, to_8bit
 from airjax.raster.tiles import Capacity
-from airjax.scene import view_selection as choose
 from airjax.scene.cameras import Camera
 from airjax.scene.files.photographs import load as load_scene
 from airjax.scene.model import Model
 from airjax.scene.model import load as load_model
 from airjax.scene.procedural import random_views
+from airjax.scene.reconstruct import prepare
 from airjax.scene.render import render
 from airjax.scene.task import RATES, Coordinates, State, advance, start_state
 from airjax.scene.triangulate import triangulate
@@ -170,18 +170,13 @@ _random_views = partial(jax.jit, static_argnames=("image_size", "num_views"))(ra
 
 
 def _real(folder: str, config: SceneRefinement) -> Task:
-    """As `airjax reconstruct` takes a scene apart; from scratch starts from triangulated points."""
-    scene = load_scene(folder, max_size=config.max_size)
-    seen, back = choose.held_out(scene.splits)
-    given, judged = scene.take(seen), scene.take(back)
-    found = triangulate(given.images, given.cameras, source=folder)
-    near, far = scene.bounds or (found.near, found.far)
-    chosen = choose.spread(given.cameras, config.views)
-    sets = choose.comparisons(given.cameras, chosen, near=near, far=far)
-    small = given.shrunk(config.predict_size)
+    """As `airjax reconstruct` prepares a scene; a start from scratch has triangulated points."""
+    task = prepare(load_scene(folder, max_size=config.max_size), views=config.views, predict_size=config.predict_size)
+    given, small, (near, far, found, _) = task.given, task.small, task.bounds
+    found = found or triangulate(given.images, given.cameras, source=folder)
     views = given.images, given.cameras, (small.images, small.cameras)
-    parts = judged.images, judged.cameras, found.points, found.colors
-    return Task(Path(folder).name, *views, near, far, sets, scene.background, small.empty, *parts)
+    parts = task.held_out.images, task.held_out.cameras, found.points, found.colors
+    return Task(Path(folder).name, *views, near, far, task.sets, given.background, small.empty, *parts)
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------
