@@ -91,7 +91,7 @@ PILLOW: dict[str, Pillow] = {
         "jpeg_qualities",
         "quality",
         lambda quality: {"quality": quality, "subsampling": 2, "optimize": True},
-        "optimised Huffman tables, baseline",
+        "optimized Huffman tables, baseline",
     ),
     "jpeg-444": Pillow(
         "JPEG 4:4:4",
@@ -100,7 +100,7 @@ PILLOW: dict[str, Pillow] = {
         "jpeg_qualities",
         "quality",
         lambda quality: {"quality": quality, "subsampling": 0, "optimize": True},
-        "optimised Huffman tables, baseline",
+        "optimized Huffman tables, baseline",
     ),
     "webp": Pillow(
         "WebP",
@@ -120,7 +120,7 @@ PILLOW: dict[str, Pillow] = {
         "jpeg2000_ratios",
         "ratio",
         lambda ratio: {"irreversible": True, "mct": 1, "quality_mode": "rates", "quality_layers": [ratio]},
-        "irreversible 9/7 wavelet and colour transform, one layer, the same compression ratio for all images",
+        "irreversible 9/7 wavelet and color transform, one layer, the same compression ratio for all images",
     ),
     "avif": Pillow(
         "AVIF",
