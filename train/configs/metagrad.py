@@ -1,6 +1,6 @@
 """MetaGrad in 2D: finetuning of the shipped weights for what refinement makes of them, with any estimator.
 
-python -m train.main --config train/configs/estimators.py
+python -m train.main --config train/configs/metagrad.py
 
 Then --variant unrolled, --seed 1, and so on. Variants are the names of `VARIANTS`: alone they train the last layer of
 every stage, "full_..." all weights, and those of `RATES_VARIANTS` as "rates_..." the inner learning rates alone.
