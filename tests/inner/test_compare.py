@@ -1,4 +1,4 @@
-"""Estimators beside the exact gradient (scenes: tests/test_extensions.py); oracles: gradients by hand, the exact one."""
+"""Estimators beside the exact one (scenes: tests/test_extensions.py); oracles: gradients by hand, the exact one."""
 
 import numpy as np
 from cases import image_case
