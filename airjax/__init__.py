@@ -3,7 +3,7 @@
 model = airjax.load()
 encoded = model.encode(image)                    # (h, w, 3) in [0, 1] -> Gaussians
 rendered = airjax.render(encoded.gaussians, image_size=encoded.image_size).image
-data = airjax.to_bytes(airjax.compress(model, image, quality=45))
+data = airjax.to_bytes(airjax.compress(model, image, airjax.CompressOptions(quality=45)))
 
 The names below are imported when they are first used, so that the command line can answer `--help` without JAX.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airjax.image.codec.air_file import Encoded
     from airjax.image.codec.air_file import decode as from_bytes
     from airjax.image.codec.air_file import encode as to_bytes
-    from airjax.image.codec.compress import compress
+    from airjax.image.codec.compress import CompressOptions, compress
     from airjax.image.codec.payload import Quantised
     from airjax.image.model import Model, load
     from airjax.raster.draw import render
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AirjaxError",
+    "CompressOptions",
     "Encoded",
     "Gaussians2D",
     "Model",
@@ -39,6 +40,7 @@ __all__ = [
 # Where each name lives, and what it is called there.
 _HOMES = {
     "AirjaxError": ("airjax.errors", "AirjaxError"),
+    "CompressOptions": ("airjax.image.codec.compress", "CompressOptions"),
     "Encoded": ("airjax.image.codec.air_file", "Encoded"),
     "Gaussians2D": ("airjax.gaussians", "Gaussians2D"),
     "Model": ("airjax.image.model", "Model"),

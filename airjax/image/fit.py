@@ -27,14 +27,10 @@ from airjax.gaussians import Gaussians2D, ladder, pad
 from airjax.image.cholesky import CHOLESKY_RATES, FLOOR, CholeskyCoordinates, cholesky_of
 from airjax.image.codec.air_file import Encoded
 from airjax.image.color_solve import solve
+from airjax.image.defaults import FIT_GAUSSIANS, FIT_SOLVE_STEPS, FIT_STEPS, FORMS, STARTS
 from airjax.image.model import checked_image
 from airjax.image.task import SEGMENT, Coordinates, State, advance, coordinates_of, refinement_adam
-from airjax.metrics import psnr, to_8bit
 from airjax.raster.draw import render
-
-STARTS = ("content", "random")
-FORMS = ("scale_rotation", "cholesky")
-SOLVE_STEPS = 10  # of the colour solve at the end
 
 SPREAD = 0.6  # standard deviation of a new Gaussian in units of the distance to its neighbours, 1 / sqrt(density)
 UNIFORM_SHARE = 0.3  # of the probability of a place in a content start; the rest follows the gradients of the image
@@ -227,10 +223,10 @@ class FitConfig:
       ValueError: an option outside its range; rates of another form.
     """
 
-    num_gaussians: int = 10_000
-    num_steps: int = 2_000
-    start: str = "content"
-    form: str = "scale_rotation"
+    num_gaussians: int = FIT_GAUSSIANS
+    num_steps: int = FIT_STEPS
+    start: str = STARTS[0]
+    form: str = FORMS[0]
     additions: int = 4
     rates: Coordinates | CholeskyCoordinates | None = None
 
@@ -332,17 +328,7 @@ def _started(key: jax.Array, image: np.ndarray, config: FitConfig) -> State:
     return State(0, coordinates, jnp.asarray(gaussians.active), refinement_adam(config.rates).init(coordinates))
 
 
-def quality(gaussians: Gaussians2D, image: np.ndarray) -> float:
-    """PSNR in dB of the 8-bit image of a set."""
-    return float(_quality(image, render(gaussians, image_size=image.shape[:2]).image))
-
-
-@jax.jit
-def _quality(image, rendered):
-    return psnr(image, to_8bit(rendered))
-
-
-def finished(fit: FitState, image: np.ndarray, *, solve_steps: int = SOLVE_STEPS) -> Encoded:
+def finished(fit: FitState, image: np.ndarray, *, solve_steps: int = FIT_SOLVE_STEPS) -> Encoded:
     """What a file holds: the Gaussians in use as one stage, their colours solved in `solve_steps` (0: as they are)."""
     gaussians = fit.gaussians
     if solve_steps:

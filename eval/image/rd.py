@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes
-from airjax.image.codec.compress import QUALITY_RANGE
+from airjax.image.defaults import QUALITY_RANGE
 from airjax.image.model import Model
 from airjax.photographs import read_image
 from eval.image.bd_rate import BDRate, bd_rate

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from airjax.errors import AirjaxError
 from airjax.image.codec import air_file
-from airjax.image.codec.compress import compress_and_source, mse_threshold_of
+from airjax.image.codec.compress import CompressOptions, compress_and_source, mse_threshold_of
 from airjax.image.model import Model
 from airjax.photographs import read_image
 from airjax.raster.draw import render
@@ -79,7 +79,7 @@ def measure(model: Model, image: np.ndarray, quality: float, solve_steps: int) -
     def psnr_of(gaussians) -> float:
         return score(image, np.asarray(render(gaussians, image_size=image.shape[:2]).image)).psnr
 
-    quantised, source = compress_and_source(model, image, quality=quality, solve_steps=solve_steps)
+    quantised, source = compress_and_source(model, image, CompressOptions(quality, solve_steps=solve_steps))
     data = air_file.encode(quantised)
     threshold = mse_threshold_of(quality)
     unaware = model.encode(image, mse_threshold=threshold, ssim_threshold=2.0, solve_steps=2 * solve_steps)
