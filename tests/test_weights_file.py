@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from airjax import weights_file
-from airjax.commands.cache import enable_compilation_cache
+from airjax.commands.session import enable_compilation_cache
 from airjax.errors import AirjaxError
 from train import checkpoint
 

@@ -13,7 +13,7 @@ import inspect
 import sys
 from pathlib import Path
 
-from airjax.commands.cache import enable_compilation_cache
+from airjax.commands.session import enable_compilation_cache
 from airjax.errors import AirjaxError
 
 

@@ -1,17 +1,17 @@
-"""The command `airjax render`: a .ply file of 3D Gaussians to an image, to frames, or to an animation."""
+"""`airjax render`: a .ply file of 3D Gaussians to an image, to frames, or to an animation."""
 
 from __future__ import annotations
 
 import argparse
 import io
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airjax.commands.options import MAX_SIDE, add_output, whole
 from airjax.commands.outputs import check_free, guarded
-from airjax.commands.session import Screen, bar_of
+from airjax.commands.session import Clock, Screen, progress_bar, start_jax
 from airjax.errors import AirjaxError
 
 if TYPE_CHECKING:
@@ -19,18 +19,42 @@ if TYPE_CHECKING:
 
     from airjax.scene.cameras import Camera
 
+HELP = "3D Gaussians (.ply) to an image, to frames or to an animation"
 FRAMES, FRAME_SECONDS = 48, 1 / 24
+PRESETS = ("gsplat", "gsplat-1.4", "gsplat-1.6", "inria")  # names of `airjax.scene.project.PRESETS`, default first
 _ANIMATED = {".gif": {}, ".webp": {"quality": 90, "method": 4}}  # and what Pillow's writer is told
 
 
-def render(
-    options: argparse.Namespace,
-    screen: Screen,
-    *,
-    start_jax: Callable[[Screen], None],
-    clock: Callable[[], AbstractContextManager],
-) -> None:
-    """The body of the command; the arguments are those of `airjax.commands.fit.fit`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `airjax render`."""
+    parser.add_argument("input", metavar="FILE", help=".ply file, of airjax or of another program")
+    add_output(parser, "image, .gif or .webp animation, or folder of frames", "scene.png beside scene.ply")
+    parser.add_argument(
+        "--cameras",
+        metavar="CAMERAS",
+        help="from where to look: a file of cameras (.json), or a folder with poses (default: what the file says; "
+        "several frames go around it in a circle)",
+    )
+    parser.add_argument(
+        "--frames",
+        type=whole(1, 100_000),
+        metavar="F",
+        help=f"so many, on a smooth way past the cameras (default: one for each camera, {FRAMES} for a circle)",
+    )
+    parser.add_argument(
+        "--size", type=whole(1, MAX_SIDE), metavar="P", help="longest side in pixels (default: that of the cameras)"
+    )
+    parser.add_argument(
+        "--background", choices=("black", "white"), help="behind everything (default: what the file says, or black)"
+    )
+    parser.add_argument(
+        "--preset", choices=PRESETS, default=PRESETS[0], help="whose constants to draw with (default: %(default)s)"
+    )
+    parser.add_argument("--antialiased", action="store_true", help="keep small Gaussians from growing when drawn small")
+
+
+def run(options: argparse.Namespace, screen: Screen) -> None:
+    """Draws one file of Gaussians."""
     from airjax.files import display_name
     from airjax.photographs import IMAGE_SUFFIXES
 
@@ -46,7 +70,7 @@ def render(
         cameras, image_size, gaussians, background = _scene(source, folder, target, options, screen)
         start_jax(screen)
         count = len(cameras.translation)
-        with bar_of(screen, total=count, unit="frame") as bar, clock() as drawing:
+        with progress_bar(screen, total=count, unit="frame") as bar, Clock() as drawing:
             frames = _frames(gaussians, cameras, image_size, background, options, bar)
             _write(frames, count, target, folder, options)
         what = "1 image" if count == 1 else f"{count} frames"
