@@ -17,7 +17,7 @@ import numpy as np
 from airjax.errors import AirjaxError
 from airjax.files import display_name
 from airjax.gaussians import ladder
-from airjax.image.fit import FORMS, FitConfig, FitState
+from airjax.image.fit import COORDINATES, FitConfig, FitState
 from airjax.image.task import refinement_adam
 from airjax.inner.task import State
 from airjax.raster.tiles import Capacity
@@ -115,7 +115,7 @@ def _restored(tensors: dict, config: FitConfig) -> tuple:
     slots = ladder(config.num_gaussians)
 
     def template():
-        kind = FORMS[config.form]
+        kind = COORDINATES[config.form]
         widths = {"means": 2, "log_scales": 2, "factors": 3, "colors": _CHANNELS}
         coordinates = kind(*(jnp.zeros((slots, widths[f]) if f in widths else (slots,)) for f in kind._fields))
         return coordinates, jnp.zeros(slots, bool), refinement_adam(config.rates).init(coordinates)
@@ -137,7 +137,7 @@ def _job_text(job: Job) -> str:
 
 def _job(text: str) -> Job:
     config, seed, image = json.loads(text)
-    rates = FORMS[config["form"]](*config["rates"])
+    rates = COORDINATES[config["form"]](*config["rates"])
     return Job(FitConfig(**config | {"rates": rates}), seed, image)
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, __version__, features
 
-from airjax.image.codec import air_file, compress
+from airjax.image.codec import air_file
+from airjax.image.codec.compress import CompressOptions, compress
 from airjax.image.model import Model
 from airjax.photographs import to_8bit
 from eval.image.measures import decode_pixels
@@ -51,7 +52,7 @@ def airjax_codec(model: Model, qualities: Sequence[float], *, refine_steps: int 
     """The compact profile with our weights; decoding draws the Gaussians at the size of the photograph."""
 
     def encode(image: np.ndarray, quality: float) -> bytes:
-        return air_file.encode(compress.compress(model, image, quality=quality, refine_steps=refine_steps))
+        return air_file.encode(compress(model, image, CompressOptions(quality, refine_steps=refine_steps)))
 
     description = f"airjax, compact profile, weights {model.name}, {refine_steps} refinement steps"
     plain = np.asarray

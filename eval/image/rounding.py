@@ -15,7 +15,7 @@ import numpy as np
 
 from airjax.errors import AirjaxError
 from airjax.image.codec import air_file
-from airjax.image.codec.compress import compress_and_source, mse_threshold_of
+from airjax.image.codec.compress import CompressOptions, compress_and_source, mse_threshold_of
 from airjax.image.model import Model
 from airjax.raster.draw import render
 from eval.image.measures import bits_per_pixel, measure_images, prepare, score
@@ -74,7 +74,7 @@ def measure(model: Model, image: np.ndarray, quality: float, solve_steps: int) -
     def psnr_of(gaussians) -> float:
         return score(image, np.asarray(render(gaussians, image_size=image.shape[:2]).image)).psnr
 
-    quantized, source = compress_and_source(model, image, quality=quality, solve_steps=solve_steps)
+    quantized, source = compress_and_source(model, image, CompressOptions(quality, solve_steps=solve_steps))
     data = air_file.encode(quantized)
     threshold = mse_threshold_of(quality)
     unaware = model.encode(image, mse_threshold=threshold, ssim_threshold=2.0, solve_steps=2 * solve_steps)

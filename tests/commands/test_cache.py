@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from airjax.commands.cache import enable_compilation_cache
+from airjax.commands.session import enable_compilation_cache
 
 
 @pytest.fixture
