@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from airjax.arrays import AnyArray
 from airjax.gaussians import Gaussians3D, ladder, on_ladder, pad
 from airjax.raster.alpha import Splats, draw_over
 from airjax.raster.plan import (
@@ -73,7 +74,7 @@ def render(
     *,
     image_size: tuple[int, int],
     scale: float = 1.0,
-    background: Float[Array, " 3"] | Sequence[float] | None = None,
+    background: Float[AnyArray, " 3"] | Sequence[float] | None = None,
     preset: str | Preset = "gsplat",
     antialiased: bool = False,
     tile_size: int = TILE_SIZE,
