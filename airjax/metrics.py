@@ -13,6 +13,8 @@ statistics.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,6 +91,24 @@ def psnr(image: Image, rendered: Image) -> Scalar:
     error = mse(image, rendered)
     differ = error > 0
     return jnp.where(differ, -10.0 * jnp.log10(jnp.where(differ, error, 1.0)), jnp.inf)
+
+
+class Quality(NamedTuple):
+    """PSNR in dB (infinite when perfect) and SSIM of the 8-bit image that a user gets."""
+
+    psnr: float
+    ssim: float
+
+
+def quality(image: Image, rendered: Image) -> Quality:
+    """Of concrete arrays; one compiled program for all images of a size."""
+    return Quality(*map(float, _quality(image, rendered)))
+
+
+@jax.jit
+def _quality(image, rendered):
+    rounded = to_8bit(rendered)
+    return psnr(image, rounded), ssim(image, rounded)
 
 
 def _similarities(mu_s, mu_d, mean_s2, mean_d2) -> tuple[jax.Array, jax.Array]:

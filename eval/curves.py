@@ -25,7 +25,7 @@ from airjax.files import atomic_write_bytes
 from airjax.inner.task import SEGMENT, State, Task, advance, start_state
 from airjax.metrics import Quality
 from eval.plots import Line, Panel, draw_panels
-from eval.report import cached, environment, format_table, number, settings_of, write_json
+from eval.report import Measured, cached, code_version, format_table, number, write_report
 
 SCRATCH = "scratch"  # instead of a weights file: a start without a network
 
@@ -298,7 +298,9 @@ def run(config: Curves, weights: Path | None, out: Path) -> int:
     count = sum(map(len, models))
     total = len(config.subjects)
     print(f"{config.description}: {total} cases, {count} sets of weights, {config.steps[-1]} steps")
-    names, records, problems = [], [], []
+    names: list[str] = []
+    records: list[list[list[Measured]]] = []
+    problems: list[str] = []
     with tqdm(total=total * count, unit="curve", disable=None) as progress:
         for subject in readable(config.subjects, problems):
             names.append(subject.name)
@@ -308,8 +310,9 @@ def run(config: Curves, weights: Path | None, out: Path) -> int:
                 for model in row:
                     records[-1][-1].append(_cached_curve(subject, model, _rates(start, model, subject), config, out))
                     progress.update()
-    report = make_report(config, models, names, records)
-    write_json(out / "curves.json", report)
+    report = make_report(config, models, names, [[[m.record for m in row] for row in case] for case in records])
+    environments = [measured.environment for case in records for row in case for measured in row]
+    write_report(out / "curves.json", config, report, environments=environments)
     atomic_write_bytes(out / "curves.png", plot(config, report))
     print(table(config, report))
     print(f"mean number of Gaussians: {np.mean(list(report['num_gaussians'].values())):.0f}")
@@ -337,7 +340,6 @@ def make_report(config: Curves, models: list[list[Any]], names: list[str], recor
     seconds = values("psnr_by_seconds")
     return {
         "description": config.description,
-        "settings": settings_of(config),
         "weights": named([[SCRATCH if model is None else model.name for model in row] for row in models]),
         **summary(config, values("psnr")),
         "ssim": named(values("ssim").mean(axis=(1, 2)).tolist()),
@@ -346,7 +348,6 @@ def make_report(config: Curves, models: list[list[Any]], names: list[str], recor
         "psnr_by_seconds_by_case": named(seconds.mean(axis=1).tolist()),
         "num_gaussians": named(values("num_gaussians").mean(axis=(1, 2)).tolist()),
         "cases": names,
-        "environment": environment(),
     }
 
 
@@ -359,12 +360,20 @@ def _rates(start: Start, model: Any, subject: Subject) -> Any:
     return start.rates or (subject.rates if model is None else model.rates)
 
 
-def _cached_curve(subject: Subject, model: Any, rates: Any, config: Curves, out: Path) -> Curve:
+def _cached_curve(subject: Subject, model: Any, rates: Any, config: Curves, out: Path) -> Measured:
     """`measure`, or its result from an earlier run for the same case, weights, settings and code."""
     return cached(
         lambda: measure(subject, model, rates, config),
         Curve,
         out / "curves",
         arrays=(subject.arrays, None if model is None else model.params),
-        settings=(config.steps, config.seconds, rates, subject.capacity, subject.loss_fn.__qualname__),
+        settings=(
+            config.steps,
+            config.seconds,
+            rates,
+            subject.capacity,
+            subject.loss_fn,
+            code_version(sys.modules[type(subject).__module__]),
+        ),
+        code=sys.modules[__name__],
     )

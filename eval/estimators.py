@@ -18,7 +18,7 @@ from airjax.inner.estimators import ESTIMATORS, Unrolled
 from airjax.inner.task import Case
 from eval.curves import Subjects, readable
 from eval.plots import Line, Panel, draw_panels
-from eval.report import environment, format_table, number, settings_of, write_json
+from eval.report import format_table, number, write_report
 
 SCALARS = ("cosine", "bias", "variance", "milliseconds")
 
@@ -82,7 +82,7 @@ def run(config: Estimators, weights: Path | None, out: Path) -> int:
 
         def keep(record: Fidelity) -> None:
             records.append(record)
-            write_json(out / "estimators.json", make_report(config, model.name, cases, records))
+            write_report(out / "estimators.json", config, make_report(config, model.name, cases, records))
             progress.update()
 
         options = {"horizons": config.horizons, "draws": config.draws, "seed": config.seed}
@@ -99,7 +99,6 @@ def make_report(config: Estimators, weights: str, cases: list[Case], records: li
     """Means over the cases, their standard errors, and each case's own numbers."""
     return {
         "description": config.description,
-        "settings": settings_of(config),
         "weights": weights,
         "cases": [case.name for case in cases],
         "records": [
@@ -111,7 +110,6 @@ def make_report(config: Estimators, weights: str, cases: list[Case], records: li
             }
             for record in records
         ],
-        "environment": environment(),
     }
 
 

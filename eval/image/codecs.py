@@ -17,7 +17,7 @@ from PIL import Image, __version__, features
 from airjax.image.codec import air_file, compress
 from airjax.image.model import Model
 from airjax.photographs import to_8bit
-from eval.image.quality import decode_pixels
+from eval.image.measures import decode_pixels
 
 
 @dataclass(frozen=True)

@@ -97,10 +97,10 @@ def test_the_losses_are_those_of_the_renderer():
 
 def test_the_plan_looks_at_the_target_views_too():
     gaussians = random_set(5, 40)
-    near = stack(front_camera(center=(0.1, 0.1, -1.6)))
-    task = SceneTask(jnp.zeros((1, *SIZE, 3)), CAMERAS[:1], 1.0, None, jnp.zeros((1, *SIZE, 3)), near)
-    sample, thorough = (task.plan(gaussians, headroom=20.0, thorough=flag) for flag in (False, True))
-    assert sample == capacity_of(gaussians, CAMERAS[:1], image_size=SIZE, headroom=20.0)
+    far, blank = stack(front_camera(center=(0.3, -0.5, -14.0))), jnp.zeros((1, *SIZE, 3))
+    task = SceneTask(blank, far, 1.0, None, blank, CAMERAS[:1])
+    sample, thorough = (task.plan(gaussians, headroom=100.0, thorough=flag) for flag in (False, True))
+    assert sample == capacity_of(gaussians, far, image_size=SIZE, headroom=100.0)
     assert thorough.pairs > sample.pairs
 
 

@@ -42,10 +42,17 @@ from airjax.inner.estimators.base import (
     register,
     surrogate,
 )
-from airjax.inner.estimators.evolution import EvolutionStrategies, FiniteDifference, PersistentES
-from airjax.inner.estimators.exact import Truncated, Unrolled
+
+# The registry has the order of the table above.
+# isort: split
 from airjax.inner.estimators.first_order import Budget, FirstOrder, MetaSgd, MultiAnchor, Reptile, ZeroStep
+
+# isort: split
+from airjax.inner.estimators.exact import Truncated, Unrolled
 from airjax.inner.estimators.implicit import Implicit, Neumann
+
+# isort: split
+from airjax.inner.estimators.evolution import EvolutionStrategies, FiniteDifference, PersistentES
 
 __all__ = [
     "ESTIMATORS",

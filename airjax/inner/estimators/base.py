@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
@@ -167,10 +166,9 @@ def estimator(name: str, **options: Any) -> Estimator:
     if name not in ESTIMATORS:
         raise ValueError(f"estimator: expected one of {', '.join(ESTIMATORS)}, got {name!r}")
     try:
-        inspect.signature(ESTIMATORS[name]).bind(**options)
+        return ESTIMATORS[name](**options)
     except TypeError as error:
         raise ValueError(f"{name}: expected its own options, got {', '.join(options) or 'none'} ({error})") from error
-    return ESTIMATORS[name](**options)
 
 
 # --- the objective -------------------------------------------------------------------------------------------
