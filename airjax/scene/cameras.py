@@ -65,10 +65,10 @@ def look_at(
     return Camera(intrinsics, rotation, -jnp.dot(rotation, center, precision="highest"))
 
 
-def pinhole(focal: Float[Array, ""] | float, image_size: tuple[int, int], dtype=jnp.float32) -> Float[Array, "3 3"]:
+def pinhole(focal: Float[Array, ""] | float, image_size: tuple[int, int]) -> Float[Array, "3 3"]:
     """Intrinsics of a focal length in pixels, the principal point in the middle."""
     height, width = image_size
-    return jnp.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype)
+    return jnp.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], jnp.float32)
 
 
 def project_points(camera: Camera, points: Float[AnyArray, "n 3"]) -> tuple[Float[Array, "n 2"], Float[Array, " n"]]:
