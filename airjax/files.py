@@ -1,4 +1,4 @@
-"""Files: whole or not at all, with names for messages."""
+"""Files: read and written whole or not at all, found in folders, named in messages."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ def atomic_write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> Non
 def find_images(paths: Iterable[str | os.PathLike], *, suffixes: Sequence[str]) -> list[Path]:
     """Replaces each folder by the files in it that end in one of `suffixes`, sorted by name; not recursive.
 
-    Hidden files (names starting with a dot) are passed over. Anything that is not a folder is kept as it is,
-    whatever its suffix and whether or not it exists, so that one bad name does not stop the others: reading
-    it will say. A file named twice is kept once.
+    Hidden files (names starting with a dot) are skipped. Anything that is not a folder is kept as it is, whatever
+    its suffix and whether or not it exists, so that one bad name does not stop the others: reading it gives the
+    error. A file named twice is kept once.
 
     Raises:
       AirjaxError: a folder cannot be listed or holds no such file.
     """
-    found: dict[Path, None] = {}
+    files: dict[Path, None] = {}
     for path in map(Path, paths):
         if not path.is_dir():
-            found[path] = None
+            files[path] = None
             continue
         try:
             inside = sorted(path.iterdir())
@@ -74,8 +74,8 @@ def find_images(paths: Iterable[str | os.PathLike], *, suffixes: Sequence[str]) 
         wanted = [p for p in inside if p.suffix.lower() in suffixes and p.name[0] != "." and not p.is_dir()]
         if not wanted:
             raise AirjaxError(f"{display_name(path)}: expected a folder with {', '.join(suffixes)} files, got none")
-        found.update(dict.fromkeys(wanted))
-    return list(found)
+        files.update(dict.fromkeys(wanted))
+    return list(files)
 
 
 def display_name(path: str | os.PathLike) -> str:
@@ -91,7 +91,7 @@ def reason(error: BaseException) -> str:
 
 
 def check_regular(path: str | os.PathLike) -> None:
-    """Refuses what is missing, empty or no file: a pipe would hang, a device would never end."""
+    """Raises AirjaxError for a missing or empty file and for anything else than a file: a pipe would hang."""
     name = display_name(path)
     try:
         status = os.stat(path)

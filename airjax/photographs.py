@@ -1,9 +1,8 @@
-"""Photographs on disk: files to float pixels and back, with every conversion said aloud.
+"""Photographs on disk: files to float pixels and back, with a notice for every conversion.
 
-Pixels are (h, w, 3) float32, sRGB-encoded (not linear light), in [0, 1]. Whatever a file loses or has done to
-it on the way in (alpha, bit depth, colour profile, orientation, further pages) is one line of
-`LoadedImage.notices`. Whatever cannot be read or written is one line of an AirjaxError that starts with the
-file's name.
+Pixels are (h, w, 3) float32, sRGB-encoded (not linear light), in [0, 1]. Each loss or conversion on the way in (alpha,
+bit depth, color profile, orientation, further pages) is one line of `LoadedImage.notices`. A file that cannot be read
+or written is an AirjaxError of one line that starts with the file's name.
 
 Pillow's own warnings (odd metadata, large images) are left to the program's filters.
 """
@@ -38,21 +37,23 @@ _MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}  # pixels; limits of these formats
 _READABLE = "a PNG, JPEG, WebP or TIFF image"
 
 # What Pillow's readers raise on damaged files: OSError and SyntaxError on purpose, the others from inside its
-# parsers. The fuzz test in tests/image/test_io.py looks for more.
+# parsers. The fuzz test in tests/test_photographs.py looks for more.
 _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, RuntimeError)
 _DAMAGED += (struct.error, zlib.error, ImageCms.PyCMSError, MemoryError)
 
 
 class LoadedImage(NamedTuple):
-    """An image and what was done to it.
+    """An image and the conversions that it went through.
 
     Fields:
-      pixels: (h, w, 3) float32 in [0, 1], sRGB.
+      pixels: (h, w, 3) float32 in [0, 1], sRGB; transparent parts are laid over white.
       notices: one line for each conversion, without the file's name; empty for an 8-bit sRGB image.
+      alpha: (h, w) float32 in [0, 1], 0 for transparent; None for an image that is opaque everywhere.
     """
 
     pixels: np.ndarray
     notices: tuple[str, ...]
+    alpha: np.ndarray | None = None
 
 
 def read_image(path: str | os.PathLike) -> LoadedImage:
@@ -155,12 +156,17 @@ def _load(file: io.BufferedIOBase) -> LoadedImage:
             pixels, alpha = _narrow(image, bits, notices)
         orientation = _orientation(image, notices)
 
+    if alpha is not None and (alpha == 1.0).all():
+        notices.append("alpha channel dropped (opaque everywhere)")
+        alpha = None
     if alpha is not None:
-        pixels = _over_white(pixels, alpha, notices)
+        notices.append("transparent parts laid over white, alpha channel dropped")
+        pixels = pixels * alpha[:, :, None] + (np.float32(1.0) - alpha[:, :, None])
     if max(orientation, turned) > 1:
         pixels = _turn_upright(pixels, orientation)
+        alpha = None if alpha is None else np.ascontiguousarray(_turn_upright(alpha, orientation))
         notices.append(f"EXIF orientation {max(orientation, turned)} applied")
-    return LoadedImage(np.ascontiguousarray(pixels), tuple(notices))
+    return LoadedImage(np.ascontiguousarray(pixels), tuple(notices), alpha)
 
 
 def _sample_bits(image: Image.Image, file: io.BufferedIOBase) -> int:
@@ -230,7 +236,6 @@ def _narrow(image: Image.Image, bits: int, notices: list[str]) -> tuple[np.ndarr
 def _to_srgb(image: Image.Image, notices: list[str]) -> Image.Image:
     """An L, RGB or CMYK image in sRGB, by the embedded profile where there is one that works."""
     profile = image.info.get("icc_profile")
-    converted, said = None, None
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -245,18 +250,14 @@ def _to_srgb(image: Image.Image, notices: list[str]) -> Image.Image:
                 ImageCms.Flags.BLACKPOINTCOMPENSATION,
             )
             if image.mode == "CMYK" or _changes_colors(transform, image.mode):
-                converted, said = (
-                    transform.apply(image),
-                    "colours converted from the embedded profile to sRGB",
-                )
+                converted = transform.apply(image)
+                notices.append("colours converted from the embedded profile to sRGB")
+                return converted
         except (ImageCms.PyCMSError, OSError, TypeError, ValueError) as error:
             notices.append(f"colour profile ignored ({reason(error)})")
-    if converted is None:
-        converted = image.convert("RGB")
-        said = "CMYK converted to RGB without a colour profile" if image.mode == "CMYK" else None
-    if said:
-        notices.append(said)
-    return converted
+    if image.mode == "CMYK":
+        notices.append("CMYK converted to RGB without a colour profile")
+    return image.convert("RGB")
 
 
 def _changes_colors(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
@@ -266,16 +267,6 @@ def _changes_colors(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     probe_image = Image.fromarray(probe if mode == "RGB" else probe[:, :, 0])
     difference = np.asarray(transform.apply(probe_image)).astype(int) - np.asarray(probe_image.convert("RGB"))
     return bool(np.abs(difference).max() > 2)
-
-
-def _over_white(pixels: np.ndarray, alpha: np.ndarray, notices: list[str]) -> np.ndarray:
-    """(h, w, 3) pixels laid over white by (h, w) alpha in [0, 1]."""
-    if (alpha == 1.0).all():
-        notices.append("alpha channel dropped (opaque everywhere)")
-        return pixels
-    notices.append("transparent parts laid over white, alpha channel dropped")
-    alpha = alpha[:, :, None]
-    return pixels * alpha + (np.float32(1.0) - alpha)
 
 
 def _orientation(image: Image.Image, notices: list[str]) -> int:

@@ -57,7 +57,7 @@ def fit(
 
     def fit_file(source: Path, target: Path) -> None:
         name = display_name(source)
-        pixels, notices = read_image(source)
+        pixels, notices, _ = read_image(source)
         for notice in notices:
             screen.notice(f"{name}: {notice}")
         partial = target.with_name(target.name + ".partial")

@@ -186,88 +186,13 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(command=_info, quiet=False)
     info.add_argument("inputs", nargs="+", metavar="FILE", help=".air files, or folders of them")
 
-    reconstruct = commands.add_parser("reconstruct", help="a folder of photographs with poses to 3D Gaussians (.ply)")
-    reconstruct.set_defaults(command=_reconstruct)
-    reconstruct.add_argument(
-        "input",
-        metavar="SCENE",
-        help="folder with transforms.json, poses_bounds.npy, a COLMAP model in sparse/0, or cameras.json",
-    )
-    _add_output(reconstruct, "file", "SCENE.ply here")
-    reconstruct.add_argument(
-        "--views",
-        type=_whole(1),
-        default=8,
-        metavar="V",
-        help="photographs that are turned into Gaussians, spread over the scene (default: 8)",
-    )
-    reconstruct.add_argument(
-        "--predict-size",
-        type=_whole(16, 2**15),
-        default=128,
-        metavar="S",
-        help="longest side in pixels of the photographs as the network sees them: a Gaussian for each pixel (default: "
-        "128)",
-    )
-    reconstruct.add_argument(
-        "--refine",
-        type=_whole(0, 100_000),
-        default=0,
-        metavar="K",
-        help="gradient steps on the predicted Gaussians, each towards two of the photographs (default: 0)",
-    )
-    reconstruct.add_argument(
-        "--max-size",
-        type=_whole(16, 2**15),
-        default=256,
-        metavar="P",
-        help="longest side of a photograph in pixels; larger ones are made smaller, and refined and measured like that "
-        "(default: 256)",
-    )
-    reconstruct.add_argument(
-        "--hold-out",
-        type=_whole(0),
-        default=8,
-        metavar="N",
-        help="every N-th photograph is kept back to measure with, 0 for none (default: 8, or those that the pose file "
-        "calls test)",
-    )
-    distance = {"type": _number(1e-12, 1e12), "metavar": "Z"}
-    reconstruct.add_argument(
-        "--near", help="least depth, in units of the poses (default: from the files, or found)", **distance
-    )
-    reconstruct.add_argument("--far", help="largest depth (default: from the files, or found)", **distance)
-    reconstruct.add_argument("--weights", metavar="FILE", help="weights (.safetensors) other than the shipped ones")
-
-    render = commands.add_parser("render", help="3D Gaussians (.ply) to an image, to frames or to an animation")
-    render.set_defaults(command=_render)
-    render.add_argument("input", metavar="FILE", help=".ply file, of airjax or of another program")
-    _add_output(render, "image, .gif or .webp animation, or folder of frames", "scene.png beside scene.ply")
-    render.add_argument(
-        "--cameras",
-        metavar="CAMERAS",
-        help="from where to look: a file of cameras (.json), or a folder with poses (default: what the file says; "
-        "several frames go around it in a circle)",
-    )
-    render.add_argument(
-        "--frames",
-        type=_whole(1, 100_000),
-        metavar="F",
-        help="so many, on a smooth way past the cameras (default: one for each camera, 48 for a circle)",
-    )
-    render.add_argument(
-        "--size", type=_whole(1, 2**15), metavar="P", help="longest side in pixels (default: that of the cameras)"
-    )
-    render.add_argument(
-        "--background", choices=("black", "white"), help="behind everything (default: what the file says, or black)"
-    )
-    render.add_argument(
-        "--preset",
-        choices=("gsplat", "gsplat-1.4", "gsplat-1.6", "inria"),
-        default="gsplat",
-        help="whose constants to draw with (default: gsplat)",
-    )
-    render.add_argument("--antialiased", action="store_true", help="keep small Gaussians from growing when drawn small")
+    for name, module, help in (
+        ("reconstruct", reconstruct, "a folder of photographs with poses to 3D Gaussians (.ply)"),
+        ("render", render, "3D Gaussians (.ply) to an image, to frames or to an animation"),
+    ):
+        command = commands.add_parser(name, help=help)
+        command.set_defaults(command=module.run)
+        module.add_arguments(command)
     return parser
 
 
@@ -317,7 +242,7 @@ def _encode(options: argparse.Namespace, screen: Screen) -> None:
 
     def encode_file(source: Path, target: Path) -> None:
         name = display_name(source)
-        pixels, notices = read_image(source)
+        pixels, notices, _ = read_image(source)
         for notice in notices:
             screen.notice(f"{name}: {notice}")
         model = prepare()
@@ -392,14 +317,6 @@ def _refine_bar(options: argparse.Namespace) -> Callable[[int], None]:
 
 def _fit(options: argparse.Namespace, screen: Screen) -> None:
     fit.fit(options, screen, start_jax=_start_jax, clock=_Clock)
-
-
-def _reconstruct(options: argparse.Namespace, screen: Screen) -> None:
-    reconstruct.reconstruct(options, screen, start_jax=_start_jax, clock=_Clock)
-
-
-def _render(options: argparse.Namespace, screen: Screen) -> None:
-    render.render(options, screen, start_jax=_start_jax, clock=_Clock)
 
 
 def _decode(options: argparse.Namespace, screen: Screen) -> None:

@@ -3,122 +3,138 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airjax.commands.outputs import guarded
 from airjax.commands.session import Fatal, Screen, bar_of
 from airjax.errors import AirjaxError
+from airjax.scene.defaults import HOLD_OUT, MAX_SIZE, PREDICT_SIZE, REFINE_STEPS, VIEWS
 
 if TYPE_CHECKING:
-    from airjax.gaussians import Gaussians3D
-    from airjax.scene.files.photographs import Scene
+    from airjax.scene.model import Model
+    from airjax.scene.reconstruct import Reconstruction
 
 
-def reconstruct(
-    options: argparse.Namespace,
-    screen: Screen,
-    *,
-    start_jax: Callable[[Screen], None],
-    clock: Callable[[], AbstractContextManager],
-) -> None:
-    """The body of the command; the arguments are those of `airjax.commands.fit.fit`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    from airjax.commands.main import _add_output, _number, _whole
+
+    parser.add_argument(
+        "input",
+        metavar="SCENE",
+        help="folder with transforms.json, poses_bounds.npy, a COLMAP model in sparse/0, or cameras.json",
+    )
+    _add_output(parser, "file", "SCENE.ply here")
+    parser.add_argument(
+        "--views",
+        type=_whole(1),
+        default=VIEWS,
+        metavar="V",
+        help="photographs that are turned into Gaussians, spread over the scene (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--predict-size",
+        type=_whole(16, 2**15),
+        default=PREDICT_SIZE,
+        metavar="S",
+        help="longest side in pixels of the photographs as the network sees them: a Gaussian for each pixel (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--refine",
+        type=_whole(0, 100_000),
+        default=REFINE_STEPS,
+        metavar="K",
+        help="gradient steps on the predicted Gaussians, each towards two of the photographs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-size",
+        type=_whole(16, 2**15),
+        default=MAX_SIZE,
+        metavar="P",
+        help="longest side of a photograph in pixels; larger ones are downscaled, and refined and measured like that "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--hold-out",
+        type=_whole(0),
+        metavar="N",
+        help="every N-th photograph is kept back to measure with, 0 for none (default: those that the pose file marks "
+        f"as test, or every {HOLD_OUT}th)",
+    )
+    default = "(default: from the pose file or its points, or found)"
+    distance = _number(1e-12, 1e12)
+    parser.add_argument("--near", type=distance, metavar="Z", help=f"least depth, in units of the poses {default}")
+    parser.add_argument("--far", type=distance, metavar="Z", help=f"largest depth {default}")
+    parser.add_argument("--weights", metavar="FILE", help="weights (.safetensors) other than the shipped ones")
+
+
+def run(options: argparse.Namespace, screen: Screen) -> None:
+    """Reads the photographs, reconstructs the scene, writes the file and says what is in it."""
     from airjax.files import display_name
 
     source = Path(options.input)
     target = Path(f"{source.resolve().name}.ply" if options.output is None else options.output)
     if target.suffix.lower() != ".ply":
         raise AirjaxError(f"{display_name(target)}: expected a name ending in .ply")
-
-    def work(source: Path, target: Path) -> None:
-        from airjax.scene.files.photographs import load
-
-        scene = load(source, max_size=options.max_size)
-        for notice in scene.notices:
-            screen.notice(f"{display_name(source)}: {notice}")
-        start_jax(screen)
-        _reconstruct(scene, source, target, options, screen, clock)
-
-    guarded(work, [], options, ours=None)(source, target)
+    guarded(lambda source, target: _reconstruct(source, target, options, screen), [], options, ours=None)(
+        source, target
+    )
 
 
-def _reconstruct(scene: Scene, source: Path, target: Path, options, screen: Screen, clock) -> None:
+def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen: Screen) -> None:
+    from airjax.commands.main import _Clock, _start_jax
     from airjax.files import display_name
-    from airjax.scene import view_selection
-    from airjax.scene.files.camera_file import Snapshot, to_comment
-    from airjax.scene.files.ply import write_ply
-    from airjax.scene.model import load
+    from airjax.scene.files.photographs import load
 
     name = display_name(source)
+    scene = load(source, max_size=options.max_size)
+    for notice in scene.notices:
+        screen.notice(f"{name}: {notice}")
+    _start_jax(screen)
+    from airjax.scene.reconstruct import reconstruct
+
+    model = _load_model(options.weights)
+    with bar_of(screen, total=options.refine, unit="step", desc="refine") as bar, _Clock() as clock:
+        made = reconstruct(
+            scene,
+            model=model,
+            views=options.views,
+            predict_size=options.predict_size,
+            refine_steps=options.refine,
+            near=options.near,
+            far=options.far,
+            hold_out=options.hold_out,
+            max_size=options.max_size,
+            score=not options.quiet,
+            progress=lambda step: bar.update(step - bar.n),
+        )
+    for notice in made.notices[len(scene.notices) :]:
+        screen.notice(f"{name}: {notice}")
+    made.save(target)
+    content = _content(made, len(scene.names), options.refine)
+    screen.result(f"{name} -> {display_name(target)}: {content}, {clock} in all, {target.stat().st_size} bytes")
+
+
+def _load_model(path: str | None) -> Model:
+    """The weights; any problem with them is the end of the run."""
+    from airjax.scene.model import load
+
     try:
-        model = load(options.weights)
+        return load(path)
     except AirjaxError as error:
         raise Fatal(str(error)) from error
-    seen, back = view_selection.held_out(scene.splits, every=options.hold_out)
-    given = scene.take(seen)
-    near, far = _bounds(given, name, options, screen, clock)
-    chosen = view_selection.spread(given.cameras, options.views)
-    sets = view_selection.comparisons(given.cameras, chosen, near=near, far=far)
-    small = given.shrunk(options.predict_size)
-    with clock() as predicting:
-        gaussians = model.predict(small.images, small.cameras, near, far, sets=sets, empty=small.empty)
-    if not gaussians.num_slots:
-        raise AirjaxError(f"{name}: expected photographs of something, found nothing that two of them share")
-    parts = [f"{len(scene.names)} views of {scene.images.shape[2]}x{scene.images.shape[1]}, {len(chosen)} of them seen"]
-    parts += [f"{gaussians.num_slots} Gaussians in {predicting}"]
-    if options.refine:
-        gaussians, refining = _refined(gaussians, given, near, model.rates, options, screen, clock)
-        parts.append(f"{options.refine} steps of refinement in {refining}")
-    if len(back) and not options.quiet:
-        decibels = _quality(gaussians, scene.take(back))
-        parts.append(f"PSNR {decibels:.2f} dB of the {len(back)} views that were kept back")
-    middle = given.take(view_selection.spread(given.cameras, 1)).cameras[0]
-    snapshot = Snapshot(middle, scene.images.shape[1:3], 2 / (1 / near + 1 / far), tuple(scene.background.tolist()))
-    write_ply(target, gaussians, comments=[to_comment(snapshot)])
-    screen.result(f"{name} -> {display_name(target)}: {', '.join(parts)}, {target.stat().st_size} bytes")
 
 
-def _bounds(scene: Scene, name: str, options, screen: Screen, clock) -> tuple[float, float]:
-    """Near and far of what the views show: of the user, of the files, or found."""
-    from airjax.scene.triangulate import triangulate
-
-    near, far = options.near, options.far
-    if near is None or far is None:
-        if scene.bounds is not None:
-            found = scene.bounds
-        else:
-            with clock() as searching:
-                found = triangulate(scene.images, scene.cameras, source=name)
-                found = found.near, found.far
-            screen.notice(f"{name}: depths from {found[0]:.3g} to {found[1]:.3g}, found in {searching}")
-        near, far = found[0] if near is None else near, found[1] if far is None else far
-    if not near < far:
-        raise AirjaxError(f"{name}: expected --near below --far, got {near:g} and {far:g}")
-    return near, far
-
-
-def _refined(gaussians: Gaussians3D, scene: Scene, near: float, rates, options, screen: Screen, clock):
-    from airjax.inner.task import run
-    from airjax.scene.task import SceneTask
-
-    task = SceneTask(scene.images, scene.cameras, near, scene.background, rates=rates)
-    with bar_of(screen, total=options.refine, unit="step", desc="refine") as bar, clock() as refining:
-        gaussians = run(task, gaussians, num_steps=options.refine, progress=lambda step: bar.update(step - bar.n))
-    return gaussians, refining
-
-
-def _quality(gaussians: Gaussians3D, scene: Scene) -> float:
-    """Mean PSNR in dB of the 8-bit images of some view_selection."""
-    import numpy as np
-
-    from airjax.metrics import psnr, to_8bit
-    from airjax.scene.render import render
-
-    options = {"image_size": scene.images.shape[1:3], "background": scene.background}
-    values = [
-        psnr(image, to_8bit(render(gaussians, scene.cameras[i], **options).image))
-        for i, image in enumerate(scene.images)
-    ]
-    return float(np.mean(values))
+def _content(made: Reconstruction, num_photographs: int, refine_steps: int) -> str:
+    height, width = made.image_size
+    milliseconds = {part: f"{1000 * seconds:.0f} ms" for part, seconds in made.seconds.items()}
+    parts = [f"{num_photographs} views of {width}x{height}, {made.num_views} of them seen"]
+    parts.append(f"{made.gaussians.num_slots} Gaussians in {milliseconds['predict']}")
+    if refine_steps:
+        parts.append(f"{refine_steps} steps of refinement in {milliseconds['refine']}")
+    if made.held_out.psnr:
+        decibels, count = made.held_out.mean_psnr, len(made.held_out.psnr)
+        parts.append(f"PSNR {decibels:.2f} dB of the {count} views that were kept back")
+    return ", ".join(parts)

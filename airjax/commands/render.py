@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import io
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from airjax.commands.outputs import check_free, guarded
 from airjax.commands.session import Screen, bar_of
@@ -17,110 +17,167 @@ from airjax.errors import AirjaxError
 if TYPE_CHECKING:
     import numpy as np
 
+    from airjax.gaussians import Gaussians3D
     from airjax.scene.cameras import Camera
+    from airjax.scene.files.camera_file import Snapshot
 
 FRAMES, FRAME_SECONDS = 48, 1 / 24
-_ANIMATED = {".gif": {}, ".webp": {"quality": 90, "method": 4}}  # and what Pillow's writer is told
+_ANIMATED = {".gif": {}, ".webp": {"quality": 90, "method": 4}}  # suffix to the options of Pillow's writer
 
 
-def render(
-    options: argparse.Namespace,
-    screen: Screen,
-    *,
-    start_jax: Callable[[Screen], None],
-    clock: Callable[[], AbstractContextManager],
-) -> None:
-    """The body of the command; the arguments are those of `airjax.commands.fit.fit`."""
+class Shot(NamedTuple):
+    """What to draw.
+
+    Fields:
+      cameras: a stack, one camera for each frame; numpy arrays.
+      image_size: (h, w) pixels.
+      background: (3,) float32, color behind everything.
+    """
+
+    cameras: Camera
+    image_size: tuple[int, int]
+    background: np.ndarray
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    from airjax.commands.main import _add_output, _whole
+
+    parser.add_argument("input", metavar="FILE", help=".ply file, of airjax or of another program")
+    _add_output(parser, "image, .gif or .webp animation, or folder of frames", "scene.png beside scene.ply")
+    parser.add_argument(
+        "--cameras",
+        metavar="CAMERAS",
+        help="from where to look: a file of cameras (.json), or a folder with poses (default: the camera in the file; "
+        "several frames go around it in a circle)",
+    )
+    parser.add_argument(
+        "--frames",
+        type=_whole(1, 100_000),
+        metavar="F",
+        help=f"number of frames, on a smooth path past the cameras (default: one for each camera, {FRAMES} for a "
+        "circle)",
+    )
+    parser.add_argument(
+        "--size", type=_whole(1, 2**15), metavar="P", help="longest side in pixels (default: that of the cameras)"
+    )
+    parser.add_argument(
+        "--background", choices=("black", "white"), help="behind everything (default: that in the file, or black)"
+    )
+    parser.add_argument(
+        "--preset",
+        choices=("gsplat", "gsplat-1.4", "gsplat-1.6", "inria"),
+        default="gsplat",
+        help="whose constants to draw with (default: %(default)s)",
+    )
+    parser.add_argument("--antialiased", action="store_true", help="keep small Gaussians from growing when drawn small")
+
+
+def run(options: argparse.Namespace, screen: Screen) -> None:
+    """Reads the Gaussians, draws them and writes the frames."""
     from airjax.files import display_name
     from airjax.photographs import IMAGE_SUFFIXES
 
     source = Path(options.input)
     target = source.with_suffix(".png") if options.output is None else Path(options.output)
-    folder = target.is_dir() or str(options.output or "").endswith(("/", os.sep)) or not target.suffix
+    if target.is_dir() or str(options.output or "").endswith(("/", os.sep)) or not target.suffix:
+        _render(source, target, True, options, screen)
+        return
     suffixes = (*IMAGE_SUFFIXES, *_ANIMATED)
-    if not folder and target.suffix.lower() not in suffixes:
+    if target.suffix.lower() not in suffixes:
         known = ", ".join(dict.fromkeys(suffixes))
         raise AirjaxError(f"{display_name(target)}: expected a folder, or a name ending in {known}")
 
-    def work(source: Path, target: Path) -> None:
-        cameras, image_size, gaussians, background = _scene(source, folder, target, options, screen)
-        start_jax(screen)
-        count = len(cameras.translation)
-        with bar_of(screen, total=count, unit="frame") as bar, clock() as drawing:
-            frames = _frames(gaussians, cameras, image_size, background, options, bar)
-            _write(frames, count, target, folder, options)
-        what = "1 image" if count == 1 else f"{count} frames"
-        size = f"{image_size[1]}x{image_size[0]}"
-        content = f"{gaussians.num_slots} Gaussians, {what} of {size}, {drawing}"
-        screen.result(f"{display_name(source)} -> {display_name(target)}: {content}")
+    def render_file(source: Path, target: Path) -> None:
+        _render(source, target, False, options, screen)
 
-    if folder:
-        work(source, target)
-    else:
-        guarded(work, [source], options, ours=None)(source, target)
+    guarded(render_file, [source], options, ours=None)(source, target)
 
 
-def _scene(source: Path, folder: bool, target: Path, options, screen: Screen):
-    """(cameras, image size, Gaussians, background) that were asked for."""
-    import jax
-    import numpy as np
-
+def _render(source: Path, target: Path, is_folder: bool, options: argparse.Namespace, screen: Screen) -> None:
+    from airjax.commands.main import _Clock, _start_jax
     from airjax.files import display_name
-    from airjax.scene import trajectories
-    from airjax.scene.files.camera_file import from_comments, read_cameras
-    from airjax.scene.files.photographs import load
+    from airjax.scene.files.camera_file import from_comments
     from airjax.scene.files.ply import read_ply
 
     name = display_name(source)
     gaussians, comments, notices = read_ply(source)
     for notice in notices:
         screen.notice(f"{name}: {notice}")
-    view = from_comments(comments)
-    animated = folder or target.suffix.lower() in _ANIMATED
-    if options.cameras is not None:
-        if Path(options.cameras).is_dir():
-            scene = load(options.cameras, max_size=2**15)
-            cameras, image_size = scene.cameras, scene.images.shape[1:3]
+    several = is_folder or target.suffix.lower() in _ANIMATED
+    shot = choose_cameras(from_comments(comments), options, several=several, source=name)
+    count = len(shot.cameras.translation)
+    if count > 1 and not several:
+        raise AirjaxError(f"{display_name(target)}: expected a folder, .gif or .webp for several frames")
+    _start_jax(screen)
+    with bar_of(screen, total=count, unit="frame") as bar, _Clock() as clock:
+        frames = _frames(gaussians, shot, options, bar)
+        if is_folder:
+            _write_folder(frames, count, target, options)
         else:
-            cameras, image_size = read_cameras(options.cameras)
+            _write_file(frames, count, target)
+    what = "1 image" if count == 1 else f"{count} frames"
+    size = f"{shot.image_size[1]}x{shot.image_size[0]}"
+    screen.result(f"{name} -> {display_name(target)}: {gaussians.num_slots} Gaussians, {what} of {size}, {clock}")
+
+
+def choose_cameras(view: Snapshot | None, options: argparse.Namespace, *, several: bool, source: str) -> Shot:
+    """The cameras, image size and background that the options ask for.
+
+    Args:
+      view: the view in the file of the Gaussians; None for a file without one.
+      options: of the command.
+      several: whether the output can hold several frames.
+      source: names the file in an error.
+
+    Raises:
+      AirjaxError: no camera in the file and none given, or a file of cameras that cannot be read.
+    """
+    import jax
+    import numpy as np
+
+    from airjax.scene import trajectories
+
+    if options.cameras is not None:
+        cameras, image_size = _given_cameras(Path(options.cameras))
         if options.frames is not None:
             cameras = trajectories.through(cameras, num_frames=options.frames)
-        elif not animated:
+        elif not several:
             cameras = cameras[:1]
     elif view is None:
-        raise AirjaxError(f"{name}: expected --cameras for a file that does not say from where to look, got none")
+        raise AirjaxError(f"{source}: expected --cameras for a file that does not say from where to look, got none")
     else:
-        count = (FRAMES if animated else 1) if options.frames is None else options.frames
+        count = (FRAMES if several else 1) if options.frames is None else options.frames
         cameras, image_size = trajectories.around(view.camera, distance=view.focus, num_frames=count), view.image_size
-    if not animated and len(cameras.translation) > 1:
-        raise AirjaxError(f"{display_name(target)}: expected a folder, .gif or .webp for several frames")
     if options.size is not None:
         scale = options.size / max(image_size)
         size = tuple(max(1, round(side * scale)) for side in image_size)
-        factors = np.diag([size[1] / image_size[1], size[0] / image_size[0], 1.0]).astype(np.float32)
-        cameras = type(cameras)(factors @ cameras.intrinsics, cameras.rotation, cameras.translation)
-        image_size = size
+        cameras, image_size = cameras.resized(image_size, size), size
     colors = {"black": np.zeros(3), "white": np.ones(3)}
     background = colors[options.background] if options.background else view.background if view else np.zeros(3)
-    cameras = jax.tree.map(np.asarray, cameras)
-    return cameras, image_size, gaussians, np.asarray(background, np.float32)
+    return Shot(jax.tree.map(np.asarray, cameras), image_size, np.asarray(background, np.float32))
 
 
-def _frames(gaussians, cameras: Camera, image_size, background, options, bar) -> Iterator[np.ndarray]:
+def _given_cameras(path: Path) -> tuple[Camera, tuple[int, int]]:
+    """Cameras, and (h, w) of their images, of a file of cameras or of a folder of photographs with poses."""
+    from airjax.scene.files.camera_file import read_cameras
+    from airjax.scene.files.photographs import load
+
+    if not path.is_dir():
+        return read_cameras(path)
+    scene = load(path, max_size=2**15)
+    return scene.cameras, scene.images.shape[1:3]
+
+
+def _frames(gaussians: Gaussians3D, shot: Shot, options: argparse.Namespace, bar) -> Iterator[np.ndarray]:
     """(h, w, 3) images, one after the other."""
     import numpy as np
 
     from airjax.scene.render import render
 
-    for i in range(len(cameras.translation)):
-        view = render(
-            gaussians,
-            cameras[i],
-            image_size=image_size,
-            background=background,
-            preset=options.preset,
-            antialiased=options.antialiased,
-        )
+    draw = partial(render, gaussians, preset=options.preset, antialiased=options.antialiased)
+    for i in range(len(shot.cameras.translation)):
+        view = draw(shot.cameras[i], image_size=shot.image_size, background=shot.background)
         image = np.asarray(view.image)
         if not np.isfinite(image).all():
             raise AirjaxError(
@@ -130,20 +187,25 @@ def _frames(gaussians, cameras: Camera, image_size, background, options, bar) ->
         bar.update(1)
 
 
-def _write(frames: Iterator[np.ndarray], count: int, target: Path, folder: bool, options) -> None:
+def _write_folder(frames: Iterator[np.ndarray], count: int, folder: Path, options: argparse.Namespace) -> None:
+    """Numbered .png files."""
+    from airjax.photographs import write_image
+
+    folder.mkdir(exist_ok=True)
+    digits = max(3, len(str(count - 1)))
+    for i, frame in enumerate(frames):
+        file = folder / f"{i:0{digits}}.png"
+        check_free(file, options)
+        write_image(file, frame)
+
+
+def _write_file(frames: Iterator[np.ndarray], count: int, target: Path) -> None:
+    """An image, or an animation."""
     from PIL import Image
 
     from airjax.files import atomic_write_bytes
     from airjax.photographs import to_8bit, write_image
 
-    if folder:
-        target.mkdir(exist_ok=True)
-        digits = max(3, len(str(count - 1)))
-        for i, frame in enumerate(frames):
-            file = target / f"{i:0{digits}}.png"
-            check_free(file, options)
-            write_image(file, frame)
-        return
     suffix = target.suffix.lower()
     if suffix not in _ANIMATED or (count == 1 and suffix != ".gif"):
         (frame,) = frames

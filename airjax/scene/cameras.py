@@ -51,6 +51,11 @@ class Camera:
         """Some of a stack."""
         return jax.tree.map(lambda leaf: leaf[index], self)
 
+    def resized(self, size: tuple[float, float], new_size: tuple[float, float]) -> Camera:
+        """The same camera for an image of another (h, w): the intrinsics follow the pixels."""
+        factors = np.array([[new_size[1] / size[1]], [new_size[0] / size[0]], [1.0]], self.intrinsics.dtype)
+        return replace(self, intrinsics=self.intrinsics * factors.reshape((1,) * (self.intrinsics.ndim - 2) + (3, 1)))
+
 
 def look_at(
     center: Float[AnyArray, " 3"],

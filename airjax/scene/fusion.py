@@ -1,4 +1,4 @@
-"""Which Gaussians of a prediction the other views contradict: those they see through, those outside a silhouette.
+"""Consistency check of a prediction: Gaussians that other views see through or that lie outside a silhouette.
 
 Letters: v views with n Gaussians each, h, w pixels, a, b cells.
 """
@@ -13,8 +13,8 @@ from airjax.arrays import AnyArray
 from airjax.nn.plane_sweep import CELL
 from airjax.scene.cameras import Camera, project_points
 
-TOLERANCE = 1.1  # of two depths that are the same; a plane sweep of 32 planes tells no less apart
-_FEWEST = 2  # views that must see through a Gaussian: one may be wrong about its own depth
+TOLERANCE = 1.1  # largest ratio of two depths that count as the same; 32 planes resolve no less
+_FEWEST = 2  # views that must contradict a Gaussian: a single one may be wrong about its own depth
 
 
 def consistent(
@@ -25,39 +25,39 @@ def consistent(
     *,
     empty: Bool[Array, "v h w"],
 ) -> Bool[Array, " m"]:
-    """Gaussians that the views agree with, of v * n that each came from one of the views, in their order.
+    """Which Gaussians to keep; the first n were predicted from the first view, the next n from the second, and so on.
 
-    A view sees through a Gaussian that lies in front of what it sees there, and confirms one that lies at the same
-    depth; it has no say about what is hidden from it or beyond its edges. Dropped is what more views see through than
-    confirm, at least two, and what lies on an empty pixel of any view, or shows one of its own: outside a silhouette
-    nothing can be.
+    A view contradicts a Gaussian that lies in front of the surface it sees there, and confirms one that lies at the
+    same depth; Gaussians that are hidden from it or beyond its edges get no vote. A Gaussian is dropped where at least
+    two views contradict it and more than confirm it, where it lies on an empty pixel of any view, or where it shows
+    an empty pixel of its own view: nothing exists outside a silhouette.
 
     Args:
       means: world units; m = v * n.
-      pixels: (x, y) in the view that each came from, what it shows.
-      depths: z of what each view sees, by cells (`airjax.scene.predictor.Prediction`), world units.
+      pixels: (x, y) that each Gaussian shows, in the view that it was predicted from.
+      depths: z that each view sees, by cells (`airjax.scene.predictor.Prediction`), world units.
       cameras: a stack of v.
-      empty: pixels that show the background, as far as they are known.
+      empty: pixels that show the background alone; False where that is not known.
 
     Returns:
-      True for those to keep.
+      True for the Gaussians to keep.
     """
     views, height, width = empty.shape
     origin = jnp.arange(len(means)) // (len(means) // views)
 
-    def opinion(view):
+    def vote(view):
         j, camera, depth, blank = view
         own = origin == j
         place, z = project_points(camera, means)
         place = jnp.where(own[:, None], pixels, place)
         inside = (z > 0) & jnp.all((place >= 0) & (place < jnp.array([[width, height]], place.dtype)), axis=1)
         x, y = jnp.floor(jnp.where(inside[:, None], place, 0.0)).astype(jnp.int32).T
-        seen = depth[y // CELL, x // CELL]
+        surface = depth[y // CELL, x // CELL]
         other = inside & ~own
-        through = other & (z * TOLERANCE < seen)
-        confirmed = other & ~through & (z <= seen * TOLERANCE)
-        return through, confirmed, inside & blank[y, x]
+        contradicted = other & (z * TOLERANCE < surface)
+        confirmed = other & ~contradicted & (z <= surface * TOLERANCE)
+        return contradicted, confirmed, inside & blank[y, x]
 
-    opinions = jax.lax.map(opinion, (jnp.arange(views), cameras, depths, empty))
-    through, confirmed, outside = (jnp.sum(votes, axis=0) for votes in opinions)
-    return (outside == 0) & (through <= jnp.maximum(confirmed, _FEWEST - 1))
+    votes = jax.lax.map(vote, (jnp.arange(views), cameras, depths, empty))
+    contradicted, confirmed, outside = (jnp.sum(kind, axis=0) for kind in votes)
+    return (outside == 0) & (contradicted <= jnp.maximum(confirmed, _FEWEST - 1))

@@ -28,13 +28,13 @@ DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "foresplat.s
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """Weights of a scene predictor.
+    """A scene predictor with its weights.
 
     Fields:
       config: of the predictor.
-      params: of its networks.
+      params: weights of its networks.
       name: file name and the first digits of the SHA-256 of the weights.
-      rates: learning rates of a refinement of its predictions, learned with the weights if they were.
+      rates: learning rates for refining its predictions; those of the weights file, if it has any.
     """
 
     config: PredictorConfig
@@ -58,11 +58,11 @@ class Model:
     ) -> Gaussians3D:
         """Gaussians of a scene from two views or more; numpy arrays, all of them active.
 
-        Those that the views contradict are left out (`airjax.scene.fusion`).
+        Gaussians that other views contradict are left out (`airjax.scene.fusion`).
 
         Args:
           images, cameras, near, far, sets: see `airjax.scene.predictor.predict`.
-          empty: pixels that show the background; None where that is not known.
+          empty: pixels that show the background alone; None where that is not known.
 
         Raises:
           ValueError: as there.

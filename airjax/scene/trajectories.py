@@ -1,4 +1,4 @@
-"""Ways of a camera through a scene.
+"""Paths of a camera through a scene.
 
 Letters: f frames, v views.
 """
@@ -6,19 +6,20 @@ Letters: f frames, v views.
 from __future__ import annotations
 
 import numpy as np
+from scipy.interpolate import CubicHermiteSpline
 
 from airjax.scene.cameras import Camera
 
-_SWING = 0.12  # radius of `around` in distances to what is looked at
+_SWING = 0.12  # radius of `around` in distances to the point that it looks at
 
 
 def around(camera: Camera, *, distance: float, num_frames: int) -> Camera:
-    """A closed circle before a camera's place that keeps looking at one point; numpy arrays, a stack of f.
+    """A closed circle around a camera's place, looking at one point all the way; numpy arrays, a stack of f.
 
     Args:
-      camera: one, numpy or JAX arrays; the first frame stands at the rim, to its right.
-      distance: of the point, along the middle of the camera's view, world units.
-      num_frames: >= 1; with one it is the camera itself.
+      camera: one, numpy or JAX arrays; the first frame stands to its right.
+      distance: of the point from the camera, along its optical axis, world units.
+      num_frames: >= 1; one frame is the camera itself.
     """
     intrinsics, rotation = np.asarray(camera.intrinsics, float), np.asarray(camera.rotation, float)
     center = np.asarray(camera.center, float)
@@ -33,25 +34,24 @@ def around(camera: Camera, *, distance: float, num_frames: int) -> Camera:
 
 
 def through(cameras: Camera, *, num_frames: int) -> Camera:
-    """A smooth way past all cameras of a stack, from the first to the last; numpy arrays, a stack of f.
+    """A smooth path past all cameras of a stack, from the first to the last; numpy arrays, a stack of f.
 
-    Catmull-Rom curves through places and rotations, these made rotations again (the nearest, by singular values).
+    Catmull-Rom curves through intrinsics, places and rotation matrices, these replaced by the nearest rotations (by
+    singular values).
     """
     count = len(cameras.translation)
-    intrinsics, rotations = np.asarray(cameras.intrinsics, float), np.asarray(cameras.rotation, float)
-    at = np.linspace(0, count - 1, num_frames)
-    first = np.minimum(np.floor(at), max(count - 2, 0)).astype(int)
-    x = (at - first)[:, None]
-    weights = np.concatenate(
-        [-x + 2 * x**2 - x**3, 2 - 5 * x**2 + 3 * x**3, x + 4 * x**2 - 3 * x**3, x**3 - x**2], axis=1
-    )
-    index = np.clip(first[:, None] + np.arange(-1, 3), 0, count - 1)
+    frames = np.linspace(0, count - 1, num_frames)
 
-    def blend(values):
-        return np.einsum("fk,fk...->f...", weights / 2, values[index])
+    def curve(values):
+        values = np.asarray(values, float)
+        if count == 1:
+            return np.repeat(values, num_frames, axis=0)
+        slopes = np.gradient(values, axis=0)
+        slopes[[0, -1]] /= 2  # as if the first and the last camera stood there twice
+        return CubicHermiteSpline(np.arange(count), values, slopes)(frames)
 
-    u, _, v = np.linalg.svd(blend(rotations))
-    return _stack(blend(intrinsics), u @ v, blend(np.asarray(cameras.center, float)))
+    u, _, v = np.linalg.svd(curve(cameras.rotation))
+    return _stack(curve(cameras.intrinsics), u @ v, curve(cameras.center))
 
 
 def _stack(intrinsics, rotations, eyes) -> Camera:

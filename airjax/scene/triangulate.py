@@ -1,7 +1,7 @@
 """Points and depth bounds of a scene from its photographs alone: patches compared over a wide sweep of planes.
 
-For scenes whose files say neither. A point counts where its patch looks the same in the other views at one depth and at
-no other, and where the nearest view, asked in its turn, finds the same point.
+For scenes whose files hold neither. A point counts where its patch looks the same in the other views at one depth and
+at no other, and where the search in the nearest view finds the same point.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from jaxtyping import Array, Float
 from airjax.errors import AirjaxError
 from airjax.nn.plane_sweep import CELL
 from airjax.scene.cameras import Camera, project_points, unproject
-from airjax.scene.files.photographs import shrink
+from airjax.scene.files.photographs import fitted_size, resize
 from airjax.scene.sweep import match_planes
 from airjax.scene.view_selection import nearest
 
 SIDE = 128  # pixels; the longer side of the pictures that are compared
 PLANES = 128
 _PATCH = 7  # cells
-_RANGE = 0.7, 150.0  # depths that are tried, in distances between neighbouring cameras
+_RANGE = 0.7, 150.0  # depths that are tried, in distances between neighboring cameras
 _AGREE, _UNIQUE = 0.85, 0.05  # least similarity of a match, and how much worse every other depth must be
-_LEAST = 32  # points; fewer say nothing
+FEWEST = 32  # points that bounds of the depths are taken from
 
 
 class Triangulated(NamedTuple):
-    """What was found.
+    """Points of a scene, and the range of their depths.
 
     Fields:
       points: (p, 3), world units.
@@ -50,59 +50,75 @@ def triangulate(images: np.ndarray, cameras: Camera, *, max_views: int = 12, sou
     Args:
       images: (v, h, w, 3) in [0, 1], v >= 2.
       cameras: a stack of v.
-      max_views: so many, spread evenly over all, are searched for points, each against its two nearest neighbours.
+      max_views: views that are searched for points, spread evenly over all, each against its two nearest neighbors.
       source: names the scene in an error.
 
     Raises:
       AirjaxError: the views have nothing in common, or all stand at one place.
     """
+    inverse = _planes(cameras, source)
+    size = fitted_size(images.shape[1:3], SIDE, CELL)
+    small = np.stack([resize(image, size) for image in images])
+    scaled = cameras.resized(images.shape[1:3], size)
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(max_views, len(images))).round().astype(int)).tolist()
+    neighbors = [nearest(cameras, i, 2) for i in range(len(images))]
+    partners = {i: int(neighbors[i][0]) for i in chosen}
+    maps = {
+        i: _depth_map(small, scaled, np.array([i, *neighbors[i]]), inverse) for i in {*partners, *partners.values()}
+    }
+    checked = [_cross_checked(small[i], scaled[i], scaled[j], maps[i], maps[j].depths) for i, j in partners.items()]
+    points, colors, depths = (np.concatenate(part) for part in zip(*checked, strict=True))
+    if len(points) < FEWEST:
+        raise AirjaxError(
+            f"{source}: expected views that overlap, found only {len(points)} points that two of them share; give near "
+            f"and far"
+        )
+    return Triangulated(points, colors, *depth_bounds(depths))
+
+
+def depth_bounds(depths: np.ndarray) -> tuple[float, float]:
+    """(near, far) that hold 98 % of some depths, and a quarter more on either side."""
+    near, far = np.quantile(depths, [0.01, 0.99])
+    return float(near / 1.25), float(far * 1.25)
+
+
+class _DepthMap(NamedTuple):
+    """Depth of every cell of a view, (a, b), and whether it is sure."""
+
+    depths: np.ndarray
+    sure: np.ndarray
+
+
+def _planes(cameras: Camera, source: str) -> Float[Array, " d"]:
+    """Inverse depths that are tried, in proportion to the distances between neighboring cameras."""
     centers = np.asarray(cameras.center)
     distances = np.linalg.norm(centers[:, None] - centers[None], axis=-1)
     spacing = float(np.median(np.sort(distances, axis=1)[:, 1]))
     if not spacing > 0:
         raise AirjaxError(f"{source}: expected cameras at different places, got all of them at one")
-    inverse = jnp.asarray(1 / np.geomspace(_RANGE[1] * spacing, _RANGE[0] * spacing, PLANES), jnp.float32)
-    small, scaled = shrink(images, cameras, max_size=SIDE, multiple=CELL)
-    size = small.shape[1:3]
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(max_views, len(images))).round().astype(int))
-    neighbours = {i: nearest(cameras, i, 2) for i in range(len(images))}
-    depths = {}
-
-    def depth_of(i: int):
-        if i not in depths:
-            index = [i, *neighbours[i]]
-            stack = jax.tree.map(lambda leaf: jnp.asarray(leaf)[np.array(index)], scaled)
-            depths[i] = [np.asarray(a) for a in _search(jnp.asarray(small[index]), stack, inverse, image_size=size)]
-        return depths[i]
-
-    points, colors, seen = [], [], []
-    for i in map(int, chosen):
-        depth, sure = depth_of(i)
-        rows, columns = np.nonzero(sure)
-        if not len(rows):
-            continue
-        pixels = np.stack([columns + 0.5, rows + 0.5], axis=1) * CELL
-        found = np.asarray(unproject(_one(scaled, i), jnp.asarray(pixels, jnp.float32), jnp.asarray(depth[sure])))
-        j = neighbours[i][0]
-        there, expected = (np.asarray(a) for a in project_points(_one(scaled, j), jnp.asarray(found)))
-        other, _ = depth_of(j)
-        cell = np.floor(np.nan_to_num(there) / CELL).astype(int)
-        inside = (expected > 0) & (cell >= 0).all(axis=1) & (cell < [other.shape[1], other.shape[0]]).all(axis=1)
-        cell = np.where(inside[:, None], cell, 0)
-        same = inside & (np.abs(np.log(other[cell[:, 1], cell[:, 0]] / np.maximum(expected, 1e-9))) < 0.15)
-        points.append(found[same])
-        colors.append(small[i][rows[same] * CELL, columns[same] * CELL])
-        seen.append(depth[sure][same])
-    count = sum(map(len, points))
-    if count < _LEAST:
-        raise AirjaxError(f"{source}: expected views that overlap, found only {count} points that two of them share")
-    seen = np.concatenate(seen)
-    near, far = np.quantile(seen, [0.01, 0.99])
-    return Triangulated(np.concatenate(points), np.concatenate(colors), float(near / 1.25), float(far * 1.25))
+    return jnp.asarray(1 / np.geomspace(_RANGE[1] * spacing, _RANGE[0] * spacing, PLANES), jnp.float32)
 
 
-def _one(cameras: Camera, index: int) -> Camera:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], cameras)
+def _depth_map(images: np.ndarray, cameras: Camera, index: np.ndarray, inverse: Float[Array, " d"]) -> _DepthMap:
+    """Of the first view of `index`, compared with the others."""
+    stack = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], cameras)
+    depths, sure = _search(jnp.asarray(images[index]), stack, inverse, image_size=images.shape[1:3])
+    return _DepthMap(np.asarray(depths), np.asarray(sure))
+
+
+def _cross_checked(image: np.ndarray, camera: Camera, other: Camera, own: _DepthMap, depths: np.ndarray):
+    """(points, colors, depths) of a view's sure cells, where the depth map of another view has the same points."""
+    rows, columns = np.nonzero(own.sure)
+    here = own.depths[own.sure]
+    pixels = jnp.asarray(np.stack([columns + 0.5, rows + 0.5], axis=1) * CELL, jnp.float32)
+    points = unproject(jax.tree.map(jnp.asarray, camera), pixels, jnp.asarray(here))
+    there, expected = (np.asarray(part) for part in project_points(jax.tree.map(jnp.asarray, other), points))
+    cell = np.floor(np.nan_to_num(there) / CELL).astype(int)
+    inside = (expected > 0) & (cell >= 0).all(axis=1) & (cell < depths.shape[::-1]).all(axis=1)
+    cell = np.where(inside[:, None], cell, 0)
+    ratio = depths[cell[:, 1], cell[:, 0]] / np.maximum(expected, 1e-9)
+    same = inside & (np.abs(np.log(ratio)) < 0.15)
+    return np.asarray(points)[same], image[rows[same] * CELL, columns[same] * CELL], here[same]
 
 
 @partial(jax.jit, static_argnames=("image_size",))

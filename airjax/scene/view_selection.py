@@ -1,4 +1,4 @@
-"""Which views of a scene serve for what: kept back to measure with, seen by the predictor, compared with one another.
+"""View selection: held-out views, views that are spread over a scene, and the source views of each.
 
 Letters: v views. Views are named by their number in the scene.
 """
@@ -11,34 +11,41 @@ import numpy as np
 from jaxtyping import Int
 
 from airjax.scene.cameras import Camera
+from airjax.scene.defaults import HOLD_OUT
 
-HOLD_OUT = 8  # every so many-th view is kept back, as for LLFF scenes
-_BASELINE = 0.25  # of the depth: how far from a view those stand, at best, that it is compared with
+_BASELINE = 0.25  # of the depth: the best distance between two views that are compared
 
 
-def held_out(splits: Sequence[str], *, every: int = HOLD_OUT) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
-    """(views to be seen, views kept back).
+def held_out(splits: Sequence[str], *, every: int | None = None) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
+    """(views that are given, views that are held out).
 
-    Kept back is what the pose file calls "test", or else every so many-th view from the first one on; none where fewer
-    than two would be left.
+    Validation views ("val") are neither, unless there are too few others. Nothing is held out where fewer than two
+    views would be left.
 
     Args:
-      splits: of each view "train", "test" or "".
-      every: >= 0; 0 keeps none back.
+      splits: "train", "val", "test" or "" for each view.
+      every: >= 0; every N-th view is held out, from the first one on, and marks do not count; 0 holds out none. None
+        for the views marked "test", or every `HOLD_OUT`-th where there is no such mark.
     """
-    views = np.arange(len(splits))
-    marked = np.array([split == "test" for split in splits])
-    back = np.zeros(len(views), bool) if every == 0 else marked if marked.any() else views % every == 0
-    if np.sum(~back) < 2:
-        back[:] = False
-    return views[~back], views[back]
+    views = np.array([i for i, split in enumerate(splits) if split != "val"])
+    if len(views) < 2:
+        views = np.arange(len(splits))
+    marked = np.array([splits[i] == "test" for i in views])
+    if every is None and marked.any():
+        held = marked
+    else:
+        every = HOLD_OUT if every is None else every
+        held = np.arange(len(views)) % every == 0 if every else np.zeros(len(views), bool)
+    if np.sum(~held) < 2:
+        held = np.zeros(len(views), bool)
+    return views[~held], views[held]
 
 
 def spread(cameras: Camera, count: int) -> Int[np.ndarray, " k"]:
-    """At most `count` views of a stack that see different things, in the order of the stack.
+    """At most `count` views of a stack that show different parts of a scene, in the order of the stack.
 
-    The first is the one nearest to the middle of all; each further one is the one that is least like those before it,
-    by where it stands, measured in the mean distance from the middle, and by where it looks.
+    Farthest-point selection: the first view is the one nearest to the mean of all, each further one differs most from
+    those before it, in its place (in units of the mean distance from the middle) and in twice its direction.
     """
     centers, forward = np.asarray(cameras.center), np.asarray(cameras.forward)
     size = np.mean(np.linalg.norm(centers - centers.mean(axis=0), axis=1))
@@ -51,9 +58,9 @@ def spread(cameras: Camera, count: int) -> Int[np.ndarray, " k"]:
 
 
 def nearest(cameras: Camera, i: int, count: int) -> Int[np.ndarray, " k"]:
-    """At most `count` views nearest to one of them, first those that look the same way, within 60 degrees.
+    """At most `count` views nearest to view `i`, those whose directions differ by less than 60 degrees first.
 
-    A view at the very same place sees nothing else, and comes last.
+    A view at the very same place has no parallax, and comes last.
     """
     centers, forward = np.asarray(cameras.center), np.asarray(cameras.forward)
     distances = np.linalg.norm(centers - centers[i], axis=1)
@@ -65,16 +72,16 @@ def nearest(cameras: Camera, i: int, count: int) -> Int[np.ndarray, " k"]:
 def comparisons(
     cameras: Camera, chosen: Sequence[int], *, near: float, far: float, count: int = 2
 ) -> Int[np.ndarray, "k m"]:
-    """The `sets` of `airjax.scene.predictor.predict`: each chosen view, and the views that tell most of its depths.
+    """The `sets` of `airjax.scene.predictor.predict`: each chosen view, and its best source views.
 
-    Those stand aside by a quarter of the depth at best and look the same way: nearer ones see too little of a
-    difference, and ones farther away see something else.
+    The best ones look the same way from a quarter of the depth aside: nearer ones have too little parallax, and ones
+    farther away show something else.
 
     Args:
       cameras: a stack of all views.
       chosen: views that get Gaussians.
       near, far: depths of the scene.
-      count: views that each is compared with.
+      count: source views of each.
     """
     centers, forward = np.asarray(cameras.center, float), np.asarray(cameras.forward, float)
     depth = 2 / (1 / near + 1 / far)

@@ -15,11 +15,12 @@ from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D
 from airjax.metrics import Quality, quality
 from airjax.raster.tiles import Capacity
-from airjax.scene import view_selection
 from airjax.scene.cameras import Camera
 from airjax.scene.cases import FIRST_SEED, views_of_test_scene
+from airjax.scene.defaults import MAX_SIZE, PREDICT_SIZE, VIEWS
 from airjax.scene.files.photographs import load as load_scene
 from airjax.scene.model import Model, load
+from airjax.scene.reconstruct import prepare
 from airjax.scene.render import render
 from airjax.scene.task import RATES, SceneTask, ViewLoss, view_loss
 from airjax.scene.triangulate import triangulate
@@ -181,9 +182,9 @@ class RealScenes(_Scenes):
     """
 
     folders: tuple[str, ...]
-    views: int = 8
-    predict_size: int = 128
-    max_size: int = 256
+    views: int = VIEWS
+    predict_size: int = PREDICT_SIZE
+    max_size: int = MAX_SIZE
     limit: int | None = None
     loss_fn: ViewLoss = view_loss
 
@@ -195,25 +196,22 @@ class RealScenes(_Scenes):
 
     def _open(self, folder: str) -> SceneSubject:
         scene = load_scene(folder, max_size=self.max_size)
-        seen, back = view_selection.held_out(scene.splits)
-        given, judged = scene.take(seen), scene.take(back)
-        found = triangulate(given.images, given.cameras, source=folder)
-        near, far = scene.bounds or (found.near, found.far)
-        chosen = view_selection.spread(given.cameras, self.views)
-        small = given.shrunk(self.predict_size)
+        parts = prepare(scene, views=self.views, predict_size=self.predict_size)
+        given, bounds = parts.given, parts.bounds
+        points = bounds.triangulated or triangulate(given.images, given.cameras, source=folder)
         return SceneSubject(
             Path(folder).name,
             given.images,
             given.cameras,
-            (small.images, small.cameras),
-            near,
-            far,
-            judged.images,
-            judged.cameras,
-            found.points,
-            found.colors,
+            (parts.small.images, parts.small.cameras),
+            bounds.near,
+            bounds.far,
+            parts.held_out.images,
+            parts.held_out.cameras,
+            points.points,
+            points.colors,
             scene.background,
-            sets=view_selection.comparisons(given.cameras, chosen, near=near, far=far),
-            empty=small.empty,
+            sets=parts.sets,
+            empty=parts.small.empty,
             loss_fn=self.loss_fn,
         )

@@ -24,9 +24,21 @@ def test_held_out_by_name_or_by_number():
     seen, back = view_selection.held_out(["train", "test", "train", "test"])
     assert seen.tolist() == [0, 2] and back.tolist() == [1, 3]
     assert view_selection.held_out([""] * 9, every=0)[1].size == 0
+    seen, back = view_selection.held_out(["test", "train", "train", "test", "train"], every=3)  # the number wins
+    assert seen.tolist() == [1, 2, 4] and back.tolist() == [0, 3]
+    assert view_selection.held_out(["test", "train", "train"], every=0)[0].tolist() == [0, 1, 2]
     for splits in (["", ""], ["test", "test", "train"]):
         seen, back = view_selection.held_out(splits)
         assert len(seen) == len(splits) and not len(back)
+
+
+def test_validation_views_are_neither_seen_nor_kept_back():
+    """Unless there is nothing else."""
+    seen, back = view_selection.held_out(["val", "train", "test", "val", "train"])
+    assert seen.tolist() == [1, 4] and back.tolist() == [2]
+    seen, back = view_selection.held_out(["val", "", "", "", "val", "", ""], every=2)
+    assert seen.tolist() == [2, 5] and back.tolist() == [1, 3, 6]
+    assert view_selection.held_out(["val"] * 3, every=0)[0].tolist() == [0, 1, 2]
 
 
 def test_spread_views_see_different_things():

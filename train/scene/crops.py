@@ -12,7 +12,7 @@ import numpy as np
 
 from airjax.errors import AirjaxError
 from airjax.scene.cameras import Camera
-from airjax.scene.files.photographs import load, resize
+from airjax.scene.files.photographs import load
 from airjax.scene.procedural import Views
 from airjax.scene.triangulate import triangulate
 
@@ -47,14 +47,10 @@ def load_posed(folder: str | Path) -> PosedScene:
     """
     scene = load(folder, max_size=max(SIZES))
     points = triangulate(scene.images, scene.cameras, source=str(folder)).points
-    height, width = scene.images.shape[1:3]
     levels = []
     for side in SIZES:
-        scale = min(1.0, side / max(height, width))
-        size = [max(1, round(length * scale)) for length in (width, height)]
-        images = np.stack([np.rint(255 * resize(image, size)).astype(np.uint8) for image in scene.images])
-        factors = np.diag([size[0] / width, size[1] / height, 1.0]).astype(np.float32)
-        levels.append((images, factors @ scene.cameras.intrinsics))
+        smaller = scene.shrunk(side)
+        levels.append((np.rint(255 * smaller.images).astype(np.uint8), smaller.cameras.intrinsics))
     return PosedScene(str(folder), tuple(levels), scene.cameras.rotation, scene.cameras.translation, points)
 
 

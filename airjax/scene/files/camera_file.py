@@ -1,6 +1,6 @@
-"""What a .ply file of Gaussians does not say: from where, how large and over which background to look at it first.
+"""Cameras in files: the first view of a .ply file of Gaussians, and JSON files of cameras.
 
-One comment of the header, `airjax view {JSON}`, which other programs pass over; and files of cameras.
+The first view is one comment of the .ply header, `airjax view {JSON}`, which other programs ignore.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from airjax.scene.cameras import Camera
 
 _MARK = "airjax view "
 _MAX_SIDE = 2**15  # pixels
+_DAMAGED = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
 
 
 class Snapshot(NamedTuple):
@@ -27,8 +28,8 @@ class Snapshot(NamedTuple):
     Fields:
       camera: one, numpy arrays.
       image_size: (h, w) pixels.
-      focus: distance of what is looked at, world units, > 0.
-      background: colour behind everything, three numbers in [0, 1].
+      focus: distance of the point that the camera looks at, world units, > 0.
+      background: color behind everything, three numbers in [0, 1].
     """
 
     camera: Camera
@@ -52,14 +53,14 @@ def to_comment(snapshot: Snapshot) -> str:
 
 
 def from_comments(comments: Sequence[str]) -> Snapshot | None:
-    """The view that a header holds; None where there is none, or one that makes no sense."""
+    """The view in a header; None for a header without one, or with one that is damaged."""
     for line in comments:
         if line.startswith(_MARK):
             try:
                 content = json.loads(line.removeprefix(_MARK))
                 camera, image_size = _camera(content)
                 focus, background = float(content["focus"]), np.asarray(content["background"], float)
-            except (ValueError, TypeError, KeyError):
+            except _DAMAGED:
                 return None
             if focus > 0 and np.isfinite(focus) and background.shape == (3,) and np.isfinite(background).all():
                 return Snapshot(camera, image_size, focus, tuple(background.tolist()))
@@ -78,29 +79,35 @@ def read_cameras(path: str | os.PathLike) -> tuple[Camera, tuple[int, int]]:
     expected = f'{name}: expected a file of cameras, {{"frames": [{{"K", "R", "t", "w", "h"}}, ..]}}'
     try:
         frames = json.loads(read_bytes(path))["frames"]
-        found = [_camera(frame) for frame in frames]
-    except (ValueError, TypeError, KeyError) as error:
+        cameras = [_camera(frame) for frame in frames]
+    except _DAMAGED as error:
         raise AirjaxError(f"{expected}, got something else") from error
-    if not found:
+    if not cameras:
         raise AirjaxError(f"{expected}, found no frames")
-    sizes = {size for _, size in found}
+    sizes = {size for _, size in cameras}
     if len(sizes) > 1:
         raise AirjaxError(f"{name}: expected frames of one size, got {len(sizes)} sizes")
     parts = ("intrinsics", "rotation", "translation")
-    return Camera(*(np.stack([getattr(camera, part) for camera, _ in found]) for part in parts)), sizes.pop()
+    return Camera(*(np.stack([getattr(camera, part) for camera, _ in cameras]) for part in parts)), sizes.pop()
 
 
 def _camera(content: dict) -> tuple[Camera, tuple[int, int]]:
     """A camera and its image size.
 
     Raises:
-      ValueError, TypeError, KeyError: not one.
+      ValueError, TypeError, KeyError, OverflowError: not one.
     """
-    k, r, t = (np.asarray(content[key], np.float32) for key in ("K", "R", "t"))
+    with np.errstate(over="ignore"):
+        k, r, t = (np.asarray(content[key], np.float32) for key in ("K", "R", "t"))
     width, height = int(content["w"]), int(content["h"])
     if (k.shape, r.shape, t.shape) != ((3, 3), (3, 3), (3,)) or not all(np.isfinite(a).all() for a in (k, r, t)):
         raise ValueError("K, R, t: expected finite numbers, 3 x 3, 3 x 3 and 3")
-    if np.abs(r @ r.T - np.eye(3)).max() > 1e-3 or np.linalg.det(r) < 0 or min(k[0, 0], k[1, 1]) <= 0:
+    if (
+        np.abs(r).max() > 2
+        or np.abs(r @ r.T - np.eye(3)).max() > 1e-3
+        or np.linalg.det(r) < 0
+        or min(k[0, 0], k[1, 1]) <= 0
+    ):
         raise ValueError("K, R: expected focal lengths > 0 and a rotation")
     if not (1 <= width <= _MAX_SIDE and 1 <= height <= _MAX_SIDE):
         raise ValueError("w, h: expected the sides of an image")

@@ -6,12 +6,11 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from airjax.errors import AirjaxError
 from airjax.files import display_name, read_bytes
-from airjax.scene.quaternions import rotations
 
 # Model number and name -> how its parameters stand for fx, fy, cx, cy and k1, k2, p1, p2, k3; None for a zero.
 _MODELS = {
@@ -25,7 +24,7 @@ _BY_NAME = {model[0]: number for number, model in _MODELS.items()}
 
 
 class ColmapCamera(NamedTuple):
-    """Intrinsics (3, 3), the (w, h) they are for, and k1, k2, p1, p2, k3."""
+    """Intrinsics (3, 3), the (h, w) they are for, and the distortion k1, k2, p1, p2, k3."""
 
     intrinsics: np.ndarray
     size: tuple[float, float]
@@ -33,7 +32,7 @@ class ColmapCamera(NamedTuple):
 
 
 class ColmapImage(NamedTuple):
-    """An image's name, the number of its camera, and its pose, world to camera."""
+    """An image's name, the number of its camera, and its pose, world to camera, float64."""
 
     name: str
     camera: int
@@ -77,7 +76,7 @@ def _guarded(reader, file: Path):
         return reader(file)
     except AirjaxError:
         raise
-    except (struct.error, ValueError, IndexError, UnicodeDecodeError) as error:
+    except (struct.error, ValueError, IndexError, OverflowError) as error:
         raise AirjaxError(f"{display_name(file)}: damaged or cut short, expected a whole COLMAP file") from error
 
 
@@ -89,19 +88,24 @@ def _camera(model: int, size, params, file: Path) -> ColmapCamera:
         raise ValueError("parameters")
     fx, fy, cx, cy = (float(params[i]) for i in focal)
     distortion = tuple(0.0 if i is None else float(params[i]) for i in lens)
-    return ColmapCamera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), (float(size[0]), float(size[1])), distortion)
+    width, height = map(float, size)
+    return ColmapCamera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), (height, width), distortion)
 
 
 def _unknown_model(model: str, file: Path) -> AirjaxError:
     known = ", ".join(_BY_NAME)
-    return AirjaxError(f"{display_name(file)}: expected a camera of {known}, got {model}; undistort the images first")
+    return AirjaxError(
+        f"{display_name(file)}: expected a camera of {known}, got {model[:40]}; undistort the images first"
+    )
 
 
-def _image(name: str, camera: int, quat, translation) -> ColmapImage:
-    if not any(quat):
-        raise ValueError("a quaternion of length 0")
-    rotation = np.asarray(rotations(jnp.asarray([quat], jnp.float32)))[0]
-    return ColmapImage(name, camera, rotation, np.asarray(translation, float))
+def _image(name: str, camera: int, pose) -> ColmapImage:
+    """`pose` is a quaternion w x y z of any length but 0, and a translation."""
+    w, x, y, z, *translation = map(float, pose)
+    if len(translation) != 3:
+        raise ValueError("a pose of other than 7 numbers")
+    rotation = Rotation.from_quat([x, y, z, w]).as_matrix()  # ValueError for a length of 0
+    return ColmapImage(name, camera, rotation, np.array(translation))
 
 
 class _Bytes:
@@ -144,7 +148,7 @@ def _images(file: Path) -> list[ColmapImage]:
         _, *pose, camera = data.take("i7di")
         name = data.text()
         data.skip(data.take("Q")[0], 24)
-        images.append(_image(name, camera, pose[:4], pose[4:]))
+        images.append(_image(name, camera, pose))
     return images
 
 
@@ -158,15 +162,16 @@ def _points(file: Path) -> np.ndarray:
     return np.array(points, float).reshape(-1, 3)
 
 
-def _lines(file: Path) -> list[list[str]]:
-    """Words of the lines that are no comments; an empty line is an empty list."""
-    lines = read_bytes(file).decode().splitlines()
-    return [line.split() for line in lines if not line.startswith("#")]
+def _lines(file: Path) -> list[str]:
+    """The lines that are no comments, empty ones included."""
+    lines = read_bytes(file).decode().split("\n")
+    return [line.strip() for line in lines if not line.startswith("#")]
 
 
 def _cameras_text(file: Path) -> dict[int, ColmapCamera]:
     cameras = {}
-    for number, name, width, height, *params in filter(None, _lines(file)):
+    for line in filter(None, _lines(file)):
+        number, name, width, height, *params = line.split()
         model = _BY_NAME.get(name)
         if model is None:
             raise _unknown_model(name, file)
@@ -175,14 +180,13 @@ def _cameras_text(file: Path) -> dict[int, ColmapCamera]:
 
 
 def _images_text(file: Path) -> list[ColmapImage]:
-    """Two lines an image; the second, its points, may be empty."""
+    """Two lines an image; the second, its points, may be empty. A name goes to the end of its line."""
     images = []
-    for words in _lines(file)[::2]:
-        if words:
-            _, *pose, camera, name = words[:10]
-            images.append(_image(name, int(camera), [float(p) for p in pose[:4]], [float(p) for p in pose[4:]]))
+    for line in filter(None, _lines(file)[::2]):
+        _, *pose, camera, name = line.split(maxsplit=9)
+        images.append(_image(name, int(camera), pose))
     return images
 
 
 def _points_text(file: Path) -> np.ndarray:
-    return np.array([[float(word) for word in words[1:4]] for words in filter(None, _lines(file))]).reshape(-1, 3)
+    return np.array([line.split()[1:4] for line in filter(None, _lines(file))], float).reshape(-1, 3)

@@ -1,9 +1,9 @@
 """3D Gaussians as .ply files in the layout of 3D Gaussian Splatting, which its viewers open.
 
 One vertex per Gaussian, float32, little-endian: x y z, normals (zero), f_dc_0..2, f_rest_* with all functions of red
-first, then green, then blue, opacity as a logit, scale_0..2 as natural logarithms, rot_0..3 as w x y z. Reading goes by
-the names of the header, whatever their order, type and number; nothing of it is trusted. Comments of the header can
-carry what the layout has no place for (`airjax.scene.files.camera_file`).
+first, then green, then blue, opacity as a logit, scale_0..2 as natural logarithms, rot_0..3 as w x y z. The reader goes
+by the names in the header, in any order and of any type, and trusts none of its numbers. Comments of the header can
+hold more (`airjax.scene.files.camera_file`).
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ _TYPES = {
 }
 _OURS = "written by airjax, opacity is a logit"  # comment of files whose opacities need no guess
 _MAX_HEADER = 2**16  # bytes
-_LEAST_SCALE, _LEAST_OPACITY = 1e-30, 1e-7  # what a logarithm and a logit of float32 still tell from 0 and 1
+_LEAST_SCALE, _LEAST_OPACITY = 1e-30, 1e-7  # whose logarithm and logit float32 still tells from those of 0 and 1
+_NEEDED = (*"xyz", "opacity", *(f"{name}_{i}" for name, k in (("f_dc", 3), ("scale", 3), ("rot", 4)) for i in range(k)))
 
 
 class Ply(NamedTuple):
-    """What a file held.
+    """The content of a file.
 
     Fields:
       gaussians: all slots active; numpy arrays.
-      comments: of its header, without the word.
+      comments: the comment lines of its header, without the word "comment".
       notices: lines for the user.
     """
 
@@ -91,10 +92,10 @@ def to_ply(gaussians: Gaussians3D, *, comments: Sequence[str] = (), source: str 
 
 
 def read_ply(path: str | os.PathLike) -> Ply:
-    """A .ply file of Gaussians, by whatever program.
+    """A .ply file of Gaussians, written by any program.
 
-    Opacities are logits, unless all of them lie in [0, 1] in a file of another program. They are taken as they are
-    then, with a notice: logits of a real scene lie on both sides of 0 and beyond 1.
+    Opacities are logits, unless all of them lie in [0, 1] in a file of another program: then they are taken as they
+    are, with a notice, since logits of a real scene lie on both sides of 0 and beyond 1.
 
     Raises:
       AirjaxError: not such a file, damaged or cut short, or values that are not finite.
@@ -106,49 +107,45 @@ def from_ply(data: bytes, *, source: str) -> Ply:
     """`read_ply` of bytes; `source` names them in an error."""
     header, start = _header(data, source)
     columns = _columns(data, header, start, source)
-    needed = [*"xyz", "opacity", *(f"{n}_{i}" for n, k in (("f_dc", 3), ("scale", 3), ("rot", 4)) for i in range(k))]
-    if missing := [name for name in needed if name not in columns]:
-        raise AirjaxError(f"{source}: expected a property {missing[0]!r} of 3D Gaussians, found none")
 
-    def take(*names):
-        values = np.stack([columns[name] for name in names], axis=1).astype(np.float32)
+    def take(*names: str) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            values = np.stack([columns[name] for name in names], axis=1).astype(np.float32)
         if not np.isfinite(values).all():
             raise AirjaxError(f"{source}: expected finite numbers as {names[0]!r}, got others")
         return values
 
-    num_rest = sum(name.startswith("f_rest_") for name in columns)
-    names = [f"f_rest_{i}" for i in range(num_rest)]
-    if num_rest % 3 or any(name not in columns for name in names):
-        raise AirjaxError(f"{source}: expected f_rest_0, f_rest_1, .. for three colours, found {num_rest} of them")
-    try:
-        degree_of(1 + num_rest // 3)
-    except ValueError as error:
-        raise AirjaxError(f"{source}: expected 0, 9, 24, 45 or 72 properties f_rest, found {num_rest}") from error
-    harmonics = take("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
-    if names:
-        harmonics = np.concatenate([harmonics, take(*names).reshape(-1, 3, num_rest // 3).transpose(0, 2, 1)], axis=1)
     comments = tuple(line.removeprefix("comment").strip() for line in header if line.startswith("comment"))
     opacities, notices = take("opacity")[:, 0], ()
     if _OURS not in comments and len(opacities) and opacities.min() >= 0 and opacities.max() <= 1:
         notices = ("opacities lie in [0, 1] and are taken as they are, not as logits",)
     else:
-        opacities = (1 / (1 + np.exp(-opacities.astype(np.float64)))).astype(np.float32)
+        with np.errstate(over="ignore"):
+            opacities = (1 / (1 + np.exp(-opacities.astype(np.float64)))).astype(np.float32)
     with np.errstate(over="ignore"):
         scales = np.exp(take("scale_0", "scale_1", "scale_2"))
     if not np.isfinite(scales).all():
         raise AirjaxError(f"{source}: expected logarithms of scales below 88, got larger ones")
-    return Ply(
-        Gaussians3D(
-            take("x", "y", "z"),
-            scales,
-            take("rot_0", "rot_1", "rot_2", "rot_3"),
-            opacities,
-            harmonics,
-            np.ones(len(opacities), bool),
-        ),
-        tuple(line for line in comments if line != _OURS),
-        notices,
-    )
+    harmonics = take("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
+    if rest := _rest_names(columns, source):
+        functions = take(*rest).reshape(len(opacities), 3, len(rest) // 3).transpose(0, 2, 1)
+        harmonics = np.concatenate([harmonics, functions], axis=1)
+    means, quats = take("x", "y", "z"), take("rot_0", "rot_1", "rot_2", "rot_3")
+    gaussians = Gaussians3D(means, scales, quats, opacities, harmonics, np.ones(len(opacities), bool))
+    return Ply(gaussians, tuple(line for line in comments if line != _OURS), notices)
+
+
+def _rest_names(columns: dict[str, np.ndarray], source: str) -> list[str]:
+    """f_rest_0, f_rest_1, .. for whole degrees of three colors."""
+    count = sum(name.startswith("f_rest_") for name in columns)
+    names = [f"f_rest_{i}" for i in range(count)]
+    if count % 3 or any(name not in columns for name in names):
+        raise AirjaxError(f"{source}: expected f_rest_0, f_rest_1, .. for three colours, found {count} of them")
+    try:
+        degree_of(1 + count // 3)
+    except ValueError as error:
+        raise AirjaxError(f"{source}: expected 0, 9, 24, 45 or 72 properties f_rest, found {count}") from error
+    return names
 
 
 def _header(data: bytes, source: str) -> tuple[list[str], int]:
@@ -161,9 +158,24 @@ def _header(data: bytes, source: str) -> tuple[list[str], int]:
 
 
 def _columns(data: bytes, header: list[str], start: int, source: str) -> dict[str, np.ndarray]:
-    """The properties of the vertices by name."""
+    """The properties of the vertices by name, all that Gaussians need among them."""
     lines = [line.split() for line in header if not line.startswith("comment")]
     form = next((line[1] for line in lines if len(line) > 1 and line[0] == "format"), "none")
+    count, properties = _vertices(lines, len(data), source)
+    if form == "ascii":
+        return _ascii_table(data[start:], count, [name for _, name in properties], source)
+    if form not in ("binary_little_endian", "binary_big_endian"):
+        raise AirjaxError(f"{source}: expected a binary or ascii .ply file, got format {form[:20]!r}")
+    order = "<" if form == "binary_little_endian" else ">"
+    dtype = np.dtype([(name, order + _TYPES[kind]) for kind, name in properties])
+    if len(data) - start < count * dtype.itemsize:
+        raise AirjaxError(f"{source}: damaged or cut short, expected {count} vertices of {dtype.itemsize} bytes")
+    table = np.frombuffer(data, dtype, count, start)
+    return {name: table[name] for _, name in properties}
+
+
+def _vertices(lines: list[list[str]], num_bytes: int, source: str) -> tuple[int, list[list[str]]]:
+    """How many vertices there are, and (type, name) of each of their properties."""
     elements = [i for i, line in enumerate(lines) if line[:1] == ["element"]]
     if not elements or len(lines[elements[0]]) != 3 or lines[elements[0]][1] != "vertex":
         raise AirjaxError(f"{source}: expected vertices as its first element, found none")
@@ -171,24 +183,20 @@ def _columns(data: bytes, header: list[str], start: int, source: str) -> dict[st
     properties = [line[1:] for line in lines[elements[0] + 1 : stop] if line[:1] == ["property"]]
     if any(len(p) != 2 or p[0] not in _TYPES for p in properties) or len({p[-1] for p in properties}) < len(properties):
         raise AirjaxError(f"{source}: expected properties that are single numbers of different names, got others")
+    if missing := [name for name in _NEEDED if name not in [p[1] for p in properties]]:
+        raise AirjaxError(f"{source}: expected a property {missing[0]!r} of 3D Gaussians, found none")
     count = lines[elements[0]][2]
-    if not count.isdecimal() or int(count) > len(data):
+    if not count.isdecimal() or len(count) > 18 or int(count) > num_bytes:
         raise AirjaxError(f"{source}: damaged or cut short, expected {count[:20]} vertices")
-    count = int(count)
-    if form == "ascii":
-        words = data[start:].split()
-        if len(words) < count * len(properties):
-            raise AirjaxError(f"{source}: damaged or cut short, expected {count} vertices")
-        try:
-            table = np.array(words[: count * len(properties)], float).reshape(count, len(properties))
-        except ValueError as error:
-            raise AirjaxError(f"{source}: damaged, expected numbers") from error
-        return {p[1]: table[:, i] for i, p in enumerate(properties)}
-    if form not in ("binary_little_endian", "binary_big_endian"):
-        raise AirjaxError(f"{source}: expected a binary or ascii .ply file, got format {form!r}")
-    order = "<" if form == "binary_little_endian" else ">"
-    dtype = np.dtype([(name, order + _TYPES[kind]) for kind, name in properties])
-    if len(data) - start < count * dtype.itemsize:
-        raise AirjaxError(f"{source}: damaged or cut short, expected {count} vertices of {dtype.itemsize} bytes")
-    table = np.frombuffer(data, dtype, count, start)
-    return {name: table[name] for _, name in properties}
+    return int(count), properties
+
+
+def _ascii_table(body: bytes, count: int, names: list[str], source: str) -> dict[str, np.ndarray]:
+    words = body.split()
+    if len(words) < count * len(names):
+        raise AirjaxError(f"{source}: damaged or cut short, expected {count} vertices")
+    try:
+        table = np.array(words[: count * len(names)], float).reshape(count, len(names))
+    except ValueError as error:
+        raise AirjaxError(f"{source}: damaged, expected numbers") from error
+    return {name: table[:, i] for i, name in enumerate(names)}

@@ -1,118 +1,22 @@
-"""Scenes from folders: every format says the same, real scenes agree with their poses, one line for what is wrong."""
+"""Scenes from folders and from arrays: real ones agree with their poses, sizes, lenses and transparent parts."""
 
 import json
-import struct
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+from pose_files import NAMES, SIZE, K, write_images, write_plain, write_transforms
 
 from airjax.errors import AirjaxError
 from airjax.scene.cameras import Camera
-from airjax.scene.files.photographs import load, undistort
-
-SIZE = (24, 32)
-K = np.array([[30.0, 0, 15], [0, 31, 13], [0, 0, 1]])
-
-
-def rotation(seed):
-    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
-    q = q * np.sign(np.diag(r))
-    return q * np.linalg.det(q)
-
-
-POSES = [(rotation(i), np.array([0.1 * i, -0.2, 1.5 + i])) for i in range(3)]
-NAMES = [f"{i:03d}.png" for i in range(3)]
-
-
-def write_images(folder, names=NAMES, size=SIZE):
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    for name in names:
-        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
-
-
-def write_transforms(folder, **changes):
-    frames = []
-    for name, (r, t) in zip(NAMES, POSES, strict=True):
-        pose = np.eye(4)
-        pose[:3, :3], pose[:3, 3] = r.T @ np.diag([1, -1, -1]), -r.T @ t
-        frames.append({"file_path": f"images/{name}", "transform_matrix": pose.tolist()})
-    content = {"fl_x": 30.0, "fl_y": 31.0, "cx": 15.0, "cy": 13.0, "w": 32, "h": 24, "frames": frames} | changes
-    (folder / "transforms.json").write_text(json.dumps(content))
-
-
-def write_plain(folder, **changes):
-    frames = [
-        {"file_path": f"images/{name}", "K": K.tolist(), "R": r.tolist(), "t": t.tolist()}
-        for name, (r, t) in zip(NAMES, POSES, strict=True)
-    ]
-    (folder / "cameras.json").write_text(json.dumps({"frames": frames} | changes))
-
-
-def quat(r):
-    w = 0.5 * np.sqrt(1 + np.trace(r))
-    return w, *(np.array([r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]]) / (4 * w))
-
-
-def write_colmap(folder, *, binary):
-    folder = folder / "sparse" / "0"
-    folder.mkdir(parents=True)
-    quats = [quat(r) for r, _ in POSES]
-    if binary:
-        (folder / "cameras.bin").write_bytes(struct.pack("<QiiQQ4d", 1, 7, 1, 32, 24, 30, 31, 15, 13))
-        images = struct.pack("<Q", 3)
-        for i, (name, q, (_, t)) in enumerate(zip(NAMES, quats, POSES, strict=True)):
-            images += struct.pack("<i7di", i, *q, *t, 7) + name.encode() + b"\0" + struct.pack("<Qddq", 1, 1, 2, -1)
-        (folder / "images.bin").write_bytes(images)
-        point = struct.pack("<QQ3d3BdQii", 1, 5, 1.0, 2.0, 3.0, 1, 2, 3, 0.5, 1, 0, 0)
-        (folder / "points3D.bin").write_bytes(point)
-        return
-    (folder / "cameras.txt").write_text("# a comment\n7 PINHOLE 32 24 30 31 15 13\n")
-    lines = []
-    for i, (name, q, (_, t)) in enumerate(zip(NAMES, quats, POSES, strict=True)):
-        lines += [" ".join(map(repr, map(float, (*q, *t)))), ""]
-        lines[-2] = f"{i} {lines[-2]} 7 {name}"
-    (folder / "images.txt").write_text("\n".join(lines) + "\n")
-    (folder / "points3D.txt").write_text("5 1 2 3 1 2 3 0.5 0 0\n")
-
-
-def write_llff(folder):
-    rows = []
-    for r, t in POSES:
-        c2w = r.T
-        pose = np.stack([c2w[:, 1], c2w[:, 0], -c2w[:, 2], -r.T @ t, [24, 32, 30.0]], axis=1)
-        rows.append([*pose.ravel(), 1.0, 9.0])
-    np.save(folder / "poses_bounds.npy", np.array(rows))
-
-
-WRITERS = {
-    "nerfstudio": write_transforms,
-    "plain": write_plain,
-    "colmap binary": lambda folder: write_colmap(folder, binary=True),
-    "colmap text": lambda folder: write_colmap(folder, binary=False),
-    "llff": write_llff,
-}
+from airjax.scene.files.photographs import fitted_size, load, resize, scene_of, undistort
 
 
 @pytest.fixture
 def folder(tmp_path):
     write_images(tmp_path / "images")
     return tmp_path
-
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_every_format_says_the_same(folder, name):
-    WRITERS[name](folder)
-    scene = load(folder)
-    assert scene.names == tuple(NAMES) and scene.images.shape == (3, *SIZE, 3)
-    for i, (r, t) in enumerate(POSES):
-        np.testing.assert_allclose(scene.cameras.rotation[i], r, atol=1e-5)
-        np.testing.assert_allclose(scene.cameras.translation[i], t, atol=1e-5)
-        expected = np.array([[30.0, 0, 16], [0, 30, 12], [0, 0, 1]]) if name == "llff" else K
-        np.testing.assert_allclose(scene.cameras.intrinsics[i], expected, rtol=1e-5)
-    assert scene.bounds == ((1.0, 9.0) if name == "llff" else None)
-    assert len(scene.points) == (1 if "colmap" in name else 0)
 
 
 def test_intrinsics_follow_the_images(folder):
@@ -127,21 +31,19 @@ def test_intrinsics_follow_the_images(folder):
     np.testing.assert_allclose(scene.images[0], whole.reshape(12, 2, 16, 2, 3).mean(axis=(1, 3)), atol=1e-6)
 
 
-def test_field_of_view_and_splits(folder):
-    write_transforms(folder)
-    content = json.loads((folder / "transforms.json").read_text())
-    (folder / "transforms.json").unlink()
-    for split, frames in (("train", content["frames"][:2]), ("test", content["frames"][2:])):
-        for frame in frames:
-            frame["file_path"] = frame["file_path"].removesuffix(".png")
-        text = json.dumps({"camera_angle_x": 1.0, "frames": frames})
-        (folder / f"transforms_{split}.json").write_text(text)
-    scene = load(folder)
-    assert sorted(scene.splits) == ["test", "train", "train"]
-    focal = 16 / np.tan(0.5)
-    expected = [[focal, 0, 16], [0, focal, 12], [0, 0, 1]]
-    np.testing.assert_allclose(scene.cameras.intrinsics[0], expected, rtol=1e-5)
-    assert scene.take([1]).names == (scene.names[1],)
+@pytest.mark.parametrize(
+    ("size", "options", "expected"),
+    [
+        ((300, 400), {"max_size": 400}, (300, 400)),
+        ((300, 400), {"max_size": 100}, (75, 100)),
+        ((1, 400), {"max_size": 100}, (1, 100)),
+        ((171, 256), {"max_size": 128, "multiple": 2}, (86, 128)),
+        ((171, 255), {"max_size": 999, "multiple": 2}, (172, 256)),
+    ],
+)
+def test_sizes_that_fit(size, options, expected):
+    """Oracle: by hand; halves round to the even number of multiples."""
+    assert fitted_size(size, **options) == expected
 
 
 def test_undistortion_inverts_the_lens():
@@ -164,6 +66,141 @@ def test_undistortion_inverts_the_lens():
     error = np.abs(found - picture(x, y))[4:-4, 4:-4]
     assert error.max() < 0.01  # linear interpolation of waves of 50 pixels
     assert np.abs(picture(u, v) - picture(x, y)).max() > 0.05
+
+
+def test_undistortion_is_bilinear():
+    """Oracle: the interpolation by hand, edges continued, of an image and of its alpha."""
+    rng = np.random.default_rng(0)
+    image = rng.random((7, 9, 3)).astype(np.float32)
+    intrinsics = np.array([[8.0, 0, 4], [0, 8, 3], [0, 0, 1]])
+    k1 = 0.5
+    x, y = np.meshgrid((np.arange(9) + 0.5 - 4) / 8, (np.arange(7) + 0.5 - 3) / 8)
+    radial = 1 + k1 * (x * x + y * y)
+    u, v = (np.clip(p * radial * 8 + c - 0.5, 0, n - 1) for p, c, n in ((x, 4, 9), (y, 3, 7)))
+    i, j = np.floor(v).astype(int), np.floor(u).astype(int)
+    down, right = np.minimum(i + 1, 6), np.minimum(j + 1, 8)
+    a, b = (v - i)[..., None], (u - j)[..., None]
+    upper, lower = (image[row, j] * (1 - b) + image[row, right] * b for row in (i, down))
+    expected = upper * (1 - a) + lower * a
+    found = undistort(image, intrinsics, (k1, 0, 0, 0, 0))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_array_equal(undistort(image[..., 1], intrinsics, (k1, 0, 0, 0, 0)), found[..., 1])
+
+
+def test_a_lens_beyond_all_numbers_is_survived():
+    """Coordinates that overflow read the edge of the image, and nothing outside of it."""
+    image = np.ones((5, 6, 3), np.float32)
+    for lens in ((1e308, 1e308, 0, 0, 1e308), (1e308, -1e308, 1e308, -1e308, 1e308)):
+        np.testing.assert_array_equal(undistort(image, np.eye(3), lens), image)
+
+
+# --- transparent parts ---------------------------------------------------------------------------------------
+
+
+def write_transparent(folder, alpha, name=NAMES[0]):
+    """One of the images with an alpha channel; its colors are white, so that they do not tell."""
+    samples = np.full((*SIZE, 4), 255, np.uint8)
+    samples[..., 3] = alpha
+    Image.fromarray(samples).save(folder / "images" / name)
+
+
+def test_empty_is_what_alpha_says(folder):
+    """Oracle: the channel itself. White pixels are not empty, in the transparent image or in the others."""
+    write_plain(folder)
+    alpha = np.full(SIZE, 255)
+    alpha[:10], alpha[10:12] = 0, 1
+    write_transparent(folder, alpha)
+    Image.new("RGB", SIZE[::-1], "white").save(folder / "images" / NAMES[1])
+    scene = load(folder)
+    np.testing.assert_array_equal(scene.background, np.ones(3))
+    np.testing.assert_array_equal(scene.alphas[0], (alpha / 255).astype(np.float32))
+    np.testing.assert_array_equal(scene.empty[0], alpha == 0)
+    assert not scene.empty[1:].any() and (scene.alphas[1:] == 1).all()
+    np.testing.assert_array_equal(scene.take([1, 2]).background, np.ones(3))  # of the scene, not of its views
+    small = scene.shrunk(16)
+    assert small.alphas.shape == (3, 12, 16)
+    np.testing.assert_array_equal(small.empty[0], np.arange(12)[:, None] * np.ones(16) < 5)
+
+
+def test_transparency_does_not_hang_on_words(folder, monkeypatch):
+    """F6: the notices may say what they like."""
+    write_plain(folder)
+    write_transparent(folder, 0)
+    from airjax.scene.files import photographs
+
+    read = photographs.read_image
+    monkeypatch.setattr(photographs, "read_image", lambda file: read(file)._replace(notices=("something else",)))
+    scene = load(folder)
+    assert (scene.background == 1).all() and scene.empty[0].all() and scene.notices == ("something else",)
+
+
+def test_alpha_follows_the_lens(folder):
+    write_transforms(folder, k1=0.4)
+    alpha = np.zeros(SIZE)
+    alpha[:, 16:] = 255
+    for name in NAMES:
+        write_transparent(folder, alpha, name)
+    scene = load(folder)
+    expected = undistort((alpha / 255).astype(np.float32), K, (0.4, 0, 0, 0, 0))
+    np.testing.assert_allclose(scene.alphas[0], expected, atol=1e-6)
+    assert np.abs(expected - alpha / 255).max() > 0 and scene.empty[0].any()
+
+
+def test_nothing_is_known_to_be_empty_without_transparency(folder):
+    write_plain(folder)
+    scene = load(folder)
+    assert scene.empty.shape == scene.images.shape[:3] and not scene.empty.any()
+    np.testing.assert_array_equal(scene.background, np.zeros(3))
+
+
+# --- scenes of arrays ----------------------------------------------------------------------------------------
+
+
+def some_cameras(count):
+    parts = K[None], np.eye(3)[None], np.zeros((1, 3))
+    return Camera(*(np.repeat(part, count, axis=0).astype(np.float32) for part in parts))
+
+
+def test_a_scene_of_arrays():
+    images = np.random.default_rng(0).random((3, *SIZE, 3))
+    scene = scene_of(images, some_cameras(3), bounds=(1.0, 2.0), points=np.zeros((4, 3)))
+    assert scene.names == ("0", "1", "2") and scene.splits == ("", "", "") and scene.bounds == (1.0, 2.0)
+    assert scene.images.dtype == np.float32 and scene.points.shape == (4, 3) and scene.notices == ()
+    assert repr(scene) == "Scene(scene: 3 views of 32x24)" and not scene.empty.any()
+    some = scene.take([2, 0])
+    assert some.names == ("2", "0") and len(some.cameras.translation) == 2
+    np.testing.assert_array_equal(some.images, images[[2, 0]].astype(np.float32))
+    small = scene.shrunk(16)
+    np.testing.assert_array_equal(small.images[1], resize(scene.images[1], (12, 16)))
+    np.testing.assert_array_equal(small.cameras.intrinsics[0], np.diag([0.5, 0.5, 1]) @ K)
+    assert scene.shrunk(32) is scene
+    assert scene_of(images, some_cameras(3), alphas=np.zeros((3, *SIZE))).empty.all()
+
+
+@pytest.mark.parametrize(
+    ("images", "cameras", "options", "message"),
+    [
+        (np.zeros((3, *SIZE, 4)), some_cameras(3), {}, "images: expected"),
+        (np.zeros((1, *SIZE, 3)), some_cameras(1), {}, "of at least 2 views"),
+        (np.zeros((3, *SIZE, 3)), some_cameras(2), {}, "cameras: expected a stack of 3"),
+        (np.zeros((3, *SIZE, 3)), some_cameras(3)[0], {}, "cameras: expected a stack of 3"),
+        (np.zeros((2, *SIZE, 3)), some_cameras(2), {"alphas": np.zeros((2, 5, 5))}, "alphas: expected"),
+    ],
+)
+def test_arrays_that_are_no_scene(images, cameras, options, message):
+    with pytest.raises(ValueError, match=message):
+        scene_of(images, cameras, **options)
+
+
+def test_a_resized_camera_sees_the_same():
+    """One or a stack, numpy or JAX."""
+    stack = some_cameras(2)
+    for cameras in (stack, stack[0], jax.tree.map(jax.numpy.asarray, stack)):
+        found = cameras.resized((24, 32), (12, 64))
+        np.testing.assert_array_equal(found.intrinsics, np.diag([2, 0.5, 1]).astype(np.float32) @ cameras.intrinsics)
+        np.testing.assert_array_equal(found.rotation, cameras.rotation)
+        assert found.intrinsics.dtype == np.float32
 
 
 # --- real scenes -------------------------------------------------------------------------------------------
@@ -233,7 +270,7 @@ def test_real_scenes_agree_with_their_poses(data_dir, name):
 def test_lego_agrees_with_its_poses(data_dir):
     """Its views lie far apart: the nearest two of all are compared."""
     scene = load(data_dir / "scenes" / "lego")
-    assert scene.white and scene.splits.count("train") == 100 and scene.splits.count("test") == 25
+    assert (scene.background == 1).all() and scene.splits.count("train") == 100 and scene.splits.count("test") == 25
     centers = np.asarray(scene.cameras.center)
     distance = np.linalg.norm(centers[:, None] - centers[None], axis=-1) + 9 * np.eye(len(centers))
     i, j = np.unravel_index(np.argmin(distance), distance.shape)
@@ -243,13 +280,6 @@ def test_lego_agrees_with_its_poses(data_dir):
     transparent = np.asarray(Image.open(data_dir / "scenes" / "lego" / "train" / scene.names[view]))[..., 3] == 0
     np.testing.assert_array_equal(scene.empty[view], transparent)
     assert 0.5 < transparent.mean() < 0.9 and 0.5 < scene.shrunk(100).empty[view].mean() < transparent.mean()
-
-
-def test_nothing_is_known_to_be_empty_without_transparency(folder):
-    write_plain(folder)
-    scene = load(folder)
-    assert scene.empty.shape == scene.images.shape[:3] and not scene.empty.any()
-    np.testing.assert_array_equal(scene.background, np.zeros(3))
 
 
 # --- what a user gets wrong ----------------------------------------------------------------------------------
@@ -278,58 +308,4 @@ def test_images_that_are_missing_or_of_another_size(folder):
         load(folder)
     write_images(folder / "images", [NAMES[1]], (30, 40))
     with pytest.raises(AirjaxError, match=r"001.png: expected an image of 32x24 pixels like the others"):
-        load(folder)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda f: f.update(R=[[1, 0, 0]]), r"expected a matrix of shape \(3, 3\), got \(1, 3\)"),
-        (lambda f: f.update(R=(2 * np.eye(3)).tolist()), "000.png: expected a rotation in its pose"),
-        (lambda f: f.update(t=[float("nan"), 0, 0]), "000.png: expected a pose of finite numbers, got NaN"),
-        (lambda f: f.update(t="here"), "cameras.json: expected an entry 't'"),
-        (lambda f: f.update(K=[[0, 0, 1], [0, 5, 1], [0, 0, 1]]), "000.png: expected a focal length > 0"),
-        (lambda f: f.pop("file_path"), "cameras.json: expected an entry 'file_path'"),
-    ],
-)
-def test_poses_that_are_wrong(folder, change, message):
-    write_plain(folder)
-    content = json.loads((folder / "cameras.json").read_text())
-    change(content["frames"][0])
-    (folder / "cameras.json").write_text(json.dumps(content))
-    with pytest.raises(AirjaxError, match=message):
-        load(folder)
-
-
-def test_pose_files_that_are_wrong(folder):
-    (folder / "transforms.json").write_text("{")
-    with pytest.raises(AirjaxError, match=r"transforms.json: expected a pose file in JSON"):
-        load(folder)
-    write_transforms(folder, camera_model="OPENCV_FISHEYE")
-    with pytest.raises(AirjaxError, match="expected a perspective camera, got 'OPENCV_FISHEYE'"):
-        load(folder)
-    write_transforms(folder, w=320)
-    with pytest.raises(AirjaxError, match="expected the proportions of 320x24 pixels"):
-        load(folder)
-    (folder / "transforms.json").unlink()
-    (folder / "poses_bounds.npy").write_bytes(b"no array")
-    with pytest.raises(AirjaxError, match=r"poses_bounds.npy: expected an array of poses"):
-        load(folder)
-    np.save(folder / "poses_bounds.npy", np.zeros((2, 17)))
-    with pytest.raises(AirjaxError, match="expected 2 images in images/, found 3"):
-        load(folder)
-
-
-def test_colmap_files_cut_short_or_of_another_lens(folder):
-    write_colmap(folder, binary=True)
-    sparse = folder / "sparse" / "0"
-    for name in ("cameras.bin", "images.bin", "points3D.bin"):
-        whole = (sparse / name).read_bytes()
-        for data in (whole[:-3], whole[:11], b"\xff" * 8 + whole[8:]):
-            (sparse / name).write_bytes(data)
-            with pytest.raises(AirjaxError, match=f"{name}: (damaged or cut short|expected a known camera)"):
-                load(folder)
-        (sparse / name).write_bytes(whole)
-    (sparse / "cameras.bin").write_bytes(struct.pack("<QiiQQ4d", 1, 7, 5, 32, 24, 30, 31, 15, 13))
-    with pytest.raises(AirjaxError, match="got model number 5; undistort the images first"):
         load(folder)

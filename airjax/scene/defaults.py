@@ -1,0 +1,7 @@
+"""Defaults of `airjax.scene.reconstruct`, apart from it so that `airjax --help` needs no JAX."""
+
+VIEWS = 8  # photographs that are turned into Gaussians
+PREDICT_SIZE = 128  # pixels; longest side of the photographs as the network sees them
+REFINE_STEPS = 0
+MAX_SIZE = 256  # pixels; longest side of the photographs that are refined towards and measured with
+HOLD_OUT = 8  # every 8th view is held out where the pose file marks no test views, as for LLFF scenes

@@ -1,0 +1,348 @@
+"""Photographs with poses to 3D Gaussians: hold out views, find depths, choose views, predict, refine, score.
+
+`reconstruct` does all of it. Each stage is a function of its own: `split_views`, `find_bounds`, `prepare` (these two,
+and the choice of views), `predict`, `score_views`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from airjax.errors import AirjaxError
+from airjax.gaussians import Gaussians3D
+from airjax.inner.task import run
+from airjax.metrics import quality
+from airjax.scene import view_selection
+from airjax.scene.cameras import Camera
+from airjax.scene.defaults import MAX_SIZE, PREDICT_SIZE, REFINE_STEPS, VIEWS
+from airjax.scene.files.camera_file import Snapshot, to_comment
+from airjax.scene.files.photographs import Scene, load
+from airjax.scene.files.ply import write_ply
+from airjax.scene.model import Model
+from airjax.scene.model import load as load_model
+from airjax.scene.render import render
+from airjax.scene.task import Coordinates, SceneTask
+from airjax.scene.triangulate import FEWEST, Triangulated, depth_bounds, triangulate
+
+
+class Bounds(NamedTuple):
+    """Depths of a scene.
+
+    Fields:
+      near, far: world units.
+      triangulated: the points that they were taken from, where they were triangulated.
+      notices: lines for the user.
+    """
+
+    near: float
+    far: float
+    triangulated: Triangulated | None = None
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scene ready for the predictor.
+
+    Fields:
+      given: the views that may be used, at full size.
+      held_out: the views that are kept back to measure with; may be none.
+      small: the given views as the predictor sees them.
+      bounds: near and far.
+      sets: (k, m) numbers of given views: those that get Gaussians, each with its source views
+        (`airjax.scene.predictor.predict`).
+      notices: lines for the user, beside those of the scene.
+    """
+
+    given: Scene
+    held_out: Scene
+    small: Scene
+    bounds: Bounds
+    sets: Int[np.ndarray, "k m"]
+    notices: tuple[str, ...]
+
+    def refinement(self, rates: Coordinates) -> SceneTask:
+        """Refinement towards the given views, at these learning rates."""
+        return SceneTask(self.given.images, self.given.cameras, self.bounds.near, self.given.background, rates=rates)
+
+
+class Scores(NamedTuple):
+    """Similarity of rendered views to their photographs, of 8-bit images, one number for each view.
+
+    Fields:
+      names: of the views.
+      psnr: dB.
+      ssim: at most 1.
+    """
+
+    names: tuple[str, ...] = ()
+    psnr: tuple[float, ...] = ()
+    ssim: tuple[float, ...] = ()
+
+    @property
+    def mean_psnr(self) -> float | None:
+        """Mean over the views, dB; None without views."""
+        return float(np.mean(self.psnr)) if self.psnr else None
+
+    @property
+    def mean_ssim(self) -> float | None:
+        """Mean over the views; None without views."""
+        return float(np.mean(self.ssim)) if self.ssim else None
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """The Gaussians of a scene, and how well they show the views that were held out.
+
+    Fields:
+      gaussians: all of them active; numpy arrays.
+      names: of the given views.
+      cameras: a stack of them.
+      num_views: how many of them were turned into Gaussians.
+      image_size: (h, w) of the views, pixels.
+      background: (3,) color behind everything.
+      near, far: depths of the scene, world units.
+      held_out: scores of the views that were held out; empty without such views.
+      notices: lines for the user.
+      seconds: spent on "prepare", "predict", "refine" and "score", compilation included.
+    """
+
+    gaussians: Gaussians3D
+    names: tuple[str, ...]
+    cameras: Camera
+    num_views: int
+    image_size: tuple[int, int]
+    background: np.ndarray
+    near: float
+    far: float
+    held_out: Scores
+    notices: tuple[str, ...]
+    seconds: dict[str, float]
+
+    def __repr__(self) -> str:
+        decibels, count = self.held_out.mean_psnr, len(self.held_out.names)
+        score = "" if decibels is None else f", PSNR {decibels:.2f} dB of {count} held-out views"
+        views = f"{self.num_views} of {len(self.names)} views"
+        return f"Reconstruction({self.gaussians.num_slots} Gaussians from {views}{score})"
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The view to look at first: that of the camera in the middle."""
+        middle = self.cameras[int(view_selection.spread(self.cameras, 1)[0])]
+        focus = 2 / (1 / self.near + 1 / self.far)
+        return Snapshot(middle, self.image_size, focus, tuple(self.background.tolist()))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the Gaussians as a .ply file, whose header tells `airjax render` where to look from.
+
+        Raises:
+          AirjaxError: Gaussians that are not finite; the file cannot be written.
+        """
+        write_ply(path, self.gaussians, comments=[to_comment(self.snapshot)])
+
+
+def reconstruct(
+    scene: Scene | str | os.PathLike,
+    *,
+    model: Model | None = None,
+    views: int = VIEWS,
+    predict_size: int = PREDICT_SIZE,
+    refine_steps: int = REFINE_STEPS,
+    near: float | None = None,
+    far: float | None = None,
+    hold_out: int | None = None,
+    max_size: int = MAX_SIZE,
+    rates: Coordinates | None = None,
+    score: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> Reconstruction:
+    """Photographs with poses to 3D Gaussians.
+
+    Args:
+      scene: a folder of photographs with poses, or a scene (`airjax.scene.files.photographs.scene_of` makes one of
+        arrays).
+      model: the predictor; None for the shipped one.
+      views: photographs that are turned into Gaussians, spread over the scene, >= 1.
+      predict_size: longest side of the photographs as the predictor sees them, pixels.
+      refine_steps: gradient steps on the predicted Gaussians, each towards two of the given views.
+      near, far: depths of the scene, world units; None for those of `find_bounds`.
+      hold_out: every N-th view is held out, 0 for none; None for the marked test views, or every 8th
+        (`airjax.scene.view_selection.held_out`).
+      max_size: longest side of the photographs, pixels; larger ones are downscaled.
+      rates: learning rates of the refinement; None for those of the model.
+      score: whether the held-out views are rendered and compared.
+      progress: called with the number of refinement steps done.
+
+    Raises:
+      AirjaxError: no such scene (`airjax.scene.files.photographs.load`), no depths (`find_bounds`), no Gaussians that
+        two views agree on, or a refinement that does not stay finite.
+      ValueError: `views` or `hold_out` out of range.
+    """
+    scene = scene.shrunk(max_size) if isinstance(scene, Scene) else load(scene, max_size=max_size)
+    model = load_model() if model is None else model
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "prepare"):
+        task = prepare(scene, views=views, predict_size=predict_size, near=near, far=far, hold_out=hold_out)
+    with _timed(seconds, "predict"):
+        gaussians = predict(model, task)
+    if refine_steps:
+        with _timed(seconds, "refine"):
+            refinement = task.refinement(model.rates if rates is None else rates)
+            gaussians = run(refinement, gaussians, num_steps=refine_steps, progress=progress)
+    with _timed(seconds, "score"):
+        scores = score_views(gaussians, task.held_out) if score else Scores()
+    return Reconstruction(
+        gaussians,
+        task.given.names,
+        task.given.cameras,
+        len(task.sets),
+        task.given.images.shape[1:3],
+        task.given.background,
+        task.bounds.near,
+        task.bounds.far,
+        scores,
+        (*scene.notices, *task.notices),
+        seconds,
+    )
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[part] = time.perf_counter() - start
+
+
+# --- stages ----------------------------------------------------------------------------------------------------------
+
+
+def prepare(
+    scene: Scene,
+    *,
+    views: int = VIEWS,
+    predict_size: int = PREDICT_SIZE,
+    near: float | None = None,
+    far: float | None = None,
+    hold_out: int | None = None,
+) -> Prepared:
+    """Everything before the prediction; the arguments are those of `reconstruct`.
+
+    Raises:
+      AirjaxError: no depths (`find_bounds`).
+      ValueError: `views` or `hold_out` out of range.
+    """
+    if views < 1:
+        raise ValueError(f"views: expected at least 1, got {views}")
+    given, held_out, notices = split_views(scene, hold_out=hold_out)
+    bounds = find_bounds(given, near=near, far=far)
+    chosen = view_selection.spread(given.cameras, views)
+    sets = view_selection.comparisons(given.cameras, chosen, near=bounds.near, far=bounds.far)
+    return Prepared(given, held_out, given.shrunk(predict_size), bounds, sets, (*notices, *bounds.notices))
+
+
+def split_views(scene: Scene, *, hold_out: int | None = None) -> tuple[Scene, Scene, tuple[str, ...]]:
+    """(given views, held-out views, lines for the user); see `airjax.scene.view_selection.held_out`.
+
+    Raises:
+      ValueError: hold_out < 0.
+    """
+    if hold_out is not None and hold_out < 0:
+        raise ValueError(f"hold_out: expected 0 or more, got {hold_out}")
+    given, held = view_selection.held_out(scene.splits, every=hold_out)
+    marked, notices = scene.splits.count("test"), []
+    if left_out := len(scene.splits) - len(given) - len(held):
+        notices.append(f"{left_out} validation views are neither used nor measured")
+    if hold_out is not None and marked:
+        instead = f"every view whose number is a multiple of {hold_out}" if hold_out else "no view"
+        notices.append(f"{instead} is held out, not the {marked} that the pose file marks as test")
+    return scene.take(given), scene.take(held), tuple(notices)
+
+
+def find_bounds(scene: Scene, *, near: float | None = None, far: float | None = None) -> Bounds:
+    """Near and far: the arguments, else those of the pose file, of the scene's points, or of triangulated points.
+
+    Raises:
+      AirjaxError: views that have nothing in common, or near not below far.
+    """
+    if near is not None and far is not None:
+        bounds = Bounds(near, far)
+    else:
+        bounds = _bounds_of_files(scene) or _bounds_of_photographs(scene)
+        bounds = bounds._replace(near=bounds.near if near is None else near, far=bounds.far if far is None else far)
+    if not 0 < bounds.near < bounds.far:
+        raise AirjaxError(
+            f"{scene.source}: expected near below far, both above 0, got {bounds.near:g} and {bounds.far:g}"
+        )
+    return bounds
+
+
+def predict(model: Model, task: Prepared) -> Gaussians3D:
+    """The Gaussians that a model makes of a prepared scene; numpy arrays, all of them active.
+
+    Raises:
+      AirjaxError: there are none.
+    """
+    small, (near, far, *_) = task.small, task.bounds
+    gaussians = model.predict(small.images, small.cameras, near, far, sets=task.sets, empty=small.empty)
+    if not gaussians.num_slots:
+        raise AirjaxError(
+            f"{small.source}: no Gaussian survived the check of the other views, expected photographs of something "
+            f"that two of them share; try more views, or give near and far"
+        )
+    return gaussians
+
+
+def score_views(gaussians: Gaussians3D, scene: Scene) -> Scores:
+    """Rendered views of a scene, compared with its photographs."""
+    size, background = scene.images.shape[1:3], scene.background
+    scores = []
+    for i, image in enumerate(scene.images):
+        rendered = render(gaussians, scene.cameras[i], image_size=size, background=background).image
+        scores.append(quality(image, rendered))
+    return Scores(scene.names, *map(tuple, zip(*scores, strict=True)))
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+def _bounds_of_files(scene: Scene) -> Bounds | None:
+    """Of the pose file, or of its points that the views see; None where there are too few."""
+    if scene.bounds is not None:
+        return Bounds(*scene.bounds)
+    depths = depths_in_sight(scene)
+    if len(depths) < FEWEST:
+        return None
+    near, far = depth_bounds(depths)
+    notice = f"depths from {near:.3g} to {far:.3g}, those of the {len(scene.points)} points of the pose file"
+    return Bounds(near, far, notices=(notice,))
+
+
+def _bounds_of_photographs(scene: Scene) -> Bounds:
+    points = triangulate(scene.images, scene.cameras, source=scene.source)
+    notice = f"depths from {points.near:.3g} to {points.far:.3g}, triangulated from the photographs"
+    return Bounds(points.near, points.far, points, (notice,))
+
+
+def depths_in_sight(scene: Scene) -> np.ndarray:
+    """Depths of the scene's points in all views that show them, world units, one after the other.
+
+    A view shows the points in front of its camera that lie within its image, whether or not others hide them.
+    """
+    height, width = scene.images.shape[1:3]
+    depths = []
+    for i in range(len(scene.images)):
+        camera = scene.cameras[i]
+        with np.errstate(invalid="ignore"):  # points at infinity are in front of no camera
+            local = scene.points @ camera.rotation.T + camera.translation
+        local = local[local[:, 2] > 0]
+        pixels = local @ camera.intrinsics[:2].T / local[:, 2:]
+        depths.append(local[np.all((pixels > 0) & (pixels < [width, height]), axis=1), 2])
+    return np.concatenate(depths)

@@ -1,0 +1,212 @@
+"""Hostile scene files: .ply, COLMAP and pose files, damaged at random or lying about their lengths.
+
+Property: content or an AirjaxError of one line, quickly, with little memory. A case depends on its number only; a case
+that fails is written into the folder of the test.
+"""
+
+import json
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pose_files import NAMES, write_colmap, write_frames, write_images, write_llff, write_plain, write_transforms
+from scenes3d import random_set
+
+from airjax.errors import AirjaxError
+from airjax.scene.files.camera_file import from_comments, read_cameras
+from airjax.scene.files.colmap import read_colmap
+from airjax.scene.files.photographs import load
+from airjax.scene.files.ply import from_ply, to_ply
+from airjax.scene.files.pose_formats import read_poses
+
+MAX_SECONDS, MAX_MEMORY = 1.0, 2**24  # of one case; bytes
+LIES = [0, 1, 2, 255, 2**15, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1]
+NUMBERS = [b"-1", b"0", b"1e308", b"-1e400", b"nan", b"inf", b"9" * 5000, b"99999999999", b"\xff", b"", b"\0"]
+
+
+def damaged(rng: np.random.Generator, data: bytes) -> bytes:
+    """One of: bytes changed, a part cut out, the end cut off, a part twice, a number in its place replaced."""
+    data = bytearray(data)
+    kind = rng.integers(6)
+    start, stop = sorted(rng.integers(0, len(data) + 1, 2))
+    if kind == 0:
+        for position in rng.integers(0, len(data), rng.integers(1, 9)):
+            data[position] = rng.integers(256)
+    elif kind == 1:
+        del data[start : start + rng.integers(1, 40)]
+    elif kind == 2:
+        del data[start:]
+    elif kind == 3:
+        data[start:start] = data[start:stop]
+    elif kind == 4:
+        size = int(rng.choice([4, 8]))
+        value = LIES[rng.integers(len(LIES))] % 2 ** (8 * size)
+        data[start : start + size] = value.to_bytes(size, "little")
+    else:
+        words = bytes(data).split(b" ")
+        words[rng.integers(len(words))] = NUMBERS[rng.integers(len(NUMBERS))]
+        data = b" ".join(words)
+    return bytes(data)
+
+
+def survives(read, *args) -> bool:
+    """Whether a file is read rather than refused; anything else fails."""
+    start = time.perf_counter()
+    try:
+        read(*args)
+        return True
+    except AirjaxError as error:
+        assert "\n" not in str(error) and len(str(error)) < 1000, error
+        return False
+    finally:
+        assert time.perf_counter() - start < MAX_SECONDS
+
+
+def survive(folder, files, read, *, cases, seed):
+    """Every case is survived; some of them are read and some refused."""
+    whole = {file: file.read_bytes() for file in files}
+    rng, outcomes = np.random.default_rng(seed), []
+    tracemalloc.start()
+    try:
+        for case in range(cases):
+            file = files[case % len(files)]
+            file.write_bytes(damaged(rng, whole[file]))
+            outcomes.append(survives(read, folder))  # a failure leaves the file
+            file.write_bytes(whole[file])
+        assert tracemalloc.get_traced_memory()[1] < MAX_MEMORY
+    finally:
+        tracemalloc.stop()
+    assert 0.02 < np.mean(outcomes) < 0.98
+
+
+# --- .ply ------------------------------------------------------------------------------------------------------
+
+
+def check_ply(data: bytes) -> None:
+    found = from_ply(data, source="x.ply")
+    gaussians, comments, _ = found
+    for name in ("means", "scales", "quats", "opacities", "harmonics"):
+        part = getattr(gaussians, name)
+        assert part.dtype == np.float32 and len(part) == gaussians.num_slots and np.isfinite(part).all()
+    assert (gaussians.scales >= 0).all() and (gaussians.opacities >= 0).all() and (gaussians.opacities <= 1).all()
+    from_comments(comments)
+
+
+@pytest.mark.parametrize("form", ["ours", "ascii", "big endian"])
+def test_damaged_ply_files(form):
+    data = to_ply(random_set(0, 4, degree=1), comments=['airjax view {"w": 3, "h": 4}'])
+    head, body = data.split(b"end_header\n")
+    if form == "ascii":
+        table = np.frombuffer(body, "<f4").reshape(4, -1)
+        body = "\n".join(" ".join(map(str, row)) for row in table.tolist()).encode()
+        head = head.replace(b"binary_little_endian", b"ascii")
+    elif form == "big endian":
+        head, body = head.replace(b"little", b"big"), np.frombuffer(body, "<f4").astype(">f4").tobytes()
+    data = head + b"end_header\n" + body
+    check_ply(data)
+    rng = np.random.default_rng(0)
+    outcomes = [survives(check_ply, damaged(rng, data)) for _ in range(500)]
+    assert 0.02 < np.mean(outcomes) < 0.98
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"vertex 4", b"vertex " + b"9" * 5000),
+        (b"vertex 4", b"vertex 99999999999999999999"),
+        (b"vertex 4", b"vertex 0"),
+        (b"vertex 4", "vertex \u00b2".encode("latin-1")),
+        (b"float ", b"double "),
+        (b"property", b"comment"),
+    ],
+)
+def test_ply_headers_that_lie(old, new):
+    data = to_ply(random_set(0, 4, degree=0)).replace(old, new)
+    tracemalloc.start()
+    try:
+        assert survives(check_ply, data) == (new == b"vertex 0")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+# --- COLMAP ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_damaged_colmap_models(tmp_path, binary):
+    write_images(tmp_path / "images")
+    write_colmap(tmp_path, binary=binary, points=[(1.0, 2.0, 3.0)] * 3)
+    files = sorted((tmp_path / "sparse" / "0").iterdir())
+    survive(tmp_path, files, read_poses, cases=400, seed=1)
+
+
+def test_colmap_counts_that_lie(tmp_path):
+    """Every 8 bytes in turn claim 2^63 things."""
+    write_colmap(tmp_path, binary=True)
+    folder = tmp_path / "sparse" / "0"
+    for file in sorted(folder.iterdir()):
+        whole = file.read_bytes()
+        for start in range(len(whole) - 7):
+            file.write_bytes(whole[:start] + (2**63).to_bytes(8, "little") + whole[start + 8 :])
+            survives(read_colmap, folder)
+        file.write_bytes(whole)
+
+
+# --- pose files ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("write", [write_transforms, write_plain, write_llff, write_frames])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_damaged_pose_files(tmp_path, write):
+    write_images(tmp_path / "images")
+    write(tmp_path)
+    files = sorted(file for file in tmp_path.rglob("*") if file.is_file() and file.suffix != ".png")
+    survive(tmp_path, files, load if write is write_transforms else read_poses, cases=150, seed=2)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.just(NAMES[0]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = ["fl_x", "fl_y", "cx", "w", "h", "k1", "camera_angle_x", "camera_model", "frames", "file_path", "K", "R", "t"]
+KEYS += ["transform_matrix", "near", "far"]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Both kinds of JSON, in two folders."""
+    folders = {}
+    for write in (write_transforms, write_plain):
+        folder = tmp_path_factory.mktemp("scene")
+        write_images(folder / "images")
+        write(folder)
+        (file,) = folder.glob("*.json")
+        folders[file] = json.loads(file.read_text())
+    return folders
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(key=st.sampled_from(KEYS), value=JSON, in_frame=st.booleans())
+def test_json_of_any_value(plain, key, value, in_frame):
+    """Property: any JSON in the place of any entry is read or refused."""
+    for file, content in plain.items():
+        first, *others = content["frames"]
+        changed = {**content, "frames": [{**first, key: value}, *others]} if in_frame else {**content, key: value}
+        file.write_text(json.dumps(changed))
+        survives(read_poses, file.parent)
+        survives(read_cameras, file)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"frames": ' + "[" * 100_000, "1" * 5000, '{"frames": 1e999}', "\0"])
+def test_json_beyond_all_measure(tmp_path, text):
+    for name, read in (("transforms.json", read_poses), ("cameras.json", read_poses)):
+        folder = tmp_path / name.removesuffix(".json")
+        folder.mkdir()
+        (folder / name).write_text(text)
+        assert not survives(read, folder) and not survives(read_cameras, folder / name)
+    assert from_comments([f"airjax view {text}"]) is None

@@ -1,0 +1,255 @@
+"""Photographs to Gaussians: the whole is its stages, bounds come from the best source, views are split as promised.
+
+Oracles: the stages taken one by one from the library, scores by their definition, and known depths of procedural rooms.
+"""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from pose_files import write_colmap
+from tiny import noise_atlas, random_weights
+
+from airjax.errors import AirjaxError
+from airjax.inner.task import run
+from airjax.metrics import ssim
+from airjax.scene import reconstruct as module
+from airjax.scene import view_selection
+from airjax.scene.cameras import Camera, unproject
+from airjax.scene.files.camera_file import from_comments
+from airjax.scene.files.photographs import load, scene_of
+from airjax.scene.files.ply import read_ply
+from airjax.scene.model import Model
+from airjax.scene.predictor import PredictorConfig
+from airjax.scene.procedural import random_views
+from airjax.scene.reconstruct import (
+    Scores,
+    depths_in_sight,
+    find_bounds,
+    prepare,
+    reconstruct,
+    score_views,
+    split_views,
+)
+from airjax.scene.render import render
+from airjax.scene.task import SceneTask
+from airjax.scene.triangulate import Triangulated
+
+SIZE, NUM_VIEWS = (32, 48), 6
+CONFIG = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
+FIELDS = ("means", "scales", "quats", "opacities", "harmonics")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Model(CONFIG, random_weights(CONFIG), "random")
+
+
+@pytest.fixture(scope="module")
+def views():
+    """A procedural room with its depths."""
+    atlas = noise_atlas()
+    made = jax.jit(lambda key: random_views(key, atlas, image_size=SIZE, num_views=NUM_VIEWS))(jax.random.key(3))
+    return jax.tree.map(np.asarray, made)
+
+
+@pytest.fixture
+def scene(views):
+    return scene_of(views.images, views.cameras, bounds=(float(views.near), float(views.far)))
+
+
+def blank_scene(count=9, **fields):
+    """Black photographs of cameras in a row."""
+    centers = np.stack([np.arange(count), np.zeros(count), np.zeros(count)], axis=1)
+    k = np.array([[20.0, 0, 12], [0, 20, 8], [0, 0, 1]])
+    parts = np.tile(k, (count, 1, 1)), np.tile(np.eye(3), (count, 1, 1)), -centers
+    cameras = Camera(*(part.astype(np.float32) for part in parts))
+    return replace(scene_of(np.zeros((count, 16, 24, 3)), cameras), **fields)
+
+
+def to_8bit(image):
+    return np.rint(255 * np.clip(np.asarray(image, np.float64), 0, 1)) / 255
+
+
+# --- the whole -----------------------------------------------------------------------------------------------
+
+
+def test_it_is_its_stages(model, scene, tmp_path):
+    """Predicted and refined Gaussians, scores of the view that is held out, and the file that is written."""
+    steps = []
+    made = reconstruct(scene, model=model, views=3, refine_steps=10, progress=steps.append)
+    given, held = scene.take([1, 2, 3, 4, 5]), scene.take([0])
+    near, far = scene.bounds
+    chosen = view_selection.spread(given.cameras, 3)
+    sets = view_selection.comparisons(given.cameras, chosen, near=near, far=far)
+    predicted = model.predict(given.images, given.cameras, near, far, sets=sets)
+    background = np.zeros(3, np.float32)
+    task = SceneTask(given.images, given.cameras, near, background, rates=model.rates)
+    expected = run(task, predicted, num_steps=10)
+    for name in FIELDS:
+        np.testing.assert_allclose(getattr(made.gaussians, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
+    shown = to_8bit(render(expected, held.cameras[0], image_size=SIZE).image)
+    error = np.mean((to_8bit(held.images[0]) - shown) ** 2)
+    assert made.held_out.names == ("0",) and made.names == ("1", "2", "3", "4", "5")
+    assert made.held_out.mean_psnr == pytest.approx(-10 * np.log10(error), abs=0.02)
+    similarity = ssim(jnp.asarray(held.images[0]), jnp.asarray(shown, jnp.float32))
+    assert made.held_out.ssim == pytest.approx([float(similarity)], abs=2e-3)
+    assert (made.near, made.far, made.image_size, made.num_views) == (near, far, SIZE, 3)
+    assert steps == [10] and set(made.seconds) == {"prepare", "predict", "refine", "score"}
+    decibels = f"PSNR {made.held_out.mean_psnr:.2f} dB of 1 held-out views"
+    assert repr(made) == f"Reconstruction({expected.num_slots} Gaussians from 3 of 5 views, {decibels})"
+
+    made.save(tmp_path / "a.ply")
+    found = read_ply(tmp_path / "a.ply")
+    np.testing.assert_array_equal(found.gaussians.means, made.gaussians.means)
+    view = from_comments(found.comments)
+    middle = given.cameras[int(view_selection.spread(given.cameras, 1)[0])]
+    np.testing.assert_array_equal(view.camera.translation, middle.translation)
+    assert view.image_size == SIZE and view.focus == pytest.approx(2 / (1 / near + 1 / far))
+
+
+def test_small_photographs_and_no_scores(model, scene):
+    """The predictor sees 24 pixels, as if the photographs had that size; nothing is held out, or nothing compared."""
+    made = reconstruct(scene, model=model, views=2, predict_size=24, hold_out=0)
+    assert made.held_out == Scores() and made.held_out.mean_psnr is None and made.held_out.mean_ssim is None
+    assert made.image_size == SIZE and len(made.names) == NUM_VIEWS
+    assert repr(made) == f"Reconstruction({made.gaussians.num_slots} Gaussians from 2 of 6 views)"
+    small = scene.shrunk(24)
+    again = reconstruct(small, model=model, views=2, hold_out=0, score=False)
+    np.testing.assert_array_equal(made.gaussians.means, again.gaussians.means)
+    whole = reconstruct(scene, model=model, views=2, max_size=24, hold_out=0, score=False)
+    assert whole.image_size == (16, 24)
+    np.testing.assert_array_equal(made.gaussians.means, whole.gaussians.means)
+
+
+def test_a_scene_of_nothing(model, scene):
+    """All of it is known to be empty."""
+    nothing = replace(scene, alphas=np.zeros(scene.images.shape[:3], np.float32), source="room")
+    with pytest.raises(AirjaxError, match=r"room: no Gaussian survived .* try more views, or give near and far"):
+        reconstruct(nothing, model=model, views=2, predict_size=24, hold_out=0)
+
+
+def test_options_out_of_range(scene):
+    with pytest.raises(ValueError, match="views: expected at least 1, got 0"):
+        prepare(scene, views=0)
+    with pytest.raises(ValueError, match="hold_out: expected 0 or more, got -1"):
+        split_views(scene, hold_out=-1)
+    with pytest.raises(AirjaxError, match="nowhere: expected a folder of photographs"):
+        reconstruct("nowhere")
+
+
+def test_scores_are_one_for_each_view(model, views, scene):
+    """Of two views and a white background; both at once are both apart."""
+    gaussians = model.predict(views.images[:3], views.cameras[:3], *scene.bounds)
+    white = replace(scene, alphas=np.ones(scene.images.shape[:3], np.float32))
+    both = score_views(gaussians, white.take([3, 4]))
+    apart = [score_views(gaussians, white.take([i])) for i in (3, 4)]
+    assert both.names == ("3", "4") and both.psnr == tuple(score.psnr[0] for score in apart)
+    assert both.mean_ssim == pytest.approx(np.mean([score.ssim[0] for score in apart]))
+    black = score_views(gaussians, scene.take([3]))
+    assert black.psnr != apart[0].psnr
+
+
+# --- views ---------------------------------------------------------------------------------------------------
+
+
+def split_names(scene, **options):
+    given, held, notices = split_views(scene, **options)
+    return [int(i) for i in given.names], [int(i) for i in held.names], notices
+
+
+def test_marked_views_are_held_out_unless_a_number_is_given():
+    """F10: a number wins over the marks, and says so."""
+    scene = blank_scene(splits=("train", "test", "train", "test", "train", "train", "train", "train", "train"))
+    assert split_names(scene) == ([0, 2, 4, 5, 6, 7, 8], [1, 3], ())
+    given, held, notices = split_names(scene, hold_out=4)
+    assert (given, held) == ([1, 2, 3, 5, 6, 7], [0, 4, 8])
+    (line,) = notices
+    assert line.endswith("is held out, not the 2 that the pose file marks as test") and "multiple of 4" in line
+    given, held, notices = split_names(scene, hold_out=0)
+    assert (given, held) == (list(range(9)), []) and notices[0].startswith("no view is held out, not the 2 ")
+    assert split_names(blank_scene(), hold_out=4) == ([1, 2, 3, 5, 6, 7], [0, 4, 8], ())
+
+
+def test_validation_views_are_left_out():
+    """F9."""
+    scene = blank_scene(splits=("val", "train", "val", "test", "train", "train", "train", "train", "train"))
+    said = ("2 validation views are neither used nor measured",)
+    assert split_names(scene) == ([1, 4, 5, 6, 7, 8], [3], said)
+    assert split_names(scene, hold_out=4)[:2] == ([3, 4, 5, 7, 8], [1, 6])
+    assert split_names(blank_scene(3, splits=("val", "val", "val")), hold_out=0)[0] == [0, 1, 2]
+
+
+# --- bounds --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_search(monkeypatch):
+    def fails(*args, **options):
+        raise AssertionError("triangulated")
+
+    monkeypatch.setattr(module, "triangulate", fails)
+
+
+def test_bounds_come_from_the_best_source(monkeypatch, no_search):
+    """The user, then the pose file, then its points, then a search; each of the two bounds apart."""
+    points = np.random.default_rng(0).uniform([-1, -1, 4], [9, 1, 8], (500, 3)).astype(np.float32)
+    scene = blank_scene(bounds=(2.0, 20.0), points=points)
+    assert find_bounds(scene, near=3.0, far=30.0)[:2] == (3.0, 30.0)
+    assert find_bounds(scene)[:2] == (2.0, 20.0) and find_bounds(scene).notices == ()
+    assert find_bounds(scene, far=9.0)[:2] == (2.0, 9.0) and find_bounds(scene, near=9.0)[:2] == (9.0, 20.0)
+    bounds = find_bounds(replace(scene, bounds=None))
+    assert 3 < bounds.near < 4 and 8 < bounds.far < 10.5
+    assert bounds.notices[0].endswith("those of the 500 points of the pose file") and bounds.triangulated is None
+    assert find_bounds(replace(scene, bounds=None), near=1.0).near == 1.0
+    with pytest.raises(AssertionError, match="triangulated"):  # too few points
+        find_bounds(replace(scene, bounds=None, points=points[:3]))
+    found = Triangulated(points, points, 5.0, 6.0)
+    monkeypatch.setattr(module, "triangulate", lambda *args, **options: found)
+    bounds = find_bounds(replace(scene, bounds=None, points=points[:3]))
+    assert bounds[:2] == (5.0, 6.0) and bounds.triangulated is found
+    assert bounds.notices == ("depths from 5 to 6, triangulated from the photographs",)
+
+
+@pytest.mark.parametrize("near, far", [(5, 2), (-1, 2), (2, 2), (None, 1), (30, None)])
+def test_bounds_that_are_none(near, far):
+    with pytest.raises(AirjaxError, match="room: expected near below far, both above 0, got"):
+        find_bounds(blank_scene(bounds=(2.0, 20.0), source="room"), near=near, far=far)
+
+
+def test_points_count_where_they_are_seen():
+    """Oracle: by hand. Points behind the cameras, beyond the edges and without a number are passed over."""
+    points = [[0, 0, 5], [1, 0, 4], [0, 0, -5], [100, 0, 5], [float("nan"), 0, 5], [0, float("inf"), 5]]
+    scene = blank_scene(2, points=np.array(points, np.float32))
+    assert sorted(depths_in_sight(scene).tolist()) == [4, 4, 5, 5]
+    assert depths_in_sight(blank_scene(2)).shape == (0,)
+
+
+def test_bounds_of_a_colmap_model(views, tmp_path, no_search):
+    """F11: of a folder with a model, whose points lie on the surfaces of the room, one in a hundred of them anywhere.
+
+    Oracle: the depths that the room was drawn with; 96 % of them lie within the bounds, which are not wide.
+    """
+    images = tmp_path / "room" / "images"
+    images.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    names, points = [f"{i}.png" for i in range(NUM_VIEWS)], []
+    for i, name in enumerate(names):
+        Image.fromarray(np.rint(255 * np.clip(views.images[i], 0, 1)).astype(np.uint8)).save(images / name)
+        pixels = rng.uniform([0, 0], SIZE[::-1], (100, 2)).astype(np.float32)
+        x, y = np.floor(pixels).astype(int).T
+        points.append(unproject(jax.tree.map(jnp.asarray, views.cameras[i]), pixels, views.depths[i][y, x]))
+    points = np.concatenate([*points, 1e4 * rng.normal(size=(6, 3))])
+    poses = list(zip(views.cameras.rotation, views.cameras.translation, strict=True))
+    lens = {"intrinsics": views.cameras.intrinsics[0], "size": SIZE}
+    write_colmap(tmp_path / "room", binary=True, names=names, poses=poses, points=points.tolist(), **lens)
+    scene = load(tmp_path / "room")
+    np.testing.assert_allclose(scene.cameras.rotation, views.cameras.rotation, atol=1e-5)
+    bounds = prepare(scene, views=3).bounds
+    depths = views.depths[np.isfinite(views.depths)]
+    assert np.mean((depths > bounds.near) & (depths < bounds.far)) > 0.96
+    assert bounds.near > np.quantile(depths, 0.005) / 1.5 and bounds.far < np.quantile(depths, 0.995) * 1.5
+    assert "depths from" in bounds.notices[0] and prepare(scene, views=3, near=1.5).bounds.near == 1.5
