@@ -42,10 +42,7 @@ class Camera:
 
     def scaled(self, scale: float) -> Camera:
         """The same camera with an image `scale` times as large."""
-        if scale == 1:
-            return self
-        factors = np.array([[scale], [scale], [1]], self.intrinsics.dtype)
-        return replace(self, intrinsics=self.intrinsics * factors)
+        return self if scale == 1 else self.resized((1, 1), (scale, scale))
 
     def __getitem__(self, index) -> Camera:
         """Some of a stack."""
