@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from airjax.arrays import AnyArray
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D
 from airjax.inner.optimizers import rates_from_text
@@ -47,7 +48,7 @@ class Model:
 
     def predict(
         self,
-        images: Float[np.ndarray, "u h w 3"],
+        images: Float[AnyArray, "u h w 3"],
         cameras: Camera,
         near: float,
         far: float,

@@ -173,13 +173,13 @@ def _read_view(posed: Posed, max_size: int) -> _View:
     size = image.shape[:2]
     camera = _camera(posed, size)
     if any(posed.distortion):
-        image, alpha = (
-            None if part is None else undistort(part, camera.intrinsics, posed.distortion) for part in (image, alpha)
-        )
+        intrinsics = np.asarray(camera.intrinsics)
+        image = undistort(image, intrinsics, posed.distortion)
+        alpha = None if alpha is None else undistort(alpha, intrinsics, posed.distortion)
         notices.append("lens distortion removed")
     smaller = fitted_size(size, max_size)
     if smaller != size:
-        image, alpha = (None if part is None else resize(part, smaller) for part in (image, alpha))
+        image, alpha = resize(image, smaller), None if alpha is None else resize(alpha, smaller)
         camera = camera.resized(size, smaller)
         notices.append(f"photographs of {size[1]}x{size[0]} pixels made smaller, to {smaller[1]}x{smaller[0]}")
     return _View(image, alpha, camera, notices)
@@ -192,6 +192,7 @@ def _camera(posed: Posed, size: tuple[int, int]) -> Camera:
         focal = 0.5 * width / np.tan(0.5 * posed.field_of_view)
         intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
         return Camera(intrinsics, posed.rotation, posed.translation)
+    assert posed.intrinsics is not None  # a pose has one of the two
     camera = Camera(posed.intrinsics, posed.rotation, posed.translation)
     if posed.size is None:
         return camera
