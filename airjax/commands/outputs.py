@@ -133,7 +133,8 @@ def guarded(
       options: with `force`.
       ours: first bytes of files that may be replaced without `force`.
     """
-    taken = {identity: "an input" for source in sources if (identity := _identity(source))}
+    taken: dict[tuple[int, int] | None, str] = {_identity(source): "an input" for source in sources}
+    taken.pop(None, None)  # a file that is not there
 
     def guarded(source: Path, target: Path) -> None:
         name = display_name(target)
@@ -145,6 +146,7 @@ def guarded(
         check_free(target, options, ours=ours)
         work(source, target)
         taken[_identity(target)] = "an output"
+        taken.pop(None, None)
 
     return guarded
 
@@ -207,10 +209,10 @@ def read_photograph(source: Path, screen: Screen) -> np.ndarray:
     """(h, w, 3) pixels in [0, 1]; what was done to them on the way in is said on the screen."""
     from airjax.photographs import read_image
 
-    pixels, notices = read_image(source)
-    for notice in notices:
+    image = read_image(source)
+    for notice in image.notices:
         screen.notice(f"{display_name(source)}: {notice}")
-    return pixels
+    return image.pixels
 
 
 def content(image_size: tuple[int, int], stage_counts: tuple[int, ...]) -> str:

@@ -74,9 +74,9 @@ class Clock:
         self.seconds = time.perf_counter() - self._start
         jax.monitoring.unregister_event_duration_listener(self._listen)
 
-    def _listen(self, event: str, seconds: float, **_) -> None:
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
-            self.compiling += seconds
+            self.compiling += duration_secs
 
     def __str__(self) -> str:
         share = f" ({1000 * self.compiling:.0f} compiling)" if self.compiling > 0.1 * self.seconds else ""
@@ -101,8 +101,8 @@ def enable_compilation_cache() -> Path | None:
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir:
-        return Path(jax.config.jax_compilation_cache_dir)
+    if chosen := getattr(jax.config, "jax_compilation_cache_dir", None):
+        return Path(chosen)
     try:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(home) / "airjax"

@@ -133,7 +133,8 @@ def _restored(tensors: dict, config: FitConfig) -> tuple:
 
 
 def _job_text(job: Job) -> str:
-    return json.dumps([asdict(job.config) | {"rates": list(map(float, job.config.rates))}, job.seed, job.image])
+    rates = [float(rate) for rate in job.config.rates or ()]
+    return json.dumps([asdict(job.config) | {"rates": rates}, job.seed, job.image])
 
 
 def _job(text: str) -> Job:

@@ -137,11 +137,14 @@ def _predict(model: Model, image: np.ndarray, options: CompressOptions) -> list[
     threshold = mse_threshold_of(options.quality) if options.mse_threshold is None else options.mse_threshold
     limit = math.inf if options.max_gaussians is None else options.max_gaussians
     control = stage_control_of(threshold, options.ssim_threshold, limit)
-    control = control._replace(color_step=np.float32(color_step_of(options.quality)))
+    control = control._replace(color_step=np.asarray(color_step_of(options.quality), np.float32))
     trace = iterate_stages(configs, model.params, jax.device_put(image), control, skip_idle=True)
     # One after the other: a stage's image is given up before the next but one is drawn.
-    predicted = [jax.device_get((stage.gaussians, stage.codes)) for stage in trace]
-    return [_Stage.of(*part, config, image.shape[:2]) for part, config in zip(predicted, configs, strict=True)]
+    stages = []
+    for stage, config in zip(trace, configs, strict=True):
+        gaussians, codes = jax.device_get((stage.gaussians, stage.codes))
+        stages.append(_Stage.of(gaussians, codes, config, image.shape[:2]))
+    return stages
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,7 @@ def _solve_colors(stored: list[Gaussians2D], image: np.ndarray, *, num_slots: in
     """The best colours of the geometry of all stages together, per stage; solved as a set of `num_slots`."""
     ends = np.cumsum([part.num_slots for part in stored])
     if ends[-1] == 0:
-        return [part.colors for part in stored]
+        return [np.asarray(part.colors) for part in stored]
     solved = solve(pad(join(stored), num_slots), image, num_steps=num_steps)
     return np.split(np.asarray(solved.colors)[: ends[-1]], ends[:-1])
 
