@@ -44,7 +44,7 @@ def _show(source: Path, screen: Screen) -> None:
     )
     for chunk in info.chunks:
         screen.result(f"  {chunk.tag}  {chunk.offset:10}  {chunk.length:9}  {'ok' if chunk.crc_ok else 'WRONG'}")
-    if info.attribute_bits and sum(info.stage_counts):
+    if info.attribute_bits and info.bits_per_gaussian is not None:
         shares = {kind: bits / sum(info.stage_counts) for kind, bits in info.attribute_bits.items()}
         shares["heads and chunks"] = info.bits_per_gaussian - sum(shares.values())
         screen.result(f"  bits per Gaussian: {', '.join(f'{kind} {bits:.2f}' for kind, bits in shares.items())}")

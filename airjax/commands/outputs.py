@@ -123,7 +123,7 @@ def guarded(
     sources: Iterable[Path],
     options: argparse.Namespace,
     *,
-    ours: bytes | None,
+    ours: bytes | None = None,
 ) -> Callable[[Path, Path], None]:
     """`work`, after a check that its target may be written.
 
@@ -133,7 +133,8 @@ def guarded(
       options: with `force`.
       ours: first bytes of files that may be replaced without `force`.
     """
-    taken = {identity: "an input" for source in sources if (identity := _identity(source))}
+    taken = dict.fromkeys(map(_identity, sources), "an input")
+    taken.pop(None, None)  # a name without a file is nobody's
 
     def guarded(source: Path, target: Path) -> None:
         name = display_name(target)
@@ -144,7 +145,8 @@ def guarded(
             raise AirjaxError(f"{display_name(source)}: not written to {name}, which is {owner} of this run")
         check_free(target, options, ours=ours)
         work(source, target)
-        taken[_identity(target)] = "an output"
+        if (identity := _identity(target)) is not None:
+            taken[identity] = "an output"
 
     return guarded
 
@@ -207,7 +209,7 @@ def read_photograph(source: Path, screen: Screen) -> np.ndarray:
     """(h, w, 3) pixels in [0, 1]; what was done to them on the way in is said on the screen."""
     from airjax.photographs import read_image
 
-    pixels, notices = read_image(source)
+    pixels, notices, _ = read_image(source)
     for notice in notices:
         screen.notice(f"{display_name(source)}: {notice}")
     return pixels

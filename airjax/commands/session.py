@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
+_CACHE_FOLDER = "jax_compilation_cache_dir"  # an option of JAX
+
+
 class Fatal(Exception):
     """Aborts the whole run: the files still to come would fail in the same way. The message is the user's line."""
 
@@ -74,9 +77,9 @@ class Clock:
         self.seconds = time.perf_counter() - self._start
         jax.monitoring.unregister_event_duration_listener(self._listen)
 
-    def _listen(self, event: str, seconds: float, **_) -> None:
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
-            self.compiling += seconds
+            self.compiling += duration_secs
 
     def __str__(self) -> str:
         share = f" ({1000 * self.compiling:.0f} compiling)" if self.compiling > 0.1 * self.seconds else ""
@@ -101,8 +104,8 @@ def enable_compilation_cache() -> Path | None:
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir:
-        return Path(jax.config.jax_compilation_cache_dir)
+    if chosen := getattr(jax.config, _CACHE_FOLDER):
+        return Path(chosen)
     try:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(home) / "airjax"
@@ -111,7 +114,7 @@ def enable_compilation_cache() -> Path | None:
         return None
     if not os.access(folder, os.W_OK | os.X_OK):
         return None
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update(_CACHE_FOLDER, str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     return folder
 

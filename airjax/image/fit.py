@@ -219,7 +219,7 @@ class FitConfig:
     num_gaussians: int = FIT_GAUSSIANS
     num_steps: int = FIT_STEPS
     start: str = STARTS[0]
-    form: str = COORDINATES[0]
+    form: str = FORMS[0]
     additions: int = 4
     rates: Coordinates | CholeskyCoordinates | None = None
 

@@ -19,7 +19,7 @@ from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians2D, join
 from airjax.image.codec.air_file import Encoded, compact, dequantised
 from airjax.image.color_solve import solve
-from airjax.image.defaults import MSE_THRESHOLD, REFINE_STEPS, SOLVE_STEPS, SSIM_THRESHOLD
+from airjax.image.defaults import MSE_THRESHOLD, QUALITY, REFINE_STEPS, SOLVE_STEPS, SSIM_THRESHOLD
 from airjax.image.presets import stages_from_text
 from airjax.image.stages import StageConfig, StageControl, init_params, iterate_stages, stage_control_of
 from airjax.image.task import RATES, Coordinates, ImageTask
@@ -97,10 +97,10 @@ class Model:
         self,
         image: np.ndarray,
         *,
-        quality: float = 45.0,
+        quality: float = QUALITY,
         num_stages: int | None = None,
         max_gaussians: int | None = None,
-        refine_steps: int = 0,
+        refine_steps: int = REFINE_STEPS,
         progress: Callable[[int], None] | None = None,
     ) -> Encoded:
         """One photograph to quantised Gaussians, as a compact .air file holds them.
@@ -112,18 +112,10 @@ class Model:
         Raises:
           ValueError, AirjaxError: as `encode`.
         """
-        from airjax.image.codec.compress import compress  # it knows models
+        from airjax.image.codec.compress import CompressOptions, compress  # it knows models
 
-        quantised = compress(
-            self,
-            image,
-            quality=quality,
-            num_stages=num_stages,
-            max_gaussians=max_gaussians,
-            refine_steps=refine_steps,
-            progress=progress,
-        )
-        return dequantised(quantised)
+        options = CompressOptions(quality, num_stages, max_gaussians, refine_steps=refine_steps)
+        return dequantised(compress(self, image, options, progress=progress))
 
 
 def checked_image(image: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from airjax.arrays import size_of
+from airjax.arrays import AnyArray, size_of
 from airjax.gaussians import Gaussians2D, join
 from airjax.image.codec.quantise import NUM_CODES, Lattice, predicted_codes, straight_through
 from airjax.image.color_solve import solve_colors
@@ -48,17 +48,18 @@ class StageControl(NamedTuple):
         out of the program.
     """
 
-    mse_threshold: Float[Array, ""]
-    ssim_threshold: Float[Array, ""]
-    max_gaussians: Float[Array, ""]
-    color_step: Float[Array, ""] | None = None
+    mse_threshold: Float[AnyArray, ""]
+    ssim_threshold: Float[AnyArray, ""]
+    max_gaussians: Float[AnyArray, ""]
+    color_step: Float[AnyArray, ""] | None = None
 
 
 def stage_control_of(
     mse_threshold: float = MSE_THRESHOLD, ssim_threshold: float = SSIM_THRESHOLD, max_gaussians: float = float("inf")
 ) -> StageControl:
     """Stage Control of three plain numbers, without a quantiser."""
-    return StageControl(*(np.float32(x) for x in (mse_threshold, ssim_threshold, max_gaussians)))
+    arrays = (np.asarray(number, np.float32) for number in (mse_threshold, ssim_threshold, max_gaussians))
+    return StageControl(*arrays)
 
 
 class Stage(NamedTuple):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from airjax.arrays import size_of
 from airjax.gaussians import Gaussians2D, join, pad, take
 from airjax.image.codec import air_file
 from airjax.image.codec.payload import Quantised
@@ -137,11 +138,14 @@ def _predict(model: Model, image: np.ndarray, options: CompressOptions) -> list[
     threshold = mse_threshold_of(options.quality) if options.mse_threshold is None else options.mse_threshold
     limit = math.inf if options.max_gaussians is None else options.max_gaussians
     control = stage_control_of(threshold, options.ssim_threshold, limit)
-    control = control._replace(color_step=np.float32(color_step_of(options.quality)))
+    control = control._replace(color_step=np.asarray(color_step_of(options.quality), np.float32))
     trace = iterate_stages(configs, model.params, jax.device_put(image), control, skip_idle=True)
     # One after the other: a stage's image is given up before the next but one is drawn.
     predicted = [jax.device_get((stage.gaussians, stage.codes)) for stage in trace]
-    return [_Stage.of(*part, config, image.shape[:2]) for part, config in zip(predicted, configs, strict=True)]
+    return [
+        _Stage.of(gaussians, codes, config, size_of(image))
+        for (gaussians, codes), config in zip(predicted, configs, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -187,13 +191,15 @@ class _Stage:
         return replace(self, amplitudes=amplitudes_of(stored))
 
 
-def _refine(stages: list[_Stage], task: ImageTask, *, num_steps: int, progress) -> list[_Stage]:
+def _refine(
+    stages: list[_Stage], task: ImageTask, *, num_steps: int, progress: Callable[[int], None] | None
+) -> list[_Stage]:
     """All stages refined together; every Gaussian stays in its stage and with its patch."""
     ends = np.cumsum([0, *(stage.gaussians.num_slots for stage in stages)])
     if ends[-1] == 0:
         return stages
-    union = join([stage.gaussians for stage in stages])
-    union = run(task, union, num_steps=num_steps, progress=progress)
+    union = run(task, join([stage.gaussians for stage in stages]), num_steps=num_steps, progress=progress)
+    assert isinstance(union, Gaussians2D)
     parts = [take(union, slice(a, b)) for a, b in pairwise(ends)]
     return [
         replace(stage, gaussians=part, amplitudes=amplitudes_of(part))
@@ -205,7 +211,7 @@ def _solve_colors(stored: list[Gaussians2D], image: np.ndarray, *, num_slots: in
     """The best colours of the geometry of all stages together, per stage; solved as a set of `num_slots`."""
     ends = np.cumsum([part.num_slots for part in stored])
     if ends[-1] == 0:
-        return [part.colors for part in stored]
+        return [np.asarray(part.colors) for part in stored]
     solved = solve(pad(join(stored), num_slots), image, num_steps=num_steps)
     return np.split(np.asarray(solved.colors)[: ends[-1]], ends[:-1])
 
