@@ -123,7 +123,7 @@ def guarded(
     sources: Iterable[Path],
     options: argparse.Namespace,
     *,
-    ours: bytes | None,
+    ours: bytes | None = None,
 ) -> Callable[[Path, Path], None]:
     """`work`, after a check that its target may be written.
 
@@ -133,8 +133,8 @@ def guarded(
       options: with `force`.
       ours: first bytes of files that may be replaced without `force`.
     """
-    taken: dict[tuple[int, int] | None, str] = {_identity(source): "an input" for source in sources}
-    taken.pop(None, None)  # a file that is not there
+    taken = dict.fromkeys(map(_identity, sources), "an input")
+    taken.pop(None, None)  # a name without a file is nobody's
 
     def guarded(source: Path, target: Path) -> None:
         name = display_name(target)
@@ -145,8 +145,8 @@ def guarded(
             raise AirjaxError(f"{display_name(source)}: not written to {name}, which is {owner} of this run")
         check_free(target, options, ours=ours)
         work(source, target)
-        taken[_identity(target)] = "an output"
-        taken.pop(None, None)
+        if (identity := _identity(target)) is not None:
+            taken[identity] = "an output"
 
     return guarded
 

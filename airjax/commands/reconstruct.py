@@ -1,4 +1,4 @@
-"""The command `airjax reconstruct`: a folder of posed photographs to a .ply file of 3D Gaussians."""
+"""`airjax reconstruct`: a folder of posed photographs to a .ply file of 3D Gaussians."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from airjax.commands.options import MAX_SIDE, MAX_STEPS, add_output, add_weights
 from airjax.commands.outputs import guarded
 from airjax.commands.session import Clock, Fatal, Screen, progress_bar, start_jax
 from airjax.errors import AirjaxError
+from airjax.files import display_name
 from airjax.scene.defaults import HOLD_OUT, MAX_SIZE, PREDICT_SIZE, REFINE_STEPS, VIEWS
 
 if TYPE_CHECKING:
     from airjax.scene.model import Model
     from airjax.scene.reconstruct import Reconstruction
 
-
 HELP = "a folder of photographs with poses to 3D Gaussians (.ply)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
+    """The options of `airjax reconstruct`."""
     parser.add_argument(
         "input",
         metavar="SCENE",
@@ -74,27 +74,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
     """Reads the photographs, reconstructs the scene, writes the file and says what is in it."""
-    from airjax.files import display_name
-
     source = Path(options.input)
     target = Path(f"{source.resolve().name}.ply" if options.output is None else options.output)
     if target.suffix.lower() != ".ply":
         raise AirjaxError(f"{display_name(target)}: expected a name ending in .ply")
-    work = guarded(lambda source, target: _reconstruct(source, target, options, screen), [], options, ours=None)
-    work(source, target)
+
+    def reconstruct_folder(source: Path, target: Path) -> None:
+        _reconstruct(source, target, options, screen)
+
+    guarded(reconstruct_folder, [], options)(source, target)
 
 
 def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen: Screen) -> None:
-    from airjax.files import display_name
     from airjax.scene.files.photographs import load
+    from airjax.scene.reconstruct import reconstruct
 
     name = display_name(source)
     scene = load(source, max_size=options.max_size)
     for notice in scene.notices:
         screen.notice(f"{name}: {notice}")
     start_jax(screen)
-    from airjax.scene.reconstruct import reconstruct
-
     model = _load_model(options.weights)
     with progress_bar(screen, total=options.refine, unit="step", desc="refine") as bar, Clock() as clock:
         made = reconstruct(

@@ -114,9 +114,7 @@ class Model:
         """
         from airjax.image.codec.compress import CompressOptions, compress  # it knows models
 
-        options = CompressOptions(
-            quality, num_stages=num_stages, max_gaussians=max_gaussians, refine_steps=refine_steps
-        )
+        options = CompressOptions(quality, num_stages, max_gaussians, refine_steps=refine_steps)
         return dequantised(compress(self, image, options, progress=progress))
 
 
