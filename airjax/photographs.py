@@ -14,10 +14,11 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes, check_regular, display_name, reason
@@ -38,8 +39,10 @@ _READABLE = "a PNG, JPEG, WebP or TIFF image"
 
 # What Pillow's readers raise on damaged files: OSError and SyntaxError on purpose, the others from inside its
 # parsers. The fuzz test in tests/test_photographs.py looks for more.
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, RuntimeError)
-_DAMAGED += (struct.error, zlib.error, ImageCms.PyCMSError, MemoryError)
+_DAMAGED: tuple[type[Exception], ...] = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, RuntimeError),
+    *(struct.error, zlib.error, ImageCms.PyCMSError, MemoryError),
+)
 
 
 class LoadedImage(NamedTuple):
@@ -138,7 +141,7 @@ class _Refused(Exception):
     """A readable image that has no meaning as a photograph; the message goes after the file's name."""
 
 
-def _load(file: io.BufferedIOBase) -> LoadedImage:
+def _load(file: BinaryIO) -> LoadedImage:
     notices: list[str] = []
     with Image.open(file, formats=("PNG", "JPEG", "WEBP", "TIFF")) as image:
         if image.width * image.height > MAX_PIXELS:
@@ -148,7 +151,7 @@ def _load(file: io.BufferedIOBase) -> LoadedImage:
             notices.append(f"first of {frames} frames or pages used")
         # TIFF: Pillow turns the image upright while it loads the pixels, and drops the tag.
         bits, white_is_zero = _sample_bits(image, file), _is_white_zero_tiff(image)
-        turned = image.tag_v2.get(ExifTags.Base.Orientation, 1) if image.format == "TIFF" else 1
+        turned = image.tag_v2.get(ExifTags.Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
         image.load()
         if image.mode.startswith(("I", "F")):
             pixels, alpha = _wide_grey(image, bits, white_is_zero, notices)
@@ -169,9 +172,9 @@ def _load(file: io.BufferedIOBase) -> LoadedImage:
     return LoadedImage(np.ascontiguousarray(pixels), tuple(notices), alpha)
 
 
-def _sample_bits(image: Image.Image, file: io.BufferedIOBase) -> int:
+def _sample_bits(image: Image.Image, file: BinaryIO) -> int:
     """Bits per sample in the file. Pillow's mode does not tell: it reads 16-bit colour as 8-bit modes."""
-    if image.format == "TIFF":
+    if isinstance(image, TiffImageFile):
         return max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))
     if image.format == "PNG":
         position = file.tell()
@@ -184,7 +187,7 @@ def _sample_bits(image: Image.Image, file: io.BufferedIOBase) -> int:
 
 def _is_white_zero_tiff(image: Image.Image) -> bool:
     """Whether 0 means white; Pillow turns such images around at 8 bits, but not at 16."""
-    return image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0
+    return isinstance(image, TiffImageFile) and image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0
 
 
 def _wide_grey(

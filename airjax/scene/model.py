@@ -79,7 +79,9 @@ def _predict(params, images, cameras, empty, near, far, *, config, rows) -> Gaus
     sets = None if rows is None else np.array(rows)
     prediction = predict(params, images, cameras, near, far, config=config, sets=sets)
     gaussians = prediction.gaussians
-    cameras, empty = (cameras, empty) if rows is None else jax.tree.map(lambda leaf: leaf[sets[:, 0]], (cameras, empty))
+    if sets is not None:
+        first = sets[:, 0]
+        cameras, empty = jax.tree.map(lambda leaf: leaf[first], (cameras, empty))
     kept = consistent(gaussians.means, prediction.pixels, prediction.depths, cameras, empty=empty)
     return replace(gaussians, active=gaussians.active & kept)
 
@@ -98,6 +100,6 @@ def load(path: str | os.PathLike | None = None) -> Model:
     expected = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
     if jax.tree.map(np.shape, params) != jax.tree.map(lambda leaf: leaf.shape, expected):
         raise AirjaxError(f"{path}: expected weights that fit their configuration, got other shapes")
-    rates = metadata.get("rates")
-    rates = RATES if rates is None else rates_from_text(rates, kind=Coordinates, source=str(path))
+    text = metadata.get("rates")
+    rates = RATES if text is None else rates_from_text(text, kind=Coordinates, source=str(path))
     return Model(config, params, f"{path.name} {weights_hash(path)[:8]}", rates)

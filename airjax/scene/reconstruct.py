@@ -1,7 +1,7 @@
 """Photographs with poses to 3D Gaussians: hold out views, find depths, choose views, predict, refine, score.
 
-`reconstruct` does all of it. Each stage is a function of its own: `split_views`, `find_bounds`, `prepare` (these two,
-and the choice of views), `predict`, `refine`, `score_views`.
+`reconstruct` does all of it. Each stage is a function of its own: `split_views`, `find_bounds`, `prepare` (these two
+and the choice of views), `predict`, `airjax.scene.task.refine_gaussians`, `score_views`.
 """
 
 from __future__ import annotations
@@ -191,8 +191,16 @@ def reconstruct(
         gaussians = predict(model, task)
     if refine_steps:
         with _timed(seconds, "refine"):
-            rates = model.rates if rates is None else rates
-            gaussians = refine(gaussians, task, num_steps=refine_steps, rates=rates, progress=progress)
+            gaussians = refine_gaussians(
+                gaussians,
+                task.given.images,
+                task.given.cameras,
+                num_steps=refine_steps,
+                unit=task.bounds.near,
+                background=task.given.background,
+                rates=model.rates if rates is None else rates,
+                progress=progress,
+            )
     with _timed(seconds, "score"):
         scores = score_views(gaussians, task.held_out) if score else Scores()
     return Reconstruction(
@@ -294,27 +302,6 @@ def predict(model: Model, task: Prepared) -> Gaussians3D:
             f"that two of them share; try more views, or give near and far"
         )
     return gaussians
-
-
-def refine(
-    gaussians: Gaussians3D,
-    task: Prepared,
-    *,
-    num_steps: int,
-    rates: Coordinates,
-    progress: Callable[[int], None] | None = None,
-) -> Gaussians3D:
-    """The Gaussians after gradient steps towards the given views (`airjax.scene.task.refine_gaussians`)."""
-    return refine_gaussians(
-        gaussians,
-        task.given.images,
-        task.given.cameras,
-        num_steps=num_steps,
-        unit=task.bounds.near,
-        background=task.given.background,
-        rates=rates,
-        progress=progress,
-    )
 
 
 def score_views(gaussians: Gaussians3D, scene: Scene) -> Scores:
