@@ -1,6 +1,6 @@
 # make demo   encode a photograph, decode it in another process, show numbers and a picture
 # make test   all tests
-# make lint   the linter and the formatter, changing nothing
+# make lint   the linter, the formatter and the type checker, changing nothing
 #
 # All three first make .venv and install requirements.txt into it, once; again when requirements.txt changes.
 # Another Python: make demo PYTHON=python3.12
@@ -40,6 +40,7 @@ test-others: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean:
 	rm -rf $(VENV) $(OUT) .pytest_cache .ruff_cache

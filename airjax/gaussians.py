@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from airjax.arrays import AnyArray
+
 # A term of the sum whose weight is below CUTOFF is dropped (AIR section 3.1); the ellipse at which that happens
 # lies CUTOFF_RADIUS standard deviations from the mean (about 3.33), and the same number bounds every tile list.
 CUTOFF = 1.0 / 255.0
@@ -23,7 +25,7 @@ CUTOFF_RADIUS = math.sqrt(-2.0 * math.log(CUTOFF))
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Gaussians2D:
     """A set of n 2D Gaussians with signed additive colours; slots that are not `active` do not exist.
 
@@ -35,24 +37,27 @@ class Gaussians2D:
       active: (n,) bool.
     """
 
-    means: Float[Array, "n 2"]
-    scales: Float[Array, "n 2"]
-    angles: Float[Array, " n"]
-    colors: Float[Array, "n c"]
-    active: Bool[Array, " n"]
+    means: Float[AnyArray, "n 2"]
+    scales: Float[AnyArray, "n 2"]
+    angles: Float[AnyArray, " n"]
+    colors: Float[AnyArray, "n c"]
+    active: Bool[AnyArray, " n"]
 
     @property
     def num_slots(self) -> int:
         """Number of slots n, used or not."""
         return self.means.shape[0]
 
-    def with_colors(self, colors: Float[Array, "n c"]) -> Gaussians2D:
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({slots_text(self)})"
+
+    def with_colors(self, colors: Float[AnyArray, "n c"]) -> Gaussians2D:
         """The same geometry with other colours."""
         return replace(self, colors=colors)
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Gaussians3D:
     """A set of n 3D Gaussians with opacities; slots that are not `active` do not exist.
 
@@ -66,17 +71,20 @@ class Gaussians3D:
       active: (n,) bool.
     """
 
-    means: Float[Array, "n 3"]
-    scales: Float[Array, "n 3"]
-    quats: Float[Array, "n 4"]
-    opacities: Float[Array, " n"]
-    harmonics: Float[Array, "n k 3"]
-    active: Bool[Array, " n"]
+    means: Float[AnyArray, "n 3"]
+    scales: Float[AnyArray, "n 3"]
+    quats: Float[AnyArray, "n 4"]
+    opacities: Float[AnyArray, " n"]
+    harmonics: Float[AnyArray, "n k 3"]
+    active: Bool[AnyArray, " n"]
 
     @property
     def num_slots(self) -> int:
         """Number of slots n, used or not."""
         return self.means.shape[0]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({slots_text(self)})"
 
 
 # --- the algebra of both kinds ----------------------------------------------------------------------------------
@@ -90,7 +98,7 @@ def take(gaussians: AnyGaussians, index: Any) -> AnyGaussians:
 
 
 def join(sets: Sequence[AnyGaussians]) -> AnyGaussians:
-    """The union of several sets of one kind; slots keep their order. Sets of numpy arrays stay numpy."""
+    """The union of several sets of one kind; slots keep their order. Concrete sets become numpy arrays."""
     return jax.tree.map(lambda *leaves: _library(*leaves).concatenate(leaves), *sets)
 
 
@@ -108,13 +116,20 @@ def pad(gaussians: AnyGaussians, num_slots: int) -> AnyGaussians:
     fill = {"scales": 1} | ({"quats": 1} if isinstance(gaussians, Gaussians3D) else {})
 
     def grown(name: str, leaf):
-        # With numpy where it can: an operation of JAX outside `jit` would be compiled for every new n.
         widths = [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)
         return _library(leaf).pad(leaf, widths, constant_values=fill.get(name, 0))
 
     return replace(
         gaussians, **{field.name: grown(field.name, getattr(gaussians, field.name)) for field in fields(gaussians)}
     )
+
+
+def on_ladder(gaussians: AnyGaussians) -> AnyGaussians:
+    """A concrete set padded to the next size of the `ladder`, as arrays of JAX.
+
+    A set of JAX arrays that has such a size already stays where it is: nothing passes through the host.
+    """
+    return jax.tree.map(jnp.asarray, pad(gaussians, ladder(gaussians.num_slots)))
 
 
 def only_active(gaussians: AnyGaussians) -> AnyGaussians:
@@ -131,13 +146,20 @@ def ladder(count: int) -> int:
 
 
 def _library(*leaves: Any):
-    """numpy for arrays of numpy, else jax.numpy."""
-    return jnp if any(isinstance(leaf, jax.Array) for leaf in leaves) else np
+    """numpy where it can: an operation of JAX outside `jit` would be compiled for every new n."""
+    return jnp if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) else np
 
 
-def num_active(gaussians: Gaussians2D | Gaussians3D) -> jax.Array:
-    """Number of active slots, an int32 scalar."""
-    return jnp.sum(gaussians.active, dtype=jnp.int32)
+def slots_text(gaussians: Gaussians2D | Gaussians3D) -> str:
+    """Used and all slots in words; the used ones of concrete arrays only."""
+    active: Any = gaussians.active
+    shape = getattr(active, "shape", None)
+    if shape is None:
+        return type(active).__name__  # a tree that holds something else
+    slots = " x ".join(f"{side:,}" for side in shape) + " slots"
+    if isinstance(active, jax.core.Tracer) or not isinstance(active, (np.ndarray, jax.Array)):
+        return slots
+    return f"{int(np.sum(np.asarray(active))):,} of {slots}"
 
 
 def conics(gaussians: Gaussians2D) -> Float[Array, "n 3"]:
@@ -157,7 +179,7 @@ def conics(gaussians: Gaussians2D) -> Float[Array, "n 3"]:
 def factors(gaussians: Gaussians2D) -> Float[Array, "n 3"]:
     """Upper triangular factor U = [[p, r], [0, s]] of the inverse covariances, rows (p, r, s) in 1/pixel.
 
-    d^T Sigma^-1 d = |U d|^2 = (p dx + r dy)^2 + (s dy)^2. The conic says the same, but for a needle its three terms
+    d^T Sigma^-1 d = |U d|^2 = (p dx + r dy)^2 + (s dy)^2. The conic is the same form, but for a needle its three terms
     are aspect^2 times their sum and cancel; here only the two terms of a square root of it do. Inactive slots get the
     identity.
     """

@@ -2,10 +2,10 @@
 
 Shared by every function: `image` is the original and `rendered` its approximation, both (h, w, c) with no
 empty axis, of one and the same dtype, float32 or float64, and meant for the range [0, 1] (values outside are
-neither clipped nor refused; a user's number is taken on `to_8bit(rendered)`). There is no batch axis: use
-`vmap`. All work under `jit`, `grad` and `vmap`, to any order and in both modes, with finite gradients at
-`image == rendered` and on flat images. They raise TypeError for another dtype and ValueError for another
-shape. Options are keyword-only.
+neither clipped nor refused; a user's number is taken on `to_8bit(rendered)`, as `psnr_8bit` does). There is no
+batch axis: use `vmap`. All but `psnr_8bit` work under `jit`, `grad` and `vmap`, to any order and in both modes,
+with finite gradients at `image == rendered` and on flat images. They raise TypeError for another dtype and
+ValueError for another shape. Options are keyword-only.
 
 Letters: P patch size, x the original, y the rendered image, s = x + y, d = x - y, mu and var their local
 statistics.
@@ -13,10 +13,14 @@ statistics.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from airjax.arrays import AnyArray, size_of
 
 # SSIM (Wang et al. 2004): stabilisers for values in [0, 1] (K1 = 0.01, K2 = 0.03), window, sigma.
 C1 = 0.01**2
@@ -30,7 +34,7 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _BLOCK = 128
 _UNROLL = 32
 
-Image = Float[Array, "h w c"]
+Image = Float[AnyArray, "h w c"]
 Scalar = Float[Array, ""]
 
 
@@ -87,6 +91,34 @@ def psnr(image: Image, rendered: Image) -> Scalar:
     error = mse(image, rendered)
     differ = error > 0
     return jnp.where(differ, -10.0 * jnp.log10(jnp.where(differ, error, 1.0)), jnp.inf)
+
+
+def psnr_8bit(image: Image, rendered: Image) -> float:
+    """`psnr` of the 8-bit image that a user gets, of concrete arrays; one compiled program for all images of a size."""
+    return float(_psnr_8bit(image, rendered))
+
+
+@jax.jit
+def _psnr_8bit(image, rendered):
+    return psnr(image, to_8bit(rendered))
+
+
+class Quality(NamedTuple):
+    """PSNR in dB (infinite when perfect) and SSIM of the 8-bit image that a user gets."""
+
+    psnr: float
+    ssim: float
+
+
+def quality(image: Image, rendered: Image) -> Quality:
+    """Of concrete arrays; one compiled program for all images of a size."""
+    return Quality(*map(float, _quality(image, rendered)))
+
+
+@jax.jit
+def _quality(image, rendered):
+    rounded = to_8bit(rendered)
+    return psnr(image, rounded), ssim(image, rounded)
 
 
 def _similarities(mu_s, mu_d, mean_s2, mean_d2) -> tuple[jax.Array, jax.Array]:
@@ -241,7 +273,7 @@ def ms_ssim(image: Image, rendered: Image) -> Scalar:
     Reference: Wang, Simoncelli, Bovik, "Multiscale structural similarity for image quality assessment", 2003.
     """
     image, rendered = _check_pair(image, rendered)
-    weights = np.array(MS_SSIM_WEIGHTS[: num_ms_ssim_scales(image.shape[:2])])
+    weights: np.ndarray = np.array(MS_SSIM_WEIGHTS[: num_ms_ssim_scales(size_of(image))], np.float64)
     product = jnp.ones(image.shape[-1], image.dtype)
     for scale, weight in enumerate(weights / weights.sum()):
         if scale > 0:
@@ -258,7 +290,8 @@ def _sum_axis(x: jax.Array, axis: int) -> jax.Array:
     size = x.shape[axis]
     if size > _UNROLL:
         return jnp.sum(x, axis=axis)
-    return sum(jax.lax.index_in_dim(x, k, axis, keepdims=False) for k in range(size))
+    terms = [jax.lax.index_in_dim(x, k, axis, keepdims=False) for k in range(size)]
+    return sum(terms[1:], start=terms[0])
 
 
 def _patch_means(maps: Float[Array, "k h w c"], patch_size: int) -> Float[Array, "k rows cols c"]:

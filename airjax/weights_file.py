@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
 from airjax.errors import AirjaxError
+from airjax.files import atomic_write_bytes
 
 _STORAGE = {"float32": np.float32, "float16": np.float16}
-
-
-def sync(path: Path, *, recursive: bool = True) -> None:
-    """Have a folder put on the disk, so that the rename cannot become visible before its content."""
-    for entry in [*(path.rglob("*") if recursive else ()), path]:
-        handle = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def save_weights(
@@ -41,6 +31,7 @@ def save_weights(
 
     Raises:
       ValueError: a value that is not finite, or too large for float16; unknown storage; a bad key.
+      AirjaxError: the file cannot be written; one that was there before is untouched.
     """
     if storage not in _STORAGE:
         raise ValueError(f"storage: expected one of {sorted(_STORAGE)}, got {storage!r}")
@@ -49,14 +40,7 @@ def save_weights(
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata[{key!r}]: expected text, got {type(value).__name__}")
     tensors = {name: _stored(name, value, storage) for name, value in _flatten(params).items()}
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        temporary.write_bytes(safetensors_bytes(tensors, metadata or None))
-        sync(temporary, recursive=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic_write_bytes(path, safetensors_bytes(tensors, metadata or None))
 
 
 def load_weights(path: str | Path) -> tuple[dict, dict[str, str]]:

@@ -1,6 +1,7 @@
-"""Run one evaluation: python -m eval.main --config eval/configs/X.py [--weights F] [--images F] [--limit N] [--out DIR]
+"""Run one evaluation: python -m eval.main --config X [--weights F] [--images F] [--limit N] [--out DIR]
 
-An evaluation is a Python file with `evaluation()` that returns one of the kinds in `eval.config.RUNNERS`.
+X is a Python file, or the name of one in eval/configs, with `evaluation()` that returns one of the kinds in
+`eval.config.RUNNERS`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import sys
 from pathlib import Path
 
 from airjax import AirjaxError
-from airjax.commands.cache import enable_compilation_cache
-from eval.config import RUNNERS, load_config
+from airjax.commands.session import enable_compilation_cache
+from eval.config import RUNNERS, load_evaluation
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0; 2 after one line per bad input; 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="python -m eval.main", description="Run one evaluation.")
-    parser.add_argument("--config", type=Path, required=True, help="a file of eval/configs")
+    parser.add_argument("--config", type=Path, required=True, help="a file, or the name of one in eval/configs")
     parser.add_argument("--weights", type=Path, help="a weights file (default: the shipped one)")
     parser.add_argument("--images", help="other images than the config names: a folder or a file")
     parser.add_argument("--limit", type=int, help="only the first N images")
@@ -25,9 +26,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     overrides = {name: value for name in ("images", "limit") if (value := getattr(args, name)) is not None}
     try:
-        config = load_config(args.config, overrides)
+        evaluation = load_evaluation(args.config, overrides)
         enable_compilation_cache()
-        failures = RUNNERS[type(config)](config, args.weights, args.out or Path("runs/eval") / config.name)
+        out = args.out or Path("runs/eval") / evaluation.name
+        failures = RUNNERS[type(evaluation)](evaluation, args.weights, out)
     except (AirjaxError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,8 +1,9 @@
-"""Measured numbers as tables for the screen, and as JSON in the layout of CompressAI."""
+"""Measured numbers: tables for the screen, JSON reports with settings and environment, and a cache of measurements."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -11,15 +12,19 @@ import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
+import airjax
 from airjax.files import atomic_write_bytes
+from train.settings import settings_of
 
 Record = TypeVar("Record", bound=NamedTuple)
 _PACKAGES = ("airjax", "jax", "jaxlib", "flax", "numpy", "pillow")
+_LIBRARY = Path(airjax.__file__).parent
 
 
 def format_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -59,7 +64,7 @@ def finite_mean(values: Iterable[float]) -> float | None:
     return sum(finite) / len(finite) if finite else None
 
 
-def codec_report(name: str, description: str, results: Mapping[str, Sequence], **more: Any) -> dict[str, Any]:
+def codec_report(name: str, description: str, results: Mapping[str, Sequence]) -> dict[str, Any]:
     """One codec in CompressAI's layout; each list of `results` has one entry per operating point.
 
     Raises:
@@ -68,24 +73,49 @@ def codec_report(name: str, description: str, results: Mapping[str, Sequence], *
     lengths = {key: len(values) for key, values in results.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"results: expected lists of one length, got {lengths}")
-    return {
-        "name": name,
-        "description": description,
-        **more,
-        "results": {key: list(values) for key, values in results.items()},
-    }
+    return {"name": name, "description": description, "results": {key: list(values) for key, values in results.items()}}
 
 
 def environment() -> dict[str, Any]:
-    """What the numbers were measured with: versions, device, cores."""
+    """What numbers of this process are measured with: versions, device, cores."""
     return {
         "python": platform.python_version(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "packages": {name: text for name in _PACKAGES if (text := _version(name))},
         "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
         "machine": f"{platform.system()} {platform.machine()}",
         "cpu_count": os.cpu_count(),
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def write_report(
+    path: Path, config: Any, content: Mapping[str, Any], *, environments: Iterable[Mapping[str, Any]] = ()
+) -> None:
+    """Writes a report with the settings of its evaluation, and with what its numbers were measured with.
+
+    Args:
+      path: the JSON file; its folder is made if absent.
+      config: dataclass of the evaluation.
+      content: the report, JSON values.
+      environments: of the measurements in it (`Measured.environment`), each different one is listed once; none for
+        those of this process.
+
+    Raises:
+      AirjaxError: the file cannot be written.
+      OSError: the folder cannot be made.
+    """
+    distinct: list[Mapping[str, Any]] = []
+    for item in environments:
+        if item not in distinct:
+            distinct.append(item)
+    write_json(path, {**content, "settings": settings_of(config), "environments": distinct or [environment()]})
 
 
 def write_json(path: Path, report: Any) -> None:
@@ -112,33 +142,50 @@ def _without_infinities(value: Any) -> Any:
     return value
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+class Measured(NamedTuple):
+    """Fields:
+    record: the numbers.
+    environment: what they were measured with, now or before; see `environment`.
+    """
+
+    record: Any
+    environment: dict[str, Any]
 
 
-def remembered(
-    measure: Callable[[], Record], kind: type[Record], folder: Path, *, arrays: Any, settings: Any
-) -> Record:
-    """What `measure` gives, or gave before for the same arrays and settings: an interrupted evaluation goes on.
+def cached(
+    measure: Callable[[], Record], kind: type[Record], folder: Path, *, arrays: Any, settings: Any, code: ModuleType
+) -> Measured:
+    """What `measure` gives, or gave before by the same code for the same arrays and settings.
+
+    So an interrupted evaluation goes on where it was.
 
     Args:
       measure: gives a `kind` of numbers and lists of them.
       kind: its type.
       folder: where it is kept, one JSON file for each identity.
       arrays: pytree of all that is measured.
-      settings: anything whose `repr` says how.
+      settings: how, as `settings_of` takes it.
+      code: the module of `measure`.
     """
-    identity = hashlib.sha256()
-    for leaf in jax.tree.leaves(arrays):
-        identity.update(np.asarray(leaf).tobytes())
-    identity.update(repr(settings).encode())
+    identity = hashlib.sha256(json.dumps([code_version(code), settings_of(settings)]).encode())
+    for array in map(np.asarray, jax.tree.leaves(arrays)):
+        identity.update(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
     path = folder / f"{identity.hexdigest()[:24]}.json"
     if path.exists():
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # cut off while it was written: measured again
-            return kind(**json.loads(path.read_text(encoding="utf-8")))
-    found = measure()
-    write_json(path, found._asdict())
-    return found
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged: measured again
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return Measured(kind(**content["record"]), content["environment"])
+    measured = Measured(measure(), environment())
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"record": measured.record._asdict(), "environment": measured.environment}
+    atomic_write_bytes(path, json.dumps(content).encode())  # infinities and NaN as Python writes and reads them
+    return measured
+
+
+@functools.cache  # of what this process runs, even if a file is edited meanwhile
+def code_version(code: ModuleType) -> str:
+    """Hash of the source text of the library and of one module, and of JAX's version."""
+    digest = hashlib.sha256(jax.__version__.encode())
+    for path in (*sorted(_LIBRARY.rglob("*.py")), Path(code.__file__)):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()

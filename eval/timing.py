@@ -1,8 +1,9 @@
-"""Wall-clock times of warm functions and of whole processes, and the memory that they take."""
+"""Wall-clock times of warm functions and of whole processes, the memory that they take, and tables of them."""
 
 from __future__ import annotations
 
 import json
+import math
 import resource
 import statistics
 import subprocess
@@ -12,9 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from airjax.errors import AirjaxError
+from eval.report import format_table, number
 
+EXP_ROW = "plain exp loop"
 # The unit of ru_maxrss: kibibytes on Linux, bytes on macOS.
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -81,3 +85,59 @@ def run_python(arguments: Sequence[str]) -> tuple[float, int]:
         command = " ".join(["python", *arguments])
         raise AirjaxError(f"{command}: expected exit status 0, got {status} ({lines[-1][:300]})")
     return seconds, peak * _MAXRSS_UNIT
+
+
+class Row(NamedTuple):
+    """One measurement.
+
+    Fields:
+      what: in words.
+      timing: seconds.
+      evaluations: exponentials of one run; None where none or not known.
+      peak_bytes: peak memory of the process that did it; None for this process.
+      flops: floating-point operations of one run, where they are what counts.
+    """
+
+    what: str
+    timing: Timing
+    evaluations: int | None = None
+    peak_bytes: int | None = None
+    flops: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Its fields by name."""
+        return {**self._asdict(), "timing": self.timing._asdict()}
+
+
+def exp_row(scale: float, repetitions: int) -> Row:
+    """How fast the machine computes exponentials: a plain loop of some 50 ms at `scale` 1."""
+    terms, numbers = 32, jnp.linspace(0.0, 1.0, round(2**22 * scale), dtype=jnp.float32)
+
+    @jax.jit
+    def exponentials(x):
+        # Independent of each other and fused into one loop: neither latency nor memory holds them up.
+        return sum(jnp.exp(x * -(1.0 + term)) for term in range(terms))
+
+    timing, _ = time_warm(lambda: exponentials(numbers), repetitions)
+    return Row(EXP_ROW, timing, evaluations=terms * numbers.size)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """All rows; rates per second are of the median."""
+    head = ["what", "median ms", "min ms", "runs", "exp evaluations", "Gexp/s", "GFLOP/s", "peak GB"]
+    cells = []
+    for row in rows:
+        rate = 1e-9 / row.timing.median if row.timing.median > 0 else math.nan
+        cells.append(
+            [
+                row.what,
+                number(1e3 * row.timing.median, 1),
+                number(1e3 * row.timing.least, 1),
+                str(row.timing.repetitions),
+                number(row.evaluations, 0),
+                number(row.evaluations * rate if row.evaluations else None, 2),
+                number(row.flops * rate if row.flops else None, 1),
+                number(row.peak_bytes / 1e9 if row.peak_bytes else None, 2),
+            ]
+        )
+    return format_table(head, cells)

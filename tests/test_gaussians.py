@@ -1,13 +1,16 @@
 """The container and its maps, against the formulas of the AIR release written in numpy and against brute force."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scenes2d import empty, make, parameters, random_set
+import scenes3d
+from scenes2d import empty, make, parameters, random_set, to_raw
 
-from airjax.gaussians import CUTOFF, CUTOFF_RADIUS, conics, extents, factors, join, num_active
-from airjax.image.patches import PatchMap, to_physical, to_raw
+from airjax.gaussians import CUTOFF, CUTOFF_RADIUS, conics, extents, factors, join, on_ladder, only_active, pad, take
+from airjax.image.patches import PatchMap, to_physical
 from airjax.raster.tiles import patch_centers, patch_grid
 
 SIZE = (20, 30)
@@ -68,10 +71,10 @@ def test_inactive_slots_have_no_shape_and_no_gradient(value):
         np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
 
 
-def test_empty_concatenate_and_count():
+def test_the_union_keeps_order_and_slots():
     scene = random_set(3, 4, SIZE, channels=2)
     union = join([empty(3, 2), scene])
-    assert union.num_slots == 7 and num_active(union) == 4 and num_active(union).dtype == jnp.int32
+    assert union.num_slots == 7
     np.testing.assert_array_equal(union.means[3:], scene.means)
     np.testing.assert_array_equal(union.active, [False] * 3 + [True] * 4)
     assert np.all(np.asarray(union.scales[:3]) > 0)
@@ -87,7 +90,75 @@ def test_the_container_is_a_pytree():
     scene = random_set(5, 4, SIZE)
     leaves, structure = jax.tree.flatten(scene)
     assert len(leaves) == 5
-    assert jax.tree.unflatten(structure, leaves) == scene
+    again = jax.tree.unflatten(structure, leaves)
+    assert type(again) is type(scene)
+    assert all(a is b for a, b in zip(jax.tree.leaves(again), leaves, strict=True))
+
+
+# --- the algebra of both kinds ---------------------------------------------------------------------------
+
+BOTH = pytest.mark.parametrize("kind", ["2D", "3D"])
+
+
+def some_set(kind, n=5):
+    """Slots 1 and 3 are not in use."""
+    scene = random_set(6, n, SIZE) if kind == "2D" else scenes3d.random_set(6, n)
+    return replace(scene, active=jnp.asarray(~np.isin(np.arange(n), (1, 3))))
+
+
+def assert_same(actual, expected):
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@BOTH
+def test_take_join_and_only_active(kind):
+    scene = some_set(kind)
+    assert_same(join([take(scene, slice(0, 2)), take(scene, np.array([2, 3, 4]))]), scene)
+    used = only_active(scene)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(used))
+    assert_same(used, take(scene, np.array([0, 2, 4])))
+    assert isinstance(join([used, used]).means, np.ndarray)
+
+
+@BOTH
+def test_pad_adds_slots_that_are_not_in_use(kind):
+    scene = some_set(kind)
+    padded = pad(scene, 8)
+    assert isinstance(padded.means, np.ndarray)  # JAX would compile for every n
+    assert_same(take(padded, slice(0, 5)), scene)
+    assert not padded.active[5:].any() and (padded.scales[5:] > 0).all()
+    assert_same(jax.jit(lambda g: pad(g, 8))(scene), padded)
+    assert pad(scene, 5) is scene
+    with pytest.raises(ValueError, match="num_slots: expected at least 5, got 4"):
+        pad(scene, 4)
+
+
+@BOTH
+def test_on_ladder_moves_nothing_that_is_there(kind):
+    scene = on_ladder(some_set(kind))
+    assert scene.num_slots == 1024 and isinstance(scene.means, jax.Array)
+    assert on_ladder(scene).means is scene.means
+
+
+@BOTH
+def test_a_set_is_shown_in_one_line(kind):
+    """Whatever its leaves are: JAX puts placeholders into trees."""
+    scene = some_set(kind, 2000)
+    assert repr(scene) == f"Gaussians{kind}(1,998 of 2,000 slots)"
+    lines = []
+    jax.jit(jax.vmap(lambda g: lines.append(repr(g))))(jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), scene))
+    jax.eval_shape(lambda g: lines.append(repr(g)), scene)
+    lines += [repr(jax.tree.map(lambda leaf: None, scene)), repr(jax.eval_shape(lambda g: g, scene))]
+    name = f"Gaussians{kind}"
+    assert lines == [f"{name}(2,000 slots)"] * 2 + [f"{name}(NoneType)", f"{name}(2,000 slots)"]
+
+
+@BOTH
+def test_sets_are_compared_by_identity(kind):
+    """Arrays have no single truth value."""
+    scene = some_set(kind)
+    assert scene == scene and scene != take(scene, slice(None))
 
 
 # --- the patch grid --------------------------------------------------------------------------------------

@@ -8,10 +8,9 @@ a state whose losses were not all seen finite is never written; the log never ha
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import io
 import json
 import math
-import os
 import platform
 import signal
 import sys
@@ -30,7 +29,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from airjax.errors import AirjaxError
+from airjax.files import atomic_write_bytes
 from train import checkpoint
+from train.settings import check_at_least, free, free_names, settings_of
 
 try:
     import fcntl
@@ -44,14 +45,11 @@ except ImportError:
 State = Any
 Metrics = dict[str, Any]
 
-# Settings that change what a run shows or keeps, not what it computes: a resumed run may have others. By
-# name, at any depth of the resolved configuration.
-FREE_SETTINGS = frozenset({"max_seconds", "log_every", "checkpoint_every", "panel_every", "eval_every", "keep"})
 PLAIN_LINE_EVERY = 10  # without a terminal, one line per this many log points
 
 
 class NonFiniteLossError(AirjaxError):
-    """The loss or the state is not finite; the message names the step and the last good weights_file."""
+    """The loss or the state is not finite; the message names the step and the last good checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -65,27 +63,20 @@ class LoopConfig:
       checkpoint_every: steps between checkpoints; 0 writes only the last one.
       panel_every: steps between pictures; 0 for none.
       keep: number of checkpoints that stay on disk.
-      max_seconds: stop, with a weights_file, after this wall-clock time over all sessions; None for no limit.
+      max_seconds: stop, with a checkpoint, after this wall-clock time over all sessions; None for no limit.
     """
 
     num_steps: int
     seed: int = 0
-    log_every: int = 20
-    checkpoint_every: int = 200
-    panel_every: int = 0
-    keep: int = 2
-    max_seconds: float | None = None
+    log_every: int = free(20)
+    checkpoint_every: int = free(200)
+    panel_every: int = free(0)
+    keep: int = free(2)
+    max_seconds: float | None = free(None)
 
     def __post_init__(self):
-        for name, low in (
-            ("num_steps", 0),
-            ("log_every", 1),
-            ("checkpoint_every", 0),
-            ("panel_every", 0),
-            ("keep", 1),
-        ):
-            if getattr(self, name) < low:
-                raise AirjaxError(f"{name}: expected at least {low}, got {getattr(self, name)}")
+        check_at_least(self, 0, "num_steps", "checkpoint_every", "panel_every")
+        check_at_least(self, 1, "log_every", "keep")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise AirjaxError(f"max_seconds: expected > 0 or None, got {self.max_seconds}")
 
@@ -166,11 +157,11 @@ class _Training:
         self._compiled = False
         self.state = jax.device_put(jax.tree.map(_own, state), replicated)
         self.step, elapsed = 0, 0.0
-        if (found := checkpoint.latest_step(self._folder)) is not None:
-            self.state = checkpoint.restore(self._folder, self.state, found)
-            extra = checkpoint.read_extra(self._folder, found)
-            self.step, elapsed, self._window = found, float(extra["elapsed"]), _Mean(extra.get("window"))
-            screen.say(f"resuming {out_dir} at step {found} of {config.num_steps} ({elapsed:.0f} s so far)")
+        if (latest := checkpoint.latest_step(self._folder)) is not None:
+            self.state = checkpoint.restore(self._folder, self.state, latest)
+            extra = checkpoint.read_extra(self._folder, latest)
+            self.step, elapsed, self._window = latest, float(extra["elapsed"]), _Mean(extra.get("window"))
+            screen.say(f"resuming {out_dir} at step {latest} of {config.num_steps} ({elapsed:.0f} s so far)")
         _require_finite_state(self.state, self.step, self._folder)
         self.clock = _Clock(elapsed)
         self.journal = _Journal(out_dir, self.step)
@@ -207,7 +198,7 @@ class _Training:
         eval_fn: Callable | None,
         eval_every: int | None,
     ) -> None:
-        """Whatever is due after this step: log line, picture, evaluation, weights_file."""
+        """Whatever is due after this step: log line, picture, evaluation, checkpoint."""
         config, step, record = self._config, self.step, {}
         if finished or step % config.log_every == 0:
             self._settle()
@@ -315,8 +306,8 @@ def _require_finite_state(state: State, step: int, folder: Path) -> None:
 
 
 def _last_good(folder: Path) -> str:
-    found = checkpoint.latest_step(folder)
-    return "no checkpoint yet" if found is None else f"the last good checkpoint is {folder}, step {found}"
+    step = checkpoint.latest_step(folder)
+    return "no checkpoint yet" if step is None else f"the last good checkpoint is {folder}, step {step}"
 
 
 class _Mean:
@@ -432,7 +423,7 @@ class _Journal:
 
 
 def _truncate_log(path: Path, step: int) -> None:
-    """Drop what an earlier session logged after its last weights_file, and a line it could not finish."""
+    """Drop what an earlier session logged after its last checkpoint, and a line it could not finish."""
     if not path.exists():
         return
     kept = []
@@ -440,13 +431,7 @@ def _truncate_log(path: Path, step: int) -> None:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-    _write_text(path, "".join(kept))
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    atomic_write_bytes(path, "".join(kept).encode())
 
 
 def _write_panel(path: Path, panel: np.ndarray) -> None:
@@ -454,38 +439,22 @@ def _write_panel(path: Path, panel: np.ndarray) -> None:
     if panel.dtype != np.uint8 or panel.ndim != 3 or panel.shape[2] != 3:
         raise ValueError(f"panel_fn: expected uint8 (h, w, 3), got {panel.dtype} {panel.shape}")
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(panel).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    buffer = io.BytesIO()
+    Image.fromarray(panel).save(buffer, "PNG")
+    atomic_write_bytes(path, buffer.getvalue())
 
 
 # --- whose folder is it? --------------------------------------------------------------------------------
 
 
-def _plain(value: Any) -> Any:
-    """A configuration as JSON values: dataclasses and mappings become objects, functions their names."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    return str(value) if isinstance(value, Path) else getattr(value, "__qualname__", repr(value))
-
-
-def _entries(value: Any, name: str = "") -> dict[str, Any]:
-    """Leaves of a plain configuration by dotted name, those of FREE_SETTINGS left out."""
-    if isinstance(value, dict):
-        flat = {}
-        for key, item in value.items():
-            if key not in FREE_SETTINGS:
-                flat |= _entries(item, f"{name}.{key}" if name else key)
-        return flat
-    return {name: value}
+def _leaves(value: Any, name: str) -> dict[str, Any]:
+    """The values of nested settings by dotted name."""
+    if not isinstance(value, dict):
+        return {name: value}
+    leaves: dict[str, Any] = {}
+    for key, item in value.items():
+        leaves |= _leaves(item, f"{name}.{key}")
+    return leaves
 
 
 @contextlib.contextmanager
@@ -507,8 +476,8 @@ def _claim_folder(out_dir: Path, config: LoopConfig, resolved_config: Any, scree
     versions = {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__}
     ours = {
         "seed": config.seed,
-        "loop": _plain(config),
-        "config": _plain(resolved_config),
+        "loop": settings_of(config),
+        "config": settings_of(resolved_config),
         "versions": versions,
         "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
     }
@@ -516,11 +485,11 @@ def _claim_folder(out_dir: Path, config: LoopConfig, resolved_config: Any, scree
     if path.exists():
         try:
             theirs = json.loads(path.read_text(encoding="utf-8"))
-            before, now = (_entries({k: run[k] for k in ("loop", "config")}) for run in (theirs, ours))
+            before, now = (_leaves(run["loop"], "loop") | _leaves(run["config"], "config") for run in (theirs, ours))
         except (ValueError, KeyError, TypeError) as error:
             raise AirjaxError(f"{path}: expected the settings of a run, got something else") from error
-        changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-        if changed:
+        compared = {*before, *now} - free_names(config, "loop") - free_names(resolved_config, "config")
+        if changed := [name for name in sorted(compared) if before.get(name) != now.get(name)]:
             name = changed[0]
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
             raise AirjaxError(
@@ -532,4 +501,4 @@ def _claim_folder(out_dir: Path, config: LoopConfig, resolved_config: Any, scree
                 screen.say(f"note: {name} were {theirs.get(name)}, are now {ours[name]}")
     elif checkpoint.steps(out_dir / "checkpoints"):
         raise AirjaxError(f"{out_dir}: holds checkpoints without a config.json; choose another folder")
-    _write_text(path, json.dumps(ours, indent=2) + "\n")
+    atomic_write_bytes(path, f"{json.dumps(ours, indent=2)}\n".encode())

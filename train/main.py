@@ -1,46 +1,50 @@
-"""Run one experiment: python -m train.main --config train/configs/X.py [--smoke] [--out DIR]
+"""Run one experiment: python -m train.main --config X [--smoke] [--out DIR]
 
-An experiment is a Python file with `experiment(smoke: bool)` that returns an `Experiment` of `train.image.experiment`
-or a `SceneExperiment` of `train.scene.experiment`. The same command on the same folder continues an interrupted run.
+X is a Python file, or the name of one in train/configs, with `experiment(smoke: bool)` that returns an `Experiment` of
+`train.image.experiment` or a `SceneExperiment` of `train.scene.experiment`. The same command on the same folder
+continues an interrupted run.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import inspect
 import sys
 from pathlib import Path
+from typing import Any
 
-from airjax.commands.cache import enable_compilation_cache
+from airjax.commands.session import enable_compilation_cache
 from airjax.errors import AirjaxError
+from train.settings import config_errors, load_config
+
+CONFIGS = Path(__file__).with_name("configs")
 
 
-def load_experiment(path: Path, smoke: bool, **choices):
-    """The experiment that the config file at `path` describes.
+def load_experiment(config: Path, smoke: bool, *, variant: str | None = None, seed: int | None = None) -> Any:
+    """The experiment that a config file describes.
 
     Args:
+      config: the file, or the name of one in train/configs.
       smoke: the tiny variant.
-      choices: `variant`, `seed`: further arguments of its function, where it has them.
+      variant, seed: further arguments of its function, where it has them.
+
+    Raises:
+      AirjaxError: no such file, a mistake in it, or an option that it does not have.
     """
-    if not path.is_file() or path.suffix != ".py":
-        raise AirjaxError(f"{path}: expected a config file (.py)")
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "experiment"):
-        raise AirjaxError(f"{path}: expected a function experiment(smoke), found none")
-    known = inspect.signature(module.experiment).parameters
+    path, make = load_config(config, "experiment", folder=CONFIGS)
+    known = inspect.signature(make).parameters
+    choices = {name: value for name, value in (("variant", variant), ("seed", seed)) if value is not None}
     if unknown := [name for name in choices if name not in known]:
         raise AirjaxError(f"--{unknown[0]}: not an option of {path}")
-    return module.experiment(smoke, **choices)
+    with config_errors(path):
+        return make(smoke, **choices)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0, or 2 after one line for the user."""
     parser = argparse.ArgumentParser(prog="python -m train.main", description="Run one experiment.")
-    parser.add_argument("--config", type=Path, required=True, help="a file of train/configs")
+    parser.add_argument("--config", type=Path, required=True, help="a file, or the name of one in train/configs")
     parser.add_argument("--smoke", action="store_true", help="the tiny variant, under 2 minutes on a CPU")
     parser.add_argument("--variant", help="of a config that has several")
     parser.add_argument("--seed", type=int, help="of a config that takes one")
@@ -49,8 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--init", type=Path, help="start from these weights, or this checkpoint folder")
     args = parser.parse_args(argv)
     try:
-        choices = {name: value for name in ("variant", "seed") if (value := getattr(args, name)) is not None}
-        experiment = load_experiment(args.config, args.smoke, **choices)
+        experiment = load_experiment(args.config, args.smoke, variant=args.variant, seed=args.seed)
         if args.max_seconds is not None:
             loop = dataclasses.replace(experiment.loop, max_seconds=args.max_seconds)
             experiment = dataclasses.replace(experiment, loop=loop)

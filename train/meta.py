@@ -1,170 +1,149 @@
-"""MetaGrad in 2D: the predictor is trained for what some refinement steps make of its Gaussians."""
+"""MetaGrad in both wings: a predictor is trained for what some refinement steps make of its Gaussians."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from airjax.errors import AirjaxError
-from airjax.gaussians import join, ladder
-from airjax.image.stages import StageConfig, StageControl, run_stages
-from airjax.image.task import Coordinates, coordinates_of, reconstruction_loss, refinement_adam
-from airjax.inner.estimators import Estimator, Problem, needs_second_order, outer_gradient, surrogate
-from airjax.inner.optimizers import scaled
-from airjax.raster.tiles import Capacity, patch_grid
+from airjax.inner.estimators import ESTIMATORS, Estimator, clip_rows, estimator, outer_gradient, surrogate
+from airjax.inner.optimizers import rates_to_text
+from airjax.inner.task import Task
+from train.optim import Optimizer, Phase, State
 
 TRAINED = ("head", "all", "rates")
-# The inner rates that training starts from, chosen by hand on crops of training photographs.
-START_RATES = Coordinates(means=0.2, log_scales=0.04, angles=0.04, colors=0.01)
-HEAD = ("head", "mean_share")  # the last layer of a stage's network
 
 
 @dataclass(frozen=True)
-class Meta:
-    """Meta-training of a predictor that is trained already.
+class Meta(Phase):
+    """Meta-training of a predictor that is trained already; a wing says what its tasks are.
 
-    The inner problem of an image is its refinement (`airjax.image.task`); the outer loss is minus the PSNR in dB,
-    so that every image, and every number of steps, counts for its decibels.
+    The inner problem is a `Task` from the prediction, the outer loss that of the task.
+
+    Class facts:
+      head: names of the layers that are trained as the head.
+      start_rates: the inner learning rates that training starts from.
 
     Fields:
       estimator: of the outer gradient, see `airjax.inner.estimators`.
-      trained: "head" for the last layer of every stage, "all" for all weights, "rates" for no weight.
+      trained: "head" for the last layers, "all" for all weights, "rates" for no weight.
       learn_rates: whether the inner learning rates are trained, by an estimator that gives their gradient.
-      rate_speed: how many times the optimiser's step the logarithms of the rates take.
-      log10_mse: range of the Stage Control threshold, drawn per image (log-uniform).
-      budget: range of the Gaussian budget, in shares of all slots, drawn per image.
-      pairs: (Gaussian, tile) pairs per slot in use that the renderer has room for. An image that needs more sends no
-        gradient; the metric "overflow" is the share of such images.
-      row_clip: see `clipped_rows`.
+      rate_speed: how many times the optimizer's step the logarithms of the rates take.
+      row_clip: see `airjax.inner.estimators.clip_rows`.
     """
+
+    head: ClassVar[tuple[str, ...]]
+    start_rates: ClassVar[Any]
 
     estimator: Estimator
     trained: str = "head"
     learn_rates: bool = False
     rate_speed: float = 100.0
-    log10_mse: tuple[float, float] = (-6.0, -5.0)
-    budget: tuple[float, float] = (0.25, 0.42)
-    pairs: int = 14
     row_clip: float = 10.0
 
     def __post_init__(self):
         if self.trained not in TRAINED:
             raise AirjaxError(f"trained: expected one of {', '.join(TRAINED)}, got {self.trained!r}")
 
+    def make_trained(self, params: Any, experiment: Any) -> State:
+        """The weights, and logarithms of the inner rates by name."""
+        del experiment
+        log_rates = {name: jnp.float32(math.log(rate)) for name, rate in self.start_rates._asdict().items()}
+        return {"params": params, "log_rates": log_rates}
 
-def start_log_rates() -> dict[str, jax.Array]:
-    """Logarithms of START_RATES by name."""
-    return {name: jnp.float32(math.log(rate)) for name, rate in START_RATES._asdict().items()}
+    def rates(self, log_rates: dict[str, jax.Array]) -> Any:
+        """The inner learning rates of a state."""
+        return jax.tree.map(jnp.exp, type(self.start_rates)(**log_rates))
 
+    def make_tx(self, optimizer: Optimizer, num_steps: int) -> optax.GradientTransformation:
+        """The optimizer for what is trained; the rest stays as it is."""
+        tx = optimizer.make(num_steps)
 
-def learned_rates(log_rates: dict[str, jax.Array]) -> Coordinates:
-    """The inner learning rates of a state."""
-    return jax.tree.map(jnp.exp, Coordinates(**log_rates))
+        def label(path, leaf):
+            del leaf
+            names = [entry.key for entry in path]
+            if names[0] == "log_rates":
+                return "rates" if self.learn_rates else "frozen"
+            in_head = self.trained == "head" and set(names) & set(self.head)
+            return "trained" if self.trained == "all" or in_head else "frozen"
 
-
-def trained_only(tx: optax.GradientTransformation, phase: Any, *, head: Collection[str] = HEAD):
-    """The optax transformation `tx` for what a phase trains; the rest stays as it is.
-
-    Args:
-      phase: with `trained`, `learn_rates` and `rate_speed` as `Meta` has them.
-      head: names of the layers that "head" stands for.
-    """
-
-    def label(path, leaf):
-        del leaf
-        names = [entry.key for entry in path]
-        if names[0] == "log_rates":
-            return "rates" if phase.learn_rates else "frozen"
-        in_head = phase.trained == "head" and set(names) & set(head)
-        return "trained" if phase.trained == "all" or in_head else "frozen"
-
-    return optax.partition(
-        {"trained": tx, "rates": optax.chain(tx, optax.scale(phase.rate_speed)), "frozen": optax.set_to_zero()},
-        lambda tree: jax.tree_util.tree_map_with_path(label, tree),
-    )
-
-
-def capacity_for(phase: Meta, image_size: tuple[int, int], num_slots: int) -> Capacity:
-    """Room in the renderer for the largest budget of the phase."""
-    pairs = math.ceil(phase.pairs * phase.budget[1] * num_slots)
-    tiles = math.prod(patch_grid(image_size, 8))
-    return Capacity(ladder(pairs), ladder(pairs // 10 + tiles // 4))
-
-
-def clipped_rows(gradient: Coordinates, rates: Coordinates, active: jax.Array, *, limit: float) -> Coordinates:
-    """A gradient in which no Gaussian counts for more than `limit` times the median of those in use, of norm 1.
-
-    Through many steps some Gaussians are chaotic: their exact gradient is thousands of times that of the others, and
-    says nothing of where to go; and so are some images. Norms are taken in units of the rates. Zero stays zero.
-    """
-    parts = jax.tree.leaves(scaled(rates, gradient))
-    norms = jnp.sqrt(sum(jnp.sum(jnp.square(part.reshape(len(active), -1)), axis=1) for part in parts))
-    middle = jnp.nanmedian(jnp.where(active, norms, jnp.nan))
-    clipped = jnp.minimum(norms, limit * jnp.nan_to_num(middle))
-    total = jnp.sqrt(jnp.sum(jnp.square(clipped)))
-    return scaled(clipped / jnp.maximum(norms * total, 1e-30), gradient)
-
-
-def decibels_of(loss_fn: Callable[[Coordinates], jax.Array], num_values: int) -> Callable[[Coordinates], jax.Array]:
-    """The outer loss: minus the PSNR in dB, where `loss_fn` is the `squared_error` of `num_values` numbers."""
-
-    def decibels(coordinates: Coordinates) -> jax.Array:
-        return 10 * jnp.log10(2 * loss_fn(coordinates) / num_values + 1e-10)
-
-    return decibels
-
-
-def meta_loss(
-    trained: dict[str, Any],
-    images: jax.Array,
-    key: jax.Array,
-    phase: Meta,
-    stages: tuple[StageConfig, ...],
-    draw: Callable[..., StageControl],
-):
-    """Surrogate loss of a batch (b, h, w, 3), whose gradient is the estimated one, and its metrics.
-
-    Args:
-      trained: {"params": weights, "log_rates": logarithms of the inner rates}.
-      draw: (key, num_slots=) -> Stage Control of one image.
-    """
-    size = images.shape[1:3]
-    slots = sum(math.prod(patch_grid(size, stage.patch_map.patch_size)) for stage in stages)
-    capacity = capacity_for(phase, size, slots)
-    log_rates, rates = Coordinates(**trained["log_rates"]), learned_rates(trained["log_rates"])
-
-    def one(image, key):
-        key_control, key_estimator = jax.random.split(key)
-        trace = run_stages(stages, trained["params"], image, draw(key_control, num_slots=slots))
-        gaussians = join([stage.gaussians for stage in trace])
-        start = coordinates_of(gaussians)
-        loss_fn = reconstruction_loss(
-            image, gaussians.active, capacity=capacity, any_order=needs_second_order(phase.estimator)
+        return optax.partition(
+            {"trained": tx, "rates": optax.chain(tx, optax.scale(self.rate_speed)), "frozen": optax.set_to_zero()},
+            lambda tree: jax.tree_util.tree_map_with_path(label, tree),
         )
-        decibels = decibels_of(loss_fn, image.size)
-        problem = Problem(loss_fn, outer_loss_fn=decibels, make_tx=refinement_adam)
-        found = outer_gradient(key_estimator, start, rates, problem, estimator=phase.estimator)
-        # Lists that overflowed give NaN everywhere: such an image counts for nothing.
-        fits = jnp.isfinite(found.loss) & jnp.isfinite(decibels(jax.lax.stop_gradient(start)))
+
+    def task_loss(
+        self, key: jax.Array, task: Task, gaussians: Any, log_rates: dict[str, jax.Array], *, capacity: Any
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Surrogate loss of one prediction, whose gradient is the estimated one, and its metrics.
+
+        Args:
+          key: of the estimator.
+          task: with the rates that `log_rates` are the logarithms of.
+          gaussians: the prediction, differentiable.
+          capacity: of the renderer; a prediction that needs more sends no gradient (the metric "overflow").
+        """
+        start, active, rates = task.coordinates(gaussians), gaussians.active, task.rates
+        problem = task.problem(active, capacity=capacity, any_order=self.estimator.needs_second_order)
+        found = outer_gradient(key, start, rates, problem, estimator=self.estimator)
+        before = problem.outer(jax.lax.stop_gradient(start))
+        # Lists that overflowed give NaN everywhere: such a prediction counts for nothing.
+        fits = jnp.isfinite(found.loss) & jnp.isfinite(before)
         found = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf) & fits, leaf, 0), found)
         by_log_rate = jax.tree.map(jnp.multiply, found.rates, rates)
-        loss = surrogate(start, clipped_rows(found.start, rates, gaussians.active, limit=phase.row_clip)) + surrogate(
-            log_rates, by_log_rate
-        )
+        loss = surrogate(start, clip_rows(found.start, rates, active, limit=self.row_clip))
+        loss += surrogate(type(rates)(**log_rates), by_log_rate)
         metrics = {
-            "psnr": jnp.where(fits, -decibels(start), jnp.nan),
+            "psnr": jnp.where(fits, -before, jnp.nan),
             "psnr_refined": jnp.where(fits, -found.loss, jnp.nan),
             "overflow": 1.0 - fits.astype(jnp.float32),
-            "active": jnp.sum(gaussians.active, dtype=jnp.float32) / slots,
         }
         # The surrogate's value means nothing: the loss that is logged is the outer one.
         return loss + jax.lax.stop_gradient(found.loss - loss), jax.lax.stop_gradient(metrics)
 
-    losses, metrics = jax.vmap(one)(images, jax.random.split(key, len(images)))
-    return jnp.mean(losses), jax.tree.map(jnp.nanmean, metrics)
+    def metadata(self, state: State) -> dict[str, str]:
+        """The rates that were learned."""
+        return {"rates": rates_to_text(self.rates(state["log_rates"]))} if self.learn_rates else {}
+
+
+@dataclass(frozen=True)
+class Variants:
+    """The estimators of a study with their options, by the name of the variant: that of the estimator for its head.
+
+    Fields:
+      head: options by estimator; one that is not named takes those of `Estimator.at`.
+      rates: the same, for "rates_NAME", the inner learning rates alone.
+      learning_rates: of the outer optimizer by `Meta.trained`; "full_NAME" trains all weights where it has "all".
+      horizon: inner steps.
+    """
+
+    head: dict[str, dict[str, Any]]
+    rates: dict[str, dict[str, Any]]
+    learning_rates: dict[str, float]
+    horizon: int
+
+    def phase(self, kind: type[Meta], variant: str, **fields: Any) -> Meta:
+        """The phase of a variant.
+
+        Raises:
+          AirjaxError: no such estimator, or one that cannot train what the variant names.
+        """
+        prefix = next((prefix for prefix in ("full_", "rates_") if variant.startswith(prefix)), "")
+        name, trained = variant.removeprefix(prefix), {"full_": "all", "rates_": "rates", "": "head"}[prefix]
+        known = self.rates if trained == "rates" else ESTIMATORS
+        if name not in known or trained not in self.learning_rates:
+            raise AirjaxError(f"--variant: expected one of {', '.join(known)}, got {variant!r}")
+        options = (self.rates if trained == "rates" else self.head).get(name)
+        chosen = ESTIMATORS[name].at(self.horizon) if options is None else estimator(name, **options)
+        return kind(chosen, trained, trained == "rates" or chosen.learns_rates, **fields)
+
+
+def shortened(phase: Meta, horizon: int) -> Meta:
+    """The phase with its estimator at another horizon, for smoke runs."""
+    return dataclasses.replace(phase, estimator=phase.estimator.at(horizon))

@@ -1,25 +1,28 @@
-"""Coordinates of Gaussians by the Cholesky factor of their covariance, for `airjax.image.task.advance`.
+"""Coordinates of Gaussians by the Cholesky factor of their covariance, for `airjax.image.task.ImageTask`.
 
 Letters: n Gaussians, c channels.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from airjax.arrays import AnyArray
 from airjax.gaussians import Gaussians2D
+
+Leaf = TypeVar("Leaf", bound=Any)
 
 FLOOR = 0.5  # pixels, of the diagonal of a Cholesky factor
 _ROUND = 1e-3  # a covariance whose variances differ by less, relatively, is drawn as if they differed by that much
 _MAX_FACTOR = 1e4  # pixels
 
 
-class CholeskyCoordinates(NamedTuple):
+class CholeskyCoordinates(NamedTuple, Generic[Leaf]):
     """Covariances by their Cholesky factor, as in GaussianImage: any real numbers are valid.
 
     With (p, q, s) a row of `factors`,
@@ -38,11 +41,25 @@ class CholeskyCoordinates(NamedTuple):
       colors: (n, c).
     """
 
-    means: Float[Array, "n 2"]
-    factors: Float[Array, "n 3"]
-    colors: Float[Array, "n c"]
+    means: Leaf
+    factors: Leaf
+    colors: Leaf
 
-    def gaussians(self, active: Bool[Array, " n"]) -> Gaussians2D:
+    @classmethod
+    def of(cls, gaussians: Gaussians2D) -> CholeskyCoordinates[jax.Array]:
+        """The coordinates of a concrete set.
+
+        A diagonal below FLOOR becomes FLOOR (and a hundredth, as a diagonal of exactly FLOOR has no derivative).
+        """
+        cos, sin = np.cos(gaussians.angles), np.sin(gaussians.angles)
+        u, v = np.square(np.asarray(gaussians.scales)).T
+        first = np.sqrt(u * cos**2 + v * sin**2)
+        diagonal = np.stack([first, np.sqrt(u * v) / first])
+        p, s = np.sqrt(np.maximum(diagonal**2 - FLOOR**2, 0.01))
+        factors = np.stack([p, (u - v) * cos * sin / first, s], axis=-1)
+        return CholeskyCoordinates(*map(jnp.asarray, (gaussians.means, factors, gaussians.colors)))
+
+    def gaussians(self, active: Bool[AnyArray, " n"]) -> Gaussians2D:
         """The set with these coordinates; finite with finite gradients everywhere, also where a Gaussian is round."""
         p, q, s = jnp.moveaxis(jnp.clip(self.factors, -_MAX_FACTOR, _MAX_FACTOR), -1, 0)
         scales, angles = principal_axes(jnp.sqrt(p**2 + FLOOR**2), q, jnp.sqrt(s**2 + FLOOR**2))
@@ -79,15 +96,3 @@ def principal_axes(
     half = half + jnp.where(is_round, jnp.where(half < 0, -least, least), 0.0)
     large = jnp.sqrt(mean + jnp.sqrt(jnp.square(half) + jnp.square(z)))
     return jnp.stack([large, a * d / large], axis=-1), jnp.arctan2(z, half) / 2
-
-
-def cholesky_of(gaussians: Gaussians2D) -> CholeskyCoordinates:
-    """The Cholesky coordinates of a concrete set; a diagonal below FLOOR becomes FLOOR (and a hundredth, as a
-    diagonal of exactly FLOOR has no derivative)."""
-    cos, sin = np.cos(gaussians.angles), np.sin(gaussians.angles)
-    u, v = np.square(np.asarray(gaussians.scales)).T
-    first = np.sqrt(u * cos**2 + v * sin**2)
-    diagonal = np.stack([first, np.sqrt(u * v) / first])
-    p, s = np.sqrt(np.maximum(diagonal**2 - FLOOR**2, 0.01))
-    factors = np.stack([p, (u - v) * cos * sin / first, s], axis=-1)
-    return CholeskyCoordinates(*map(jnp.asarray, (gaussians.means, factors, gaussians.colors)))

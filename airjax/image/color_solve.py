@@ -15,20 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from airjax.arrays import AnyArray
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, ladder, pad
 from airjax.raster.additive import draw_slots, slot_weights
 from airjax.raster.draw import STRIP_PIXELS, TILE_SIZE, planned_lists, render
-from airjax.raster.tiles import gather_slots, patch_grid
+from airjax.raster.tiles import Tiling, gather_slots
 
 DAMPING = 0.01  # against the squared norm of a weight, which is pi * scale^2, a few pixels squared
 
 
 def solve_colors(
     draw: Callable[[Float[Array, "n c"]], Float[Array, "h w c"]],
-    colors: Float[Array, "n c"],
-    image: Float[Array, "h w c"],
+    colors: Float[AnyArray, "n c"],
+    image: Float[AnyArray, "h w c"],
     *,
-    active: Bool[Array, " n"],
+    active: Bool[AnyArray, " n"],
     norms: Float[Array, " n"],
     num_steps: int,
     damping: float = DAMPING,
@@ -54,7 +55,7 @@ def solve_colors(
     if num_steps < 0:
         raise ValueError(f"num_steps: expected at least 0, got {num_steps}")
     if num_steps == 0:
-        return colors
+        return jnp.asarray(colors)
     rendered, adjoint = jax.vjp(draw, jnp.where(active[:, None], colors, 0.0))
     inverse = jnp.where(active, 1.0 / (norms + damping), 0.0)[:, None]
 
@@ -102,7 +103,7 @@ def solve(gaussians: Gaussians2D, image: np.ndarray, *, num_steps: int) -> Gauss
         top = int(np.clip(index * rows - reach, 0, max(0, height - rows - 2 * reach)))
         window = slice(top, min(top + rows + 2 * reach, height))
         part = jax.tree.map(lambda leaf, inside=inside: leaf[inside], gaussians)
-        part = replace(part, means=part.means - np.float32([[0, top]]))
+        part = replace(part, means=part.means - np.array([[0, top]], np.float32))
         if len(inside):
             own = np.asarray(render(part, image_size=image[window].shape[:2]).image)
             others = rendered[window] - own
@@ -122,12 +123,11 @@ def _solve_window(gaussians, image, num_steps) -> tuple[np.ndarray, np.ndarray]:
 
 @partial(jax.jit, static_argnames=("num_steps",))
 def _solve(gaussians, lists, image, *, num_steps):
-    size = {"image_size": image.shape[:2], "tile_size": TILE_SIZE}
-    grid = patch_grid(image.shape[:2], TILE_SIZE)
-    slots = gather_slots(gaussians, lists, grid=grid, tile_size=TILE_SIZE)
+    tiling = Tiling(image.shape[:2], TILE_SIZE)
+    slots = gather_slots(gaussians, lists, tiling)
     weights = slot_weights(slots, tile_size=TILE_SIZE)
     norms = jnp.zeros((gaussians.num_slots,), weights.dtype)
     norms = norms.at[lists.ids].add(jnp.sum(jnp.square(weights), axis=1), mode="drop")
-    draw = partial(draw_slots, weights, lists, **size)
+    draw = partial(draw_slots, weights, lists, tiling=tiling)
     colors = solve_colors(draw, gaussians.colors, image, active=gaussians.active, norms=norms, num_steps=num_steps)
     return colors, draw(colors)

@@ -17,24 +17,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import ndimage
 
-from airjax.gaussians import Gaussians2D, ladder, pad
-from airjax.image.cholesky import CHOLESKY_RATES, FLOOR, CholeskyCoordinates, cholesky_of
+from airjax.gaussians import Gaussians2D, pad, take
+from airjax.image.cholesky import CHOLESKY_RATES, FLOOR, CholeskyCoordinates
 from airjax.image.codec.air_file import Encoded
 from airjax.image.color_solve import solve
+from airjax.image.defaults import FIT_GAUSSIANS, FIT_SOLVE_STEPS, FIT_STEPS, FORMS, STARTS
 from airjax.image.model import checked_image
-from airjax.image.task import SEGMENT, Coordinates, State, advance, coordinates_of, refinement_adam
-from airjax.metrics import psnr, to_8bit
+from airjax.image.task import Coordinates, ImageTask
+from airjax.inner.task import SEGMENT, State, advance, start_state
 from airjax.raster.draw import render
 
-STARTS = ("content", "random")
-FORMS = ("scale_rotation", "cholesky")
-SOLVE_STEPS = 10  # of the colour solve at the end
+# The coordinates of each of FORMS.
+COORDINATES: dict[str, Any] = {"scale_rotation": Coordinates, "cholesky": CholeskyCoordinates}
 
 SPREAD = 0.6  # standard deviation of a new Gaussian in units of the distance to its neighbours, 1 / sqrt(density)
 UNIFORM_SHARE = 0.3  # of the probability of a place in a content start; the rest follows the gradients of the image
@@ -44,12 +45,6 @@ RESTARTS = 4  # of Adam, where nothing is added: worth 2 dB after 200 steps on c
 # Larger than those of a refinement, which starts near its end. With half of them: 0.2 dB (content) and 0.8 dB (random
 # start) less on crops after 200 steps, 0.1 dB less after 1,000.
 FIT_RATES = Coordinates(means=0.4, log_scales=0.08, angles=0.08, colors=0.02)
-
-
-def in_form(gaussians: Gaussians2D, form: str) -> Coordinates | CholeskyCoordinates:
-    """Coordinates of a concrete set in one of FORMS."""
-    gaussians = jax.tree.map(np.asarray, gaussians)
-    return cholesky_of(gaussians) if form == "cholesky" else coordinates_of(jax.tree.map(jnp.asarray, gaussians))
 
 
 # --- starts --------------------------------------------------------------------------------------------------------
@@ -75,7 +70,7 @@ def random_start(
     factors = np.exp(rng.uniform(-0.5, 0.5, (num_gaussians, 2)))
     scales = np.maximum(SPREAD * math.sqrt(math.prod(image_size) / num_gaussians) * factors, FLOOR)
     angles = rng.uniform(0, math.pi, num_gaussians)
-    return in_form(_set(means, scales, angles, np.zeros((num_gaussians, 3))), form)
+    return COORDINATES[form].of(_set(means, scales, angles, np.zeros((num_gaussians, 3))))
 
 
 def content_start(
@@ -98,14 +93,15 @@ def content_start(
     rng = _generator(key)
     size = image.shape[:2]
     slopes = [np.gradient(image, axis=axis) if size[axis] > 1 else np.zeros_like(image) for axis in (0, 1)]
-    density = _mixed(np.sum(np.square(slopes), axis=(0, -1), dtype=np.float64), UNIFORM_SHARE)
+    density = _mixed(np.asarray(np.sum(np.square(slopes), axis=(0, -1), dtype=np.float64)), UNIFORM_SHARE)
     means, pixels = sampled(rng, density, num_gaussians)
     # The density of single pixels is noisy; what counts is that of the neighbourhood one Gaussian is for.
-    local = _box_mean(density, round(math.sqrt(density.size / num_gaussians)))[pixels]
+    side = 2 * round(math.sqrt(density.size / num_gaussians)) + 1
+    local = ndimage.uniform_filter(density, side, mode="nearest")[pixels]
     scales = np.maximum(SPREAD / np.sqrt(num_gaussians * local), FLOOR)
     colors = image[pixels] / (2 * math.pi * SPREAD**2)
     gaussians = _set(means, np.stack([scales, scales], axis=-1), np.zeros(num_gaussians), colors)
-    return in_form(solve(gaussians, np.asarray(image), num_steps=5), form)
+    return COORDINATES[form].of(_on_device(solve(gaussians, np.asarray(image), num_steps=5)))
 
 
 def sampled(
@@ -138,23 +134,17 @@ def _mixed(weights: np.ndarray, uniform: float) -> np.ndarray:
     return uniform / weights.size + (1 - uniform) * weights / total
 
 
-def _box_mean(values: np.ndarray, radius: int) -> np.ndarray:
-    """Mean over a square of 2 * radius + 1 pixels, the edge repeated outside."""
-    for axis in (0, 1):
-        padded = np.pad(values, [(radius + 1, radius) if i == axis else (0, 0) for i in (0, 1)], mode="edge")
-        sums = np.cumsum(padded, axis=axis)
-        width = 2 * radius + 1
-        upper, lower = (np.take(sums, np.arange(values.shape[axis]) + shift, axis=axis) for shift in (width, 0))
-        values = (upper - lower) / width
-    return values
-
-
 def _generator(key: jax.Array) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
+def _on_device(gaussians: Gaussians2D) -> Gaussians2D:
+    return jax.tree.map(jnp.asarray, gaussians)
+
+
 def _set(means, scales, angles, colors) -> Gaussians2D:
-    return Gaussians2D(*(np.float32(x) for x in (means, scales, angles, colors)), np.ones(len(means), bool))
+    means, scales, angles, colors = (np.asarray(x, np.float32) for x in (means, scales, angles, colors))
+    return Gaussians2D(means, scales, angles, colors, np.ones(len(means), bool))
 
 
 # --- additions -----------------------------------------------------------------------------------------------------
@@ -189,12 +179,12 @@ def add_gaussians(key: jax.Array, state: State, image: np.ndarray, *, num_active
     state = state._replace(inner_state=jax.tree.map(jnp.zeros_like, state.inner_state))
     if num_active == old:
         return state
-    residual = np.asarray(image) - np.asarray(render(state.gaussians, image_size=image.shape[:2]).image)
+    gaussians = state.coordinates.gaussians(state.active)
+    residual = np.asarray(image) - np.asarray(render(gaussians, image_size=image.shape[:2]).image)
     density = _mixed(np.mean(np.square(residual, dtype=np.float64), axis=-1), 0.0)
     means, pixels = sampled(_generator(key), density, num_active - old)
     scale = max(SPREAD / 2 * math.sqrt(density.size / num_active), FLOOR)
     new = _set(means, np.full(means.shape, scale), np.zeros(len(means)), residual[pixels] / 2)
-    form = "cholesky" if isinstance(state.coordinates, CholeskyCoordinates) else "scale_rotation"
     rows = slice(old, num_active)
 
     def put(leaf, value):
@@ -203,7 +193,7 @@ def add_gaussians(key: jax.Array, state: State, image: np.ndarray, *, num_active
         return jnp.asarray(leaf)
 
     return state._replace(
-        coordinates=jax.tree.map(put, state.coordinates, in_form(new, form)),
+        coordinates=jax.tree.map(put, state.coordinates, type(state.coordinates).of(new)),
         active=put(state.active, True),
     )
 
@@ -227,10 +217,10 @@ class FitConfig:
       ValueError: an option outside its range; rates of another form.
     """
 
-    num_gaussians: int = 10_000
-    num_steps: int = 2_000
-    start: str = "content"
-    form: str = "scale_rotation"
+    num_gaussians: int = FIT_GAUSSIANS
+    num_steps: int = FIT_STEPS
+    start: str = STARTS[0]
+    form: str = FORMS[0]
     additions: int = 4
     rates: Coordinates | CholeskyCoordinates | None = None
 
@@ -240,10 +230,10 @@ class FitConfig:
                 raise ValueError(f"{name}: expected at least {low}, got {getattr(self, name)}")
         for name, known in (("start", STARTS), ("form", FORMS)):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.rates is None:
             object.__setattr__(self, "rates", CHOLESKY_RATES if self.form == "cholesky" else FIT_RATES)
-        expected = coordinate_type(self.form)
+        expected = COORDINATES[self.form]
         if type(self.rates) is not expected:
             raise ValueError(f"rates: expected {expected.__name__}, got {type(self.rates).__name__}")
 
@@ -260,11 +250,6 @@ class FitConfig:
             step = int(self.num_steps * ADDED_UNTIL * i / parts / SEGMENT) * SEGMENT
             plan[step] = first + rest * i // parts
         return tuple(plan.items())
-
-
-def coordinate_type(form: str) -> type:
-    """The class of coordinates of one of FORMS."""
-    return CholeskyCoordinates if form == "cholesky" else Coordinates
 
 
 class FitState(NamedTuple):
@@ -287,7 +272,8 @@ class FitState(NamedTuple):
     def gaussians(self) -> Gaussians2D:
         """The Gaussians in use, arrays of numpy."""
         num = int(np.count_nonzero(self.state.active))
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[:num], self.state.gaussians)
+        gaussians = self.state.coordinates.gaussians(self.state.active)
+        return take(jax.tree.map(np.asarray, gaussians), slice(num))
 
 
 def fit_states(
@@ -305,44 +291,33 @@ def fit_states(
 
     Raises:
       ValueError: not such an image.
-      AirjaxError: see `airjax.image.task.advance`.
+      AirjaxError: see `airjax.inner.task.advance`.
     """
     image = checked_image(image)
     key = jax.random.key(seed)
-    plan = dict(config.plan)
-    state = _started(key, image, config) if resume is None else resume.state
+    plan, task = dict(config.plan), jax.tree.map(jnp.asarray, ImageTask(image, config.rates))
+    state = _start(key, image, config) if resume is None else resume.state
     while state.step < config.num_steps:
         if state.step in plan and state.step:
             state = add_gaussians(jax.random.fold_in(key, state.step), state, image, num_active=plan[state.step])
         num_steps = min(SEGMENT, config.num_steps - state.step)
-        state = advance(state, image, num_steps=num_steps, rates=config.rates)
+        state = advance(task, state, num_steps=num_steps)
         yield FitState(state, -10 * math.log10(max(2 * state.loss / image.size, 1e-20)))
 
 
-def _started(key: jax.Array, image: np.ndarray, config: FitConfig) -> State:
-    options = {"num_gaussians": config.plan[0][1], "form": config.form}
+def _start(key: jax.Array, image: np.ndarray, config: FitConfig) -> State:
+    count, form = config.plan[0][1], config.form
     key = jax.random.fold_in(key, config.num_steps)  # a number that no addition has
     if config.start == "random":
-        coordinates = random_start(key, image.shape[:2], **options)
+        coordinates = random_start(key, image.shape[:2], num_gaussians=count, form=form)
     else:
-        coordinates = content_start(key, image, **options)
-    active = jnp.ones(options["num_gaussians"], bool)
-    gaussians = pad(coordinates.gaussians(active), ladder(config.num_gaussians))
-    coordinates = in_form(gaussians, config.form)
-    return State(0, coordinates, jnp.asarray(gaussians.active), refinement_adam(config.rates).init(coordinates))
+        coordinates = content_start(key, image, num_gaussians=count, form=form)
+    active = jnp.ones(count, bool)
+    gaussians = pad(coordinates.gaussians(active), config.num_gaussians)
+    return start_state(ImageTask(image, config.rates), gaussians)
 
 
-def quality(gaussians: Gaussians2D, image: np.ndarray) -> float:
-    """PSNR in dB of the 8-bit image of a set."""
-    return float(_quality(image, render(gaussians, image_size=image.shape[:2]).image))
-
-
-@jax.jit
-def _quality(image, rendered):
-    return psnr(image, to_8bit(rendered))
-
-
-def finished(fit: FitState, image: np.ndarray, *, solve_steps: int = SOLVE_STEPS) -> Encoded:
+def finished(fit: FitState, image: np.ndarray, *, solve_steps: int = FIT_SOLVE_STEPS) -> Encoded:
     """What a file holds: the Gaussians in use as one stage, their colours solved in `solve_steps` (0: as they are)."""
     gaussians = fit.gaussians
     if solve_steps:

@@ -17,8 +17,9 @@ import numpy as np
 from airjax.errors import AirjaxError
 from airjax.files import display_name
 from airjax.gaussians import ladder
-from airjax.image.fit import FitConfig, FitState, coordinate_type
-from airjax.image.task import State, refinement_adam
+from airjax.image.fit import COORDINATES, FitConfig, FitState
+from airjax.image.task import refinement_adam
+from airjax.inner.task import State
 from airjax.raster.tiles import Capacity
 from airjax.weights_file import load_weights, save_weights
 
@@ -63,8 +64,8 @@ def save_fit(path: Path, fit: FitState, job: Job) -> None:
     metadata["checksum"] = _checksum(tensors, metadata)
     try:
         save_weights(path, tensors, metadata)
-    except OSError as error:
-        raise AirjaxError(f"{display_name(path)}: cannot be written ({error.strerror})") from error
+    except AirjaxError:
+        raise
     except ValueError as error:
         raise AirjaxError(f"{display_name(path)}: not written, expected a finite state ({error})") from error
 
@@ -89,7 +90,8 @@ def load_fit(path: Path) -> tuple[FitState, Job]:
         arrays = _restored(tensors, job.config)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise AirjaxError(f"{name}: expected the whole state of a fit, got a damaged one ({error})") from error
-    state = State(step, *arrays, loss=float(loss), capacity=Capacity(pairs, chunks))
+    coordinates, active, inner_state = arrays
+    state = State(step, coordinates, active, inner_state, float(loss), Capacity(pairs, chunks))
     return FitState(state, float(quality)), job
 
 
@@ -114,7 +116,7 @@ def _restored(tensors: dict, config: FitConfig) -> tuple:
     slots = ladder(config.num_gaussians)
 
     def template():
-        kind = coordinate_type(config.form)
+        kind = COORDINATES[config.form]
         widths = {"means": 2, "log_scales": 2, "factors": 3, "colors": _CHANNELS}
         coordinates = kind(*(jnp.zeros((slots, widths[f]) if f in widths else (slots,)) for f in kind._fields))
         return coordinates, jnp.zeros(slots, bool), refinement_adam(config.rates).init(coordinates)
@@ -131,12 +133,13 @@ def _restored(tensors: dict, config: FitConfig) -> tuple:
 
 
 def _job_text(job: Job) -> str:
-    return json.dumps([asdict(job.config) | {"rates": list(map(float, job.config.rates))}, job.seed, job.image])
+    rates = [float(rate) for rate in job.config.rates or ()]
+    return json.dumps([asdict(job.config) | {"rates": rates}, job.seed, job.image])
 
 
 def _job(text: str) -> Job:
     config, seed, image = json.loads(text)
-    rates = coordinate_type(config["form"])(*config["rates"])
+    rates = COORDINATES[config["form"]](*config["rates"])
     return Job(FitConfig(**config | {"rates": rates}), seed, image)
 
 

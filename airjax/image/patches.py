@@ -75,30 +75,3 @@ def to_physical(
         colors=jnp.tanh(raw[:, 5:]),
         active=active,
     )
-
-
-def to_raw(gaussians: Gaussians2D, centers: Float[Array, "n 2"], patch_map: PatchMap) -> Float[Array, "n k"]:
-    """Inverse of `to_physical`, (n, 5 + c), for Gaussians inside the open ranges of the map.
-
-    Values on or outside a bound are moved to the nearest representable point inside (relative margin 1e-6), so the
-    result is always finite; inactive slots map to whatever their stored values say.
-    """
-    margin = 1e-6
-    span = patch_map.max_scale - patch_map.min_scale
-
-    def atanh(x):
-        return jnp.arctanh(jnp.clip(x, -1 + margin, 1 - margin))
-
-    def logit(x):
-        x = jnp.clip(x, margin, 1 - margin)
-        return jnp.log(x) - jnp.log1p(-x)
-
-    return jnp.concatenate(
-        [
-            atanh((gaussians.means - centers) / (patch_map.offset * patch_map.patch_size)),
-            logit((gaussians.scales - patch_map.min_scale) / span),
-            logit(jnp.mod(gaussians.angles, 2 * math.pi) / (2 * math.pi))[:, None],
-            atanh(gaussians.colors),
-        ],
-        axis=-1,
-    )

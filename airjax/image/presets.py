@@ -26,9 +26,6 @@ SCALABLE = (
     *(StageConfig(stage.patch_map, PredictorConfig(votes=NUM_CODES)) for stage in COMPACT),
 )
 
-# The stages of the AIR paper: four of 7 x 7 patches with its own map.
-AIR_STAGES = tuple(StageConfig(PatchMap.air(7)) for _ in range(4))
-
 
 def stages_to_text(stages: tuple[StageConfig, ...]) -> str:
     """JSON of a stage configuration."""

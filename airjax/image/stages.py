@@ -5,6 +5,7 @@ Letters: s stages, P patch size, (r, c) patch grid; an image is padded to whole 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from airjax.arrays import AnyArray, size_of
 from airjax.gaussians import Gaussians2D, join
 from airjax.image.codec.quantise import NUM_CODES, Lattice, predicted_codes, straight_through
 from airjax.image.color_solve import solve_colors
+from airjax.image.defaults import MSE_THRESHOLD, SSIM_THRESHOLD
 from airjax.image.patches import PatchMap, to_physical
 from airjax.metrics import patch_mse, patch_ssim
 from airjax.nn.air_stage import Predictor, PredictorConfig, apply_in_bands, compact_predictor, patches_of
@@ -45,17 +48,17 @@ class StageControl(NamedTuple):
         out of the program.
     """
 
-    mse_threshold: Float[Array, ""]
-    ssim_threshold: Float[Array, ""]
-    max_gaussians: Float[Array, ""]
-    color_step: Float[Array, ""] | None = None
+    mse_threshold: Float[AnyArray, ""]
+    ssim_threshold: Float[AnyArray, ""]
+    max_gaussians: Float[AnyArray, ""]
+    color_step: Float[AnyArray, ""] | None = None
 
 
 def stage_control_of(
-    mse_threshold: float = 1e-4, ssim_threshold: float = 0.05, max_gaussians: float = float("inf")
+    mse_threshold: float = MSE_THRESHOLD, ssim_threshold: float = SSIM_THRESHOLD, max_gaussians: float = float("inf")
 ) -> StageControl:
-    """Thresholds of 40 dB and 0.95 SSIM unless told otherwise (AIR: 35 dB, where smooth areas show the patch grid)."""
-    return StageControl(*(jnp.float32(x) for x in (mse_threshold, ssim_threshold, max_gaussians)))
+    """Stage Control of three plain numbers, without a quantiser."""
+    return StageControl(*(np.asarray(x, np.float32) for x in (mse_threshold, ssim_threshold, max_gaussians)))
 
 
 class Stage(NamedTuple):
@@ -87,7 +90,7 @@ def init_params(key: jax.Array, stages: tuple[StageConfig, ...]) -> dict[str, An
 
 def pad_to_patches(image: Float[Array, "h w c"], patch_size: int) -> Float[Array, "H W c"]:
     """Zero rows and columns below and to the right, up to whole patches."""
-    rows, columns = patch_grid(image.shape[:2], patch_size)
+    rows, columns = patch_grid(size_of(image), patch_size)
     pad = ((0, rows * patch_size - image.shape[0]), (0, columns * patch_size - image.shape[1]), (0, 0))
     return jnp.pad(image, pad)
 
@@ -163,21 +166,35 @@ def run_stages(
       One `Stage` per stage; the last `rendered` is the reconstruction. Gradients flow through the residuals into
       earlier stages.
     """
+    return tuple(iterate_stages(stages, params, image, control, skip_idle=skip_idle))
+
+
+def iterate_stages(
+    stages: tuple[StageConfig, ...],
+    params: dict[str, Any],
+    image: Float[Array, "h w 3"],
+    control: StageControl,
+    *,
+    skip_idle: bool = False,
+) -> Iterator[Stage]:
+    """`run_stages`, a stage at a time.
+
+    Outside `jit` each kind of stage is one program, compiled and loaded once however many stages are of it. `jit` over
+    all stages makes one program of as many copies, which takes longer to load than to run.
+    """
     rendered = jnp.zeros_like(image)
     left = control.max_gaussians
-    trace = []
     for i, stage in enumerate(stages):
         # The first stage lays the base of every later one, so it may take all that the budget holds.
-        stages_left = jnp.float32(len(stages) - i if i else 1)
+        stages_left = np.float32(len(stages) - i if i else 1)
         added, left = _run_stage(
             stage, params[f"stage{i}"], image, rendered, control, stages_left, left, skip_idle=skip_idle
         )
         rendered = added.rendered
-        trace.append(added)
-    return tuple(trace)
+        yield added
 
 
-# Jitted although it is not the outermost call: stages of the same kind are then traced once, not six times.
+# Jitted although it may not be the outermost call: stages of the same kind are then traced once, not six times.
 @partial(jax.jit, static_argnames=("stage", "skip_idle"))
 def _run_stage(stage, params, image, rendered, control, stages_left, left, *, skip_idle) -> tuple[Stage, jax.Array]:
     """One stage, and what it leaves of the budget."""
@@ -226,14 +243,14 @@ def solve_stages(
     weight, 4 * (2 rings + 1)^2 bytes per pixel and stage; whole photographs are solved by
     `airjax.image.color_solve.solve`.
     """
-    size = image.shape[:2]
+    size = size_of(image)
     layouts, weights, norms = [], [], []
     for stage, added in zip(stages, trace, strict=True):
-        layout = {"patches": stage.patch_map.layout(patch_grid(size, stage.patch_map.patch_size))}
-        weight = slot_weights(patch_slots(added.gaussians, **layout), tile_size=stage.patch_map.patch_size)
+        layout = stage.patch_map.layout(patch_grid(size, stage.patch_map.patch_size))
+        weight = slot_weights(patch_slots(added.gaussians, patches=layout), tile_size=layout.size)
         # The transpose of handing out the colours adds up what every slot of a Gaussian holds.
         zeros = jnp.zeros((added.gaussians.num_slots, 1), image.dtype)
-        _, collect = jax.vjp(partial(patch_colors, **layout), zeros)
+        _, collect = jax.vjp(partial(patch_colors, patches=layout), zeros)
         norms.append(collect(jnp.sum(jnp.square(weight), axis=1)[:, None])[0][:, 0])
         layouts.append(layout)
         weights.append(weight)
@@ -241,7 +258,7 @@ def solve_stages(
 
     def draw_each(colors):
         for a, b, weight, layout in zip(ends[:-1], ends[1:], weights, layouts, strict=True):
-            yield draw_patches(weight, colors[a:b], **layout)[: size[0], : size[1]]
+            yield draw_patches(weight, colors[a:b], patches=layout)[: size[0], : size[1]]
 
     gaussians = join([added.gaussians for added in trace])
     colors = solve_colors(

@@ -1,4 +1,4 @@
-"""Refinement of the Gaussians of one image: their coordinates, the loss, and the loop around it.
+"""The refinement of one image as a `Task`: the coordinates of its Gaussians, and its losses.
 
 Letters: n Gaussians, c channels.
 """
@@ -6,29 +6,27 @@ Letters: n Gaussians, c channels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
-from airjax.errors import AirjaxError
-from airjax.gaussians import Gaussians2D, ladder, pad
+from airjax.arrays import AnyArray, size_of
+from airjax.gaussians import Gaussians2D
 from airjax.inner.optimizers import scaled_adam
-from airjax.inner.refine import refine
+from airjax.inner.task import Task
 from airjax.raster.draw import capacity_of, render
 from airjax.raster.tiles import Capacity
 
-SEGMENT = 10  # steps of one jitted call
-# How much a set may grow before its lists are planned again: first in plans to come, then for one that was outgrown.
-_HEADROOMS = (1.25, 1.25, 2.5, 5.0)
+Leaf = TypeVar("Leaf", bound=Any)
+ImageLoss = Callable[[Float[AnyArray, "h w c"], Float[Array, "h w c"]], Float[Array, ""]]
 
 
-class Coordinates(NamedTuple):
-    """What the optimiser moves: any real numbers are valid.
+class Coordinates(NamedTuple, Generic[Leaf]):
+    """What the optimizer moves, of arrays: any real numbers are valid. Of numbers: a learning rate for each.
 
     Fields:
       means: (n, 2) pixels.
@@ -37,12 +35,17 @@ class Coordinates(NamedTuple):
       colors: (n, c).
     """
 
-    means: Float[Array, "n 2"]
-    log_scales: Float[Array, "n 2"]
-    angles: Float[Array, " n"]
-    colors: Float[Array, "n c"]
+    means: Leaf
+    log_scales: Leaf
+    angles: Leaf
+    colors: Leaf
 
-    def gaussians(self, active: Bool[Array, " n"]) -> Gaussians2D:
+    @classmethod
+    def of(cls, gaussians: Gaussians2D) -> Coordinates[AnyArray]:
+        """The coordinates of a set, differentiable."""
+        return Coordinates(gaussians.means, jnp.log(gaussians.scales), gaussians.angles, gaussians.colors)
+
+    def gaussians(self, active: Bool[AnyArray, " n"]) -> Gaussians2D:
         """The set with these coordinates; scales are kept between 1e-3 and 1e4 pixels."""
         scales = jnp.exp(jnp.clip(self.log_scales, -6.9, 9.2))
         return Gaussians2D(self.means, scales, self.angles, self.colors, active)
@@ -53,138 +56,67 @@ class Coordinates(NamedTuple):
 RATES = Coordinates(means=0.28, log_scales=0.06, angles=0.056, colors=0.011)
 
 
-def refinement_adam(rates: Coordinates = RATES) -> optax.GradientTransformation:
-    """The optimiser of a refinement."""
+def refinement_adam(rates: Any = RATES) -> optax.GradientTransformation:
+    """The optimizer of a refinement."""
     return scaled_adam(rates, warmup=10, decay=100.0)
 
 
-def coordinates_of(gaussians: Gaussians2D) -> Coordinates:
-    """The coordinates of a set, differentiable."""
-    return Coordinates(gaussians.means, jnp.log(gaussians.scales), gaussians.angles, gaussians.colors)
-
-
-def squared_error(image: Float[Array, "h w c"], rendered: Float[Array, "h w c"]) -> Float[Array, ""]:
+def squared_error(image: Float[AnyArray, "h w c"], rendered: Float[AnyArray, "h w c"]) -> Float[Array, ""]:
     """Half the sum of squared differences: its gradient by a Gaussian is the same in a crop as in the whole image."""
     return 0.5 * jnp.sum(jnp.square(rendered - image))
 
 
-def reconstruction_loss(
-    image: Float[Array, "h w c"],
-    active: Bool[Array, " n"],
-    *,
-    capacity: int | Capacity,
-    any_order: bool = False,
-) -> Callable[[Coordinates], Float[Array, ""]]:
-    """Coordinates to `squared_error`; NaN where the lists of the renderer overflow.
-
-    Args:
-      image: target.
-      active: slots in use.
-      capacity, any_order: see `airjax.raster.draw.render`.
-    """
-
-    def loss(coordinates: Coordinates) -> Float[Array, ""]:
-        size = image.shape[:2]
-        gaussians = coordinates.gaussians(active)
-        return squared_error(image, render(gaussians, image_size=size, capacity=capacity, any_order=any_order).image)
-
-    return loss
-
-
-class State(NamedTuple):
-    """A refinement between two steps: all that is needed to go on.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class ImageTask(Task):
+    """Refinement of the Gaussians of one image towards it.
 
     Fields:
-      step: steps taken.
-      coordinates: of all slots; `Coordinates`, or others with a method `gaussians`.
-      active: (n,) slots in use.
-      inner_state: of the optimiser, None before the first step.
-      loss: `squared_error` before the last step taken (NaN before the first).
-      capacity: of the renderer's lists, None before they were planned.
-    """
-
-    step: int
-    coordinates: Any
-    active: Bool[Array, " n"]
-    inner_state: Any = None
-    loss: float = float("nan")
-    capacity: Capacity | None = None
-
-    @property
-    def gaussians(self) -> Gaussians2D:
-        """The set, all slots."""
-        return self.coordinates.gaussians(self.active)
-
-
-def start_state(gaussians: Gaussians2D) -> State:
-    """The state before the first step, slots added up to a capacity that many sets share."""
-    gaussians = pad(gaussians, ladder(gaussians.num_slots))
-    gaussians = jax.tree.map(jnp.asarray, gaussians)
-    return State(0, coordinates_of(gaussians), gaussians.active)
-
-
-def advance(state: State, image: Float[Array, "h w c"], *, num_steps: int, rates: Coordinates = RATES) -> State:
-    """`num_steps` of Adam on `squared_error`, on concrete arrays.
-
-    The tile lists are sorted in every step, in arrays of a planned size; a call in which the set outgrows them is done
-    again with more room. Nothing is ever drawn incompletely.
-
-    Raises:
-      AirjaxError: the coordinates did not stay finite, or grew beyond what can be drawn.
-    """
-    for headroom in _HEADROOMS:
-        if state.capacity is None:
-            planned = capacity_of(state.gaussians, image_size=image.shape[:2], headroom=headroom)
-            state = state._replace(capacity=planned)
-        done = _segment(
-            state.coordinates,
-            state.inner_state,
-            state.active,
-            image,
-            rates,
-            num_steps=num_steps,
-            capacity=state.capacity,
-        )
-        if np.all(np.isfinite(done.losses)):
-            return state._replace(
-                step=state.step + num_steps,
-                coordinates=done.final,
-                inner_state=done.inner_state,
-                loss=float(done.losses[-1]),
-            )
-        state = state._replace(capacity=None)
-    raise AirjaxError(f"refinement: expected a finite loss, got {done.losses[-1]} after step {state.step}")
-
-
-@partial(jax.jit, static_argnames=("num_steps", "capacity"))
-def _segment(coordinates, inner_state, active, image, rates, *, num_steps, capacity):
-    loss_fn = reconstruction_loss(image, active, capacity=capacity)
-    return refine(loss_fn, coordinates, refinement_adam(rates), num_steps=num_steps, inner_state=inner_state)
-
-
-def refine_gaussians(
-    gaussians: Gaussians2D,
-    image: np.ndarray,
-    *,
-    num_steps: int,
-    rates: Coordinates = RATES,
-    progress: Callable[[int], None] | None = None,
-) -> Gaussians2D:
-    """A set after `num_steps` of refinement, in the same slots.
-
-    Args:
-      gaussians: the start, n slots.
       image: (h, w, c) target.
-      num_steps: >= 0.
-      rates: of `refinement_adam`.
-      progress: told how many steps are done, every SEGMENT steps.
-
-    Raises:
-      AirjaxError: as `advance`.
+      rates: of `refinement_adam`; their type is that of the coordinates, `Coordinates` or another with `of` and
+        `gaussians`.
+      loss_fn: (image, rendered) -> inner loss, static.
     """
-    state = start_state(gaussians)
-    while state.step < num_steps:
-        state = advance(state, image, num_steps=min(SEGMENT, num_steps - state.step), rates=rates)
-        if progress is not None:
-            progress(state.step)
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[: gaussians.num_slots], state.gaussians)
+
+    image: Float[AnyArray, "h w c"]
+    rates: Any = RATES
+    loss_fn: ImageLoss = field(default=squared_error, metadata={"static": True})
+
+    def make_tx(self, rates: Any) -> optax.GradientTransformation:
+        """`refinement_adam`."""
+        return refinement_adam(rates)
+
+    def coordinates(self, gaussians: Gaussians2D) -> Any:
+        """See `Task.coordinates`."""
+        return type(self.rates).of(gaussians)
+
+    def gaussians(self, coordinates: Any, active: Bool[AnyArray, " n"]) -> Gaussians2D:
+        """See `Task.gaussians`."""
+        return coordinates.gaussians(active)
+
+    def loss(
+        self,
+        coordinates: Any,
+        active: Bool[AnyArray, " n"],
+        batch: Any = None,
+        *,
+        capacity: Capacity,
+        any_order: bool = False,
+    ) -> Float[Array, ""]:
+        """`loss_fn` of what the Gaussians show."""
+        return self.loss_fn(self.image, self._render(coordinates, active, capacity, any_order))
+
+    def outer_loss(
+        self, coordinates: Any, active: Bool[AnyArray, " n"], *, capacity: Capacity, any_order: bool = False
+    ) -> Float[Array, ""]:
+        """Minus the PSNR in dB, so that every image, and every number of steps, counts for its decibels."""
+        error = squared_error(self.image, self._render(coordinates, active, capacity, any_order))
+        return 10 * jnp.log10(2 * error / self.image.size + 1e-10)
+
+    def plan(self, gaussians: Gaussians2D, *, headroom: float, thorough: bool) -> Capacity:
+        """See `Task.plan`; there is one image to look at."""
+        return capacity_of(gaussians, image_size=size_of(self.image), headroom=headroom)
+
+    def _render(self, coordinates, active, capacity, any_order) -> jax.Array:
+        gaussians = coordinates.gaussians(active)
+        return render(gaussians, image_size=size_of(self.image), capacity=capacity, any_order=any_order).image

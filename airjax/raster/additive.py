@@ -9,22 +9,23 @@ any set.
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from airjax.gaussians import CUTOFF, Gaussians2D
+from airjax.raster.exponent import gauss, geometry_gradients, monomials
 from airjax.raster.tiles import (
     PatchGrid,
     TileLists,
+    Tiling,
     gather_colors,
     gather_slots,
     patch_colors,
-    patch_grid,
     patch_slots,
+    sum_chunks,
     tile_pixels,
     without_colors,
 )
@@ -37,8 +38,7 @@ _BLOCK = 4096  # slots times tiles of a block of the gradient: its weights take 
 def _gauss(slot: Float[Array, "k T"], pixels: np.ndarray) -> Float[Array, "Q T"]:
     """exp(-d^T Sigma^-1 d / 2) at every pixel."""
     dx, dy = pixels[0][:, None] - slot[None, 0], pixels[1][:, None] - slot[None, 1]
-    along, across = slot[None, 2] * dx + slot[None, 3] * dy, slot[None, 4] * dy
-    return jnp.exp(-0.5 * (along * along + across * across))
+    return gauss(dx, dy, slot[None, 2], slot[None, 3], slot[None, 4])
 
 
 def _weight(slot: Float[Array, "k T"], pixels: np.ndarray, smooth_cutoff: bool) -> Float[Array, "Q T"]:
@@ -55,7 +55,7 @@ def _ramp(t):
 
 
 def _weight_and_slope(slot, pixels, smooth_cutoff):
-    """The weight and minus its derivative by the exponent q; they are equal but for the smooth cut-off."""
+    """The weight, and minus its derivative by the exponent q; equal without the smooth cut-off."""
     if not smooth_cutoff:
         weight = _weight(slot, pixels, False)
         return weight, weight
@@ -82,7 +82,7 @@ def _sum_slots(slots: Float[Array, "L k T"], tile_size: int, smooth_cutoff: bool
 def _sum_colors(
     geometry: Float[Array, "L k T"], colors: Float[Array, "L c T"], tile_size: int, smooth_cutoff: bool
 ) -> Float[Array, "c Q T"]:
-    """`_sum_slots` with the colours apart: JAX then sees a sum that is linear in them, and can transpose it."""
+    """`_sum_slots` with separate colours: a sum that JAX knows to be linear in them, and can transpose."""
     pixels = tile_pixels(tile_size, geometry.dtype)
 
     def add(image, group):
@@ -97,10 +97,10 @@ def _sum_colors(
 
 
 def _scan_groups(add, slots, shape: tuple[int, int], channels: int) -> Float[Array, "c Q T"]:
-    """Image, `channels` arrays of `shape`, of all slots by `add(image, group)`, a few slots at a time.
+    """Sum of all slots by `add(image, group)`, a few slots at a time; an image is `channels` arrays of `shape`.
 
-    The groups run in a loop, the odd slots before it: what comes out of a loop is stored, so that a transposition
-    behind it is not fused with the sum (which would then lose its vector axis; ten times slower).
+    The groups run in a loop, the odd slots before it. The result of a loop is stored, so a transposition after it is
+    not fused with the sum, which would then lose its vector axis (ten times slower).
     """
     num_slots, dtype = jax.tree.leaves(slots)[0].shape[0], jax.tree.leaves(slots)[0].dtype
     image = tuple(jnp.zeros(shape, dtype) for _ in range(channels))
@@ -116,9 +116,7 @@ def _scan_groups(add, slots, shape: tuple[int, int], channels: int) -> Float[Arr
 def _slot_cotangents(slots, cotangent, tile_size, smooth_cutoff):
     """Gradient of <cotangent, image> by every slot row, weights computed again.
 
-    With h = (cotangent . colour) * slope, dL/dq = -h, and q = ((p dx + r dy)^2 + (s dy)^2) / 2 with dx = x - mean x:
-      dL/dmean x = p <h (p dx + r dy)>,  dL/dp = -<h (p dx + r dy) dx>,  dL/ds = -s <h dy^2>, and so on.
-    The moments <h dx^i dy^j> come from moments about the tile's centre, which are one matrix product with constants.
+    With h = (cotangent . colour) * slope, `airjax.raster.exponent.geometry_gradients` gives the rows of the geometry.
     Tiles are taken in blocks, all slots of a block side by side, so that what is stored stays in the cache.
     """
     num_slots, rows, tiles = slots.shape
@@ -126,32 +124,24 @@ def _slot_cotangents(slots, cotangent, tile_size, smooth_cutoff):
     block = min(tiles, max(16, _BLOCK // max(1, num_slots) // 16 * 16))
     num_blocks = -(-tiles // block)
     padding = ((0, 0), (0, 0), (0, num_blocks * block - tiles))
-    # Padded columns have cotangent zero and factor zero: a weight of one that counts for nothing.
+    # Padded columns have factor zero, hence weight one, and cotangent zero: they add nothing.
     slots, cotangent = jnp.pad(slots, padding), jnp.pad(cotangent, padding)
-    pixels = tile_pixels(tile_size, slots.dtype)
-    x, y = pixels
-    monomials = jnp.asarray(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y]))
+    pixels, powers = tile_pixels(tile_size, slots.dtype), jnp.asarray(monomials(tile_size, slots.dtype))
 
-    def one_block(args):
+    def by_block(args):
         slot, cotangent = args  # (k, L, block) and (c, Q, block)
         flat = slot.reshape(rows, -1)
         weight, slope = _weight_and_slope(flat, pixels, smooth_cutoff)
-        # To be stored once and read by every sum below. XLA's CPU backend drops the barrier before it fuses, and stores
-        # them by itself because several sums use them; other backends are asked here.
+        # Stored once and read by every sum below. XLA's CPU backend stores them without the barrier, which it drops
+        # before it fuses; other backends need it.
         if smooth_cutoff:
             weight, slope = jax.lax.optimization_barrier((weight, slope))
         else:
             weight = slope = jax.lax.optimization_barrier(weight)
         weight, slope = (a.reshape(-1, num_slots, block) for a in (weight, slope))
         h = sum(cotangent[c][:, None] * slot[None, GEOMETRY + c] for c in range(channels)) * slope
-        m = jax.lax.dot(monomials, h.reshape(h.shape[0], -1), precision="highest")
-        u, v, p, r, s = (flat[i] for i in range(GEOMETRY))
-        h_x, h_y = m[1] - u * m[0], m[2] - v * m[0]
-        h_xx = m[3] - 2.0 * u * m[1] + u * u * m[0]
-        h_xy = m[4] - u * m[2] - v * m[1] + u * v * m[0]
-        h_yy = m[5] - 2.0 * v * m[2] + v * v * m[0]
-        h_a = p * h_x + r * h_y  # <h (p dx + r dy)>
-        geometry = [p * h_a, r * h_a + s * s * h_y, -(p * h_xx + r * h_xy), -(p * h_xy + r * h_yy), -s * h_yy]
+        moments = jax.lax.dot(powers, h.reshape(h.shape[0], -1), precision="highest")
+        geometry = geometry_gradients(moments, [flat[i] for i in range(GEOMETRY)])
         colors = [jnp.sum(weight * cotangent[c][:, None], axis=0).reshape(-1) for c in range(channels)]
         return jnp.stack(geometry + colors)
 
@@ -159,7 +149,7 @@ def _slot_cotangents(slots, cotangent, tile_size, smooth_cutoff):
         slots.reshape(num_slots, rows, num_blocks, block).transpose(2, 1, 0, 3),
         cotangent.reshape(channels, -1, num_blocks, block).transpose(2, 0, 1, 3),
     )
-    out = jax.lax.map(one_block, blocks).reshape(num_blocks, rows, num_slots, block)
+    out = jax.lax.map(by_block, blocks).reshape(num_blocks, rows, num_slots, block)
     return out.transpose(2, 1, 0, 3).reshape(num_slots, rows, -1)[..., :tiles]
 
 
@@ -202,21 +192,9 @@ def accumulate(
 
 
 def slot_weights(slots: Float[Array, "L k T"], *, tile_size: int, smooth_cutoff: bool = False) -> Float[Array, "L Q T"]:
-    """The weights themselves; the image is linear in the colours, and this is the matrix (for the colour solve)."""
+    """The weights themselves: the matrix by which the image depends on the colours (AIR section 3.1)."""
     pixels = tile_pixels(tile_size, slots.dtype)
     return jnp.stack([_weight(slot, pixels, smooth_cutoff) for slot in slots])
-
-
-class Rendered(NamedTuple):
-    """A rendered image.
-
-    Fields:
-      image: (h, w, c), not clipped. All NaN when the lists overflowed.
-      overflow: bool scalar, True when the given capacity did not hold all (Gaussian, tile) pairs.
-    """
-
-    image: Float[Array, "h w c"]
-    overflow: Bool[Array, ""]
 
 
 def untile(tiles: Float[Array, "c Q T"], *, grid: tuple[int, int], tile_size: int) -> Float[Array, "h w c"]:
@@ -250,21 +228,19 @@ def render_patches(gaussians: Gaussians2D, *, patches: PatchGrid, any_order: boo
 def render_lists(
     gaussians: Gaussians2D,
     lists: TileLists,
+    tiling: Tiling,
     *,
-    image_size: tuple[int, int],
-    tile_size: int,
     smooth_cutoff: bool = False,
     any_order: bool = False,
 ) -> Float[Array, "h w c"]:
     """Image of a set whose tile lists are known; linear in `gaussians.colors`."""
-    options = {"grid": patch_grid(image_size, tile_size), "tile_size": tile_size}
     if any_order:
-        slots = gather_slots(without_colors(gaussians), lists, **options)
-        chunks = _sum_colors(slots, gather_colors(_shown(gaussians), lists), tile_size, smooth_cutoff)
+        slots = gather_slots(without_colors(gaussians), lists, tiling)
+        chunks = _sum_colors(slots, gather_colors(_shown(gaussians), lists), tiling.tile_size, smooth_cutoff)
     else:
-        slots = gather_slots(gaussians, lists, **options)
-        chunks = accumulate(slots, tile_size=tile_size, smooth_cutoff=smooth_cutoff)
-    return _assemble(chunks, lists, image_size, tile_size)
+        slots = gather_slots(gaussians, lists, tiling)
+        chunks = accumulate(slots, tile_size=tiling.tile_size, smooth_cutoff=smooth_cutoff)
+    return _assemble(chunks, lists, tiling)
 
 
 def _shown(gaussians: Gaussians2D) -> Float[Array, "n c"]:
@@ -273,34 +249,28 @@ def _shown(gaussians: Gaussians2D) -> Float[Array, "n c"]:
 
 
 def draw_slots(
-    weights: Float[Array, "L Q M"],
-    lists: TileLists,
-    colors: Float[Array, "n c"],
-    *,
-    image_size: tuple[int, int],
-    tile_size: int,
+    weights: Float[Array, "L Q M"], lists: TileLists, colors: Float[Array, "n c"], tiling: Tiling
 ) -> Float[Array, "h w c"]:
     """Image for given colours from weights that `slot_weights` computed once; linear in both."""
-    chunks = _weigh(weights, gather_colors(colors, lists))
-    return _assemble(chunks, lists, image_size, tile_size)
+    return _assemble(_weigh(weights, gather_colors(colors, lists)), lists, tiling)
 
 
 def draw_patches(
     weights: Float[Array, "L Q T"], colors: Float[Array, "n c"], *, patches: PatchGrid
 ) -> Float[Array, "h w c"]:
-    """As `draw_slots`, for the static lists of one Gaussian per patch; whole patches."""
+    """`draw_slots` for the static lists of one Gaussian per patch; whole patches."""
     tiles = _weigh(weights, patch_colors(colors, patches=patches))
     return untile(tiles, grid=patches.shape, tile_size=patches.size)
 
 
 @jax.custom_vjp
 def _weigh(weights: Float[Array, "L Q M"], colors: Float[Array, "L c M"]) -> Float[Array, "c Q M"]:
-    """Sum over slots of colour times weight. Its rule only says how to add up fast; it can be differentiated again."""
+    """Sum over slots of colour times weight; the rule for its gradient is fast and can itself be differentiated."""
 
     def add(image, group):
         return tuple(image[c] + sum(w * k[None, c] for w, k in zip(*group, strict=True)) for c in range(len(image)))
 
-    return _scan_groups(add, (weights, colors), weights.shape[1:], colors.shape[1])
+    return _scan_groups(add, (weights, colors), (weights.shape[1], weights.shape[2]), colors.shape[1])
 
 
 def _weigh_bwd(residuals, cotangent):
@@ -319,12 +289,9 @@ def _weigh_bwd(residuals, cotangent):
 _weigh.defvjp(lambda weights, colors: (_weigh(weights, colors), (weights, colors)), _weigh_bwd)
 
 
-def _assemble(chunks, lists, image_size, tile_size):
-    """Chunks (c, Q, M) added up to tiles, tiles put side by side and cropped."""
-    grid = patch_grid(image_size, tile_size)
+def _assemble(chunks: Float[Array, "c Q M"], lists: TileLists, tiling: Tiling) -> Float[Array, "h w c"]:
+    """Chunks added up to tiles, tiles put side by side and cropped."""
     channels, pixels, num_chunks = chunks.shape
-    rows = chunks.reshape(channels * pixels, num_chunks).T
-    tiles = jnp.zeros((grid[0] * grid[1], channels * pixels), rows.dtype)
-    tiles = tiles.at[lists.tiles].add(rows, mode="drop", indices_are_sorted=True)
-    image = untile(tiles.T.reshape(channels, pixels, -1), grid=grid, tile_size=tile_size)
-    return image[: image_size[0], : image_size[1]]
+    tiles = sum_chunks(chunks.reshape(channels * pixels, num_chunks).T, lists, tiling)
+    image = untile(tiles.T.reshape(channels, pixels, -1), grid=tiling.grid, tile_size=tiling.tile_size)
+    return image[: tiling.image_size[0], : tiling.image_size[1]]

@@ -1,18 +1,19 @@
-"""The alpha renderer: Gaussians drawn over one another from front to back, exactly, through tile lists.
+"""Alpha compositing: Gaussians drawn over one another from front to back, exactly, through tile lists.
 
 Letters: n Gaussians in front-to-back order, M chunks of L slots (`airjax.raster.tiles`), B tile side in pixels,
 Q = B * B pixels, T tiles, c channels. At a pixel, with a_i the alpha of the i-th Gaussian of its tile,
 
-  T_i = (1 - a_1) .. (1 - a_i)                       what is left behind it
-  w_i = T_i-1 a_i  where T_i > stop, else 0          its weight: once so little is left, nothing more is drawn
+  T_i = (1 - a_1) .. (1 - a_i)                       transmittance behind it
+  w_i = T_i-1 a_i  where T_i > stop, else 0          its weight: at so small a transmittance nothing more is drawn
   channel = sum of w_i * value_i,   alpha = sum of w_i
 
-As T_i only falls, no Gaussian needs to know which one was the last: chunks of a list are multiplied up side by side, a
-scan over chunks says what is left before each, and then all chunks are summed side by side. The last axis is always the
-pixels of a tile.
+T_i only falls, so no Gaussian needs to know which one was drawn last: the chunks of a list are multiplied in parallel,
+a segmented scan over chunks gives the transmittance before each, and then all chunks are summed in parallel. The last
+axis is always the pixels of a tile.
 
-What XLA can fuse it computes anew for each of those who need it, and in a chain of slots that grows with their square.
-Loops (`lax.scan` over slots, `lax.map` over blocks of chunks) stand where results must be computed once.
+XLA computes a fused value again for every use of it, in a chain of slots a number of times that grows with the square
+of their number. Loops (`lax.scan` over slots, `lax.map` over blocks of chunks) stand where a value must be computed
+once.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from airjax.gaussians import CUTOFF
-from airjax.raster.tiles import Footprints, TileLists, gather_table, patch_grid, tile_pixels
+from airjax.raster.exponent import gauss, geometry_gradients, monomials
+from airjax.raster.tiles import Footprints, TileLists, Tiling, gather_table, sum_chunks, tile_pixels
 
 GEOMETRY = 6  # rows of a slot before its values: mean x, mean y (from the tile's centre), factor p, r, s, opacity
 _BLOCK = 256  # chunks of a block of the gradient: its weights take L * Q times as many numbers, about a cache
@@ -40,7 +41,7 @@ class Splats(NamedTuple):
       factors: (n, 3) p, r, s with d^T Sigma^-1 d = (p dx + r dy)^2 + (s dy)^2, 1/pixel.
       opacities: (n,) in [0, 1].
       values: (n, c) what is drawn: colours, depths.
-      half: (n, 2) half width and half height of a box outside which nothing is drawn, pixels; constant.
+      half_extents: (n, 2) half width and half height of a box outside which nothing is drawn, pixels; constant.
       active: (n,) bool.
     """
 
@@ -48,20 +49,20 @@ class Splats(NamedTuple):
     factors: Float[Array, "n 3"]
     opacities: Float[Array, " n"]
     values: Float[Array, "n c"]
-    half: Float[Array, "n 2"]
+    half_extents: Float[Array, "n 2"]
     active: Bool[Array, " n"]
 
     @property
     def footprints(self) -> Footprints:
-        """Where they are drawn: in the box, as far as their alpha reaches the cut-off. A constant."""
+        """Where they are drawn: in the box, up to the ellipse at which alpha is the cut-off. A constant."""
         limits = jnp.log(jnp.maximum(self.opacities, 1e-30) / CUTOFF)
         return jax.lax.stop_gradient(
-            Footprints(self.means, self.half, self.factors, limits, self.active & (self.opacities >= CUTOFF))
+            Footprints(self.means, self.half_extents, self.factors, limits, self.active & (self.opacities >= CUTOFF))
         )
 
 
 class Drawn(NamedTuple):
-    """What a set of splats looks like.
+    """Composited splats, over nothing.
 
     Fields:
       values: (h, w, c) sum of weight times value.
@@ -72,12 +73,11 @@ class Drawn(NamedTuple):
     alpha: Float[Array, "h w"]
 
 
-def draw_over(
+def composite(
     splats: Splats,
     lists: TileLists,
+    tiling: Tiling,
     *,
-    image_size: tuple[int, int],
-    tile_size: int,
     alpha_max: float,
     stop: float,
     any_order: bool = False,
@@ -86,31 +86,29 @@ def draw_over(
 
     Args:
       splats: n slots.
-      lists: of `splats.footprints`, slots of a tile from front to back; constants to every gradient.
-      image_size: (h, w) pixels.
-      tile_size: B, pixels.
+      lists: tile lists of `splats.footprints`, which keep the order; constants to every gradient.
+      tiling: the tiles.
       alpha_max: largest alpha of a Gaussian at a pixel; no gradient passes where it is reached.
       stop: see the module.
       any_order: differentiate through the sums, to any order and in both modes (slower, more memory). By default
         reverse mode only, by a gradient that computes the weights again.
 
     Returns:
-      `Drawn`, over nothing: add (1 - alpha) * background.
+      `Drawn`; add (1 - alpha) * background.
     """
-    grid = patch_grid(image_size, tile_size)
-    slots = _gather(splats, lists, grid, tile_size)
-    composite = _sum_chunks if any_order else _composite
-    channels = composite(slots, _runs(lists), _Options(tile_size, alpha_max, stop))
-    *values, alpha = (_assemble(rows, lists, grid, tile_size)[: image_size[0], : image_size[1]] for rows in channels)
+    slots = _gather(splats, lists, tiling)
+    composite = _sum_chunks if any_order else _composite_chunks
+    channels = composite(slots, _runs(lists), _Options(tiling.tile_size, alpha_max, stop))
+    *values, alpha = (_assemble(rows, lists, tiling) for rows in channels)
     return Drawn(jnp.stack(values, axis=-1), alpha)
 
 
-def _assemble(rows: Float[Array, "M Q"], lists: TileLists, grid: tuple[int, int], tile_size: int):
-    """Chunks added up to tiles, tiles put side by side."""
-    tiles = jnp.zeros((grid[0] * grid[1], rows.shape[1]), rows.dtype)
-    tiles = tiles.at[lists.tiles].add(rows, mode="drop", indices_are_sorted=True)
-    image = tiles.reshape(*grid, tile_size, tile_size).transpose(0, 2, 1, 3)
-    return image.reshape(grid[0] * tile_size, grid[1] * tile_size)
+def _assemble(rows: Float[Array, "M Q"], lists: TileLists, tiling: Tiling) -> Float[Array, "h w"]:
+    """Chunks added up to tiles, tiles put side by side and cropped."""
+    (row_count, column_count), size = tiling.grid, tiling.tile_size
+    tiles = sum_chunks(rows, lists, tiling)
+    image = tiles.reshape(row_count, column_count, size, size).transpose(0, 2, 1, 3)
+    return image.reshape(row_count * size, column_count * size)[: tiling.image_size[0], : tiling.image_size[1]]
 
 
 class _Options(NamedTuple):
@@ -120,10 +118,10 @@ class _Options(NamedTuple):
 
 
 class _Runs(NamedTuple):
-    """Which chunks belong together.
+    """The chunks of a tile: a run of neighbours.
 
     Fields:
-      first, last: (M, 1) whether a chunk is the first, or the last, of its tile.
+      first, last: (M, 1) whether a chunk is the first, or the last, of its run.
     """
 
     first: Bool[Array, "M 1"]
@@ -136,8 +134,8 @@ def _runs(lists: TileLists) -> _Runs:
     return _Runs(jnp.concatenate([end, new])[:, None], jnp.concatenate([new, end])[:, None])
 
 
-def _gather(splats: Splats, lists: TileLists, grid: tuple[int, int], tile_size: int) -> Float[Array, "L k M"]:
-    """The slots of every chunk, means measured from the chunk's tile centre; an empty one has opacity 0."""
+def _gather(splats: Splats, lists: TileLists, tiling: Tiling) -> Float[Array, "L k M"]:
+    """The slots of every chunk, means measured from the chunk's tile centre; an empty slot has opacity 0."""
     active = splats.active[:, None]
     table = jnp.where(
         active,
@@ -145,30 +143,28 @@ def _gather(splats: Splats, lists: TileLists, grid: tuple[int, int], tile_size: 
         0.0,
     )
     table = jnp.concatenate([table, jnp.zeros((1, table.shape[1]), table.dtype)])
-    return gather_table(table, lists, grid=grid, tile_size=tile_size)
+    return gather_table(table, lists, tiling)
 
 
 def _alpha(slot: Float[Array, "k M"], options: _Options) -> Float[Array, "M Q"]:
     """Alpha of one slot of every chunk at every pixel; 0 below the cut-off."""
     x, y = tile_pixels(options.tile_size, slot.dtype)
     u, v, p, r, s, opacity = (row[:, None] for row in slot[:GEOMETRY])
-    dx, dy = x[None] - u, y[None] - v
-    along, across = p * dx + r * dy, s * dy
-    alpha = opacity * jnp.exp(-0.5 * (along * along + across * across))
+    alpha = opacity * gauss(x[None] - u, y[None] - v, p, r, s)
     # Not `minimum`, whose gradient at a tie is one half: where alpha_max is reached none passes.
     alpha = jnp.where(alpha > options.alpha_max, options.alpha_max, alpha)
     return jnp.where(alpha >= CUTOFF, alpha, 0.0)
 
 
-def _before(slots: Float[Array, "L k M"], runs: _Runs, options: _Options) -> Float[Array, "M Q"]:
-    """What is left of every pixel before each chunk."""
+def _transmittance_before(slots: Float[Array, "L k M"], runs: _Runs, options: _Options) -> Float[Array, "M Q"]:
+    """Transmittance of every pixel before each chunk."""
     whole = jnp.ones((slots.shape[2], options.tile_size**2), slots.dtype)
-    left, _ = jax.lax.scan(lambda left, slot: (left * (1.0 - _alpha(slot, options)), None), whole, slots)
-    return _running(jnp.multiply, left, runs.first, 1.0, reverse=False)
+    through, _ = jax.lax.scan(lambda through, slot: (through * (1.0 - _alpha(slot, options)), None), whole, slots)
+    return _segmented_scan(jnp.multiply, through, runs.first, 1.0, reverse=False)
 
 
-def _running(combine, rows: Float[Array, "M Q"], start: Bool[Array, "M 1"], neutral: float, *, reverse: bool):
-    """Of each row, all rows before it in its run combined; runs begin where `start` is set."""
+def _segmented_scan(combine, rows: Float[Array, "M Q"], start: Bool[Array, "M 1"], neutral: float, *, reverse: bool):
+    """Segmented exclusive scan of `combine`: all earlier rows of the same run; runs begin where `start` is set."""
 
     def join(a, b):
         (flag_a, rows_a), (flag_b, rows_b) = a, b
@@ -181,55 +177,55 @@ def _running(combine, rows: Float[Array, "M Q"], start: Bool[Array, "M 1"], neut
 
 
 def _sum_chunks(slots: Float[Array, "L k M"], runs: _Runs, options: _Options) -> tuple[Float[Array, "M Q"], ...]:
-    """Every chunk's share of each value, and last of alpha, at the pixels of its tile."""
-    return _draw_chunks(slots, _before(slots, runs, options), options)
+    """Every chunk's part of each value, and last of alpha, at the pixels of its tile."""
+    return _draw_chunks(slots, _transmittance_before(slots, runs, options), options)
 
 
-def _draw_chunks(slots, left, options):
+def _draw_chunks(slots, transmittance, options):
     channels = [0.0] * (slots.shape[1] - GEOMETRY + 1)
     for slot in slots:
-        left, weight = _weigh(slot, left, options)
+        transmittance, weight = _weigh(slot, transmittance, options)
         for c, value in enumerate(slot[GEOMETRY:]):
             channels[c] += weight * value[:, None]
         channels[-1] += weight
     return tuple(channels)
 
 
-def _weigh(slot, left, options):
-    """What is left behind a slot, and its weight."""
+def _weigh(slot, transmittance, options):
+    """Transmittance behind a slot, and its weight."""
     alpha = _alpha(slot, options)
-    behind = left * (1.0 - alpha)
-    return behind, jnp.where(behind > options.stop, left * alpha, 0.0)
+    behind = transmittance * (1.0 - alpha)
+    return behind, jnp.where(behind > options.stop, transmittance * alpha, 0.0)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _composite(slots, runs, options):
+def _composite_chunks(slots, runs, options):
     return _sum_chunks(slots, runs, options)
 
 
-def _composite_fwd(slots, runs, options):
-    left = _before(slots, runs, options)
-    return _draw_chunks(slots, left, options), (slots, runs, left)
+def _composite_chunks_fwd(slots, runs, options):
+    transmittance = _transmittance_before(slots, runs, options)
+    return _draw_chunks(slots, transmittance, options), (slots, runs, transmittance)
 
 
-def _composite_bwd(options, residuals, cotangent):
+def _composite_chunks_bwd(options, residuals, cotangent):
     """Gradient of <cotangent, rows> by every slot row, weights computed again.
 
-    With g_i = sum over channels of cotangent * value_i (the one of alpha has value 1), and for a slot that is drawn
+    With g_i = sum over channels of cotangent * value_i (for alpha the value is 1), for a slot that is drawn:
 
       dO / da_i = T_i-1 g_i - S_i / (1 - a_i),     S_i = sum over j > i of w_j g_j
 
-    S runs from the last slot of a tile to the first: adding up, it loses no digits.
+    S is summed from the last slot of a tile to the first: nothing is subtracted, so it loses no digits.
     """
-    slots, runs, left = residuals
-    products = _by_blocks(lambda *part: _chunk_products(*part, options), slots, left, cotangent)
-    behind = _running(jnp.add, products, runs.last, 0.0, reverse=True)
-    found = _by_blocks(lambda *part: _slot_cotangents(*part, options), slots, left, behind, cotangent)
-    return jnp.moveaxis(found, 0, 2), None
+    slots, runs, transmittance = residuals
+    products = _by_blocks(partial(_chunk_products, options=options), slots, transmittance, cotangent)
+    behind = _segmented_scan(jnp.add, products, runs.last, 0.0, reverse=True)
+    cotangents = _by_blocks(partial(_slot_cotangents, options=options), slots, transmittance, behind, cotangent)
+    return jnp.moveaxis(cotangents, 0, 2), None
 
 
 def _by_blocks(fn, slots: Float[Array, "L k M"], *rows):
-    """fn(slots, *rows) -> (M, ..) of some chunks at a time, one block after the other."""
+    """fn(slots, *rows) -> (M, ..), one block of chunks after the other."""
     num_chunks = slots.shape[2]
     block = min(num_chunks, _BLOCK)
     num_blocks = -(-num_chunks // block)
@@ -239,68 +235,60 @@ def _by_blocks(fn, slots: Float[Array, "L k M"], *rows):
         return array.reshape(num_blocks, block, *array.shape[1:])
 
     parts = jax.tree.map(cut, (jnp.moveaxis(slots, 2, 0), *rows))
-    found = jax.lax.map(lambda part: fn(jnp.moveaxis(part[0], 0, 2), *part[1:]), parts)
-    return found.reshape(-1, *found.shape[2:])[:num_chunks]
+    blocks = jax.lax.map(lambda part: fn(jnp.moveaxis(part[0], 0, 2), *part[1:]), parts)
+    return blocks.reshape(-1, *blocks.shape[2:])[:num_chunks]
 
 
-def _chunk_products(slots, left, cotangent, options):
+def _chunk_products(slots, transmittance, cotangent, options):
     """(M, Q) sum of w_i g_i over the slots of each chunk."""
     total = 0.0
     for slot in slots:
-        left, weight = _weigh(slot, left, options)
+        transmittance, weight = _weigh(slot, transmittance, options)
         total += weight * _against(slot, cotangent)
     return total
 
 
 def _against(slot, cotangent):
-    """g of one slot."""
+    """g_i of one slot."""
     *by_value, by_alpha = cotangent
     return by_alpha + sum(value[:, None] * rows for value, rows in zip(slot[GEOMETRY:], by_value, strict=True))
 
 
-def _slot_cotangents(slots, left, behind, cotangent, options):
-    """`_composite_bwd` for some of the chunks: (M, L, k).
+def _slot_cotangents(slots, transmittance, behind, cotangent, options):
+    """`_composite_chunks_bwd` for some of the chunks: (M, L, k).
 
-    With h = dO / d(alpha before its clamp) * alpha, the gradient by the exponent q is -h, and
-    q = ((p dx + r dy)^2 + (s dy)^2) / 2 with dx = x - mean x; the moments <h dx^i dy^j> come from moments about the
-    tile's centre, one matrix product with constants (as in `airjax.raster.additive`).
+    With h = dO / d(alpha before its clamp) * alpha, `airjax.raster.exponent.geometry_gradients` gives the rows of the
+    geometry.
     """
-    x, y = tile_pixels(options.tile_size, slots.dtype)
-    monomials = jnp.asarray(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1))
-    ones = jnp.ones((x.size, 1), slots.dtype)
+    powers = jnp.asarray(monomials(options.tile_size, slots.dtype).T)
+    ones = jnp.ones((powers.shape[0], 1), slots.dtype)
 
-    def forward(left, slot):
+    def forward(transmittance, slot):
         alpha = _alpha(slot, options)
-        after = left * (1.0 - alpha)
-        return after, (alpha, jnp.where(after > options.stop, left, 0.0))
+        after = transmittance * (1.0 - alpha)
+        return after, (alpha, jnp.where(after > options.stop, transmittance, 0.0))
 
     def backward(behind, part):
         slot, alpha, before = part
         against, weight = _against(slot, cotangent), before * alpha
-        # Where the slot is not drawn nothing behind it is either: the sum is 0 there, as it should be.
+        # Where the slot is not drawn, nothing behind it is drawn either: both terms are 0 there, as they should be.
         slope = before * against - behind / (1.0 - alpha)
         h = jnp.where(alpha < options.alpha_max, slope * alpha, 0.0)
-        moments = jax.lax.dot(h, monomials, precision="highest").T
+        moments = jax.lax.dot(h, powers, precision="highest").T
         values = [jax.lax.dot(weight * rows, ones, precision="highest")[:, 0] for rows in cotangent[:-1]]
         return behind + weight * against, (moments, values)
 
-    _, (alphas, befores) = jax.lax.scan(forward, left, slots)
+    _, (alphas, befores) = jax.lax.scan(forward, transmittance, slots)
     _, (moments, values) = jax.lax.scan(backward, behind, (slots, alphas, befores), reverse=True)
-    m = moments.transpose(1, 0, 2)
-    u, v, p, r, s, opacity = (slots[:, i] for i in range(GEOMETRY))
-    h_x, h_y = m[1] - u * m[0], m[2] - v * m[0]
-    h_xx = m[3] - 2.0 * u * m[1] + u * u * m[0]
-    h_xy = m[4] - u * m[2] - v * m[1] + u * v * m[0]
-    h_yy = m[5] - 2.0 * v * m[2] + v * v * m[0]
-    h_a = p * h_x + r * h_y  # <h (p dx + r dy)>
-    by_opacity = m[0] / jnp.where(opacity > 0, opacity, 1.0)
-    geometry = [p * h_a, r * h_a + s * s * h_y, -(p * h_xx + r * h_xy), -(p * h_xy + r * h_yy), -s * h_yy, by_opacity]
+    moments, opacity = moments.transpose(1, 0, 2), slots[:, GEOMETRY - 1]
+    geometry = geometry_gradients(moments, [slots[:, i] for i in range(GEOMETRY - 1)])
+    geometry.append(moments[0] / jnp.where(opacity > 0, opacity, 1.0))
     return jnp.stack(geometry + values, axis=-1).transpose(1, 0, 2)
 
 
-_composite.defvjp(_composite_fwd, _composite_bwd)
+_composite_chunks.defvjp(_composite_chunks_fwd, _composite_chunks_bwd)
 
 
 def front_to_back(depths: Float[Array, " n"], visible: Bool[Array, " n"]) -> Int[Array, " n"]:
-    """Indices of a set by depth, those that are not visible last; ties in the order of the set."""
+    """Indices of a set by depth, invisible slots last; ties in the order of the set."""
     return jnp.argsort(jnp.where(visible, depths, jnp.inf), stable=True).astype(jnp.int32)

@@ -1,8 +1,8 @@
 """Which Gaussians touch which tile: static lists from a patch grid, sorted lists for any set.
 
 Letters: n Gaussians, T tiles, K (Gaussian, tile) pairs, L slots of a chunk, M chunks. A tile's list is cut into chunks
-of L slots so that lists of any length fit static shapes without a bound per tile: only the number of pairs of the
-whole image has a capacity, and passing it is reported.
+of L slots, so that lists of any length fit static shapes without a bound per tile. Only the pairs of the whole image
+have a capacity, and overflow is reported.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from airjax.arrays import AnyArray
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, extents, factors
 
 CHUNK = 8  # slots of a chunk: half a chunk per tile is empty on average, and a chunk costs one row of the image sum
@@ -23,12 +24,36 @@ class Capacity(NamedTuple):
     """Static sizes of sorted lists.
 
     Fields:
-      pairs: most (Gaussian, tile) pairs, boxes against tiles, as counted by `pair_counts`.
-      chunks: most chunks; every one costs time, used or not. None for as many as `pairs` can ever need.
+      pairs: largest number of (Gaussian, tile) pairs, boxes against tiles, as counted by `pair_counts`.
+      chunks: largest number of chunks; each costs time, used or not. None for the most that `pairs` can ever need.
     """
 
     pairs: int
     chunks: int | None = None
+
+
+class Tiling(NamedTuple):
+    """The tiles of an image; static.
+
+    Fields:
+      image_size: (h, w) pixels; tiles of the last row and column may hang over.
+      tile_size: B, pixels.
+      block_tiles: the box of a Gaussian covers whole blocks of so many tiles on a side.
+    """
+
+    image_size: tuple[int, int]
+    tile_size: int
+    block_tiles: int = 1
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of tiles."""
+        return patch_grid(self.image_size, self.tile_size)
+
+    @property
+    def num_tiles(self) -> int:
+        """Number of tiles T."""
+        return self.grid[0] * self.grid[1]
 
 
 class PatchGrid(NamedTuple):
@@ -51,7 +76,7 @@ class TileLists(NamedTuple):
     Fields:
       ids: (L, M) index of the Gaussian in each slot of each chunk; n where the slot is empty.
       tiles: (M,) tile of each chunk, row by row; T where the chunk is unused.
-      overflow: they did not fit the capacity; the lists are then incomplete and must not be used.
+      overflow: whether they did not fit the capacity; the lists are then incomplete and must not be used.
     """
 
     ids: Int[Array, "L M"]
@@ -60,21 +85,21 @@ class TileLists(NamedTuple):
 
 
 class Footprints(NamedTuple):
-    """Where n Gaussians are drawn: all that lists are made of.
+    """Where n Gaussians are drawn: the input of tile lists.
 
     Fields:
       means: (n, 2) pixels.
-      half: (n, 2) half width and half height of a box outside which nothing is drawn, pixels.
+      half_extents: (n, 2) half width and half height of a box outside which nothing is drawn, pixels.
       factors: (n, 3) p, r, s of `airjax.gaussians.factors`, 1/pixel.
       limits: (n,) largest exponent |U d|^2 / 2 that is drawn.
       active: (n,) slots in use.
     """
 
     means: Float[Array, "n 2"]
-    half: Float[Array, "n 2"]
+    half_extents: Float[Array, "n 2"]
     factors: Float[Array, "n 3"]
     limits: Float[Array, " n"]
-    active: Bool[Array, " n"]
+    active: Bool[AnyArray, " n"]
 
 
 def footprints_of(gaussians: Gaussians2D) -> Footprints:
@@ -101,28 +126,22 @@ def slot_table(gaussians: Gaussians2D) -> Float[Array, "m k"]:
 
 
 def without_colors(gaussians: Gaussians2D) -> Gaussians2D:
-    """The geometry alone, no colour channel: what is made of it depends on no colour, for JAX's transposes too."""
+    """The geometry alone, no colour channel: JAX's transposes then see no dependence on colours."""
     return gaussians.with_colors(jnp.zeros((gaussians.num_slots, 0), gaussians.colors.dtype))
 
 
-def tile_ranges(
-    footprints: Footprints, *, grid: tuple[int, int], tile_size: int, block_tiles: int = 1
-) -> Int[Array, "n 4"]:
+def tile_ranges(footprints: Footprints, tiling: Tiling) -> Int[Array, "n 4"]:
     """First and one past the last tile column, then row, of each box.
 
     A non-finite or off-canvas Gaussian has an empty range.
-
-    Args:
-      grid: (rows, columns) of tiles.
-      tile_size: pixels.
-      block_tiles: a box covers whole blocks of so many tiles on a side.
     """
-    half = footprints.half * (1 + 1e-5)  # rounding of the box must never lose a pixel
-    limits = jnp.array([grid[1], grid[0]], jnp.int32)
+    (rows, columns), block_tiles = tiling.grid, tiling.block_tiles
+    half = footprints.half_extents * (1 + 1e-5)  # rounding of the box must never lose a pixel
+    limits = jnp.array([columns, rows], jnp.int32)
     bound = 2.0**30 / block_tiles
 
     def block(x):
-        x = jnp.clip(jnp.nan_to_num(x / (tile_size * block_tiles), nan=0.0), -bound, bound)
+        x = jnp.clip(jnp.nan_to_num(x / (tiling.tile_size * block_tiles), nan=0.0), -bound, bound)
         return jnp.floor(x).astype(jnp.int32)
 
     first = block(footprints.means - half) * block_tiles
@@ -133,12 +152,21 @@ def tile_ranges(
     return jnp.stack([first[:, 0], last[:, 0], first[:, 1], last[:, 1]], axis=-1)
 
 
-def pair_counts(
-    footprints: Footprints, *, grid: tuple[int, int], tile_size: int, block_tiles: int = 1
-) -> Int[Array, " n"]:
+def pair_counts(footprints: Footprints, tiling: Tiling) -> Int[Array, " n"]:
     """How many tiles the box of each Gaussian touches: their sum is the capacity that `sorted_lists` needs."""
-    r = tile_ranges(footprints, grid=grid, tile_size=tile_size, block_tiles=block_tiles)
+    r = tile_ranges(footprints, tiling)
     return (r[:, 1] - r[:, 0]) * (r[:, 3] - r[:, 2])
+
+
+def num_pairs(footprints: Footprints, tiling: Tiling) -> Int[Array, ""]:
+    """Number of (Gaussian, tile) pairs, boxes against tiles; 2^31 - 1 where it might exceed 2^30."""
+    return _saturating_sum(pair_counts(footprints, tiling))
+
+
+def _saturating_sum(counts: Int[Array, " n"]) -> Int[Array, ""]:
+    """An int32 sum, exact until it wraps around; the float sum says when it might have."""
+    too_many = jnp.sum(counts, dtype=jnp.float32) > 2.0**30
+    return jnp.where(too_many, jnp.int32(2**31 - 1), jnp.sum(counts, dtype=jnp.int32))
 
 
 def _touches(
@@ -146,9 +174,8 @@ def _touches(
 ) -> Bool[Array, " K"]:
     """Whether the ellipse of a slot (mean, factor, limit) reaches the box of the tile's pixel centres.
 
-    Exact up to a safe rounding margin.
-
-    The exponent is convex, so outside the box its minimum lies on one of the two sides that face the mean.
+    Exact up to a safe rounding margin. The exponent is convex, so for a mean outside the box its minimum lies on one of
+    the two sides that face the mean.
     """
     half = (tile_size - 1) / 2
     u, v = slots[:, 0] - tile_x, slots[:, 1] - tile_y
@@ -165,21 +192,48 @@ def _touches(
     return jnp.minimum(on_x, on_y) <= limit + 1e-3 * jnp.abs(limit)
 
 
-def sorted_lists(
-    footprints: Footprints,
-    *,
-    grid: tuple[int, int],
-    tile_size: int,
-    capacity: int | Capacity,
-    block_tiles: int = 1,
-) -> TileLists:
+def _list_pairs(
+    footprints: Footprints, tiling: Tiling, num_pairs: int
+) -> tuple[Int[Array, " K"], Int[Array, " K"], Bool[Array, ""]]:
+    """Tile and Gaussian of each of K pairs, Gaussian by Gaussian, and whether there are more than K.
+
+    The tile is T where the ellipse does not reach the tile of its box, and for pairs that do not exist.
+    """
+    n = footprints.means.shape[0]
+    footprints = jax.lax.stop_gradient(footprints)
+    ranges = tile_ranges(footprints, tiling)
+    widths = ranges[:, 1] - ranges[:, 0]
+    counts = widths * (ranges[:, 3] - ranges[:, 2])
+    ends = jnp.cumsum(counts, dtype=jnp.int32)
+    # Pair p belongs to Gaussian g and is the k-th tile of its box.
+    p = jnp.arange(num_pairs, dtype=jnp.int32)
+    g = jnp.repeat(jnp.arange(n, dtype=jnp.int32), counts, total_repeat_length=num_pairs)
+    k = p - (ends - counts)[g]
+    width = jnp.maximum(widths[g], 1)
+    column, row = ranges[g, 0] + k % width, ranges[g, 2] + k // width
+    center_x, center_y = ((i.astype(footprints.means.dtype) + 0.5) * tiling.tile_size for i in (column, row))
+    table = jnp.concatenate([footprints.means, footprints.factors, footprints.limits[:, None]], axis=1)
+    drawn = (p < ends[-1]) & _touches(table[g], center_x, center_y, tiling.tile_size)
+    return jnp.where(drawn, row * tiling.grid[1] + column, tiling.num_tiles), g, _saturating_sum(counts) > num_pairs
+
+
+def _tile_sizes(tile: Int[Array, " K"], num_tiles: int) -> Int[Array, " T"]:
+    """How many pairs each tile has."""
+    return jnp.zeros((num_tiles + 1,), jnp.int32).at[tile].add(1)[:num_tiles]
+
+
+def num_chunks(footprints: Footprints, tiling: Tiling, *, max_pairs: int) -> Int[Array, ""]:
+    """Number of chunks that the lists of a set fill; it has at most `max_pairs` pairs."""
+    tile, _, _ = _list_pairs(footprints, tiling, max_pairs)
+    return jnp.sum(-(-_tile_sizes(tile, tiling.num_tiles) // CHUNK), dtype=jnp.int32)
+
+
+def sorted_lists(footprints: Footprints, tiling: Tiling, *, capacity: int | Capacity) -> TileLists:
     """Tile lists of any set; within a tile in the order of the set.
 
     Args:
       footprints: n slots, positions in pixels.
-      grid: (rows, columns) of tiles.
-      tile_size: pixels.
-      block_tiles: see `tile_ranges`.
+      tiling: the tiles.
       capacity: see `Capacity`; a number is that of the pairs.
 
     Returns:
@@ -188,48 +242,30 @@ def sorted_lists(
     Raises:
       ValueError: a capacity below 1.
     """
-    capacity, num_chunks = capacity if isinstance(capacity, Capacity) else (capacity, None)
-    if capacity < 1:
-        raise ValueError(f"capacity: expected at least 1 pair, got {capacity}")
-    num_tiles, n = grid[0] * grid[1], footprints.means.shape[0]
-    num_chunks = capacity // CHUNK + min(num_tiles, capacity) if num_chunks is None else num_chunks
-    footprints = jax.lax.stop_gradient(footprints)
-    ranges = tile_ranges(footprints, grid=grid, tile_size=tile_size, block_tiles=block_tiles)
-    widths = ranges[:, 1] - ranges[:, 0]
-    counts = widths * (ranges[:, 3] - ranges[:, 2])
-    ends = jnp.cumsum(counts, dtype=jnp.int32)
-    # The int32 sum is exact until it wraps around, and the float sum tells when it might have.
-    overflow = (ends[-1] > capacity) | (jnp.sum(counts, dtype=jnp.float32) > 2.0**30)
-
-    # Pair p belongs to Gaussian g and is the k-th tile of its box.
-    p = jnp.arange(capacity, dtype=jnp.int32)
-    g = jnp.repeat(jnp.arange(n, dtype=jnp.int32), counts, total_repeat_length=capacity)
-    k = p - (ends - counts)[g]
-    width = jnp.maximum(widths[g], 1)
-    column, row = ranges[g, 0] + k % width, ranges[g, 2] + k // width
-    center_x, center_y = ((i.astype(footprints.means.dtype) + 0.5) * tile_size for i in (column, row))
-    table = jnp.concatenate([footprints.means, footprints.factors, footprints.limits[:, None]], axis=1)
-    keep = (p < ends[-1]) & _touches(table[g], center_x, center_y, tile_size)
-    tile = jnp.where(keep, row * grid[1] + column, num_tiles)
-
+    max_pairs, max_chunks = capacity if isinstance(capacity, Capacity) else (capacity, None)
+    if max_pairs < 1:
+        raise ValueError(f"capacity: expected at least 1 pair, got {max_pairs}")
+    num_tiles, n = tiling.num_tiles, footprints.means.shape[0]
+    max_chunks = max_pairs // CHUNK + min(num_tiles, max_pairs) if max_chunks is None else max_chunks
+    tile, g, overflow = _list_pairs(footprints, tiling, max_pairs)
     tile, g = _sort_by_tile(tile, g, num_tiles, n)
-    sizes = jnp.zeros((num_tiles + 1,), jnp.int32).at[tile].add(1)[:num_tiles]
+    sizes = _tile_sizes(tile, num_tiles)
     chunks = -(-sizes // CHUNK)
     first_pair, first_chunk = (
         jnp.concatenate([jnp.zeros((1,), jnp.int32), jnp.cumsum(a, dtype=jnp.int32)]) for a in (sizes, chunks)
     )
-    overflow = overflow | (first_chunk[-1] > num_chunks)
-    rank = p - first_pair[tile]
-    position = (rank % CHUNK) * num_chunks + first_chunk[tile] + rank // CHUNK
-    position = jnp.where(tile < num_tiles, position, CHUNK * num_chunks)
-    ids = jnp.full((CHUNK * num_chunks,), n, jnp.int32).at[position].set(g, mode="drop")
-    tiles = jnp.repeat(jnp.arange(num_tiles, dtype=jnp.int32), chunks, total_repeat_length=num_chunks)
-    tiles = jnp.where(jnp.arange(num_chunks, dtype=jnp.int32) < first_chunk[-1], tiles, num_tiles)
-    return TileLists(ids.reshape(CHUNK, num_chunks), tiles, overflow)
+    overflow = overflow | (first_chunk[-1] > max_chunks)
+    rank = jnp.arange(max_pairs, dtype=jnp.int32) - first_pair[tile]
+    position = (rank % CHUNK) * max_chunks + first_chunk[tile] + rank // CHUNK
+    position = jnp.where(tile < num_tiles, position, CHUNK * max_chunks)
+    ids = jnp.full((CHUNK * max_chunks,), n, jnp.int32).at[position].set(g, mode="drop")
+    tiles = jnp.repeat(jnp.arange(num_tiles, dtype=jnp.int32), chunks, total_repeat_length=max_chunks)
+    tiles = jnp.where(jnp.arange(max_chunks, dtype=jnp.int32) < first_chunk[-1], tiles, num_tiles)
+    return TileLists(ids.reshape(CHUNK, max_chunks), tiles, overflow)
 
 
 def _sort_by_tile(tile, g, num_tiles, n):
-    """Pairs ordered by tile. One packed 32-bit key where it fits: XLA sorts a single key five times faster."""
+    """Pairs ordered by tile, by one packed 32-bit key where it fits: XLA sorts a single key five times faster."""
     bits = max(1, (n - 1).bit_length())
     if num_tiles.bit_length() + bits > 32:
         return jax.lax.sort((tile, g), num_keys=1)
@@ -239,33 +275,34 @@ def _sort_by_tile(tile, g, num_tiles, n):
 
 
 def trim(lists: TileLists, num_chunks: int) -> TileLists:
-    """The first `num_chunks` chunks; the caller knows that the others are unused."""
+    """The first `num_chunks` chunks; the others must be unused."""
     return TileLists(lists.ids[:, :num_chunks], lists.tiles[:num_chunks], lists.overflow)
 
 
-def gather_slots(
-    gaussians: Gaussians2D, lists: TileLists, *, grid: tuple[int, int], tile_size: int
-) -> Float[Array, "L k M"]:
+def gather_slots(gaussians: Gaussians2D, lists: TileLists, tiling: Tiling) -> Float[Array, "L k M"]:
     """The slots of every chunk, means measured from the chunk's tile centre."""
-    return gather_table(slot_table(gaussians), lists, grid=grid, tile_size=tile_size)
+    return gather_table(slot_table(gaussians), lists, tiling)
 
 
-def gather_table(
-    table: Float[Array, "m k"], lists: TileLists, *, grid: tuple[int, int], tile_size: int
-) -> Float[Array, "L k M"]:
+def gather_table(table: Float[Array, "m k"], lists: TileLists, tiling: Tiling) -> Float[Array, "L k M"]:
     """Rows of a table in the slots of every chunk, the first two (a mean) measured from the chunk's tile centre.
 
     Args:
       table: (n + 1, k); the last row is what an empty slot gets, its mean 0.
       lists: of n Gaussians.
-      grid: (rows, columns) of tiles.
-      tile_size: pixels.
+      tiling: the tiles.
     """
-    tile = jnp.minimum(lists.tiles, grid[0] * grid[1] - 1)
-    centers = (jnp.stack([tile % grid[1], tile // grid[1]]).astype(table.dtype) + 0.5) * tile_size
+    tile, columns = jnp.minimum(lists.tiles, tiling.num_tiles - 1), tiling.grid[1]
+    centers = (jnp.stack([tile % columns, tile // columns]).astype(table.dtype) + 0.5) * tiling.tile_size
     slots = jnp.moveaxis(table[lists.ids], -1, 1)
     used = (lists.ids < len(table) - 1)[:, None]
     return jnp.concatenate([jnp.where(used, slots[:, :2] - centers[None], 0.0), slots[:, 2:]], axis=1)
+
+
+def sum_chunks(rows: Float[Array, "M k"], lists: TileLists, tiling: Tiling) -> Float[Array, "T k"]:
+    """Rows of chunks added up to rows of tiles."""
+    tiles = jnp.zeros((tiling.num_tiles, rows.shape[1]), rows.dtype)
+    return tiles.at[lists.tiles].add(rows, mode="drop", indices_are_sorted=True)
 
 
 def tile_pixels(tile_size: int, dtype) -> np.ndarray:
@@ -301,7 +338,7 @@ def patch_slots(gaussians: Gaussians2D, *, patches: PatchGrid) -> Float[Array, "
     border = np.pad(np.zeros(grid, table.dtype), rings, constant_values=1)
     field = _pad_grid(local, grid, rings) + blank[:, None, None] * border[None]
     slots = []
-    for i, j, part in _neighbours(field, grid, rings):
+    for i, j, part in _neighbors(field, grid, rings):
         shift = jnp.zeros_like(blank).at[0].set(j * size).at[1].set(i * size)
         slots.append(part + shift[:, None])
     return jnp.stack(slots)
@@ -310,7 +347,7 @@ def patch_slots(gaussians: Gaussians2D, *, patches: PatchGrid) -> Float[Array, "
 def patch_colors(colors: Float[Array, "n c"], *, patches: PatchGrid) -> Float[Array, "L c T"]:
     """The colour rows of `patch_slots` alone; linear in the colours."""
     field = _pad_grid(colors, patches.shape, patches.rings)
-    return jnp.stack([part for _, _, part in _neighbours(field, patches.shape, patches.rings)])
+    return jnp.stack([part for _, _, part in _neighbors(field, patches.shape, patches.rings)])
 
 
 def _pad_grid(rows: Float[Array, "n k"], grid: tuple[int, int], rings: int) -> Float[Array, "k r c"]:
@@ -318,8 +355,8 @@ def _pad_grid(rows: Float[Array, "n k"], grid: tuple[int, int], rings: int) -> F
     return jnp.pad(rows.T.reshape(-1, *grid), ((0, 0), (rings, rings), (rings, rings)))
 
 
-def _neighbours(field: Float[Array, "k r c"], grid: tuple[int, int], rings: int):
-    """(i, j, (k, T) planes seen i rows and j columns away) for all neighbours within `rings`."""
+def _neighbors(field: Float[Array, "k r c"], grid: tuple[int, int], rings: int):
+    """(i, j, (k, T) rows of the patches i rows and j columns away) for all neighbours within `rings`."""
     rows, columns = grid
     for i in range(-rings, rings + 1):
         for j in range(-rings, rings + 1):
@@ -332,7 +369,7 @@ def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     return -(-image_size[0] // patch_size), -(-image_size[1] // patch_size)
 
 
-def patch_centers(grid: tuple[int, int], patch_size: int, dtype=jnp.float32) -> Float[Array, "n 2"]:
+def patch_centers(grid: tuple[int, int], patch_size: float, dtype=jnp.float32) -> Float[Array, "n 2"]:
     """Centres (x, y) in pixels of the patches of a (rows, columns) grid, row by row."""
     y, x = jnp.meshgrid(*[(jnp.arange(size, dtype=dtype) + 0.5) * patch_size for size in grid], indexing="ij")
     return jnp.stack([x.ravel(), y.ravel()], axis=-1)

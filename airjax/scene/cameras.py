@@ -1,6 +1,6 @@
 """Pinhole cameras: x right, y down, z forward (OpenCV); a pixel's centre is at +0.5.
 
-A point X of the world lies at x = R X + t before the camera, and is seen at (fx x/z + cx, fy y/z + cy) pixels.
+A point X of the world has camera coordinates x = R X + t and is drawn at (fx x/z + cx, fy y/z + cy) pixels.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from airjax.arrays import AnyArray
+
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Camera:
     """One camera, or a stack of them with a further first axis on every field.
 
@@ -24,19 +26,23 @@ class Camera:
       translation: (3,) t, world units.
     """
 
-    intrinsics: Float[Array, "3 3"]
-    rotation: Float[Array, "3 3"]
-    translation: Float[Array, " 3"]
+    intrinsics: Float[AnyArray, "*v 3 3"]
+    rotation: Float[AnyArray, "*v 3 3"]
+    translation: Float[AnyArray, "*v 3"]
 
     @property
-    def center(self) -> Float[Array, " 3"]:
-        """Where it stands in the world, -R^T t."""
+    def center(self) -> Float[Array, "*v 3"]:
+        """Position in the world, -R^T t."""
         return -jnp.einsum("...ij,...i->...j", self.rotation, self.translation, precision="highest")
 
     @property
-    def forward(self) -> Float[Array, " 3"]:
-        """The unit vector that it looks along, in the world."""
+    def forward(self) -> Float[AnyArray, "*v 3"]:
+        """Unit vector of the viewing direction, in the world."""
         return self.rotation[..., 2, :]
+
+    def scaled(self, scale: float) -> Camera:
+        """The same camera with an image `scale` times as large."""
+        return self if scale == 1 else self.resized((1, 1), (scale, scale))
 
     def __getitem__(self, index) -> Camera:
         """Some of a stack."""
@@ -48,46 +54,44 @@ class Camera:
         return replace(self, intrinsics=self.intrinsics * factors.reshape((1,) * (self.intrinsics.ndim - 2) + (3, 1)))
 
 
-def scale_world(camera: Camera, factor: Float[Array, ""] | float) -> Camera:
-    """The same camera in a world `factor` times as large."""
-    return replace(camera, translation=camera.translation * factor)
-
-
 def look_at(
-    center: Float[Array, " 3"], target: Float[Array, " 3"], up: Float[Array, " 3"], intrinsics: Float[Array, "3 3"]
+    center: Float[AnyArray, " 3"],
+    target: Float[AnyArray, " 3"],
+    up: Float[AnyArray, " 3"],
+    intrinsics: Float[AnyArray, "3 3"],
 ) -> Camera:
-    """A camera at `center` that looks at `target`, with `up` upwards in its image; it must not look along `up`."""
+    """A camera at `center` that looks at `target`, `up` pointing upwards in its image; not defined along `up`."""
     forward = _unit(target - center)
     right = _unit(jnp.cross(forward, up))
     rotation = jnp.stack([right, jnp.cross(forward, right), forward])
     return Camera(intrinsics, rotation, -jnp.dot(rotation, center, precision="highest"))
 
 
-def pinhole(focal: float, image_size: tuple[int, int], dtype=jnp.float32) -> Float[Array, "3 3"]:
+def pinhole(focal: Float[Array, ""] | float, image_size: tuple[int, int]) -> Float[Array, "3 3"]:
     """Intrinsics of a focal length in pixels, the principal point in the middle."""
     height, width = image_size
-    return jnp.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype)
+    return jnp.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], jnp.float32)
 
 
-def project_points(camera: Camera, points: Float[Array, "n 3"]) -> tuple[Float[Array, "n 2"], Float[Array, " n"]]:
-    """Where points of the world are seen, in pixels, and their depths z."""
+def project_points(camera: Camera, points: Float[AnyArray, "n 3"]) -> tuple[Float[Array, "n 2"], Float[Array, " n"]]:
+    """Pixels and depths z of points of the world."""
     local = to_camera(camera, points)
     image = jnp.dot(local, camera.intrinsics.T, precision="highest")
     return image[:, :2] / image[:, 2:], local[:, 2]
 
 
-def to_camera(camera: Camera, points: Float[Array, "n 3"]) -> Float[Array, "n 3"]:
-    """Points of the world before the camera."""
+def to_camera(camera: Camera, points: Float[AnyArray, "n 3"]) -> Float[Array, "n 3"]:
+    """Camera coordinates of points of the world."""
     return jnp.dot(points, camera.rotation.T, precision="highest") + camera.translation[None]
 
 
-def unproject(camera: Camera, pixels: Float[Array, "n 2"], depths: Float[Array, " n"]) -> Float[Array, "n 3"]:
-    """Points of the world that are seen at `pixels` in the depths z."""
+def unproject(camera: Camera, pixels: Float[AnyArray, "n 2"], depths: Float[AnyArray, " n"]) -> Float[Array, "n 3"]:
+    """Points of the world at `pixels` and depths z: the inverse of `project_points`."""
     homogeneous = jnp.concatenate([pixels, jnp.ones_like(pixels[:, :1])], axis=1)
     rays = jnp.dot(homogeneous, jnp.linalg.inv(camera.intrinsics).T, precision="highest")
     local = rays * depths[:, None] - camera.translation[None]
     return jnp.dot(local, camera.rotation, precision="highest")
 
 
-def _unit(vector: Float[Array, " 3"]) -> Float[Array, " 3"]:
+def _unit(vector: Float[AnyArray, " 3"]) -> Float[Array, " 3"]:
     return vector / jnp.linalg.norm(vector)

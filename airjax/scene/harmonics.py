@@ -1,4 +1,4 @@
-"""Real spherical harmonics to degree 4: colours that depend on the direction they are seen from.
+"""Real spherical harmonics to degree 4: colours that depend on the viewing direction.
 
 The basis, its order and its signs are those of the 3D Gaussian Splatting format: within a degree the order runs from
 -degree to degree, and functions of odd order are negative (P.-P. Sloan, Efficient Spherical Harmonic Evaluation, 2013).
@@ -16,7 +16,7 @@ SH0 = 0.5 / math.sqrt(math.pi)  # 0.28209479, the constant function
 
 
 def num_harmonics(degree: int) -> int:
-    """Number k of functions up to a degree.
+    """Number k = (degree + 1)^2 of functions up to a degree.
 
     Raises:
       ValueError: a degree outside 0 to 4.
@@ -30,7 +30,7 @@ def degree_of(count: int) -> int:
     """Inverse of `num_harmonics`.
 
     Raises:
-      ValueError: a number that no degree has.
+      ValueError: a count that belongs to no degree.
     """
     degree = math.isqrt(count) - 1
     if not 0 <= degree <= MAX_DEGREE or (degree + 1) ** 2 != count:
@@ -94,5 +94,5 @@ def to_rgb(harmonics: Float[Array, "n k 3"], directions: Float[Array, "n 3"]) ->
 
 
 def from_rgb(rgb: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
-    """The coefficient of the constant function that gives a colour."""
+    """Coefficient of the constant function for a colour."""
     return (rgb - 0.5) / SH0

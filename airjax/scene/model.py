@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from airjax.arrays import AnyArray
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D
 from airjax.inner.optimizers import rates_from_text
@@ -25,7 +26,7 @@ from airjax.weights_file import load_weights, weights_hash
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "foresplat.safetensors"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A scene predictor with its weights.
 
@@ -42,11 +43,12 @@ class Model:
     rates: Coordinates = RATES
 
     def __repr__(self) -> str:
-        return f"Model({self.name})"
+        weights = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
+        return f"Model({self.name}, {self.config.planes} planes, {weights:,} weights)"
 
     def predict(
         self,
-        images: Float[np.ndarray, "u h w 3"],
+        images: Float[AnyArray, "u h w 3"],
         cameras: Camera,
         near: float,
         far: float,
@@ -80,8 +82,7 @@ def _predict(params, images, cameras, empty, near, far, *, config, rows) -> Gaus
     prediction = predict(params, images, cameras, near, far, config=config, sets=sets)
     gaussians = prediction.gaussians
     if sets is not None:
-        first = sets[:, 0]
-        cameras, empty = jax.tree.map(lambda leaf: leaf[first], (cameras, empty))
+        cameras, empty = jax.tree.map(lambda leaf: leaf[sets[:, 0]], (cameras, empty))
     kept = consistent(gaussians.means, prediction.pixels, prediction.depths, cameras, empty=empty)
     return replace(gaussians, active=gaussians.active & kept)
 

@@ -4,14 +4,15 @@ Letters: u views, v of them with Gaussians, h, w pixels, d planes, a, b rows and
 Gaussians of a cell.
 
 The planes of a view are evenly spaced in inverse depth from 1 / far to 1 / near, so that nothing depends on the unit
-of the world. A network matches what the other views see on each plane, and says, as a mean over the planes, how deep a
-cell is. Its Gaussians start as flat discs that face the camera, coloured as the pixels that they cover.
+of the world. A network compares the other views on each plane, and predicts the depth of a cell as a mean over the
+planes. Its Gaussians start as flat discs that face the camera, in the colours of the pixels that they cover.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,12 +23,13 @@ from jaxtyping import Array, Float, Int
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D
 from airjax.nn.plane_sweep import CELL, MULTIPLE, PlaneSweepConfig, plane_sweep_networks
+from airjax.raster.tiles import patch_centers
 from airjax.scene.cameras import Camera, unproject
 from airjax.scene.harmonics import from_rgb
 from airjax.scene.quaternions import from_rotation, multiply
-from airjax.scene.sweep import PATCH_SCALES, match_planes, normalised, patch_features
+from airjax.scene.sweep import PATCH_SCALES, match_planes, normalize, patch_features
 
-ROWS = 13  # numbers of a Gaussian: offset 2, depth 1, log scales 3, quaternion 3, opacity 1, colour 3
+ROWS = 13  # numbers of a Gaussian, see `_Raw`
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ class PredictorConfig:
 
     @property
     def networks(self) -> PlaneSweepConfig:
-        """Of the networks."""
+        """Network sizes."""
         comparisons = self.groups + PATCH_SCALES
-        return PlaneSweepConfig(self.planes, self.matching, comparisons, tuple(self.widths), ROWS * self.grid**2)
+        return PlaneSweepConfig(self.planes, self.matching, comparisons, self.widths, ROWS * self.grid**2)
 
 
 class Prediction(NamedTuple):
@@ -130,55 +132,93 @@ def predict(
     features = networks.features(params, images)
     inverse = _inverse_depths(near, far, config.planes)
     compared = [
-        (normalised(part, groups=groups), groups)
+        (normalize(part, groups=groups), groups)
         for part, groups in ((features, config.groups), (patch_features(images), PATCH_SCALES))
     ]
 
     def match(views):
-        found = [
+        agreements = [
             match_planes(part, cameras, views[0], views[1:], inverse, groups=groups, image_size=(height, width))
             for part, groups in compared
         ]
-        return jnp.concatenate(found, axis=-1)
+        return jnp.concatenate(agreements, axis=-1)
 
     matches = jax.lax.map(match, jnp.asarray(sets), batch_size=2)
     images, cameras, features = jax.tree.map(lambda leaf: leaf[sets[:, 0]], (images, cameras, features))
     scores, outputs = networks.decode(params, images, matches, features)
     plane = jnp.dot(jax.nn.softmax(scores, axis=-1), jnp.arange(config.planes, dtype=scores.dtype), precision="highest")
-    parts = jax.vmap(lambda *view: _place(*view, near, far, config, (height, width)))(outputs, plane, images, cameras)
+    place = partial(_place, near=near, far=far, config=config, image_size=(height, width))
+    parts = jax.vmap(place)(outputs, plane, images, cameras)
     gaussians, pixels = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), parts)
-    return Prediction(gaussians, pixels, 1.0 / _at(plane, near, far, config.planes))
+    return Prediction(gaussians, pixels, 1.0 / _inverse_depth_at(plane, near, far, config.planes))
 
 
-def _inverse_depths(near, far, planes: int) -> Float[Array, " d"]:
-    return _at(jnp.arange(planes, dtype=jnp.float32), near, far, planes)
+def _inverse_depths(near: Float[Array, ""], far: Float[Array, ""], planes: int) -> Float[Array, " d"]:
+    return _inverse_depth_at(jnp.arange(planes, dtype=jnp.float32), near, far, planes)
 
 
-def _at(plane, near, far, planes: int):
+def _inverse_depth_at(
+    plane: Float[Array, "*n"], near: Float[Array, ""], far: Float[Array, ""], planes: int
+) -> Float[Array, "*n"]:
     """Inverse depth of a plane number, whole or not."""
     return 1.0 / far + plane / (planes - 1) * (1.0 / near - 1.0 / far)
 
 
-def _place(outputs, plane, image, camera: Camera, near, far, config: PredictorConfig, image_size):
-    """The Gaussians of one view, row by row, and the pixels that they show."""
+class _Raw(NamedTuple):
+    """The 13 numbers of each Gaussian as the decoder gives them, any real numbers."""
+
+    offsets: Float[Array, "n 2"]
+    depths: Float[Array, " n"]
+    log_scales: Float[Array, "n 3"]
+    quats: Float[Array, "n 3"]
+    logits: Float[Array, " n"]
+    colors: Float[Array, "n 3"]
+
+
+def _split(rows: Float[Array, "n k"]) -> _Raw:
+    """Columns by name."""
+    return _Raw(rows[:, 0:2], rows[:, 2], rows[:, 3:6], rows[:, 6:9], rows[:, 9], rows[:, 10:ROWS])
+
+
+def _place(
+    outputs: Float[Array, "a b k"],
+    plane: Float[Array, "a b"],
+    image: Float[Array, "h w 3"],
+    camera: Camera,
+    *,
+    near: Float[Array, ""],
+    far: Float[Array, ""],
+    config: PredictorConfig,
+    image_size: tuple[int, int],
+) -> tuple[Gaussians3D, Float[Array, "n 2"]]:
+    """The Gaussians of one view, row by row, and the pixels that they show.
+
+    A Gaussian belongs to a square of s x s pixels around c, at a depth of about that of the plane number d:
+
+      pixel = c + s tanh(offset)
+      depth = depth of plane d + 2 tanh(depth), from half a plane beyond `far` to one before `near`
+      scales = depth / focal length * s * _DISC * exp(3 tanh(log scales / 3)), by at most e^3 larger or smaller
+      rotation = unit(1, quaternion), from the camera's axes
+      opacity = sigmoid(logit + 1)
+      colour = mean of the square + colour / 2
+    """
     rows, columns, _ = outputs.shape
-    grid, spacing = config.grid, CELL / config.grid
-    raw = outputs.reshape(rows, columns, grid, grid, ROWS).transpose(0, 2, 1, 3, 4).reshape(-1, ROWS)
+    grid, spacing = config.grid, CELL // config.grid
     size = rows * grid, columns * grid
-    y, x = jnp.meshgrid(*[(jnp.arange(n, dtype=jnp.float32) + 0.5) * spacing for n in size], indexing="ij")
-    pixels = jnp.stack([x.ravel(), y.ravel()], axis=-1)
+    raw = _split(outputs.reshape(rows, columns, grid, grid, ROWS).transpose(0, 2, 1, 3, 4).reshape(-1, ROWS))
+    pixels = patch_centers(size, spacing)
     active = (pixels[:, 0] < image_size[1]) & (pixels[:, 1] < image_size[0])
-    side = round(spacing)
-    colors = image.reshape(size[0], side, size[1], side, 3).mean(axis=(1, 3)).reshape(-1, 3)
+    colors = image.reshape(size[0], spacing, size[1], spacing, 3).mean(axis=(1, 3)).reshape(-1, 3)
     plane = jnp.repeat(jnp.repeat(plane, grid, axis=0), grid, axis=1).ravel()
-    depth = 1.0 / _at(jnp.clip(plane + 2 * jnp.tanh(raw[:, 2]), -0.5, config.planes), near, far, config.planes)
-    means = unproject(camera, pixels + spacing * jnp.tanh(raw[:, :2]), depth)
+    plane = jnp.clip(plane + 2 * jnp.tanh(raw.depths), -0.5, config.planes)
+    depth = 1.0 / _inverse_depth_at(plane, near, far, config.planes)
+    means = unproject(camera, pixels + spacing * jnp.tanh(raw.offsets), depth)
     focal = 0.5 * (camera.intrinsics[0, 0] + camera.intrinsics[1, 1])
     disc = jnp.array(_DISC) * spacing
-    scales = (depth / focal)[:, None] * disc[None] * jnp.exp(3 * jnp.tanh(raw[:, 3:6] / 3))
-    turned = jnp.concatenate([jnp.ones_like(raw[:, :1]), raw[:, 6:9]], axis=-1)
-    turned = turned / jnp.linalg.norm(turned, axis=-1, keepdims=True)
-    to_world = jnp.broadcast_to(from_rotation(camera.rotation.T)[None], turned.shape)
-    harmonics = from_rgb(colors + 0.5 * raw[:, 10:])[:, None]
-    opacities = jax.nn.sigmoid(raw[:, 9] + 1)
-    return Gaussians3D(means, scales, multiply(to_world, turned), opacities, harmonics, active), pixels
+    scales = (depth / focal)[:, None] * disc[None] * jnp.exp(3 * jnp.tanh(raw.log_scales / 3))
+    quats = jnp.concatenate([jnp.ones_like(raw.quats[:, :1]), raw.quats], axis=-1)
+    quats = quats / jnp.linalg.norm(quats, axis=-1, keepdims=True)
+    to_world = jnp.broadcast_to(from_rotation(camera.rotation.T)[None], quats.shape)
+    harmonics = from_rgb(colors + 0.5 * raw.colors)[:, None]
+    opacities = jax.nn.sigmoid(raw.logits + 1)
+    return Gaussians3D(means, scales, multiply(to_world, quats), opacities, harmonics, active), pixels

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from airjax.raster.tiles import patch_centers
 from airjax.scene.cameras import Camera, look_at, pinhole
 from airjax.scene.quaternions import rotations
 
@@ -21,26 +22,36 @@ SUPERSAMPLES = 2  # rays per pixel along each axis
 _FAR = 1e6  # where a ray meets nothing
 
 
+class Objects(NamedTuple):
+    """Boxes and spheres; one of them where the first axis is missing.
+
+    Fields:
+      centers, sizes: (K, 3) half extents of a box; a sphere has the first as its radius.
+      rotations: (K, 3, 3) object to world.
+      spheres: (K,) whether it is a sphere, else a box.
+      exist: (K,) whether it is there.
+    """
+
+    centers: Float[Array, "*K 3"]
+    sizes: Float[Array, "*K 3"]
+    rotations: Float[Array, "*K 3 3"]
+    spheres: Bool[Array, "*K"]
+    exist: Bool[Array, "*K"]
+
+
 class Room(NamedTuple):
     """One scene.
 
     Fields:
-      half: (3,) half extents of the room around the origin.
-      centers, sizes: (K, 3) of the objects: half extents of a box; a sphere has the first as its radius.
-      turns: (K, 3, 3) their rotations, object to world.
-      spheres: (K,) whether it is a sphere, else a box.
-      exist: (K,) whether it is there.
+      half_extents: (3,) of the room around the origin.
+      objects: K of them.
       textures: (6 + K, s, s, 3) of the walls and the objects, in [0, 1].
       repeats: (6 + K,) how often a texture is repeated, mirrored, along each side.
       light: (3,) unit vector towards the light.
     """
 
-    half: Float[Array, " 3"]
-    centers: Float[Array, "K 3"]
-    sizes: Float[Array, "K 3"]
-    turns: Float[Array, "K 3 3"]
-    spheres: Bool[Array, " K"]
-    exist: Bool[Array, " K"]
+    half_extents: Float[Array, " 3"]
+    objects: Objects
     textures: Float[Array, "T s s 3"]
     repeats: Float[Array, " T"]
     light: Float[Array, " 3"]
@@ -82,29 +93,33 @@ def random_room(key: jax.Array, atlas: Float[Array, "T s s 3"], eyes: Float[Arra
     keys = jax.random.split(key, 10)
     shape = (NUM_OBJECTS, 3)
     reach = jnp.max(jnp.abs(eyes), axis=0) + 0.3
-    half = jnp.maximum(jax.random.uniform(keys[0], (3,), minval=1.8, maxval=3.5), reach)
-    centers = jax.random.uniform(keys[1], shape, minval=-0.7, maxval=0.7) * half[None]
+    half_extents = jnp.maximum(jax.random.uniform(keys[0], (3,), minval=1.8, maxval=3.5), reach)
+    centers = jax.random.uniform(keys[1], shape, minval=-0.7, maxval=0.7) * half_extents[None]
     sizes = jax.random.uniform(keys[2], shape, minval=0.2, maxval=0.7)
-    turns = rotations(jax.random.normal(keys[3], (NUM_OBJECTS, 4)))
     count = jax.random.randint(keys[5], (), 2, NUM_OBJECTS + 1)
     distance = jnp.linalg.norm(centers[:, None] - eyes[None], axis=-1)
     free = jnp.all(distance > jnp.linalg.norm(sizes, axis=1)[:, None] + 0.4, axis=1)
     picks = jax.random.choice(keys[6], len(atlas), (NUM_TEXTURES,), replace=len(atlas) < NUM_TEXTURES)
     light = jax.random.normal(keys[8], (3,))
-    return Room(
-        half,
+    objects = Objects(
         centers,
         sizes,
-        turns,
+        rotations(jax.random.normal(keys[3], (NUM_OBJECTS, 4))),
         jax.random.bernoulli(keys[4], 0.5, (NUM_OBJECTS,)),
         free & (jnp.arange(NUM_OBJECTS) < count),
+    )
+    return Room(
+        half_extents,
+        objects,
         atlas[picks].astype(jnp.float32),
         jax.random.randint(keys[7], (NUM_TEXTURES,), 1, 3).astype(jnp.float32),
         light / jnp.linalg.norm(light),
     )
 
 
-def random_cameras(key: jax.Array, *, image_size: tuple[int, int], num_views: int, baseline=(0.15, 0.5)) -> Camera:
+def random_cameras(
+    key: jax.Array, *, image_size: tuple[int, int], num_views: int, baseline: tuple[float, float] = (0.15, 0.5)
+) -> Camera:
     """Cameras along a line across a common line of sight: the first two 1 apart, the others around and between them.
 
     Args:
@@ -152,72 +167,120 @@ def cast(
 ) -> tuple[Float[Array, "h w 3"], Float[Array, "h w"]]:
     """What a camera in the room sees: the mean colour of 2 x 2 rays in every pixel, and the depth at its centre."""
     height, width = image_size
-    image = _cast_grid(room, camera, (height * SUPERSAMPLES, width * SUPERSAMPLES), SUPERSAMPLES)[0]
-    image = image.reshape(height, SUPERSAMPLES, width, SUPERSAMPLES, 3).mean(axis=(1, 3))
+    colors, _ = _cast_grid(room, camera, (height * SUPERSAMPLES, width * SUPERSAMPLES), SUPERSAMPLES)
+    image = colors.reshape(height, SUPERSAMPLES, width, SUPERSAMPLES, 3).mean(axis=(1, 3))
     return image, _cast_grid(room, camera, image_size, 1)[1].reshape(image_size)
 
 
-def _cast_grid(room, camera, size, per_pixel):
-    y, x = jnp.meshgrid(*[(jnp.arange(n, dtype=jnp.float32) + 0.5) / per_pixel for n in size], indexing="ij")
-    pixels = jnp.stack([x.ravel(), y.ravel(), jnp.ones(x.size)], axis=-1)
+def _cast_grid(
+    room: Room, camera: Camera, size: tuple[int, int], per_pixel: int
+) -> tuple[Float[Array, "r 3"], Float[Array, " r"]]:
+    """Colours and depths along `per_pixel` squared rays through every pixel, row by row."""
+    pixels = jnp.concatenate([patch_centers(size, 1 / per_pixel), jnp.ones((size[0] * size[1], 1))], axis=-1)
     local = jnp.dot(pixels, jnp.linalg.inv(camera.intrinsics).T, precision="highest")
     return _shade(room, camera.center, jnp.dot(local, camera.rotation, precision="highest"))
 
 
+class _Hit(NamedTuple):
+    """Where rays meet a surface.
+
+    Fields:
+      surface: (r,) 0 for the room, else 1 + the number of the object.
+      depth: (r,) distance along the ray.
+      local: (r, 3) the point in half extents of what it lies on, along that one's own axes.
+      rotation: (r, 3, 3) those axes, to the world.
+      sphere: (r,) whether it lies on a sphere.
+      axis, sign: (r,) the face of the box, or of the room, that it lies on.
+    """
+
+    surface: Int[Array, " r"]
+    depth: Float[Array, " r"]
+    local: Float[Array, "r 3"]
+    rotation: Float[Array, "r 3 3"]
+    sphere: Bool[Array, " r"]
+    axis: Int[Array, " r"]
+    sign: Float[Array, " r"]
+
+
 def _shade(room: Room, eye: Float[Array, " 3"], rays: Float[Array, "r 3"]):
     """Colours (r, 3) and depths (r,) along rays."""
-    depths = jnp.concatenate(
-        [_leave(room.half, eye, rays)[None], jax.vmap(_meet, (None, None, 0))(eye, rays, room[1:6])]
-    )
-    index = jnp.argmin(depths, axis=0)  # 0 the room, then the objects
+    hit = _first_hit(room, eye, rays)
+    u, v = _texture_coordinates(hit)
+    wall = 2 * hit.axis + jnp.where(hit.sign > 0, 1, 0)
+    texture = jnp.where(hit.surface == 0, wall, 5 + hit.surface)
+    color = _look_up(room.textures, texture, u, v, room.repeats[texture])
+    return color * (0.75 + 0.25 * jnp.dot(_normals(hit), room.light, precision="highest"))[:, None], hit.depth
+
+
+def _first_hit(room: Room, eye: Float[Array, " 3"], rays: Float[Array, "r 3"]) -> _Hit:
+    walls = _distance_to_walls(room.half_extents, eye, rays)
+    depths = jnp.concatenate([walls[None], jax.vmap(_distance_to_object, (None, None, 0))(eye, rays, room.objects)])
+    surface = jnp.argmin(depths, axis=0)
     depth = jnp.min(depths, axis=0)
-    is_room, i = index == 0, jnp.maximum(index - 1, 0)
+    is_room, i = surface == 0, jnp.maximum(surface - 1, 0)
     point = eye[None] + depth[:, None] * rays
-    # Where the surface was met, in units of the object's half extents along its own axes.
-    turn = jnp.where(is_room[:, None, None], jnp.eye(3)[None], room.turns[i])
-    size = jnp.where(is_room[:, None], room.half[None], room.sizes[i])
-    center = jnp.where(is_room[:, None], 0.0, room.centers[i])
-    local = jnp.einsum("rij,ri->rj", turn, point - center, precision="highest")
-    round_ = ~is_room & room.spheres[i]
-    local = jnp.where(round_[:, None], local / size[:, :1], local / size)
+    rotation = jnp.where(is_room[:, None, None], jnp.eye(3)[None], room.objects.rotations[i])
+    size = jnp.where(is_room[:, None], room.half_extents[None], room.objects.sizes[i])
+    center = jnp.where(is_room[:, None], 0.0, room.objects.centers[i])
+    sphere = ~is_room & room.objects.spheres[i]
+    local = jnp.einsum("rij,ri->rj", rotation, point - center, precision="highest")
+    local = jnp.where(sphere[:, None], local / size[:, :1], local / size)
     axis = jnp.argmax(jnp.abs(local), axis=1)
     sign = jnp.sign(jnp.take_along_axis(local, axis[:, None], axis=1)[:, 0])
-    normal = jnp.where(round_[:, None], local, jax.nn.one_hot(axis, 3) * sign[:, None])
-    normal = jnp.where(is_room[:, None], -normal, normal)
-    world = jnp.einsum("rij,rj->ri", turn, normal, precision="highest")
-    flat = jnp.stack([local[:, 1], local[:, 0], local[:, 0]], 1), jnp.stack([local[:, 2], local[:, 2], local[:, 1]], 1)
-    u, v = (jnp.take_along_axis(part, axis[:, None], axis=1)[:, 0] for part in flat)
-    around = jnp.arctan2(local[:, 1], local[:, 0]) / jnp.pi
-    u, v = jnp.where(round_, around, u), jnp.where(round_, jnp.clip(local[:, 2], -1, 1), v)
-    wall = 2 * axis + jnp.where(sign > 0, 1, 0)
-    texture = jnp.where(is_room, wall, 5 + index)
-    color = _look_up(room.textures, texture, u, v, room.repeats[texture])
-    return color * (0.75 + 0.25 * jnp.dot(world, room.light, precision="highest"))[:, None], depth
+    return _Hit(surface, depth, local, rotation, sphere, axis, sign)
 
 
-def _leave(half, eye, rays):
-    """Distance to the walls, from inside."""
+def _normals(hit: _Hit) -> Float[Array, "r 3"]:
+    """Unit vectors in the world, out of an object and into the room."""
+    face = jax.nn.one_hot(hit.axis, 3) * hit.sign[:, None]
+    normal = jnp.where(hit.sphere[:, None], hit.local, face)
+    normal = jnp.where((hit.surface == 0)[:, None], -normal, normal)
+    return jnp.einsum("rij,rj->ri", hit.rotation, normal, precision="highest")
+
+
+def _texture_coordinates(hit: _Hit) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
+    """u and v in [-1, 1]: the other two axes of a face; longitude and height of a sphere."""
+    x, y, z = hit.local[:, 0], hit.local[:, 1], hit.local[:, 2]
+    others = jnp.stack([y, x, x], axis=1), jnp.stack([z, z, y], axis=1)
+    u, v = (jnp.take_along_axis(part, hit.axis[:, None], axis=1)[:, 0] for part in others)
+    longitude = jnp.arctan2(y, x) / jnp.pi
+    return jnp.where(hit.sphere, longitude, u), jnp.where(hit.sphere, jnp.clip(z, -1, 1), v)
+
+
+def _distance_to_walls(half_extents: Float[Array, " 3"], eye: Float[Array, " 3"], rays: Float[Array, "r 3"]):
+    """(r,) distances to the walls, from inside."""
     slope = jnp.where(jnp.abs(rays) < 1e-9, 1e-9, rays)
-    return jnp.min(jnp.maximum((half[None] - eye[None]) / slope, (-half[None] - eye[None]) / slope), axis=1)
+    ends = (half_extents[None] - eye[None]) / slope, (-half_extents[None] - eye[None]) / slope
+    return jnp.min(jnp.maximum(*ends), axis=1)
 
 
-def _meet(eye, rays, thing):
+def _distance_to_object(eye: Float[Array, " 3"], rays: Float[Array, "r 3"], item: Objects) -> Float[Array, " r"]:
     """Distances to one object; `_FAR` where it is missed."""
-    center, size, turn, sphere, exists = thing
-    origin = jnp.dot(eye - center, turn, precision="highest")
-    direction = jnp.dot(rays, turn, precision="highest")
-    # Sphere: |o + t d| = radius.
+    origin = jnp.dot(eye - item.centers, item.rotations, precision="highest")
+    direction = jnp.dot(rays, item.rotations, precision="highest")
+    distance = jnp.where(
+        item.spheres,
+        _distance_to_sphere(origin, direction, item.sizes[0]),
+        _distance_to_box(origin, direction, item.sizes),
+    )
+    return jnp.where(item.exist, distance, _FAR)
+
+
+def _distance_to_sphere(origin, direction, radius):
+    """The smaller solution of |o + t d| = radius."""
     a = jnp.sum(jnp.square(direction), axis=1)
     b = jnp.dot(direction, origin, precision="highest")
-    root = b * b - a * (jnp.sum(jnp.square(origin)) - jnp.square(size[0]))
+    root = b * b - a * (jnp.sum(jnp.square(origin)) - jnp.square(radius))
     first = (-b - jnp.sqrt(jnp.maximum(root, 0.0))) / a
-    ball = jnp.where((root > 0) & (first > 0), first, _FAR)
-    # Box: the last of the three slabs to be entered, unless one was left before.
+    return jnp.where((root > 0) & (first > 0), first, _FAR)
+
+
+def _distance_to_box(origin, direction, size):
+    """The last of the three slabs to be entered, unless another was left before."""
     slope = jnp.where(jnp.abs(direction) < 1e-9, 1e-9, direction)
-    one, other = (size[None] - origin[None]) / slope, (-size[None] - origin[None]) / slope
-    enter, leave = jnp.max(jnp.minimum(one, other), axis=1), jnp.min(jnp.maximum(one, other), axis=1)
-    box = jnp.where((enter < leave) & (enter > 0), enter, _FAR)
-    return jnp.where(exists, jnp.where(sphere, ball, box), _FAR)
+    upper, lower = (size[None] - origin[None]) / slope, (-size[None] - origin[None]) / slope
+    enter, leave = jnp.max(jnp.minimum(upper, lower), axis=1), jnp.min(jnp.maximum(upper, lower), axis=1)
+    return jnp.where((enter < leave) & (enter > 0), enter, _FAR)
 
 
 def _look_up(textures, index: Int[Array, " r"], u, v, repeats) -> Float[Array, "r 3"]:

@@ -1,4 +1,4 @@
-"""3D Gaussians to splats on the image plane (EWA splatting; Zwicker et al., 2001), as known renderers do it."""
+"""3D Gaussians to splats on the image plane (EWA splatting; Zwicker et al., 2001), as gsplat and INRIA's code do it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from airjax.scene.cameras import Camera, to_camera
 from airjax.scene.harmonics import to_rgb
 from airjax.scene.quaternions import rotations
 
-BLOCK = 16  # pixels; side of the tiles on which the other renderers decide what is drawn
+BLOCK = 16  # pixels; side of the tiles of the other renderers, which decide where a Gaussian is drawn
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What renderers disagree on.
+    """The constants on which renderers differ.
 
     Fields:
       alpha_max: largest alpha of a Gaussian at a pixel.
-      stop: a Gaussian after which no more than this is left of a pixel is not drawn any more.
+      stop: a Gaussian that would leave no more transmittance than this is not drawn, and none behind it.
       three_sigma: a Gaussian is drawn only in the 16-pixel tiles that a box of three standard deviations of its longer
         axis touches. The number is the least squared half difference of the two variances, pixels^4, for that axis.
         None to draw it wherever its alpha is at least 1/255.
@@ -64,7 +64,7 @@ def project(
     preset: Preset = PRESETS["gsplat"],
     antialiased: bool = False,
 ) -> Splats:
-    """The set as one camera sees it, front to back.
+    """Splats of a set for one camera, front to back.
 
     Sigma = R S S^T R^T, Sigma' = J W Sigma W^T J^T + dilation I, with J the derivative of the projection at the mean,
     whose x / z and y / z are kept within the image and 15 % of it (30 % of the half width) around.
@@ -77,12 +77,12 @@ def project(
       antialiased: multiply opacities by sqrt(det / det with the dilation), so that small ones do not gain light.
 
     Returns:
-      n splats with values (r, g, b, z). One that is behind the near plane, beyond the far one, or not finite is
+      n splats with values (r, g, b, z). A Gaussian before the near plane, beyond the far one, or not finite is
       inactive, and has no gradient.
     """
     height, width = image_size
     visible = jax.lax.stop_gradient(_visible(gaussians, camera, preset))
-    # What is not visible is replaced before anything is computed: it can produce neither a NaN nor a gradient.
+    # Invisible slots are replaced before anything is computed: they can produce neither a NaN nor a gradient.
     in_front = (camera.center + camera.forward)[None]
     means = jnp.where(visible[:, None], gaussians.means, in_front)
     scales = jnp.where(visible[:, None], gaussians.scales, 0.0)
@@ -92,25 +92,25 @@ def project(
     local = to_camera(camera, means)
     x, y, z = local[:, 0] / local[:, 2], local[:, 1] / local[:, 2], local[:, 2]
     fx, fy, cx, cy = camera.intrinsics[0, 0], camera.intrinsics[1, 1], camera.intrinsics[0, 2], camera.intrinsics[1, 2]
-    seen = jnp.stack([fx * x + cx, fy * y + cy], axis=-1)
+    pixels = jnp.stack([fx * x + cx, fy * y + cy], axis=-1)
 
-    x = _kept(x, (-cx - 0.15 * width) / fx, (width - cx + 0.15 * width) / fx)
-    y = _kept(y, (-cy - 0.15 * height) / fy, (height - cy + 0.15 * height) / fy)
-    # The rows of J W R S: standard deviations along the Gaussian's own axes as seen in x and in y.
+    x = _clamp(x, (-cx - 0.15 * width) / fx, (width - cx + 0.15 * width) / fx)
+    y = _clamp(y, (-cy - 0.15 * height) / fy, (height - cy + 0.15 * height) / fy)
+    # The two rows of J W R S: the Gaussian's principal axes, as long as its deviations, in pixels along x and y.
     axes = jnp.einsum("ij,njk->nik", camera.rotation, rotations(quats), precision="highest") * scales[:, None]
-    seen_x = (fx / z)[:, None] * (axes[:, 0] - x[:, None] * axes[:, 2])
-    seen_y = (fy / z)[:, None] * (axes[:, 1] - y[:, None] * axes[:, 2])
-    xx, xy, yy = (jnp.sum(a * b, axis=-1) for a, b in ((seen_x, seen_x), (seen_x, seen_y), (seen_y, seen_y)))
+    row_x = (fx / z)[:, None] * (axes[:, 0] - x[:, None] * axes[:, 2])
+    row_y = (fy / z)[:, None] * (axes[:, 1] - y[:, None] * axes[:, 2])
+    xx, xy, yy = (jnp.sum(a * b, axis=-1) for a, b in ((row_x, row_x), (row_x, row_y), (row_y, row_y)))
     a, c = xx + preset.dilation, yy + preset.dilation
     # Of det = a c - xy^2 the part without the dilation is a squared cross product: it cannot come out negative.
-    sharp = jnp.sum(jnp.square(jnp.cross(seen_x, seen_y)), axis=-1)
+    sharp = jnp.sum(jnp.square(jnp.cross(row_x, row_y)), axis=-1)
     det = sharp + preset.dilation * (xx + yy + preset.dilation)
     if antialiased:
         opacities = opacities * _safe_sqrt(sharp / det)
     factors = jnp.stack([jnp.sqrt(c / det), -xy / jnp.sqrt(c * det), 1 / jnp.sqrt(c)], axis=-1)
     rgb = to_rgb(harmonics, _safe_unit(means - camera.center[None]))
     values = jnp.concatenate([rgb, z[:, None]], axis=1)
-    splats = Splats(seen, factors, opacities, values, _half(a, xy, c, opacities, preset), visible)
+    splats = Splats(pixels, factors, opacities, values, _half_extents(a, xy, c, opacities, preset), visible)
     order = jax.lax.stop_gradient(front_to_back(z, visible))
     return jax.tree.map(lambda leaf: leaf[order], splats)
 
@@ -123,8 +123,10 @@ def _visible(gaussians: Gaussians3D, camera: Camera, preset: Preset) -> Bool[Arr
     return jnp.stack([gaussians.active, depth >= preset.near, depth <= preset.far, *finite]).all(axis=0)
 
 
-def _half(a, b, c, opacities, preset) -> Float[Array, "n 2"]:
-    """Half sizes of the box in which a splat is drawn."""
+def _half_extents(
+    a: Float[Array, " n"], b: Float[Array, " n"], c: Float[Array, " n"], opacities: Float[Array, " n"], preset: Preset
+) -> Float[Array, "n 2"]:
+    """Half width and height of the box in which a splat with the covariance [[a, b], [b, c]] is drawn."""
     a, b, c, opacities = jax.lax.stop_gradient((a, b, c, opacities))
     if preset.three_sigma is not None:
         longer = 0.5 * (a + c) + jnp.sqrt(jnp.maximum(preset.three_sigma, jnp.square(0.5 * (a - c)) + jnp.square(b)))
@@ -134,8 +136,8 @@ def _half(a, b, c, opacities, preset) -> Float[Array, "n 2"]:
     return reach[:, None] * jnp.sqrt(jnp.stack([a, c], axis=-1))
 
 
-def _kept(x, low, high):
-    """x within bounds; none of its gradient beyond them."""
+def _clamp(x, low, high):
+    """x within bounds; no gradient beyond them."""
     return jnp.where(x < low, low, jnp.where(x > high, high, x))
 
 

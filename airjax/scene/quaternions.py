@@ -1,4 +1,4 @@
-"""Quaternions w x y z."""
+"""Rotations as quaternions w x y z."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from airjax.arrays import AnyArray
 
-def rotations(quats: Float[Array, "n 4"]) -> Float[Array, "n 3 3"]:
+
+def rotations(quats: Float[AnyArray, "n 4"]) -> Float[Array, "n 3 3"]:
     """Rotation matrices of quaternions of any length; the identity, without a gradient, for one of length 0."""
     squared = jnp.sum(jnp.square(quats), axis=-1, keepdims=True)
     blank = squared <= 0
@@ -21,10 +23,10 @@ def rotations(quats: Float[Array, "n 4"]) -> Float[Array, "n 3 3"]:
     return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def from_rotation(rotation: Float[Array, "3 3"]) -> Float[Array, " 4"]:
-    """The quaternion of length 1 of a rotation matrix, w >= 0.
+def from_rotation(rotation: Float[AnyArray, "3 3"]) -> Float[Array, " 4"]:
+    """Unit quaternion of a rotation matrix, w >= 0.
 
-    Of the four rows that are multiples of it, the longest: 4 q q^T is linear in the matrix.
+    4 q q^T is linear in the matrix. Each of its rows is a multiple of q; the longest is normalized.
     """
     r = rotation
     xx, yy, zz = r[0, 0], r[1, 1], r[2, 2]
@@ -43,7 +45,7 @@ def from_rotation(rotation: Float[Array, "3 3"]) -> Float[Array, " 4"]:
 
 
 def multiply(a: Float[Array, "n 4"], b: Float[Array, "n 4"]) -> Float[Array, "n 4"]:
-    """First b, then a."""
+    """Products a b: the rotation b followed by a."""
     aw, ax, ay, az = jnp.moveaxis(a, -1, 0)
     bw, bx, by, bz = jnp.moveaxis(b, -1, 0)
     return jnp.stack(

@@ -1,7 +1,7 @@
 """Photographs with poses to 3D Gaussians: hold out views, find depths, choose views, predict, refine, score.
 
-`reconstruct` does all of it. Each stage is a function of its own: `split_views`, `find_bounds`, `prepare` (these two
-and the choice of views), `predict`, `airjax.scene.task.refine_gaussians`, `score_views`.
+`reconstruct` does all of it. Each stage is a function of its own: `split_views`, `find_bounds`, `prepare` (these two,
+and the choice of views), `predict`, `score_views`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Int
 
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D
-from airjax.metrics import psnr, ssim, to_8bit
+from airjax.inner.task import run
+from airjax.metrics import quality
 from airjax.scene import view_selection
 from airjax.scene.cameras import Camera
 from airjax.scene.defaults import MAX_SIZE, PREDICT_SIZE, REFINE_STEPS, VIEWS
@@ -29,7 +29,7 @@ from airjax.scene.files.ply import write_ply
 from airjax.scene.model import Model
 from airjax.scene.model import load as load_model
 from airjax.scene.render import render
-from airjax.scene.task import Coordinates, refine_gaussians
+from airjax.scene.task import Coordinates, SceneTask
 from airjax.scene.triangulate import FEWEST, Triangulated, depth_bounds, triangulate
 
 
@@ -68,6 +68,10 @@ class Prepared:
     bounds: Bounds
     sets: Int[np.ndarray, "k m"]
     notices: tuple[str, ...]
+
+    def refinement(self, rates: Coordinates) -> SceneTask:
+        """Refinement towards the given views, at these learning rates."""
+        return SceneTask(self.given.images, self.given.cameras, self.bounds.near, self.given.background, rates=rates)
 
 
 class Scores(NamedTuple):
@@ -191,16 +195,8 @@ def reconstruct(
         gaussians = predict(model, task)
     if refine_steps:
         with _timed(seconds, "refine"):
-            gaussians = refine_gaussians(
-                gaussians,
-                task.given.images,
-                task.given.cameras,
-                num_steps=refine_steps,
-                unit=task.bounds.near,
-                background=task.given.background,
-                rates=model.rates if rates is None else rates,
-                progress=progress,
-            )
+            refinement = task.refinement(model.rates if rates is None else rates)
+            gaussians = run(refinement, gaussians, num_steps=refine_steps, progress=progress)
     with _timed(seconds, "score"):
         scores = score_views(gaussians, task.held_out) if score else Scores()
     return Reconstruction(
@@ -248,7 +244,7 @@ def prepare(
     given, held_out, notices = split_views(scene, hold_out=hold_out)
     bounds = find_bounds(given, near=near, far=far)
     chosen = view_selection.spread(given.cameras, views)
-    sets = view_selection.comparisons(given.cameras, chosen, near=bounds.near, far=bounds.far)
+    sets = view_selection.comparisons(given.cameras, chosen.tolist(), near=bounds.near, far=bounds.far)
     return Prepared(given, held_out, given.shrunk(predict_size), bounds, sets, (*notices, *bounds.notices))
 
 
@@ -310,14 +306,8 @@ def score_views(gaussians: Gaussians3D, scene: Scene) -> Scores:
     scores = []
     for i, image in enumerate(scene.images):
         rendered = render(gaussians, scene.cameras[i], image_size=size, background=background).image
-        scores.append([float(score) for score in _similarity(image, rendered)])
+        scores.append(quality(image, rendered))
     return Scores(scene.names, *map(tuple, zip(*scores, strict=True)))
-
-
-@jax.jit
-def _similarity(image, rendered):
-    rendered = to_8bit(rendered)
-    return psnr(image, rendered), ssim(image, rendered)
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from airjax.gaussians import Gaussians3D
-from airjax.raster.alpha import Splats, draw_over
-from airjax.raster.draw import plan_capacity, plan_lists
-from airjax.raster.tiles import Capacity, TileLists, patch_grid, sorted_lists
+from airjax.arrays import AnyArray
+from airjax.gaussians import Gaussians3D, ladder, on_ladder, pad
+from airjax.raster.alpha import Splats, composite
+from airjax.raster.plan import (
+    capacity_for,
+    check_pairs,
+    check_request,
+    is_traced,
+    plan_lists,
+    scaled_size,
+    too_small,
+)
+from airjax.raster.tiles import Capacity, Footprints, TileLists, Tiling, num_chunks, num_pairs, sorted_lists
 from airjax.scene.cameras import Camera
 from airjax.scene.project import BLOCK, PRESETS, Preset, project
 
 TILE_SIZE = 8  # pixels; divides BLOCK
 
 
-class View(NamedTuple):
+class RenderedView(NamedTuple):
     """What a camera sees. All NaN where the lists overflowed.
 
     Fields:
@@ -40,51 +49,80 @@ class View(NamedTuple):
         return self.depth / jnp.maximum(self.alpha, 1e-10)
 
 
+class _Options(NamedTuple):
+    """Static arguments of a drawing."""
+
+    tiling: Tiling
+    preset: Preset
+    antialiased: bool
+    any_order: bool = False
+
+
+def _options(
+    image_size: tuple[int, int], tile_size: int, preset: str | Preset, antialiased: bool, any_order: bool = False
+) -> _Options:
+    if tile_size < 1 or BLOCK % tile_size:
+        raise ValueError(f"tile_size: expected a divisor of {BLOCK}, got {tile_size}")
+    preset = named_preset(preset)
+    block_tiles = BLOCK // tile_size if preset.three_sigma is not None else 1
+    return _Options(Tiling(image_size, tile_size, block_tiles), preset, antialiased, any_order)
+
+
 def render(
     gaussians: Gaussians3D,
     camera: Camera,
     *,
     image_size: tuple[int, int],
-    background: Float[Array, " 3"] | None = None,
+    scale: float = 1.0,
+    background: Float[AnyArray, " 3"] | Sequence[float] | None = None,
     preset: str | Preset = "gsplat",
     antialiased: bool = False,
-    capacity: Capacity | None = None,
+    tile_size: int = TILE_SIZE,
+    capacity: int | Capacity | None = None,
     any_order: bool = False,
-) -> View:
+) -> RenderedView:
     """A set of Gaussians as one camera sees it.
 
     Args:
       gaussians: n slots.
       camera: one; `vmap` over a stack of them.
-      image_size: (h, w) pixels.
+      image_size: (h, w) pixels of the camera's image.
+      scale: the result has round(scale * image_size) pixels; the camera's intrinsics are multiplied by it.
       background: (3,) colour behind everything; None for black.
       preset: a name of `airjax.scene.project.PRESETS`, or constants of one's own.
       antialiased: see `airjax.scene.project.project`.
-      capacity: of the tile lists. Left out, it is counted, which needs concrete arrays: give it inside `jit`, `grad`
-        or `vmap` (`capacity_of`).
-      any_order: see `airjax.raster.alpha.draw_over`.
+      tile_size: pixels; it changes the speed, not the image. It divides 16.
+      capacity: largest number of (Gaussian, tile) pairs, see `airjax.raster.tiles.Capacity`. None counts them, which
+        needs concrete arrays: inside `jit`, `grad` or `vmap` give one (`capacity_of`).
+      any_order: see `airjax.raster.alpha.composite`.
 
     Returns:
-      `View`; where a given capacity is too small all of it is NaN, and `overflow` is True.
+      `RenderedView`, not clipped. Inside a transformation, where the capacity is too small, all of it is NaN and
+      `overflow` is True.
 
     Raises:
-      ValueError: an impossible size, an unknown preset; no capacity under a JAX transformation.
-      AirjaxError: more pairs than the renderer takes.
+      ValueError: an impossible size or scale, an unknown preset; no capacity inside a JAX transformation; with concrete
+        arrays, a capacity that is too small.
+      AirjaxError: no capacity, and more than `airjax.raster.plan.MAX_PAIRS` pairs.
     """
-    if len(image_size) != 2 or min(image_size) < 1:
-        raise ValueError(f"image_size: expected (h, w) of at least 1, got {image_size}")
-    preset = named_preset(preset)
-    options = {"image_size": image_size, "preset": preset, "antialiased": antialiased}
-    draw = {"image_size": image_size, "preset": preset, "any_order": any_order}
-    if capacity is not None:
-        splats = project(gaussians, camera, **options)
-        lists = sorted_lists(splats.footprints, capacity=capacity, **_tiles(image_size, preset))
-        return _draw(splats, lists, background, **draw)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((gaussians, camera, background))):
-        raise ValueError("capacity: expected one inside a JAX transformation, got None")
-    splats = _project(gaussians, camera, **options)
-    lists = plan_lists(splats.footprints, image_size=image_size, tile_size=TILE_SIZE, block_tiles=_block_tiles(preset))
-    return _draw_jitted(splats, lists, background, **draw)
+    check_request(image_size, scale, tile_size)
+    options = _options(scaled_size(image_size, scale), tile_size, preset, antialiased, any_order)
+    camera = camera.scaled(scale)
+    if background is not None:
+        background = jnp.asarray(background, gaussians.means.dtype)
+    if is_traced(gaussians, camera, background):
+        if capacity is None:
+            raise ValueError("capacity: expected a number of pairs inside a JAX transformation, got None")
+        gaussians = gaussians if gaussians.num_slots else pad(gaussians, 1)
+        return _render(gaussians, camera, background, capacity=capacity, options=options)
+    gaussians = on_ladder(gaussians)
+    if capacity is None:
+        splats, footprints = _project_jitted(gaussians, camera, options)
+        return _draw_jitted(splats, plan_lists(footprints, options.tiling), background, options)
+    view = _render_jitted(gaussians, camera, background, capacity=capacity, options=options)
+    if view.overflow:
+        raise too_small(capacity, *_needs(gaussians, camera[None], options))
+    return view
 
 
 def capacity_of(
@@ -94,24 +132,22 @@ def capacity_of(
     image_size: tuple[int, int],
     preset: str | Preset = "gsplat",
     antialiased: bool = False,
+    tile_size: int = TILE_SIZE,
     headroom: float = 1.0,
 ) -> Capacity:
-    """What `render` needs inside a JAX transformation for a concrete set and every one of a stack of cameras.
+    """What `render` needs inside a JAX transformation for a concrete set and any one of a stack of cameras.
 
     Args:
+      gaussians: n slots.
       cameras: a stack.
       headroom: room for so many times as many pairs.
-      image_size, preset, antialiased: of `render`.
+      image_size, preset, antialiased, tile_size: see `render`; at another scale, of the scaled size and cameras.
+
+    Raises:
+      AirjaxError: more pairs than `airjax.raster.plan.MAX_PAIRS`.
     """
-    preset = named_preset(preset)
-    each = []
-    for i in range(len(cameras.translation)):
-        options = {"image_size": image_size, "preset": preset, "antialiased": antialiased}
-        splats = _project(gaussians, cameras[i], **options)
-        each.append(
-            plan_capacity(splats.footprints, image_size=image_size, block_tiles=_block_tiles(preset), headroom=headroom)
-        )
-    return Capacity(max(c.pairs for c in each), max(c.chunks for c in each))
+    options = _options(image_size, tile_size, preset, antialiased)
+    return capacity_for(*_needs(on_ladder(gaussians), cameras, options), headroom=headroom)
 
 
 def named_preset(preset: str | Preset) -> Preset:
@@ -127,34 +163,68 @@ def named_preset(preset: str | Preset) -> Preset:
     return PRESETS[preset]
 
 
-def _block_tiles(preset: Preset) -> int:
-    return BLOCK // TILE_SIZE if preset.three_sigma is not None else 1
+def _needs(gaussians: Gaussians3D, cameras: Camera, options: _Options) -> tuple[int, int]:
+    """Most pairs and most chunks that any one camera of a stack needs."""
+    pairs = int(_count_pairs(gaussians, cameras, options))
+    check_pairs(pairs)
+    return pairs, int(_count_chunks(gaussians, cameras, options, max_pairs=ladder(pairs)))
 
 
-def _tiles(image_size, preset) -> dict:
-    return {
-        "grid": patch_grid(image_size, TILE_SIZE),
-        "tile_size": TILE_SIZE,
-        "block_tiles": _block_tiles(preset),
-    }
+def _project(gaussians: Gaussians3D, camera: Camera, options: _Options) -> tuple[Splats, Footprints]:
+    """The set on the image plane, and where it is drawn there."""
+    size, preset = options.tiling.image_size, options.preset
+    splats = project(gaussians, camera, image_size=size, preset=preset, antialiased=options.antialiased)
+    return splats, splats.footprints
 
 
-def _draw(splats: Splats, lists: TileLists, background, *, image_size, preset, any_order) -> View:
-    drawn = draw_over(
+def _render(
+    gaussians: Gaussians3D,
+    camera: Camera,
+    background: Float[Array, " 3"] | None,
+    *,
+    capacity: int | Capacity,
+    options: _Options,
+) -> RenderedView:
+    """One view through lists of a given capacity."""
+    splats, footprints = _project(gaussians, camera, options)
+    return _draw(splats, sorted_lists(footprints, options.tiling, capacity=capacity), background, options)
+
+
+def _draw(splats: Splats, lists: TileLists, background: Float[Array, " 3"] | None, options: _Options) -> RenderedView:
+    """One view through given lists."""
+    drawn = composite(
         splats,
         lists,
-        image_size=image_size,
-        tile_size=TILE_SIZE,
-        alpha_max=preset.alpha_max,
-        stop=preset.stop,
-        any_order=any_order,
+        options.tiling,
+        alpha_max=options.preset.alpha_max,
+        stop=options.preset.stop,
+        any_order=options.any_order,
     )
     image, depth = drawn.values[..., :3], drawn.values[..., 3]
     if background is not None:
         image = image + (1.0 - drawn.alpha[..., None]) * background[None, None]
     image, alpha, depth = (jnp.where(lists.overflow, jnp.nan, leaf) for leaf in (image, drawn.alpha, depth))
-    return View(image, alpha, depth, lists.overflow)
+    return RenderedView(image, alpha, depth, lists.overflow)
 
 
-_project = jax.jit(project, static_argnames=("image_size", "preset", "antialiased"))
-_draw_jitted = partial(jax.jit, static_argnames=("image_size", "preset", "any_order"))(_draw)
+def _most_pairs(gaussians: Gaussians3D, cameras: Camera, options: _Options) -> Int[Array, ""]:
+    """Largest `num_pairs` of any camera; one camera at a time, which bounds the memory."""
+    return jnp.max(
+        jax.lax.map(lambda camera: num_pairs(_project(gaussians, camera, options)[1], options.tiling), cameras)
+    )
+
+
+def _most_chunks(gaussians: Gaussians3D, cameras: Camera, options: _Options, *, max_pairs: int) -> Int[Array, ""]:
+    """Largest `num_chunks` of any camera."""
+
+    def count(camera: Camera) -> Int[Array, ""]:
+        return num_chunks(_project(gaussians, camera, options)[1], options.tiling, max_pairs=max_pairs)
+
+    return jnp.max(jax.lax.map(count, cameras))
+
+
+_project_jitted = jax.jit(_project, static_argnames=("options",))
+_render_jitted = jax.jit(_render, static_argnames=("capacity", "options"))
+_draw_jitted = jax.jit(_draw, static_argnames=("options",))
+_count_pairs = jax.jit(_most_pairs, static_argnames=("options",))
+_count_chunks = jax.jit(_most_chunks, static_argnames=("options", "max_pairs"))

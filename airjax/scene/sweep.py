@@ -1,4 +1,4 @@
-"""The plane sweep: what other views see where a view's cells would be if they lay on a plane of constant depth.
+"""The plane-sweep volume: how well the cells of a view match other views, for planes of constant depth.
 
 Letters: v views, a, b rows and columns of cells (2 x 2 pixels), n cells, f features, d planes, m other views.
 """
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from airjax.nn.plane_sweep import CELL
+from airjax.raster.tiles import patch_centers
 from airjax.scene.cameras import Camera
 
 PATCH_SCALES = 2  # groups of `patch_features`
@@ -21,7 +22,7 @@ _FEW = 4096  # cells of another view with which all products are made
 def match_planes(
     features: Float[Array, "v a b f"],
     cameras: Camera,
-    i: Int[Array, ""],
+    i: Int[Array, ""] | int,
     others: Int[Array, " m"],
     inverse: Float[Array, " d"],
     *,
@@ -33,8 +34,8 @@ def match_planes(
     Args:
       features: of every cell; compared by their inner product, group by group.
       cameras: a stack of v, of the images.
-      i: the view.
-      others: the views that it is compared with.
+      i: number of the view.
+      others: numbers of the views that it is compared with.
       inverse: inverse depths of the planes in view i, 1 / world units.
       groups: parts of the features that are compared apart, of equal width.
       image_size: (h, w) pixels; beyond it a view sees nothing.
@@ -44,36 +45,35 @@ def match_planes(
     """
     rows, columns, _ = features.shape[1:]
     camera, own = cameras[i], features[i]
-    y, x = jnp.meshgrid(*[(jnp.arange(n, dtype=jnp.float32) + 0.5) * CELL for n in (rows, columns)], indexing="ij")
-    pixels = jnp.stack([x.ravel(), y.ravel(), jnp.ones(x.size)], axis=-1)
+    pixels = jnp.concatenate([patch_centers((rows, columns), CELL), jnp.ones((rows * columns, 1))], axis=-1)
     rays = jnp.dot(pixels, jnp.linalg.inv(camera.intrinsics).T, precision="highest")
 
-    def one(j):
+    def compare(j):
         other = cameras[j]
         turn = jnp.dot(other.rotation, camera.rotation.T, precision="highest")
         move = other.translation - jnp.dot(turn, camera.translation, precision="highest")
         # K (turn ray / inverse + move) times the inverse depth: the same pixel, and finite for planes far away.
         base = jnp.dot(rays, jnp.dot(other.intrinsics, turn, precision="highest").T, precision="highest")
         shift = jnp.dot(other.intrinsics, move, precision="highest")
-        seen = base[:, None] + inverse[None, :, None] * shift[None, None]
-        ahead = seen[..., 2] > 1e-6
-        point = seen[..., :2] / jnp.where(ahead, seen[..., 2], 1.0)[..., None]
+        homogeneous = base[:, None] + inverse[None, :, None] * shift[None, None]
+        ahead = homogeneous[..., 2] > 1e-6
+        point = homogeneous[..., :2] / jnp.where(ahead, homogeneous[..., 2], 1.0)[..., None]
         limits = jnp.array([image_size[1], image_size[0]], point.dtype)
         inside = ahead & jnp.all((point >= 0) & (point <= limits[None, None]), axis=-1)
         point = jnp.where(inside[..., None], point / CELL - 0.5, 0.0)
         return _products(own, features[j], point, groups), inside
 
-    products, inside = jax.vmap(one)(others)
-    seen = inside.astype(products.dtype)[..., None]
-    mean = jnp.sum(products * seen, axis=0) / jnp.maximum(jnp.sum(seen, axis=0), 1.0)
+    products, inside = jax.vmap(compare)(others)
+    weights = inside.astype(products.dtype)[..., None]
+    mean = jnp.sum(products * weights, axis=0) / jnp.maximum(jnp.sum(weights, axis=0), 1.0)
     return mean.transpose(0, 2, 1).reshape(rows, columns, -1)
 
 
 def patch_features(images: Float[Array, "v h w 3"]) -> Float[Array, "v a b f"]:
-    """What surrounds a cell, without its mean: 3 x 3 cells, and 3 x 3 of every other cell of a blurred picture.
+    """The neighbourhood of a cell, its mean removed: 3 x 3 cells, and 3 x 3 of every other cell of a blurred picture.
 
     A group of 24 numbers for each of the `PATCH_SCALES`: the colours in the cosine basis but for its constant. The
-    basis keeps angles: what `normalised` makes of them is compared by cross-correlation.
+    basis keeps angles: `normalize`d, they are compared by cross-correlation.
     """
     views, height, width, _ = images.shape
     cells = images.reshape(views, height // CELL, CELL, width // CELL, CELL, 3).mean(axis=(2, 4))
@@ -83,21 +83,26 @@ def patch_features(images: Float[Array, "v h w 3"]) -> Float[Array, "v a b f"]:
     basis = np.einsum("ij,kl->jlik", cosines, cosines).reshape(3, 3, 1, 9)[..., 1:].astype(np.float32)
     blur = np.outer([0.25, 0.5, 0.25], [0.25, 0.5, 0.25]).reshape(3, 3, 1, 1).astype(np.float32)
     planes = jnp.moveaxis(cells, -1, 1).reshape(-1, *cells.shape[1:3], 1)
-    found = [_filter(planes, basis, 1), _filter(_filter(planes, blur, 1), basis, 2)]
-    groups = [part.reshape(views, 3, *part.shape[1:]).transpose(0, 2, 3, 1, 4) for part in found]
+    scales = [_filter(planes, basis, 1), _filter(_filter(planes, blur, 1), basis, 2)]
+    groups = [part.reshape(views, 3, *part.shape[1:]).transpose(0, 2, 3, 1, 4) for part in scales]
     return jnp.concatenate([part.reshape(*part.shape[:3], -1) for part in groups], axis=-1)
 
 
 def _filter(planes: Float[Array, "k a b 1"], kernel: np.ndarray, spread: int) -> Float[Array, "k a b f"]:
     """3 x 3 weights on cells `spread` apart; beyond the border its cells go on."""
     planes = jnp.pad(planes, ((0, 0), (spread, spread), (spread, spread), (0, 0)), mode="edge")
-    order = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
-        planes, kernel, (1, 1), "VALID", rhs_dilation=(spread, spread), dimension_numbers=order, precision="highest"
+        planes,
+        jnp.asarray(kernel),
+        (1, 1),
+        "VALID",
+        rhs_dilation=(spread, spread),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
     )
 
 
-def normalised(features: Float[Array, "v a b f"], *, groups: int) -> Float[Array, "v a b f"]:
+def normalize(features: Float[Array, "v a b f"], *, groups: int) -> Float[Array, "v a b f"]:
     """Every group of features a vector of length 1."""
     parts = features.reshape(*features.shape[:3], groups, -1)
     parts = parts * jax.lax.rsqrt(jnp.sum(jnp.square(parts), axis=-1, keepdims=True) + 1e-6)
@@ -118,8 +123,8 @@ def _products(own: Float[Array, "a b f"], other: Float[Array, "a b f"], point: F
     x, y = point[..., 0] - low[..., 0], point[..., 1] - low[..., 1]
     low = low.astype(jnp.int32)
     corners = [(low[..., 0] + right, low[..., 1] + down) for down in (0, 1) for right in (0, 1)]
-    cells = [jnp.clip(i, 0, columns - 1) + columns * jnp.clip(j, 0, rows - 1) for i, j in corners]
-    cells = jnp.stack(cells, axis=-1).reshape(len(point), -1)
+    indices = [jnp.clip(i, 0, columns - 1) + columns * jnp.clip(j, 0, rows - 1) for i, j in corners]
+    cells = jnp.stack(indices, axis=-1).reshape(len(point), -1)
     weights = jnp.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], axis=-1)
 
     def from_products(mine, cells):
@@ -135,7 +140,7 @@ def _products(own: Float[Array, "a b f"], other: Float[Array, "a b f"], point: F
     missing = -count % size
     mine = jnp.pad(mine, ((0, 0), (0, missing), (0, 0))).reshape(groups, -1, size, mine.shape[-1]).swapaxes(0, 1)
     cells = jnp.pad(cells, ((0, missing), (0, 0))).reshape(-1, size, cells.shape[-1])
-    found = jax.lax.map(jax.checkpoint(lambda part: band(*part)), (mine, cells))
-    found = found.swapaxes(0, 1).reshape(groups, count + missing, -1)[:, :count]
-    found = found.reshape(groups, *weights.shape)
-    return jnp.sum(found * weights[None], axis=-1).transpose(1, 2, 0)
+    products = jax.lax.map(jax.checkpoint(lambda part: band(*part)), (mine, cells))
+    products = products.swapaxes(0, 1).reshape(groups, count + missing, -1)[:, :count]
+    products = products.reshape(groups, *weights.shape)
+    return jnp.sum(products * weights[None], axis=-1).transpose(1, 2, 0)

@@ -3,23 +3,18 @@
 python -m eval.main --config eval/configs/foresplat_estimators.py
 """
 
-from eval.scene_estimators import SceneEstimators
+from airjax.scene.task import RATES
+from eval.configs.metagrad_estimators import ESTIMATORS
+from eval.estimators import Estimators
+from eval.scene.subjects import ProceduralScenes
 
 
-def evaluation() -> SceneEstimators:
+def evaluation() -> Estimators:
     """Cosine, also by group of coordinates, bias, variance, time and memory over the inner horizon."""
-    return SceneEstimators(
+    return Estimators(
         name="foresplat_estimators",
         description="outer gradients on procedural scenes, two views of 32x32",
-        estimators=(
-            "zero_step",
-            "first_order",
-            "multi_anchor",
-            "budget",
-            "reptile",
-            "truncated",
-            "implicit_cg",
-            "es",
-            "pes",
-        ),
+        subjects=ProceduralScenes(num_scenes=8, image_size=(32, 32)),
+        estimators=tuple(name for name in ESTIMATORS if name != "implicit_neumann"),
+        rates=RATES,
     )

@@ -6,22 +6,21 @@ python -m eval.main --config eval/configs/foresplat_long.py
 NAME is zero_step, multi_anchor and meta_sgd.
 """
 
+from dataclasses import replace
+
+from eval.configs.foresplat import SCENES
 from eval.configs.foresplat_metagrad import files
-from eval.scenes import SceneRefinement, SceneStart
+from eval.curves import Curves, Start
 
 
-def evaluation() -> SceneRefinement:
+def evaluation() -> Curves:
     """The first 12 of the test scenes; the first seed of every variant."""
-    return SceneRefinement(
+    names = {"vanilla": "zero_step", "multi_anchor": "multi_anchor", "meta_sgd": "meta_sgd"}
+    return Curves(
         name="foresplat_long",
         description="long refinement of procedural scenes, two views of 64x64",
-        starts=(
-            SceneStart("vanilla", files("zero_step")[:1]),
-            SceneStart("multi_anchor", files("multi_anchor")[:1]),
-            SceneStart("meta_sgd", files("meta_sgd")[:1]),
-        ),
-        num_scenes=12,
-        capacity=(24576, 2560),
+        subjects=replace(SCENES, num_scenes=12),
+        starts=tuple(Start(name, files(variant)[:1]) for name, variant in names.items()),
         steps=(0, 20, 50, 100, 200, 500, 1000, 2000),
         compared=(0, 200, 500, 1000, 2000),
     )

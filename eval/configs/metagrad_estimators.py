@@ -4,6 +4,20 @@ python -m eval.main --config eval/configs/metagrad_estimators.py      (half an h
 """
 
 from eval.estimators import Estimators
+from eval.image.subjects import Images
+
+ESTIMATORS = (
+    "zero_step",
+    "first_order",
+    "multi_anchor",
+    "budget",
+    "reptile",
+    "truncated",
+    "implicit",
+    "implicit_neumann",
+    "es",
+    "pes",
+)
 
 
 def evaluation() -> Estimators:
@@ -11,17 +25,7 @@ def evaluation() -> Estimators:
     return Estimators(
         name="metagrad_estimators",
         description="outer gradients on 64x64 crops of Kodak",
-        images="../shared/data/kodak",
-        estimators=(
-            "zero_step",
-            "first_order",
-            "multi_anchor",
-            "budget",
-            "reptile",
-            "truncated",
-            "implicit_cg",
-            "implicit_neumann",
-            "es",
-            "pes",
-        ),
+        subjects=Images("../shared/data/kodak", crop=64, limit=8),
+        estimators=ESTIMATORS,
+        seed=1,
     )

@@ -4,11 +4,13 @@ python -m train.main --config train/configs/metagrad.py --variant NAME --seed SE
 python -m eval.main --config eval/configs/metagrad_kodak.py      (an hour on a 2-core CPU, after two hours of training)
 """
 
-from eval.refinement import Refinement, Start
-from train.configs.metagrad import VARIANTS
-from train.meta import START_RATES
+from airjax.inner.estimators import ESTIMATORS
+from eval.curves import Curves, Start
+from eval.image.subjects import Images
+from train.image.meta import ImageMeta
 
 SEEDS = (0, 1, 2)
+VARIANTS = tuple(name for name in ESTIMATORS if name not in ("finite_difference", "implicit_neumann"))
 
 
 def files(variant: str) -> tuple[str, ...]:
@@ -16,17 +18,17 @@ def files(variant: str) -> tuple[str, ...]:
     return tuple(f"runs/metagrad_{variant}_{seed}/weights.safetensors" for seed in SEEDS)
 
 
-def evaluation() -> Refinement:
+def evaluation() -> Curves:
     """Three seeds of every estimator: heads under the same inner rates, then learned rates."""
-    return Refinement(
+    by_hand = ImageMeta.start_rates
+    return Curves(
         name="metagrad_kodak",
         description="refinement of 128x128 crops of Kodak",
-        images="../shared/data/kodak",
+        subjects=Images("../shared/data/kodak", crop=128),
         starts=(
-            Start("shipped", ("",) * len(SEEDS), START_RATES),
-            *(Start(name, files(name), START_RATES) for name in VARIANTS),
+            Start("shipped", ("",) * len(SEEDS), by_hand),
+            *(Start(name, files(name), by_hand) for name in VARIANTS),
             Start("meta_sgd, its rates", files("meta_sgd")),
             Start("rates_es", files("rates_es")),
         ),
-        crop=128,
     )

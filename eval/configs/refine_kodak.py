@@ -3,18 +3,18 @@
 python -m eval.main --config eval/configs/refine_kodak.py      (some ten minutes on a 2-core CPU)
 """
 
-from eval.refinement import Refinement, Start
-from train.meta import START_RATES
+from eval.curves import Curves, Start
+from eval.image.subjects import Images
+from train.image.meta import ImageMeta
 
 
-def evaluation() -> Refinement:
-    """The shipped weights with rates chosen by hand and with the learned ones, no colour solve."""
-    return Refinement(
+def evaluation() -> Curves:
+    """The shipped weights with rates chosen by hand and with the learned ones, no color solve."""
+    return Curves(
         name="refine_kodak",
         description="refinement of Kodak-24 (768x512) at 10,000 Gaussians",
-        images="../shared/data/kodak",
-        starts=(Start("rates by hand", ("",), START_RATES), Start("shipped", ("",))),
+        subjects=Images("../shared/data/kodak", max_gaussians=10_000),
+        starts=(Start("rates by hand", ("",), ImageMeta.start_rates), Start("shipped", ("",))),
         steps=(0, 5, 10, 20, 50, 100),
         compared=(20, 50, 100),
-        max_gaussians=10_000,
     )

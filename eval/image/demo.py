@@ -1,26 +1,25 @@
-"""Show what became of a photograph: python -m eval.image.demo ORIGINAL FILE.air DECODED.png -o PICTURE.png
+"""Compare a photograph with its file: python -m eval.image.demo ORIGINAL FILE.air DECODED.png -o PICTURE.png
 
-Compares the original with the decoded image, tells the size of the file and warm times, and draws one picture.
+Prints the quality of the decoded image, the size of the file and warm times, and draws one picture.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from airjax import AirjaxError, load
-from airjax.commands.cache import enable_compilation_cache
+from airjax.commands.session import enable_compilation_cache
 from airjax.files import atomic_write_bytes, display_name, read_bytes
 from airjax.image.codec import air_file
 from airjax.image.codec.chunks import CHUNK_OVERHEAD
 from airjax.image.codec.compress import compress
 from airjax.photographs import read_image
-from eval.image.quality import as_written, decode_pixels, score
-from eval.picture import make_picture
+from eval.image.measures import as_written, bits_per_pixel, decode_pixels, score
+from eval.plots import draw_picture
 from eval.timing import Timing, time_warm
 
 REPETITIONS = 5
@@ -40,8 +39,8 @@ def compare(original: Path, file: Path, decoded: Path, weights: Path | None) -> 
         raise AirjaxError(f"{display_name(file)}: {error}") from error
     for path, pixels in ((original, image), (decoded, reconstruction)):
         if pixels.shape[:2] != encoded.image_size:
-            found, expected = (f"{w}x{h}" for h, w in (pixels.shape[:2], encoded.image_size))
-            raise AirjaxError(f"{display_name(path)}: expected {expected} pixels like {file}, got {found}")
+            actual, expected = (f"{w}x{h}" for h, w in (pixels.shape[:2], encoded.image_size))
+            raise AirjaxError(f"{display_name(path)}: expected {expected} pixels like {file}, got {actual}")
     scores = score(image, reconstruction)
     encode, decode = warm_times(image, data, weights)
     height, width = encoded.image_size
@@ -50,14 +49,12 @@ def compare(original: Path, file: Path, decoded: Path, weights: Path | None) -> 
         f"PSNR {scores.psnr:.2f} dB",
         f"MS-SSIM {scores.ms_ssim:.4f}",
         f"{encoded.gaussians.num_slots:,} Gaussians",
-        f"{len(data):,} bytes, {8 * len(data) / (height * width):.2f} bpp",
+        f"{len(data):,} bytes, {bits_per_pixel(len(data), encoded.image_size):.2f} bpp",
         f"encode {1e3 * encode.median:.0f} ms, decode {1e3 * decode.median:.0f} ms (warm, median of {REPETITIONS})",
     ]
-    buffer = io.BytesIO()
     shown = [(f"stage {n}: {size / 1024:.1f} kB, {psnr:.1f} dB", part) for n, size, psnr, part in prefixes(image, data)]
-    make_picture(image, reconstruction, encoded, facts, prefixes=shown).save(buffer, "PNG")
-    facts += ["the beginning of the file, " + title for title, _ in shown]
-    return facts, buffer.getvalue()
+    picture = draw_picture(image, reconstruction, encoded, facts, prefixes=shown)
+    return [*facts, *(f"the beginning of the file, {title}" for title, _ in shown)], picture
 
 
 def prefixes(image: np.ndarray, data: bytes) -> list[tuple[int, int, float, np.ndarray]]:

@@ -1,13 +1,7 @@
-"""A model on a folder of images: quality after each stage and of the final file, size, time, memory.
-
-All metrics are taken on what a user gets: the image clipped to [0, 1] and rounded to 8 bits. MS-SSIM of a small image
-uses as many of its five scales as the image can hold (`airjax.metrics.ms_ssim`).
-"""
+"""A model on a folder of images: quality after each stage and of the final file, size, time, memory."""
 
 from __future__ import annotations
 
-import dataclasses
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,21 +10,29 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from airjax import metrics
 from airjax.errors import AirjaxError
-from airjax.files import find_images
 from airjax.gaussians import ladder, pad
 from airjax.image.codec import air_file
 from airjax.image.codec.air_file import Encoded, truncate_stages
-from airjax.image.model import Model, load
-from airjax.photographs import IMAGE_SUFFIXES, read_image, to_8bit
+from airjax.image.model import Model
 from airjax.raster.draw import capacity_of, render
-from eval.report import codec_report, environment, finite_mean, format_table, number, write_json
-from eval.timing import Timing, peak_memory, time_warm
-
-METRICS = ("psnr-rgb", "ssim-rgb", "ms-ssim-rgb")
+from eval.image.measures import (
+    METRICS,
+    FileResult,
+    Scores,
+    bits_per_pixel,
+    decode_pixels,
+    measure_file,
+    measure_images,
+    num_perfect,
+    operating_points,
+    prepare,
+    score,
+)
+from eval.report import codec_report, finite_mean, format_table, number, write_report
+from eval.timing import peak_memory
+from train.settings import check_at_least
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class ImageEvaluation:
       name, description: of the evaluation, for the reports.
       images: a folder of images, or one image.
       max_gaussians: most Gaussians of a file; None for no limit.
-      solve_steps: one file per entry is made and measured; 0 is the networks alone, k adds k colour-solve steps.
+      solve_steps: one file is measured for each; 0 is the networks alone, k adds k color-solve steps.
       repetitions: warm runs of each timing, after one that compiles.
       limit: only the first images; None for all.
     """
@@ -58,20 +60,8 @@ class ImageEvaluation:
         steps = self.solve_steps
         if not steps or min(steps) < 0 or len(set(steps)) < len(steps):
             raise AirjaxError(f"solve_steps: expected different numbers of at least 0, got {steps}")
-        if self.max_gaussians is not None and self.max_gaussians < 0:
-            raise AirjaxError(f"max_gaussians: expected at least 0, got {self.max_gaussians}")
-        if self.repetitions < 1:
-            raise AirjaxError(f"repetitions: expected at least 1, got {self.repetitions}")
-        if self.limit is not None and self.limit < 1:
-            raise AirjaxError(f"limit: expected at least 1, got {self.limit}")
-
-
-class Scores(NamedTuple):
-    """PSNR in dB (infinite when perfect), SSIM and MS-SSIM of one image."""
-
-    psnr: float
-    ssim: float
-    ms_ssim: float
+        check_at_least(self, 0, "max_gaussians")
+        check_at_least(self, 1, "repetitions", "limit")
 
 
 class StageResult(NamedTuple):
@@ -82,17 +72,6 @@ class StageResult(NamedTuple):
     bpp: float
 
 
-class FileResult(NamedTuple):
-    """One encoded file: encode is float pixels to bytes, decode is bytes to float pixels, both warm."""
-
-    scores: Scores
-    num_gaussians: int
-    num_bytes: int
-    bpp: float
-    encode: Timing
-    decode: Timing
-
-
 class ImageResult(NamedTuple):
     """One image: a StageResult per stage, a FileResult per entry of `solve_steps`."""
 
@@ -100,36 +79,6 @@ class ImageResult(NamedTuple):
     image_size: tuple[int, int]
     stages: tuple[StageResult, ...]
     files: tuple[FileResult, ...]
-
-
-def as_written(rendered: np.ndarray) -> np.ndarray:
-    """The float pixels that come back from an 8-bit image file holding `rendered`."""
-    return np.divide(to_8bit(rendered), np.float32(255))
-
-
-def score(image: np.ndarray, rendered: np.ndarray) -> Scores:
-    """Scores of a rendered image after rounding to 8 bits, (h, w, 3) float32 both."""
-    return Scores(*(float(value) for value in _score(image, as_written(rendered))))
-
-
-@jax.jit
-def _score(image, rendered):
-    return (
-        metrics.psnr(image, rendered),
-        metrics.ssim(image, rendered),
-        metrics.ms_ssim(image, rendered),
-    )
-
-
-def decode_pixels(data: bytes, *, partial: bool = False) -> np.ndarray:
-    """Bytes of a .air file, or of its beginning (`partial`), to (h, w, c) pixels, not clipped."""
-    encoded = air_file.decode(data, partial=partial)
-    return np.asarray(render(encoded.gaussians, image_size=encoded.image_size).image)
-
-
-def bits_per_pixel(num_bytes: int, image_size: tuple[int, int]) -> float:
-    """8 * bytes / pixels."""
-    return 8 * num_bytes / (image_size[0] * image_size[1])
 
 
 def images_after_stages(encoded: Encoded) -> Iterator[np.ndarray]:
@@ -155,14 +104,8 @@ def evaluate_stages(image: np.ndarray, encoded: Encoded) -> tuple[StageResult, .
     results = []
     for stage, rendered in enumerate(images_after_stages(encoded)):
         prefix = truncate_stages(encoded, stage + 1)
-        num_bytes = len(air_file.encode(prefix))
-        results.append(
-            StageResult(
-                score(image, rendered),
-                prefix.gaussians.num_slots,
-                bits_per_pixel(num_bytes, encoded.image_size),
-            )
-        )
+        bpp = bits_per_pixel(len(air_file.encode(prefix)), encoded.image_size)
+        results.append(StageResult(score(image, rendered), prefix.gaussians.num_slots, bpp))
     return tuple(results)
 
 
@@ -174,16 +117,8 @@ def evaluate_file(
     def encode() -> bytes:
         return air_file.encode(model.encode(image, max_gaussians=max_gaussians, solve_steps=solve_steps))
 
-    encode_time, data = time_warm(encode, repetitions)
-    decode_time, rendered = time_warm(lambda: decode_pixels(data), repetitions)
-    return FileResult(
-        score(image, rendered),
-        sum(air_file.info(data).stage_counts),
-        len(data),
-        bits_per_pixel(len(data), image.shape[:2]),
-        encode_time,
-        decode_time,
-    )
+    result, data = measure_file(image, encode, decode_pixels, repetitions=repetitions)
+    return result._replace(num_gaussians=sum(air_file.info(data).stage_counts))
 
 
 def evaluate_image(model: Model, image: np.ndarray, source: str, config: ImageEvaluation) -> ImageResult:
@@ -191,11 +126,7 @@ def evaluate_image(model: Model, image: np.ndarray, source: str, config: ImageEv
     networks = model.encode(image, max_gaussians=config.max_gaussians, solve_steps=0)
     files = tuple(
         evaluate_file(
-            model,
-            image,
-            max_gaussians=config.max_gaussians,
-            solve_steps=steps,
-            repetitions=config.repetitions,
+            model, image, max_gaussians=config.max_gaussians, solve_steps=steps, repetitions=config.repetitions
         )
         for steps in config.solve_steps
     )
@@ -209,31 +140,27 @@ def codec_name(solve_steps: int) -> str:
 
 def tables(results: list[ImageResult], config: ImageEvaluation) -> str:
     """One table per metric (after each stage, then of each file), and one per setting with size and time."""
-    codecs = [codec_name(steps) for steps in config.solve_steps]
+    codecs, names = [codec_name(steps) for steps in config.solve_steps], [result.source for result in results]
     parts = []
     for i, title in enumerate(("PSNR, dB", "SSIM", "MS-SSIM")):
         rows = [[item.scores[i] for item in (*result.stages, *result.files)] for result in results]
         head = ["image", *(f"stage {s + 1}" for s in range(len(results[0].stages))), *codecs]
         parts.append(f"{title} (after each stage: networks only; then the files)")
-        digits = 2 if i == 0 else 4
-        parts.append(_table_with_mean(head, [r.source for r in results], rows, [digits] * len(rows[0])))
+        parts.append(_table_with_mean(head, names, rows, [4 if i else 2] * len(rows[0])))
     for j, codec in enumerate(codecs):
-        rows = [
-            [f.num_gaussians, f.num_bytes, f.bpp, 1e3 * f.encode.median, 1e3 * f.decode.median]
-            for f in (result.files[j] for result in results)
-        ]
+        files = [result.files[j] for result in results]
+        rows = [[f.num_gaussians, f.num_bytes, f.bpp, 1e3 * f.encode.median, 1e3 * f.decode.median] for f in files]
         head = ["image", "Gaussians", "bytes", "bpp", "encode ms", "decode ms"]
         parts.append(
             f"{codec}: size, and warm times (median of {config.repetitions}; pixels to bytes, bytes to pixels)"
         )
-        parts.append(_table_with_mean(head, [r.source for r in results], rows, [0, 0, 3, 1, 1]))
-    perfect = sum(not np.isfinite(f.scores.psnr) for r in results for f in r.files)
-    if perfect:
+        parts.append(_table_with_mean(head, names, rows, [0, 0, 3, 1, 1]))
+    if perfect := sum(num_perfect(result.files) for result in results):
         parts.append(f"{perfect} files are perfect; they are left out of the mean PSNR")
     return "\n".join(parts)
 
 
-def _table_with_mean(head, names, rows, digits) -> str:
+def _table_with_mean(head: list[str], names: list[str], rows: list[list[float]], digits: list[int]) -> str:
     means = [finite_mean(column) for column in zip(*rows, strict=True)]
     cells = [
         [name, *(number(value, d) for value, d in zip(row, digits, strict=True))]
@@ -242,92 +169,34 @@ def _table_with_mean(head, names, rows, digits) -> str:
     return format_table(head, cells) + "\n"
 
 
-def file_results(files: list[FileResult]) -> dict[str, list]:
-    """CompressAI's lists, one operating point: the mean over `files`."""
-    columns = {
-        **{metric: [f.scores[i] for f in files] for i, metric in enumerate(METRICS)},
-        "bpp": [f.bpp for f in files],
-        "encoding_time": [f.encode.median for f in files],
-        "decoding_time": [f.decode.median for f in files],
-        "num_gaussians": [f.num_gaussians for f in files],
-        "num_bytes": [f.num_bytes for f in files],
+def stage_points(results: list[ImageResult]) -> dict[str, list]:
+    """CompressAI's lists, one operating point per stage: the mean over images."""
+    stages = list(zip(*(result.stages for result in results), strict=True))
+    return {
+        **{metric: [finite_mean(s.scores[i] for s in stage) for stage in stages] for i, metric in enumerate(METRICS)},
+        "bpp": [finite_mean(s.bpp for s in stage) for stage in stages],
+        "num_gaussians": [finite_mean(s.num_gaussians for s in stage) for stage in stages],
     }
-    return {key: [finite_mean(values)] for key, values in columns.items()}
 
 
-def stage_results(images: list[ImageResult]) -> dict[str, list]:
-    """CompressAI's lists, one operating point per stage: the mean over `images`."""
-    per_stage = list(zip(*(image.stages for image in images), strict=True))
-    columns = {
-        metric: [finite_mean(s.scores[i] for s in stage) for stage in per_stage] for i, metric in enumerate(METRICS)
-    }
-    columns["bpp"] = [finite_mean(s.bpp for s in stage) for stage in per_stage]
-    columns["num_gaussians"] = [finite_mean(s.num_gaussians for s in stage) for stage in per_stage]
-    return columns
-
-
-def write_reports(results: list[ImageResult], config: ImageEvaluation, model: Model, out: Path) -> None:
-    """`airjax-<setting>.json` for each setting and `airjax-stages.json`: means over the images so far."""
-    sources = [result.source for result in results]
-    for j, steps in enumerate(config.solve_steps):
-        files = [result.files[j] for result in results]
-        report = codec_report(
-            f"airjax-{codec_name(steps)}",
-            _describe(config, model, steps),
-            file_results(files),
-            images=sources,
-            perfect_images=sum(not np.isfinite(f.scores.psnr) for f in files),
-            peak_memory_bytes=peak_memory(),
-        )
-        write_json(out / f"airjax-{codec_name(steps)}.json", report)
-    description = f"{_describe(config, model, 0)}; one point per stage"
-    report = codec_report("airjax-stages", description, stage_results(results), images=sources)
-    write_json(out / "airjax-stages.json", report)
-
-
-def write_image_reports(result: ImageResult, config: ImageEvaluation, model: Model, out: Path) -> None:
-    """The reports of one image, which add "source", in one folder per setting."""
-    size = list(result.image_size)
-    for steps, file in zip(config.solve_steps, result.files, strict=True):
-        name = f"airjax-{codec_name(steps)}"
-        report = codec_report(
-            name, _describe(config, model, steps), file_results([file]), source=result.source, image_size=size
-        )
-        write_json(out / name / f"{result.source}.json", report)
-    report = codec_report(
-        "airjax-stages",
-        f"{_describe(config, model, 0)}; one point per stage",
-        stage_results([result]),
-        source=result.source,
-        image_size=size,
-    )
-    write_json(out / "airjax-stages" / f"{result.source}.json", report)
-
-
-def _describe(config: ImageEvaluation, model: Model, solve_steps: int) -> str:
+def codec_reports(results: list[ImageResult], config: ImageEvaluation, model: Model) -> dict[str, dict]:
+    """Reports by name, one for each setting and one of the stages: means over images."""
     limit = "no limit on" if config.max_gaussians is None else f"at most {config.max_gaussians}"
-    return (
-        f"{config.description}; weights {model.name}, {limit} Gaussians, {solve_steps} colour-solve steps, "
-        "lossless profile; times in seconds, warm"
-    )
 
+    def describe(steps: int) -> str:
+        return (
+            f"{config.description}; weights {model.name}, {limit} Gaussians, {steps} color-solve steps, "
+            "lossless profile; times in seconds, warm"
+        )
 
-def prepare(config, weights: Path | None, out: Path) -> tuple[Model, list[Path]]:
-    """The model and the files of an evaluation with `images`, `limit` and `description`; writes `config.json`.
-
-    Raises:
-      AirjaxError: no such weights, no such folder, or no image in it.
-    """
-    model = load(weights)
-    if not Path(config.images).exists():
-        raise AirjaxError(f"{config.images}: expected a folder of images or an image, found none")
-    paths = find_images([config.images], suffixes=IMAGE_SUFFIXES)[: config.limit]
-    write_json(
-        out / "config.json",
-        {"config": dataclasses.asdict(config), "weights": model.name, "environment": environment()},
-    )
-    print(f"{config.description}: {len(paths)} images, weights {model.name}; each new image size compiles once")
-    return model, paths
+    reports = {}
+    for j, steps in enumerate(config.solve_steps):
+        name, files = f"airjax-{codec_name(steps)}", [result.files[j] for result in results]
+        report = codec_report(name, describe(steps), operating_points([files]))
+        reports[name] = {**report, "perfect_images": num_perfect(files), "peak_memory_bytes": peak_memory()}
+    description = f"{describe(0)}; one point per stage"
+    reports["airjax-stages"] = codec_report("airjax-stages", description, stage_points(results))
+    return reports
 
 
 def run(config: ImageEvaluation, weights: Path | None, out: Path) -> int:
@@ -335,26 +204,21 @@ def run(config: ImageEvaluation, weights: Path | None, out: Path) -> int:
 
     Args:
       weights: a weights file; None for the shipped one.
-      out: folder of the reports.
+      out: folder of the reports: `airjax-<setting>.json`, `airjax-stages.json`, and those of each image in a folder of
+        that name.
 
     Raises:
       AirjaxError: no such weights, no such folder, no image in it, or none that can be read.
     """
-    model, paths = prepare(config, weights, out)
+    model, paths = prepare(config, weights)
     results: list[ImageResult] = []
-    with tqdm(paths, unit="image", disable=None) as progress:
-        for path in progress:
-            try:
-                image = read_image(path).pixels
-            except AirjaxError as error:
-                tqdm.write(f"error: {error}", file=sys.stderr)
-                continue
-            results.append(evaluate_image(model, image, path.name, config))
-            write_image_reports(results[-1], config, model, out)
-            progress.set_postfix_str(f"{results[-1].source} {results[-1].files[-1].scores.psnr:.2f} dB")
-    if not results:
-        raise AirjaxError(f"{config.images}: expected images that can be read, found none")
-    write_reports(results, config, model, out)
+    for result in measure_images(config.images, paths, lambda name, image: evaluate_image(model, image, name, config)):
+        results.append(result)
+        for name, report in codec_reports([result], config, model).items():
+            content = {**report, "source": result.source, "image_size": list(result.image_size)}
+            write_report(out / name / f"{result.source}.json", config, content)
+    for name, report in codec_reports(results, config, model).items():
+        write_report(out / f"{name}.json", config, {**report, "images": [result.source for result in results]})
     print(tables(results, config))
     print(f"peak memory of this process (compiling and metrics included): {peak_memory() / 1e9:.2f} GB")
     print(f"reports: {out}")

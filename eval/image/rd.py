@@ -1,44 +1,31 @@
 """Rate against distortion: airjax's compact profile beside the codecs of Pillow, on a folder of images.
 
 A curve has one point per setting of a codec, the mean over all images at that setting. Sizes are those of complete
-files, metrics are taken on 8-bit images (`eval.image.quality.score`).
+files, metrics are taken on 8-bit images (`eval.image.measures.score`).
 """
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes
-from airjax.image.codec.compress import QUALITY_RANGE
+from airjax.image.defaults import QUALITY_RANGE
 from airjax.image.model import Model
-from airjax.photographs import read_image
 from eval.image.bd_rate import BDRate, bd_rate
 from eval.image.codecs import PILLOW, Codec, airjax_codec, is_available, pillow_codec
-from eval.image.quality import METRICS, Scores, bits_per_pixel, prepare, score
-from eval.plot import Line, Panel, draw_panels, png_bytes
-from eval.report import codec_report, finite_mean, format_table, number, write_json
-from eval.timing import Timing, time_warm
+from eval.image.measures import FileResult, measure_file, measure_images, num_perfect, operating_points, prepare
+from eval.plots import Line, Panel, draw_panels
+from eval.report import codec_report, finite_mean, format_table, number, write_report
+from train.settings import check_at_least
 
 ANCHOR = "jpeg-420"
-# The palette of M. Okabe and K. Ito, which the colour-blind can tell apart, and greys for the two JPEGs.
-_COLORS = {
-    "airjax": (213, 94, 0),
-    "jpeg-420": (60, 60, 64),
-    "jpeg-444": (150, 150, 156),
-    "webp": (0, 114, 178),
-    "jpeg2000": (0, 158, 115),
-    "avif": (204, 121, 167),
-}
 _PLOT_BPP = (1 / 12, 3.0)  # of the plot; far points at either end would press the rest together
 
 
@@ -74,8 +61,8 @@ class RateDistortion:
 
     def __post_init__(self):
         _check_ladder("airjax_qualities", self.airjax_qualities, *QUALITY_RANGE)
-        if self.refine_steps < 0:
-            raise AirjaxError(f"refine_steps: expected at least 0, got {self.refine_steps}")
+        check_at_least(self, 0, "refine_steps")
+        check_at_least(self, 1, "repetitions", "limit")
         for name, low in (("jpeg_qualities", 1), ("webp_qualities", 0), ("avif_qualities", 0)):
             _check_ladder(name, getattr(self, name), low, 100, whole=True)
         ratios = self.jpeg2000_ratios
@@ -83,10 +70,6 @@ class RateDistortion:
             raise AirjaxError(f"jpeg2000_ratios: expected falling numbers above 1, got {ratios}")
         if len(self.anchor_bpp) != 2 or not 0 < self.anchor_bpp[0] < self.anchor_bpp[1]:
             raise AirjaxError(f"anchor_bpp: expected two rising numbers above 0, got {self.anchor_bpp}")
-        if self.repetitions < 1:
-            raise AirjaxError(f"repetitions: expected at least 1, got {self.repetitions}")
-        if self.limit is not None and self.limit < 1:
-            raise AirjaxError(f"limit: expected at least 1, got {self.limit}")
 
 
 def _check_ladder(name: str, ladder: Sequence[float], low: float, high: float, *, whole: bool = False) -> None:
@@ -96,23 +79,12 @@ def _check_ladder(name: str, ladder: Sequence[float], low: float, high: float, *
         raise AirjaxError(f"{name}: expected rising {kind} from {low:g} to {high:g}, got {ladder}")
 
 
-class Point(NamedTuple):
-    """One file: its setting, scores, size, and warm times of encoding and decoding."""
-
-    setting: float
-    scores: Scores
-    num_bytes: int
-    bpp: float
-    encode: Timing
-    decode: Timing
-
-
 class ImageCurves(NamedTuple):
-    """One image: the points of each codec, by its name."""
+    """One image: the files of each codec, by its name, one per setting."""
 
     source: str
     image_size: tuple[int, int]
-    points: dict[str, tuple[Point, ...]]
+    files: dict[str, tuple[FileResult, ...]]
 
 
 def make_codecs(config: RateDistortion, model: Model) -> list[Codec]:
@@ -126,48 +98,38 @@ def make_codecs(config: RateDistortion, model: Model) -> list[Codec]:
     return codecs
 
 
-def measure(codec: Codec, image: np.ndarray, repetitions: int) -> tuple[Point, ...]:
+def measure(codec: Codec, image: np.ndarray, repetitions: int) -> tuple[FileResult, ...]:
     """Encodes and decodes one image, (h, w, 3) float32 in [0, 1], at all settings of a codec.
 
     Raises:
       AirjaxError: the codec cannot hold such an image (each format has a largest size).
     """
     prepared = codec.prepare(image)
-    points = []
-    for setting in codec.settings:
-        try:
-            encode_time, data = time_warm(lambda s=setting: codec.encode(prepared, s), repetitions)
-            decode_time, decoded = time_warm(lambda d=data: codec.decode(d), repetitions)
-        except (OSError, ValueError) as error:
-            size = f"{image.shape[1]}x{image.shape[0]}"
-            raise AirjaxError(f"{codec.label} cannot hold a {size} image ({error})") from error
-        scores = score(image, codec.finish(decoded))
-        bpp = bits_per_pixel(len(data), image.shape[:2])
-        points.append(Point(setting, scores, len(data), bpp, encode_time, decode_time))
-    return tuple(points)
+    try:
+        return tuple(
+            measure_file(
+                image,
+                lambda setting=setting: codec.encode(prepared, setting),
+                codec.decode,
+                repetitions=repetitions,
+                finish=codec.finish,
+            )[0]
+            for setting in codec.settings
+        )
+    except (OSError, ValueError) as error:
+        size = f"{image.shape[1]}x{image.shape[0]}"
+        raise AirjaxError(f"{codec.label} cannot hold a {size} image ({error})") from error
 
 
-def curve(points: Sequence[Sequence[Point]]) -> dict[str, list]:
-    """CompressAI's lists, one operating point per setting: the mean over images.
-
-    Args:
-      points: per image, one point per setting.
-    """
-    per_setting = list(zip(*points, strict=True))
-    columns = {
-        **{metric: [[p.scores[i] for p in group] for group in per_setting] for i, metric in enumerate(METRICS)},
-        "bpp": [[p.bpp for p in group] for group in per_setting],
-        "encoding_time": [[p.encode.median for p in group] for group in per_setting],
-        "decoding_time": [[p.decode.median for p in group] for group in per_setting],
-        "num_bytes": [[p.num_bytes for p in group] for group in per_setting],
-    }
-    means = {key: [finite_mean(values) for values in groups] for key, groups in columns.items()}
-    return {"setting": [group[0].setting for group in per_setting], **means}
+def curve(results: Sequence[ImageCurves], codec: Codec) -> dict[str, list]:
+    """CompressAI's lists of a codec, one operating point per setting: the mean over images."""
+    per_setting = list(zip(*(result.files[codec.name] for result in results), strict=True))
+    return {"setting": list(codec.settings), **operating_points(per_setting)}
 
 
-def curves(results: Sequence[ImageCurves]) -> dict[str, dict[str, list]]:
+def curves(results: Sequence[ImageCurves], codecs: Sequence[Codec]) -> dict[str, dict[str, list]]:
     """The curve of each codec over all images."""
-    return {name: curve([result.points[name] for result in results]) for name in results[0].points}
+    return {codec.name: curve(results, codec) for codec in codecs}
 
 
 def bd_rates(means: dict[str, dict[str, list]], bpp_range: tuple[float, float]) -> dict[str, BDRate]:
@@ -198,12 +160,14 @@ class Comparison(NamedTuple):
     num_images: int
 
 
-def compare(results: Sequence[ImageCurves], bpp_range: tuple[float, float]) -> dict[str, Comparison]:
+def compare(
+    results: Sequence[ImageCurves], codecs: Sequence[Codec], bpp_range: tuple[float, float]
+) -> dict[str, Comparison]:
     """Every codec but the anchor; empty without an anchor."""
-    singles = [bd_rates(curves([result]), bpp_range) for result in results]
+    per_image = [bd_rates(curves([result], codecs), bpp_range) for result in results]
     comparisons = {}
-    for name, rate in bd_rates(curves(results), bpp_range).items():
-        percents = [single[name].percent for single in singles if single[name].percent is not None]
+    for name, rate in bd_rates(curves(results, codecs), bpp_range).items():
+        percents = [rates[name].percent for rates in per_image if rates[name].percent is not None]
         comparisons[name] = Comparison(rate, finite_mean(percents), len(percents))
     return comparisons
 
@@ -215,45 +179,32 @@ def write_reports(results: Sequence[ImageCurves], codecs: Sequence[Codec], confi
     """The last image's report in one folder per codec, and `<codec>.json`: means over the images so far."""
     last = results[-1]
     for codec in codecs:
-        describe = f"{config.description}; {codec.description}; times in seconds, warm"
-        report = codec_report(
-            codec.name,
-            describe,
-            curve([last.points[codec.name]]),
-            source=last.source,
-            image_size=list(last.image_size),
-        )
-        write_json(out / codec.name / f"{last.source}.json", report)
-        points = [result.points[codec.name] for result in results]
-        report = codec_report(
-            codec.name,
-            f"{describe}; means at equal {codec.knob}",
-            curve(points),
-            images=[result.source for result in results],
-            perfect_files=_num_perfect(points),
-        )
-        write_json(out / f"{codec.name}.json", report)
+        description = f"{config.description}; {codec.description}; times in seconds, warm"
+        report = codec_report(codec.name, description, curve([last], codec))
+        content = {**report, "source": last.source, "image_size": list(last.image_size)}
+        write_report(out / codec.name / f"{last.source}.json", config, content)
+        report = codec_report(codec.name, f"{description}; means at equal {codec.knob}", curve(results, codec))
+        perfect = sum(num_perfect(result.files[codec.name]) for result in results)
+        content = {**report, "images": [result.source for result in results], "perfect_files": perfect}
+        write_report(out / f"{codec.name}.json", config, content)
 
 
-def write_bd_rates(results: Sequence[ImageCurves], config: RateDistortion, out: Path) -> None:
+def write_bd_rates(results: Sequence[ImageCurves], codecs: Sequence[Codec], config: RateDistortion, out: Path) -> None:
     """`bd_rate.json`: every codec against the anchor."""
-    codecs = {
-        name: {**each.of_means._asdict(), "mean_percent": each.mean_percent, "num_images": each.num_images}
-        for name, each in compare(results, config.anchor_bpp).items()
+    rates = {
+        name: {**item.of_means._asdict(), "mean_percent": item.mean_percent, "num_images": item.num_images}
+        for name, item in compare(results, codecs, config.anchor_bpp).items()
     }
-    write_json(out / "bd_rate.json", {"anchor": ANCHOR, "anchor_bpp": config.anchor_bpp, "codecs": codecs})
-
-
-def _num_perfect(points: Sequence[Sequence[Point]]) -> int:
-    return sum(not math.isfinite(point.scores.psnr) for group in points for point in group)
+    write_report(
+        out / "bd_rate.json", config, {"anchor": ANCHOR, "anchor_bpp": list(config.anchor_bpp), "codecs": rates}
+    )
 
 
 def tables(results: Sequence[ImageCurves], codecs: Sequence[Codec], config: RateDistortion) -> str:
     """One table per codec, and the delta rates."""
-    means = curves(results)
     parts = []
     for codec in codecs:
-        lists = means[codec.name]
+        lists = curve(results, codec)
         head = [codec.knob, "bpp", "PSNR, dB", "MS-SSIM", "encode ms", "decode ms"]
         columns = [lists["bpp"], lists["psnr-rgb"], lists["ms-ssim-rgb"]]
         columns += [[1e3 * value for value in lists[key]] for key in ("encoding_time", "decoding_time")]
@@ -262,17 +213,17 @@ def tables(results: Sequence[ImageCurves], codecs: Sequence[Codec], config: Rate
             for setting, *values in zip(codec.settings, *columns, strict=True)
         ]
         parts.append(f"{codec.description}\n{format_table(head, rows)}\n")
-        if perfect := _num_perfect([result.points[codec.name] for result in results]):
+        if perfect := sum(num_perfect(result.files[codec.name]) for result in results):
             parts.append(f"{perfect} files are perfect; they are left out of the mean PSNR\n")
     labels = {codec.name: codec.label for codec in codecs}
-    if comparisons := compare(results, config.anchor_bpp):
+    if comparisons := compare(results, codecs, config.anchor_bpp):
         low, high = config.anchor_bpp
         parts.append(
             f"BD-rate: size at equal PSNR against {labels[ANCHOR]}, over its PSNRs at {low:g} to {high:g} bpp, "
             "as far as the codec has them too"
         )
         head = ["codec", "of the mean curves", "PSNR used, dB", "mean over images", "images"]
-        parts.append(format_table(head, [_bd_row(labels[name], each) for name, each in comparisons.items()]))
+        parts.append(format_table(head, [_bd_row(labels[name], item) for name, item in comparisons.items()]))
     return "\n".join(parts)
 
 
@@ -293,22 +244,22 @@ def _percent(value: float | None) -> str:
 
 def plot(results: Sequence[ImageCurves], codecs: Sequence[Codec], config: RateDistortion) -> bytes:
     """PSNR and MS-SSIM over bits per pixel, a PNG file. MS-SSIM is shown as -10 log10(1 - MS-SSIM), dB."""
-    means = curves(results)
+    count = "1 image" if len(results) == 1 else f"mean of {len(results)} images at equal settings"
+    return draw_panels(f"{config.description}: {count}", tuple(_panels(results, codecs)))
+
+
+def _panels(results: Sequence[ImageCurves], codecs: Sequence[Codec]) -> Iterator[Panel]:
     psnr, ms_ssim = [], []
     for codec in codecs:
-        lists = means[codec.name]
-        look = (_COLORS[codec.name], 3.6 if codec.name == "airjax" else 1.8)
+        lists = curve(results, codec)
         bpp = np.array(lists["bpp"], float)
-        psnr.append(Line(codec.label, bpp, np.array(lists["psnr-rgb"], float), *look))
+        shown = (bpp >= _PLOT_BPP[0]) & (bpp <= _PLOT_BPP[1])
+        psnr.append(Line(codec.label, bpp[shown], np.array(lists["psnr-rgb"], float)[shown]))
         # The largest finite value is that of the float32 next to 1.
         error = np.maximum(1 - np.array(lists["ms-ssim-rgb"], float), 2.0**-24)
-        ms_ssim.append(Line(codec.label, bpp, -10 * np.log10(error), *look))
-    panels = [
-        Panel("PSNR, dB", "bits per pixel", tuple(psnr), x_range=_PLOT_BPP, log2_x=True),
-        Panel("MS-SSIM, dB:  -10 log10(1 - MS-SSIM)", "bits per pixel", tuple(ms_ssim), x_range=_PLOT_BPP, log2_x=True),
-    ]
-    count = "1 image" if len(results) == 1 else f"mean of {len(results)} images at equal settings"
-    return png_bytes(draw_panels(f"{config.description}: {count}", panels))
+        ms_ssim.append(Line(codec.label, bpp[shown], -10 * np.log10(error)[shown]))
+    yield Panel("PSNR, dB", "bits per pixel", tuple(psnr), log2_x=True)
+    yield Panel("MS-SSIM, dB:  -10 log10(1 - MS-SSIM)", "bits per pixel", tuple(ms_ssim), log2_x=True)
 
 
 # --- the run ---------------------------------------------------------------------------------------------
@@ -319,39 +270,24 @@ def run(config: RateDistortion, weights: Path | None, out: Path) -> int:
 
     Args:
       weights: a weights file; None for the shipped one.
-      out: folder of the reports: `<codec>.json`, `<codec>/<image>.json`, `bd_rate.json`, `rd.png`, `config.json`.
+      out: folder of the reports: `<codec>.json`, `<codec>/<image>.json`, `bd_rate.json`, `rd.png`.
 
     Raises:
       AirjaxError: no such weights, no such folder, no image in it, or none that can be measured.
     """
-    model, paths = prepare(config, weights, out)
+    model, paths = prepare(config, weights)
     codecs = make_codecs(config, model)
+
+    def measure_all(name: str, image: np.ndarray) -> ImageCurves:
+        files = {codec.name: measure(codec, image, config.repetitions) for codec in codecs}
+        return ImageCurves(name, image.shape[:2], files)
+
     results: list[ImageCurves] = []
-    with tqdm(paths, unit="image", disable=None) as progress:
-        for path in progress:
-            try:
-                image = read_image(path).pixels
-                points = {}
-                for codec in codecs:
-                    progress.set_postfix_str(f"{path.name} {codec.label}")
-                    points[codec.name] = _measured(codec, image, path, config.repetitions)
-            except AirjaxError as error:
-                tqdm.write(f"error: {error}", file=sys.stderr)
-                continue
-            results.append(ImageCurves(path.name, image.shape[:2], points))
-            write_reports(results, codecs, config, out)
-    if not results:
-        raise AirjaxError(f"{config.images}: expected images that can be read, found none")
-    write_bd_rates(results, config, out)
+    for result in measure_images(config.images, paths, measure_all):
+        results.append(result)
+        write_reports(results, codecs, config, out)
+    write_bd_rates(results, codecs, config, out)
     atomic_write_bytes(out / "rd.png", plot(results, codecs, config))
     print(tables(results, codecs, config))
     print(f"reports and plot: {out}")
     return len(paths) - len(results)
-
-
-def _measured(codec: Codec, image: np.ndarray, path: Path, repetitions: int) -> tuple[Point, ...]:
-    """`measure` with the file's name in front of an error."""
-    try:
-        return measure(codec, image, repetitions)
-    except AirjaxError as error:
-        raise AirjaxError(f"{path}: {error}") from error

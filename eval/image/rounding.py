@@ -1,28 +1,26 @@
-"""What rounding costs: files of several qualities against the same Gaussians with nothing rounded.
+"""The cost of rounding: files of several qualities against the same Gaussians with nothing rounded.
 
-Three images of each photograph are compared with it: the decoded file; the rows of the file before rounding, with their
-colours solved as often; and the set that the same model makes at the same Stage Control threshold when it knows of no
-quantiser (which is never rounded, and keeps the rows that a file drops).
+Three images of each photograph are compared with it: the decoded file; the rows of the file before rounding, with as
+many steps of the color solve; and the Gaussians that the same model makes at the same Stage Control threshold without
+a quantizer (never rounded, and with the rows that a file drops).
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from airjax.errors import AirjaxError
 from airjax.image.codec import air_file
-from airjax.image.codec.compress import compress_and_source, mse_threshold_of
+from airjax.image.codec.compress import CompressOptions, compress_and_source, mse_threshold_of
 from airjax.image.model import Model
-from airjax.photographs import read_image
 from airjax.raster.draw import render
-from eval.image.quality import prepare, score
-from eval.report import format_table, number, write_json
+from eval.image.measures import bits_per_pixel, measure_images, prepare, score
+from eval.report import format_table, number, write_report
+from train.settings import check_at_least
 
 
 @dataclass(frozen=True)
@@ -47,20 +45,17 @@ class Rounding:
     def __post_init__(self):
         if not self.qualities or any(not 0 <= quality <= 100 for quality in self.qualities):
             raise AirjaxError(f"qualities: expected numbers from 0 to 100, got {self.qualities}")
-        if self.solve_steps < 1:
-            raise AirjaxError(f"solve_steps: expected at least 1, got {self.solve_steps}")
-        if self.limit is not None and self.limit < 1:
-            raise AirjaxError(f"limit: expected at least 1, got {self.limit}")
+        check_at_least(self, 1, "solve_steps", "limit")
 
 
 class RoundingResult(NamedTuple):
-    """One file: its PSNR, those without rounding in dB, and what it takes.
+    """One file, with its PSNR in dB and the two without rounding.
 
     Fields:
       psnr: of the decoded file.
       same_rows: of the rows of the file before rounding.
-      unaware: of the set that the model makes without a quantiser.
-      unaware_gaussians: its size.
+      unaware: of the Gaussians that the model makes without a quantizer.
+      unaware_gaussians: their number.
       num_gaussians, bits_per_gaussian, bpp: of the file, everything counted.
     """
 
@@ -79,25 +74,25 @@ def measure(model: Model, image: np.ndarray, quality: float, solve_steps: int) -
     def psnr_of(gaussians) -> float:
         return score(image, np.asarray(render(gaussians, image_size=image.shape[:2]).image)).psnr
 
-    quantised, source = compress_and_source(model, image, quality=quality, solve_steps=solve_steps)
-    data = air_file.encode(quantised)
+    quantized, source = compress_and_source(model, image, CompressOptions(quality, solve_steps=solve_steps))
+    data = air_file.encode(quantized)
     threshold = mse_threshold_of(quality)
     unaware = model.encode(image, mse_threshold=threshold, ssim_threshold=2.0, solve_steps=2 * solve_steps)
-    count, bits = sum(quantised.stage_counts), 8 * len(data)
+    count = sum(quantized.stage_counts)
     return RoundingResult(
         psnr_of(air_file.decode(data).gaussians),
         psnr_of(source),
         psnr_of(unaware.gaussians),
         unaware.gaussians.num_slots,
         count,
-        bits / max(1, count),
-        bits / (image.shape[0] * image.shape[1]),
+        8 * len(data) / max(1, count),
+        bits_per_pixel(len(data), image.shape[:2]),
     )
 
 
 def table(qualities: tuple[float, ...], means: list[RoundingResult]) -> str:
     """One line per quality: means over the images."""
-    head = ["quality", "PSNR", "same rows", "loss dB", "no quantiser", "Gaussians", "Gaussians", "bits each", "bpp"]
+    head = ["quality", "PSNR", "same rows", "loss dB", "no quantizer", "Gaussians", "Gaussians", "bits each", "bpp"]
     rows = [
         [
             number(quality, 0),
@@ -121,25 +116,23 @@ def run(config: Rounding, weights: Path | None, out: Path) -> int:
     Raises:
       AirjaxError: no such weights, no image, or none that can be read.
     """
-    model, paths = prepare(config, weights, out)
-    results: list[list[RoundingResult]] = []
-    names, means = [], []
-    for path in tqdm(paths, unit="image", disable=None):
-        try:
-            image = read_image(path).pixels
-        except AirjaxError as error:
-            tqdm.write(f"error: {error}", file=sys.stderr)
-            continue
-        names.append(path.name)
-        results.append([measure(model, image, quality, config.solve_steps) for quality in config.qualities])
-        means = [RoundingResult(*np.mean(each, axis=0).tolist()) for each in zip(*results, strict=True)]
+    model, paths = prepare(config, weights)
+
+    def measure_all(name: str, image: np.ndarray) -> tuple[str, list[RoundingResult]]:
+        return name, [measure(model, image, quality, config.solve_steps) for quality in config.qualities]
+
+    results: dict[str, list[RoundingResult]] = {}
+    for name, files in measure_images(config.images, paths, measure_all):
+        results[name] = files
+        means = [RoundingResult(*np.mean(column, axis=0).tolist()) for column in zip(*results.values(), strict=True)]
         report = {
+            "name": config.name,
+            "description": config.description,
+            "weights": model.name,
             "means": [mean._asdict() for mean in means],
-            "images": {n: [r._asdict() for r in each] for n, each in zip(names, results, strict=True)},
+            "images": {name: [file._asdict() for file in files] for name, files in results.items()},
         }
-        write_json(out / "rounding.json", report)
-    if not results:
-        raise AirjaxError(f"{config.images}: expected images that can be read, found none")
+        write_report(out / "rounding.json", config, report)
     print(table(config.qualities, means))
     print(f"report: {out / 'rounding.json'}")
     return len(paths) - len(results)

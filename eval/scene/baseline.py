@@ -1,4 +1,4 @@
-"""Optimisation from scratch, the baseline of a scene predictor: Gaussians at points, as 3D Gaussian Splatting starts.
+"""Optimization from scratch, the baseline of a scene predictor: Gaussians at points, as 3D Gaussian Splatting starts.
 
 Letters: p points, v views.
 """
@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
+from scipy.spatial import cKDTree
 
 from airjax.gaussians import Gaussians3D
 from airjax.scene.cameras import Camera
 from airjax.scene.harmonics import from_rgb
 
 OPACITY = 0.1
-_NEIGHBOURS = 3
-_BLOCK = 512  # points whose distances to all others exist at a time
+_NEIGHBORS = 3
 
 
 def at_points(points: Float[np.ndarray, "p 3"], colors: Float[np.ndarray, "p 3"]) -> Gaussians3D:
-    """Round Gaussians at points, as large as the mean distance of their three nearest neighbours (Kerbl et al., 2023).
+    """Round Gaussians at points, as large as their distance to three neighbors (Kerbl et al., 2023; root mean square).
 
     Their axes differ by 1 %, since a rotation of exactly round ones has no gradient.
 
@@ -27,11 +27,8 @@ def at_points(points: Float[np.ndarray, "p 3"], colors: Float[np.ndarray, "p 3"]
       colors: in [0, 1].
     """
     points = np.asarray(points, np.float32)
-    size = np.empty(len(points), np.float32)
-    for i in range(0, len(points), _BLOCK):
-        squared = np.sum(np.square(points[i : i + _BLOCK, None] - points[None]), axis=-1)
-        nearest = np.partition(squared, _NEIGHBOURS, axis=1)[:, 1 : _NEIGHBOURS + 1]
-        size[i : i + _BLOCK] = np.sqrt(np.maximum(nearest.mean(axis=1), 1e-14))
+    distances, _ = cKDTree(points).query(points, k=_NEIGHBORS + 1)  # the nearest is the point itself
+    size = np.float32(np.sqrt(np.maximum(np.square(distances[:, 1:]).mean(axis=1), 1e-14)))
     quats = np.zeros((len(points), 4), np.float32)
     quats[:, 0] = 1
     scales = size[:, None] * np.array([1.01, 1.0, 0.99], np.float32)
@@ -43,7 +40,7 @@ def at_points(points: Float[np.ndarray, "p 3"], colors: Float[np.ndarray, "p 3"]
 def random_points(
     rng: np.random.Generator, images: Float[np.ndarray, "v h w 3"], cameras: Camera, near: float, far: float, count: int
 ) -> tuple[Float[np.ndarray, "p 3"], Float[np.ndarray, "p 3"]]:
-    """(points, colours) of `count` pixels drawn from all views, each at a depth drawn evenly in inverse depth."""
+    """(points, colors) of `count` pixels drawn from all views, each at a depth drawn evenly in inverse depth."""
     views, height, width, _ = images.shape
     view, y, x = (rng.integers(side, size=count) for side in (views, height, width))
     depth = 1 / rng.uniform(1 / far, 1 / near, count)

@@ -1,7 +1,7 @@
-"""Times of the alpha renderer: forward with the loss, and with its gradient, beside what the machine can do.
+"""Times of the alpha renderer: forward with the loss, and with its gradient, beside the speed of the machine.
 
-The sets are like those of the scene predictor: one Gaussian per cell of pixels of two views, where the depths of a
-procedural scene say.
+The Gaussians are like those of the scene predictor: one per cell of pixels of two views, at the depths of a procedural
+scene.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from airjax.scene.cameras import unproject
 from airjax.scene.harmonics import from_rgb
 from airjax.scene.procedural import Views, random_views
 from airjax.scene.render import TILE_SIZE, capacity_of, render
-from eval.image.bench import Row, exp_row, table
-from eval.report import environment, write_json
-from eval.timing import time_warm
-from train.scene.experiment import SceneData, texture_atlas
+from eval.report import write_report
+from eval.timing import Row, exp_row, table, time_warm
+from train.scene.data import SceneData, texture_atlas
+from train.settings import check_at_least
 
 CELL_SIZE = 0.55  # standard deviation in sides of a cell
 OPACITY = 0.9
@@ -37,15 +37,15 @@ class SceneBenchmark:
     Fields:
       name, description: of the evaluation, for the report.
       sets: (side of a view, side of a cell) in pixels each: 2 * (side / cell)^2 Gaussians.
-      photographs: whose textures the scene has; None for coloured noise.
+      images: folder of photographs, the textures of the scene; None for colored noise.
       repetitions: warm runs of each row.
-      machine_scale: see `eval.image.bench.Benchmark`.
+      machine_scale: see `eval.timing.exp_row`.
     """
 
     name: str
     description: str
     sets: tuple[tuple[int, int], ...] = ((64, 2), (128, 2), (64, 1))
-    photographs: str | None = "../shared/data/photos_train"
+    images: str | None = None
     repetitions: int = 20
     machine_scale: float = 1.0
 
@@ -53,12 +53,11 @@ class SceneBenchmark:
         for side, cell in self.sets:
             if cell < 1 or side < cell or side % cell:
                 raise AirjaxError(f"sets: expected sides of whole cells, got {side} and {cell}")
-        if self.repetitions < 1:
-            raise AirjaxError(f"repetitions: expected at least 1, got {self.repetitions}")
+        check_at_least(self, 1, "repetitions")
 
 
 def cell_gaussians(views: Views, cell: int) -> Gaussians3D:
-    """Round, one in the middle of every cell of every view, with its mean colour; the views have exact depths."""
+    """Round, one in the middle of every cell of every view, with its mean color; the views have exact depths."""
     parts = []
     for i, (image, depths) in enumerate(zip(views.images, views.depths, strict=True)):
         camera = views.cameras[i]
@@ -98,7 +97,7 @@ def rows_of(gaussians: Gaussians3D, views: Views, repetitions: int) -> list[Row]
 
 def make_views(config: SceneBenchmark, side: int) -> Views:
     """Two views of a procedural scene."""
-    atlas = jnp.asarray(texture_atlas(SceneData(photographs=config.photographs), test=True), jnp.float32) / 255
+    atlas = jnp.asarray(texture_atlas(SceneData(photographs=config.images), test=True), jnp.float32) / 255
     return jax.jit(lambda key: random_views(key, atlas, image_size=(side, side), num_views=2))(jax.random.key(3))
 
 
@@ -118,10 +117,10 @@ def run(config: SceneBenchmark, weights: Path | None, out: Path) -> int:
     print(config.description)
     print(table(rows))
     report = {
+        "name": config.name,
         "description": f"{config.description}; times in seconds",
-        "environment": environment(),
-        "rows": [{**row._asdict(), "timing": row.timing._asdict()} for row in rows],
+        "rows": [row.as_json() for row in rows],
     }
-    write_json(out / "bench.json", report)
+    write_report(out / "bench.json", config, report)
     print(f"report: {out / 'bench.json'}")
     return 0

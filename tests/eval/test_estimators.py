@@ -1,70 +1,74 @@
-"""Estimators beside the exact gradient; oracles: hand-made gradients, the exact one itself, gradient steps."""
+"""The study of estimators: its reports, in images and in scenes. The comparison itself is tested in tests/inner."""
 
 import json
 
+import jax
 import numpy as np
 import pytest
+from tiny import random_weights
 
 from airjax.errors import AirjaxError
-from eval.estimators import Estimators, at_horizon, compare, run
+from airjax.scene.predictor import PredictorConfig, config_to_text
+from airjax.scene.task import RATES
+from airjax.weights_file import save_weights
+from eval.estimators import Estimators, run
+from eval.image.subjects import Images
+from eval.scene.subjects import ProceduralScenes
+
+CONFIG = PredictorConfig(planes=4, matching=16, widths=(16, 16, 16, 16))
 
 
-def config_of(photo, **fields):
-    settings = {"estimators": ("zero_step", "es"), "horizons": (1, 2), "crop": 16, "draws": 2, **fields}
-    return Estimators("e", "d", str(photo), **settings)
+def config_of(subjects, **fields) -> Estimators:
+    return Estimators("e", "d", subjects, **{"estimators": ("zero_step",), "horizons": (1,), "draws": 2, **fields})
 
 
-def test_cosine_bias_and_variance():
-    exact = np.array([1.0, 0.0])
-    assert compare(np.array([[2.0, 0.0]]), exact) == (1.0, 0.0, 0.0)
-    cosine, bias, variance = compare(np.array([[1.0, 2.0], [1.0, 0.0]]), exact)
-    np.testing.assert_allclose([cosine, bias], np.sqrt([0.5, 0.5]))
-    np.testing.assert_allclose(variance, 1 / 2)  # each draw is (0, 1) or (0, -1) from their mean (1, 1)
+def by_name(path) -> dict:
+    return {record["name"]: record for record in json.loads((path / "estimators.json").read_text())["records"]}
 
 
-def test_every_estimator_ends_at_the_horizon():
-    """Options that do not fit a horizon of 1 would raise."""
-    for name in ("first_order", "multi_anchor", "budget", "truncated", "implicit_cg", "implicit_neumann", "es", "pes"):
-        for steps in (1, 3, 20):
-            found = at_horizon(name, steps)
-            last = [getattr(found, field) for field in ("num_steps", "max_steps") if hasattr(found, field)]
-            assert (last or [found.anchors[-1]])[0] == steps
-
-
-def test_reports(weights, photo, tmp_path, capsys):
+def test_reports_of_images(weights, photo, tmp_path, capsys):
     """The exact gradient agrees with itself; what is random has a variance."""
-    assert run(config_of(photo), weights, tmp_path) == 0
+    assert run(config_of(Images(str(photo), crop=16), estimators=("zero_step", "es")), weights, tmp_path) == 0
+    records = by_name(tmp_path)
+    exact = records["unrolled"]["mean"]
+    np.testing.assert_allclose([exact["cosine"], *records["unrolled"]["group_means"].values()], 1, rtol=1e-6)
+    assert exact["variance"] == 0 and exact["milliseconds"] > 0 and records["unrolled"]["megabytes"] > 0
+    assert records["es"]["mean"]["variance"] > 0 and abs(records["es"]["mean"]["cosine"]) < 1
+    assert records["zero_step"]["mean"]["cosine"] > 0.5 and records["es"]["error_over_cases"]["cosine"] is None
     report = json.loads((tmp_path / "estimators.json").read_text())
-    for exact in report["means"]["unrolled"]:
-        np.testing.assert_allclose(exact["cosine"], 1, rtol=1e-6)
-        assert exact["variance"] == 0 and exact["milliseconds"] > 0 and exact["megabytes"] > 0
-    assert all(each["variance"] > 0 and abs(each["cosine"]) < 1 for each in report["means"]["es"])
-    assert set(report["groups"]["unrolled"][0]) == {"means", "log_scales", "angles", "colors"}
-    np.testing.assert_allclose(list(report["groups"]["unrolled"][1].values()), 1, rtol=1e-6)
-    # After a single small step the gradient at the start is still nearly the right one.
-    assert report["means"]["zero_step"][0]["cosine"] > 0.5
+    assert report["settings"]["draws"] == 2 and report["settings"]["subjects"]["crop"] == 16
+    assert report["cases"] == ["waves.png"] and report["weights"].startswith("tiny.safetensors")
     assert (tmp_path / "estimators.png").read_bytes().startswith(b"\x89PNG")
     assert "zero_step" in capsys.readouterr().out
+
+
+def test_reports_of_scenes(tmp_path, capsys):
+    save_weights(tmp_path / "w.safetensors", random_weights(CONFIG), {"predictor": config_to_text(CONFIG)})
+    scenes = ProceduralScenes(photographs=None, num_scenes=2, image_size=(16, 16))
+    with jax.numpy_dtype_promotion("standard"):
+        assert run(config_of(scenes, rates=RATES), tmp_path / "w.safetensors", tmp_path) == 0
+    records = by_name(tmp_path)
+    groups = records["unrolled"]["group_means"]
+    assert set(groups) == {"means", "log_scales", "quats", "logits", "base"}  # "rest" has no element
+    np.testing.assert_allclose(list(groups.values()), 1, rtol=1e-6)
+    zero_step = records["zero_step"]
+    assert zero_step["mean"]["cosine"] > 0.5 and len(zero_step["cosine"]) == 2
+    assert zero_step["error_over_cases"]["cosine"] == pytest.approx(abs(np.diff(zero_step["cosine"])[0]) / 2)
+    said = capsys.readouterr().out
+    assert "zero_step" in said and "logits" in said
 
 
 def test_no_image_can_be_read(weights, tmp_path, capsys):
     (tmp_path / "b.png").write_bytes(b"not a picture")
     with pytest.raises(AirjaxError, match="can be read"):
-        run(config_of(tmp_path), weights, tmp_path / "out")
+        run(config_of(Images(str(tmp_path))), weights, tmp_path / "out")
     assert "b.png" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "fields",
-    [
-        {"estimators": ("none",)},
-        {"horizons": ()},
-        {"horizons": (5, 5)},
-        {"horizons": (0, 5)},
-        {"crop": 8},
-        {"draws": 1},
-    ],
+    [{"estimators": ("none",)}, {"horizons": ()}, {"horizons": (5, 5)}, {"horizons": (0, 5)}, {"draws": 1}],
 )
 def test_bad_settings(fields):
     with pytest.raises(AirjaxError, match="expected"):
-        config_of("x", **fields)
+        config_of(Images("x"), **fields)

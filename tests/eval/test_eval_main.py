@@ -6,7 +6,7 @@ import pytest
 
 from airjax.errors import AirjaxError
 from eval import config as eval_config
-from eval.config import load_config
+from eval.config import load_evaluation
 from eval.image.quality import ImageEvaluation
 from eval.main import main
 
@@ -31,7 +31,7 @@ def write(folder, text):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("[a-z]*.py")), ids=lambda path: path.stem)
 def test_shipped_configs_load_under_their_own_name(path):
-    assert load_config(path, {}).name == path.stem
+    assert load_evaluation(path, {}).name == path.stem
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,8 @@ def test_shipped_configs_load_under_their_own_name(path):
         ("def evaluation(): return {'name': 'x'}", "expected a function evaluation()"),
         (GOOD.replace("(0,)", "(-1,)"), "solve_steps: expected"),
         (GOOD.replace("repetitions", "repetition"), "repetition"),
-        ("def evaluation(): return 1 / undefined", "undefined"),
+        ("def evaluation(): return 1 / undefined", "line 1: NameError: name 'undefined' is not defined"),
+        ("def evaluation(): return 1 / 0", "line 1: ZeroDivisionError"),
     ],
 )
 def test_a_wrong_config_is_one_line(tmp_path, capsys, text, expected):
@@ -63,6 +64,14 @@ def test_a_missing_config_is_one_line(tmp_path, capsys, name):
     assert capsys.readouterr().err == f"error: {tmp_path / name}: expected a config file (.py)\n"
 
 
+def test_a_config_has_a_name(capsys):
+    assert load_evaluation(Path("rounding_kodak"), {}).name == "rounding_kodak"
+    assert main(["--config", "rounding_kodim"]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: rounding_kodim: expected a config file (.py), or one of bench, ")
+    assert errors.count("\n") == 1
+
+
 def test_missing_images_and_weights_are_one_line(tmp_path, capsys, weights, photo):
     path = write(tmp_path, GOOD)
     common = ["--config", str(path), "--out", str(tmp_path / "out")]
@@ -77,11 +86,11 @@ def test_missing_images_and_weights_are_one_line(tmp_path, capsys, weights, phot
 
 def test_an_option_that_the_config_does_not_have(tmp_path):
     with pytest.raises(AirjaxError, match=r"--limit: not an option of .*mine\.py, which describes a Benchmark"):
-        load_config(write(tmp_path, BENCH), {"limit": 3})
+        load_evaluation(write(tmp_path, BENCH), {"limit": 3})
 
 
 def test_other_images_get_another_name(tmp_path):
-    config = load_config(write(tmp_path, GOOD), {"images": "holiday/snow", "limit": 3})
+    config = load_evaluation(write(tmp_path, GOOD), {"images": "holiday/snow", "limit": 3})
     assert config == ImageEvaluation(
         "mine-snow-first3",
         "holiday/snow as in mine, first 3",

@@ -6,7 +6,7 @@ import pytest
 
 from airjax.errors import AirjaxError
 from eval import timing
-from eval.timing import Timing, peak_memory, run_python, time_warm
+from eval.timing import Row, Timing, exp_row, peak_memory, run_python, table, time_warm
 
 
 def test_median_minimum_and_the_first_call_not_counted(monkeypatch):
@@ -37,3 +37,24 @@ def test_memory_of_a_process_is_its_own():
 def test_a_failing_process_is_one_line():
     with pytest.raises(AirjaxError, match=r"expected exit status 0, got 3 \(last\)$"):
         run_python(["-c", "import sys; print('first'); print('last', file=sys.stderr); sys.exit(3)"])
+
+
+def test_table_shows_rates_and_nothing_where_there_is_none():
+    text = table([Row("a", Timing(2.0, 1.0, 3), evaluations=10**9), Row("b", Timing(-0.1, -0.1, 1), evaluations=5)])
+    assert text.splitlines()[2].split() == ["a", "2,000.0", "1,000.0", "3", "1,000,000,000", "0.50", "-", "-"]
+    assert text.splitlines()[3].split() == ["b", "-100.0", "-100.0", "1", "5", "-", "-", "-"]
+
+
+def test_a_row_as_json():
+    assert Row("a", Timing(2.0, 1.0, 3), evaluations=5).as_json() == {
+        "what": "a",
+        "timing": {"median": 2.0, "least": 1.0, "repetitions": 3},
+        "evaluations": 5,
+        "peak_bytes": None,
+        "flops": None,
+    }
+
+
+def test_the_plain_loop_counts_its_exponentials():
+    row = exp_row(0.001, 1)
+    assert row.evaluations == 32 * 4194 and row.timing.median > 0

@@ -203,3 +203,29 @@ def predicted(image_size, patch_map: PatchMap, *, seed=0, raw=None, spread=1.0, 
     raw = jnp.asarray(np.asarray(raw, np.float32))
     active = jnp.asarray(rng.uniform(size=n) < 0.9)
     return to_physical(raw, patch_centers(grid, patch_map.patch_size), active, patch_map), grid
+
+
+def to_raw(gaussians: Gaussians2D, centers, patch_map: PatchMap):
+    """Inverse of `to_physical`, (n, 5 + c).
+
+    Values on or outside a bound of the map go to the nearest representable point inside (relative margin 1e-6).
+    """
+    margin = 1e-6
+    span = patch_map.max_scale - patch_map.min_scale
+
+    def atanh(x):
+        return jnp.arctanh(jnp.clip(x, -1 + margin, 1 - margin))
+
+    def logit(x):
+        x = jnp.clip(x, margin, 1 - margin)
+        return jnp.log(x) - jnp.log1p(-x)
+
+    return jnp.concatenate(
+        [
+            atanh((gaussians.means - centers) / (patch_map.offset * patch_map.patch_size)),
+            logit((gaussians.scales - patch_map.min_scale) / span),
+            logit(jnp.mod(gaussians.angles, 2 * np.pi) / (2 * np.pi))[:, None],
+            atanh(gaussians.colors),
+        ],
+        axis=-1,
+    )

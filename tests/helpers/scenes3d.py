@@ -72,3 +72,8 @@ def cast(tree, dtype):
 def stack(*cameras: Camera) -> Camera:
     """Cameras as one with a first axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *cameras)
+
+
+def scale_world(camera: Camera, factor) -> Camera:
+    """The same camera in a world `factor` times as large."""
+    return replace(camera, translation=camera.translation * factor)

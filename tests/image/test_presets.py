@@ -5,13 +5,14 @@ import pytest
 
 from airjax.errors import AirjaxError
 from airjax.image.patches import PatchMap
-from airjax.image.presets import AIR_STAGES, COMPACT, stages_from_text, stages_to_text
+from airjax.image.presets import COMPACT, stages_from_text, stages_to_text
 from airjax.image.stages import StageConfig, init_params
 from airjax.nn.air_stage import PredictorConfig
 
 
 @pytest.mark.parametrize(
-    "stages", [COMPACT, AIR_STAGES, (), (StageConfig(PatchMap(5, 0.3), PredictorConfig(8, 1, 2)),)]
+    "stages",
+    [COMPACT, (StageConfig(PatchMap.air(7)),) * 4, (), (StageConfig(PatchMap(5, 0.3), PredictorConfig(8, 1, 2)),)],
 )
 def test_round_trip(stages):
     assert stages_from_text(stages_to_text(stages), source="x") == stages
@@ -38,8 +39,8 @@ def test_any_other_text_is_one_clear_error(text):
         stages_from_text(text, source="weights.bin")
 
 
-def test_air_is_four_stages_of_its_own_map():
-    assert [stage.patch_map for stage in AIR_STAGES] == [PatchMap(7, 1.0, 0.5, 7.5)] * 4
+def test_the_map_of_air():
+    assert PatchMap.air(7) == PatchMap(7, 1.0, 0.5, 7.5)
 
 
 def test_the_compact_model_is_as_small_as_promised():

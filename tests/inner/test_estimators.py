@@ -8,6 +8,7 @@ Where both sides are the same algebra in float64, numbers of size 1 agree to 1e-
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -15,16 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from airjax.inner import estimators
 from airjax.inner.estimators import (
     ESTIMATORS,
     Budget,
+    Estimator,
     Problem,
+    clip_rows,
     estimator,
-    needs_second_order,
+    evolution,
     outer_gradient,
+    register,
     surrogate,
 )
+from airjax.inner.estimators import base as estimators_base
 from airjax.inner.optimizers import scale_by_rates, scaled_adam
 
 N = 7
@@ -56,6 +60,7 @@ OPTIONS: dict[str, dict] = {  # for what holds of all of them
     "unrolled": {"anchors": ANCHORS, "weights": WEIGHTS},
     "truncated": {"num_steps": 6, "window": 4},
     "implicit": {"num_steps": 3, "iterations": 3},
+    "implicit_neumann": {"num_steps": 3, "iterations": 3},
     "es": {"anchors": ANCHORS, "weights": WEIGHTS, "sigma": 0.2, "rate_sigma": 0.05, "pairs": 20},
     "pes": {"anchors": ANCHORS, "weights": WEIGHTS, "sigma": 0.2, "rate_sigma": 0.05, "pairs": 20},
     "finite_difference": {"anchors": ANCHORS, "weights": WEIGHTS, "epsilon": 1e-4},
@@ -333,13 +338,13 @@ def settled(rates):
     return minimum, np.linalg.solve(matrix.T, outer_slope(minimum))
 
 
-@pytest.mark.parametrize(("solver", "iterations"), [("cg", 7), ("neumann", 400)])
-def test_implicit_in_closed_form(solver, iterations):
+@pytest.mark.parametrize(("name", "iterations"), [("implicit", 7), ("implicit_neumann", 400)])
+def test_implicit_in_closed_form(name, iterations):
     """100 steps at a factor below 0.65, as many directions as numbers, or 400 terms of a series with factor 0.9."""
     rates = 0.5 * R
     assert 0.3 < np.abs(np.linalg.eigvals(STRENGTH * rates[:, None] * A)).max() < 0.95
-    options = {"num_steps": 100, "solver": solver, "iterations": iterations, "strength": STRENGTH}
-    by_start, by_rate, loss = run("implicit", rates=jax.tree.map(lambda r: 0.5 * r, RATES), **options)
+    options = {"num_steps": 100, "iterations": iterations, "strength": STRENGTH}
+    by_start, by_rate, loss = run(name, rates=jax.tree.map(lambda r: 0.5 * r, RATES), **options)
     minimum, expected = settled(rates)
     assert np.abs(expected - outer_slope(minimum)).max() > 0.1  # it is not first order by another name
     assert_close((by_start, by_rate, loss), (expected, NO_RATES, outer_value(minimum)), rtol=1e-8)
@@ -390,7 +395,7 @@ def given_noise(monkeypatch, noise, rate_noises):
     def normal(key, like):
         return jax.tree.map(jnp.asarray, tree(noise) if like["q"].ndim else left.pop(0))
 
-    monkeypatch.setattr(estimators, "_normal", normal)
+    monkeypatch.setattr(evolution, "_normal", normal)
 
 
 def spread(rate_noise):
@@ -560,8 +565,27 @@ def by_name(test: Callable) -> Callable:
 def test_every_estimator_is_here():
     assert set(OPTIONS) == set(ESTIMATORS)
     assert all(estimator(name, **options).name == name for name, options in OPTIONS.items())
-    second = {name for name, options in OPTIONS.items() if needs_second_order(estimator(name, **options))}
-    assert second == {"unrolled", "truncated", "implicit"}
+    second = {name for name, options in OPTIONS.items() if estimator(name, **options).needs_second_order}
+    assert second == {"unrolled", "truncated", "implicit", "implicit_neumann"}
+    drawn = {name for name, kind in ESTIMATORS.items() if kind.draws}
+    assert drawn == {"multi_anchor", "es", "pes"}
+    assert {name for name, kind in ESTIMATORS.items() if kind.learns_rates} == {"meta_sgd"}
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_every_estimator_follows_a_horizon(name):
+    """Its last step is that of the horizon; options that do not fit a horizon of 1 would raise."""
+    for steps in (1, 3, 20):
+        found = ESTIMATORS[name].at(steps)
+        last = [getattr(found, field) for field in ("num_steps", "max_steps") if hasattr(found, field)]
+        last += [found.anchors[-1]] if hasattr(found, "anchors") else []
+        assert last == ([] if name == "zero_step" else [steps])
+
+
+def test_what_draws_depends_on_the_key():
+    for name, options in OPTIONS.items():
+        results = {run(name, key=key, **options)[0].tobytes() for key in range(5)}
+        assert (len(results) > 1) == ESTIMATORS[name].draws
 
 
 @by_name
@@ -710,7 +734,7 @@ def test_an_unknown_name():
         ("budget", {"anchors": (1, 2), "weights": (1.0, float("nan"))}, "weights: expected 2 numbers >= 0"),
         ("truncated", {"num_steps": 3, "window": 4}, "window: expected at most num_steps 3, got 4"),
         ("truncated", {"num_steps": 3, "window": 0}, "window: expected a whole number"),
-        ("implicit", {"num_steps": 3, "solver": "lu"}, "solver: expected 'cg' or 'neumann', got 'lu'"),
+        ("implicit", {"num_steps": 3, "solver": "lu"}, "implicit: expected its own options, got num_steps, solver"),
         ("implicit", {"num_steps": 3, "iterations": 0}, "iterations: expected a whole number"),
         ("implicit", {"num_steps": 3, "strength": 0.0}, "strength: expected > 0, got 0.0"),
         ("es", {"anchors": (3,), "sigma": -1.0}, "sigma: expected > 0, got -1.0"),
@@ -724,3 +748,44 @@ def test_an_unknown_name():
 def test_wrong_options(name, options, message):
     with pytest.raises(ValueError, match=message):
         estimator(name, **options)
+
+
+# --- estimators of others ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mean(Estimator):
+    """The mean gradient of the first steps."""
+
+    num_steps: int = 3
+
+    def __call__(self, key, start, rates, problem):
+        kept = problem.refine(start, rates, num_steps=self.num_steps, keep=(0, self.num_steps)).kept
+        losses, grads = jax.vmap(jax.value_and_grad(problem.outer))(kept)
+        return jax.tree.map(lambda leaf: leaf.mean(axis=0), grads), NO_RATES, losses.mean()
+
+
+def test_a_new_estimator_is_known_by_its_name(monkeypatch):
+    """Oracle: the budget with the same anchors. A taken name is refused, the same class may come again."""
+    monkeypatch.setattr(estimators_base, "ESTIMATORS", dict(ESTIMATORS))
+    assert register("mean")(Mean) is Mean and register("mean")(Mean).name == "mean"
+    assert_close(run("mean", num_steps=4), run("budget", anchors=(0, 4)))
+    assert Mean.at(7) == Mean(7) and not Mean.needs_second_order
+    with pytest.raises(ValueError, match=r"expected a new name, 'budget' is .*\.Budget"):
+        register("budget")(Mean)
+
+
+def test_an_estimator_without_a_formula():
+    with pytest.raises(NotImplementedError):
+        outer_gradient(jax.random.key(0), tree(G0), RATES, Problem(outer), estimator=Estimator())
+
+
+def test_rows_are_clipped_at_the_median():
+    """Three rows in use with norms 1, 1 and 100 (in units of the rates), one that is not in use."""
+    gradient = {"a": jnp.array([[1.0, 0.0], [0.0, 1.0], [100.0, 0.0], [0.0, 0.0]]), "b": jnp.zeros(4)}
+    rates = {"a": jnp.float64(1), "b": jnp.float64(1)}
+    clipped = clip_rows(gradient, rates, jnp.array([True, True, True, False]), limit=10.0)
+    norms = np.linalg.norm(clipped["a"], axis=1)
+    np.testing.assert_allclose(norms, np.array([1, 1, 10, 0]) / np.sqrt(102), rtol=1e-5)
+    zero = clip_rows(jax.tree.map(jnp.zeros_like, gradient), rates, jnp.ones(4, bool), limit=10.0)
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(zero))

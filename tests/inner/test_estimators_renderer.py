@@ -12,7 +12,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from airjax.gaussians import Gaussians2D
-from airjax.inner.estimators import Problem, estimator, needs_second_order, outer_gradient
+from airjax.inner.estimators import Problem, estimator, outer_gradient
 from airjax.raster import additive
 from airjax.raster.draw import render
 
@@ -44,7 +44,7 @@ def squared_error(state, image, active, any_order):
 
 @partial(jax.jit, static_argnames="how")
 def estimate(key, state, rates, active, images, *, how):
-    options = {"active": active, "any_order": needs_second_order(how)}
+    options = {"active": active, "any_order": how.needs_second_order}
     inner, outer = (partial(squared_error, image=image, **options) for image in images)
     return outer_gradient(key, state, rates, Problem(inner, outer), estimator=how)
 
@@ -122,6 +122,7 @@ ALL = {  # few steps, and few copies of the renderer in a program: nearly all of
     "unrolled": {"anchors": (3,), "checkpoint_every": 3},
     "truncated": {"num_steps": 3, "window": 1},
     "implicit": {"num_steps": 3, "iterations": 3},
+    "implicit_neumann": {"num_steps": 3, "iterations": 3},
     "es": {"anchors": (3,)},
     "pes": {"anchors": (3,)},
     "finite_difference": {"anchors": (2,), "epsilon": 1e-2},

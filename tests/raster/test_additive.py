@@ -28,14 +28,14 @@ from airjax.image.patches import PatchMap, to_physical
 from airjax.raster import additive
 from airjax.raster.additive import accumulate, draw_slots, render_lists, render_patches, slot_weights
 from airjax.raster.draw import render
-from airjax.raster.tiles import footprints_of, gather_slots, patch_centers, patch_grid, sorted_lists
+from airjax.raster.tiles import Tiling, footprints_of, gather_slots, patch_centers, patch_grid, sorted_lists
 
-GRID, TILE = patch_grid(HAND_SIZE, 8), 8
+TILE = 8
 WEIGHTS = np.random.default_rng(0).normal(size=(*HAND_SIZE, 3))
 
 
 def lists_of(gaussians, size=HAND_SIZE):
-    return sorted_lists(footprints_of(gaussians), grid=patch_grid(size, TILE), tile_size=TILE, capacity=64)
+    return sorted_lists(footprints_of(gaussians), Tiling(size, TILE), capacity=64)
 
 
 def functional(image, xp=jnp):
@@ -45,8 +45,8 @@ def functional(image, xp=jnp):
 
 def loss(fields, active, *, smooth_cutoff=True, any_order=False):
     gaussians = Gaussians2D(**fields, active=active)
-    options = {"tile_size": TILE, "smooth_cutoff": smooth_cutoff, "any_order": any_order}
-    return functional(render_lists(gaussians, lists_of(gaussians), image_size=HAND_SIZE, **options))
+    lists, tiling = lists_of(gaussians), Tiling(HAND_SIZE, TILE)
+    return functional(render_lists(gaussians, lists, tiling, smooth_cutoff=smooth_cutoff, any_order=any_order))
 
 
 def assert_trees_close(actual, expected, tolerance):
@@ -158,9 +158,10 @@ def test_adjoint_in_the_colours():
         def draw(colors, any_order):
             return render(scene.with_colors(colors), image_size=SIZE, capacity=256, any_order=any_order).image
 
-        lists = sorted_lists(footprints_of(scene), grid=patch_grid(SIZE, TILE), tile_size=TILE, capacity=256)
-        slots = gather_slots(scene, lists, grid=patch_grid(SIZE, TILE), tile_size=TILE)
-        stored = partial(draw_slots, slot_weights(slots, tile_size=TILE), lists, image_size=SIZE, tile_size=TILE)
+        tiling = Tiling(SIZE, TILE)
+        lists = sorted_lists(footprints_of(scene), tiling, capacity=256)
+        slots = gather_slots(scene, lists, tiling)
+        stored = partial(draw_slots, slot_weights(slots, tile_size=TILE), lists, tiling=tiling)
         image, vjp = jax.vjp(partial(draw, any_order=False), scene.colors)
         transpose = jax.linear_transpose(partial(draw, any_order=True), scene.colors)
         stored_vjp = jax.vjp(stored, scene.colors)[1]

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from scenes2d import SCENES, SIZE, assert_image, exact, make, parameters, random_set, with_inactive
 
+from airjax import gaussians as containers
 from airjax.errors import AirjaxError
-from airjax.gaussians import Gaussians2D, join, ladder, pad
-from airjax.raster import additive, draw, tiles
+from airjax.gaussians import Gaussians2D, join, ladder, on_ladder, pad
+from airjax.raster import additive, draw, plan, tiles
 from airjax.raster.dense import render_dense
-from airjax.raster.draw import num_pairs, render, rescale
-from airjax.raster.tiles import footprints_of
+from airjax.raster.draw import capacity_of, render, rescale
+from airjax.raster.plan import count_pairs
+from airjax.raster.tiles import CHUNK, Capacity, Tiling, footprints_of, sorted_lists
 
 dense = jax.jit(render_dense, static_argnames=("image_size", "smooth_cutoff"))
 
@@ -89,7 +91,7 @@ def test_a_scale_near_zero_leaves_one_pixel():
 
 
 def pairs_of(scene):
-    return num_pairs(footprints_of(pad(scene, 1024)), grid=(5, 7), tile_size=8)
+    return count_pairs(footprints_of(pad(scene, 1024)), Tiling(SIZE, 8))
 
 
 def test_strips_equal_one_piece(monkeypatch):
@@ -102,16 +104,18 @@ def test_strips_equal_one_piece(monkeypatch):
     assert_image(strips, exact(scene, image_size=SIZE))
     with pytest.raises(ValueError, match="capacity: expected at least"):
         render(scene, image_size=SIZE, capacity=8)
+    # A capacity that is given is that of the whole image.
+    np.testing.assert_array_equal(render(scene, image_size=SIZE, capacity=pairs_of(scene)).image, whole)
 
 
 def test_strips_halve_where_too_many_pairs_meet(monkeypatch):
     """Down to one row of tiles; a row with still more than the limit is an error, not an image with a part missing."""
     scene = SCENES["random"]()
     whole, pairs = render(scene, image_size=SIZE).image, pairs_of(scene)
-    monkeypatch.setattr(draw, "MAX_PAIRS", pairs // 3)
+    monkeypatch.setattr(plan, "MAX_PAIRS", pairs // 3)
     np.testing.assert_allclose(render(scene, image_size=SIZE).image, whole, atol=1e-5)
-    monkeypatch.setattr(draw, "MAX_PAIRS", pairs // 20)
-    with pytest.raises(AirjaxError, match=f"Gaussians: expected to touch at most {pairs // 20} tiles in a strip, got"):
+    monkeypatch.setattr(plan, "MAX_PAIRS", pairs // 20)
+    with pytest.raises(AirjaxError, match=f"Gaussians: expected to touch at most {pairs // 20} tiles, got"):
         render(scene, image_size=SIZE)
 
 
@@ -172,7 +176,7 @@ def test_impossible_geometry_is_not_drawn():
     expected_grads, expected_image = fn(parameters(join([scene, blank])))
     for field, value in POISON:
         fields = parameters(join([scene, make([[9, 9]], 1, 0, np.ones((1, 3)))]))
-        fields[field] = fields[field].at[30].set(value)
+        fields[field] = jnp.asarray(fields[field]).at[30].set(value)
         grads, image = fn(fields)
         np.testing.assert_array_equal(image, expected_image, err_msg=f"{field} = {value}")
         for name, grad in grads.items():
@@ -197,9 +201,56 @@ def test_an_impossible_colour_is_never_hidden(value):
 
 def test_a_capacity_that_is_too_small_raises():
     scene = random_set(18, 60, SIZE)
-    pairs = pairs_of(scene)
+    pairs, chunks = needs_of(scene)
     with pytest.raises(ValueError, match=f"capacity: expected at least {pairs} pairs for this set, got {pairs - 1}"):
         render(scene, image_size=SIZE, capacity=pairs - 1)
+    with pytest.raises(ValueError, match=f"capacity: expected at least {chunks} chunks for this set, got {chunks - 1}"):
+        render(scene, image_size=SIZE, capacity=Capacity(pairs, chunks - 1))
+    enough = render(scene, image_size=SIZE, capacity=Capacity(pairs, chunks))
+    assert not enough.overflow
+    np.testing.assert_array_equal(enough.image, render(scene, image_size=SIZE).image)
+
+
+def needs_of(scene):
+    """Pairs and chunks, counted in lists that are longer than needed."""
+    tiling = Tiling(SIZE, 8)
+    lists = sorted_lists(footprints_of(pad(scene, 1024)), tiling, capacity=4096)
+    return pairs_of(scene), int(np.sum(np.asarray(lists.tiles) < tiling.num_tiles))
+
+
+def test_capacity_of_counts_what_the_lists_hold(monkeypatch):
+    scene = join([random_set(18, 60, SIZE), make([[9, 9]] * 40, 1.5, 0, np.ones((40, 3)))])
+    pairs, chunks = needs_of(scene)
+    assert CHUNK < chunks < pairs / 2
+    for module in (draw, plan):  # off the ladder
+        monkeypatch.setattr(module, "ladder", lambda count: count, raising=False)
+    assert capacity_of(scene, image_size=SIZE) == Capacity(pairs, chunks)
+    assert capacity_of(scene, image_size=SIZE, headroom=1.5) == Capacity(-(-3 * pairs // 2), -(-3 * chunks // 2))
+
+
+def test_concrete_arrays_with_a_capacity_are_drawn_by_one_program(monkeypatch):
+    """Counted where a trace must pass: operation by operation, every call would pass there."""
+    traces, original = [], tiles._touches
+    monkeypatch.setattr(tiles, "_touches", lambda *args: (traces.append(1), original(*args))[1])
+    size = (6, 59)  # its tiles are those of no other test
+    for n in (20, 21):
+        render(random_set(n, n, size), image_size=size, capacity=512)
+    assert len(traces) == 1
+
+
+def test_a_set_of_a_ladder_size_stays_on_the_device(monkeypatch):
+    scene = on_ladder(random_set(20, 30, SIZE))
+    assert scene.num_slots == 1024 and all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(scene))
+    expected = render(scene, image_size=SIZE).image
+
+    class NoHost:
+        def __getattr__(self, name):
+            raise AssertionError(f"np.{name} was used")
+
+    for module in (draw, containers):
+        monkeypatch.setattr(module, "np", NoHost())
+    np.testing.assert_array_equal(render(scene, image_size=SIZE).image, expected)
+    render(scene, image_size=SIZE, scale=0.5)
 
 
 def test_vmap_and_overflow():
@@ -257,19 +308,17 @@ def test_impossible_options_raise(options, message):
         render(off_canvas, **options)
 
 
+def test_constants_inside_jit_are_drawn_there():
+    scene = random_set(21, 30, SIZE)
+    image = jax.jit(lambda: render(scene, image_size=SIZE, capacity=1024).image)()
+    np.testing.assert_allclose(image, render(scene, image_size=SIZE).image, atol=1e-6)
+    with pytest.raises(ValueError, match="capacity: expected a number of pairs inside a JAX transformation, got None"):
+        jax.jit(lambda: render(scene, image_size=SIZE).image)()
+
+
 def test_inside_a_transformation_a_capacity_is_required():
     with pytest.raises(ValueError, match="capacity: expected a number of pairs inside a JAX transformation, got None"):
         jax.jit(lambda g: render(g, image_size=SIZE).image)(random_set(0, 3, SIZE))
-
-
-def test_pad():
-    scene = random_set(0, 3, SIZE)
-    padded = pad(scene, 5)
-    assert padded.num_slots == 5 and pad(scene, 3) is scene
-    np.testing.assert_array_equal(padded.active, [True] * 3 + [False] * 2)
-    np.testing.assert_array_equal(padded.means[:3], scene.means)
-    with pytest.raises(ValueError, match="capacity: expected at least 3, got 2"):
-        pad(scene, 2)
 
 
 # --- memory ----------------------------------------------------------------------------------------------
@@ -279,7 +328,7 @@ def test_memory_of_a_photograph():
     """Forward and backward of 30,000 Gaussians at 768 x 512, as the compiler plans it: below 500 MB."""
     size, n = (512, 768), 30_000
     scene = random_set(22, n, size, scales=(1, 3))
-    pairs = num_pairs(jax.jit(footprints_of)(scene), grid=(64, 96), tile_size=8)
+    pairs = count_pairs(jax.jit(footprints_of)(scene), Tiling(size, 8))
 
     def loss(fields, active):
         image = render(Gaussians2D(**fields, active=active), image_size=size, capacity=ladder(pairs)).image

@@ -12,11 +12,11 @@ from airjax.gaussians import ladder
 from airjax.image.patches import PatchMap
 from airjax.raster.tiles import (
     CHUNK,
+    Tiling,
     _sort_by_tile,
     footprints_of,
     gather_slots,
     pair_counts,
-    patch_grid,
     patch_slots,
     sorted_lists,
     tile_ranges,
@@ -24,19 +24,20 @@ from airjax.raster.tiles import (
 )
 
 TILE = 8
-GRID = patch_grid(SIZE, TILE)
+TILING = Tiling(SIZE, TILE)
+GRID = TILING.grid
 NUM_TILES = GRID[0] * GRID[1]
 CAPACITY = 1024
 
 
-@partial(jax.jit, static_argnames=("grid", "tile_size"))
-def ranges_of(scene, **options):
-    return tile_ranges(footprints_of(scene), **options)
+@jax.jit
+def ranges_of(scene):
+    return tile_ranges(footprints_of(scene), TILING)
 
 
-@partial(jax.jit, static_argnames=("grid", "tile_size", "capacity"))
-def lists_of(scene, **options):
-    return sorted_lists(footprints_of(scene), **options)
+@partial(jax.jit, static_argnames="capacity")
+def lists_of(scene, *, capacity=CAPACITY):
+    return sorted_lists(footprints_of(scene), TILING, capacity=capacity)
 
 
 def padded(scene, capacity=256):
@@ -72,7 +73,7 @@ NAMES = ["random", "elongated", "off_canvas", "far_off_canvas", "tiny", "huge", 
 def test_lists_hold_every_pair_once(name):
     scene = padded(SCENES[name]())
     needed = touched_tiles(scene)
-    lists = lists_of(scene, grid=GRID, tile_size=TILE, capacity=CAPACITY)
+    lists = lists_of(scene)
     assert not lists.overflow
     pairs = pairs_of(lists, scene.num_slots)
     assert len(set(pairs)) == len(pairs)
@@ -86,7 +87,7 @@ def test_lists_hold_every_pair_once(name):
 def test_chunks_go_tile_by_tile():
     """The sum over chunks relies on sorted tiles; a chunk is filled before the next one of its tile begins."""
     scene = padded(SCENES["random"]())
-    lists = lists_of(scene, grid=GRID, tile_size=TILE, capacity=CAPACITY)
+    lists = lists_of(scene)
     tiles, used = np.asarray(lists.tiles), np.asarray(lists.ids) < scene.num_slots
     assert lists.ids.shape[0] == CHUNK and np.all(np.diff(tiles) >= 0)
     for tile in range(NUM_TILES):
@@ -102,28 +103,28 @@ def test_chunks_go_tile_by_tile():
 def test_ranges_and_counts(name):
     """A box holds every tile of its ellipse, and counts are those of the boxes."""
     scene = padded(SCENES[name]())
-    r = np.asarray(ranges_of(scene, grid=GRID, tile_size=TILE))
+    r = np.asarray(ranges_of(scene))
     row, column = np.divmod(np.arange(NUM_TILES), GRID[1])
     inside = (column >= r[:, :1]) & (column < r[:, 1:2]) & (row >= r[:, 2:3]) & (row < r[:, 3:4])
     assert np.all(touched_tiles(scene) <= inside)
-    np.testing.assert_array_equal(pair_counts(footprints_of(scene), grid=GRID, tile_size=TILE), inside.sum(axis=1))
+    np.testing.assert_array_equal(pair_counts(footprints_of(scene), TILING), inside.sum(axis=1))
 
 
 def test_overflow_is_reported_at_the_first_pair_too_many():
     scene = padded(SCENES["random"]())
-    pairs = int(np.sum(pair_counts(footprints_of(scene), grid=GRID, tile_size=TILE)))
-    assert not lists_of(scene, grid=GRID, tile_size=TILE, capacity=pairs).overflow
-    assert lists_of(scene, grid=GRID, tile_size=TILE, capacity=pairs - 1).overflow
+    pairs = int(np.sum(pair_counts(footprints_of(scene), TILING)))
+    assert not lists_of(scene, capacity=pairs).overflow
+    assert lists_of(scene, capacity=pairs - 1).overflow
 
 
 @pytest.mark.parametrize(("whole", "single"), [(256, 1), (65_537, 0)])
 def test_overflow_survives_large_counts(whole, single):
     """2^24 + 1 pairs, which float32 rounds to the capacity, and 2^32 + 2^16, which int32 takes for 2^16."""
-    grid, capacity = (256, 256), 2**24
+    tiling, capacity = Tiling((2048, 2048), 8), 2**24
     n = whole + single
     scene = make(np.full((n, 2), 4.0), [[1e7, 1e7]] * whole + [[0.1, 0.1]] * single, 0, np.zeros((n, 1)))
     # Only the flag is asked for, so that nothing of the size of the capacity is computed.
-    flag = jax.jit(lambda g: sorted_lists(footprints_of(g), grid=grid, tile_size=8, capacity=capacity).overflow)
+    flag = jax.jit(lambda g: sorted_lists(footprints_of(g), tiling, capacity=capacity).overflow)
     assert flag(scene)
     if single:
         assert not flag(make(*parameters(scene).values(), active=np.arange(n) < whole))
@@ -131,7 +132,7 @@ def test_overflow_survives_large_counts(whole, single):
 
 def test_capacity_below_one_raises():
     with pytest.raises(ValueError, match="capacity: expected at least 1 pair, got 0"):
-        sorted_lists(footprints_of(SCENES["random"]()), grid=GRID, tile_size=TILE, capacity=0)
+        sorted_lists(footprints_of(SCENES["random"]()), TILING, capacity=0)
 
 
 def test_both_sorts_agree():
@@ -149,8 +150,8 @@ def test_both_sorts_agree():
 
 def test_gathered_slots_hold_means_from_the_tile_centre():
     scene = cast(random_set(3, 5, SIZE), np.float32)
-    lists = lists_of(padded(scene), grid=GRID, tile_size=TILE, capacity=CAPACITY)
-    slots = np.asarray(gather_slots(padded(scene), lists, grid=GRID, tile_size=TILE))
+    lists = lists_of(padded(scene))
+    slots = np.asarray(gather_slots(padded(scene), lists, TILING))
     ids, tiles = np.asarray(lists.ids), np.asarray(lists.tiles)
     checked = 0
     for slot, chunk in zip(*np.nonzero(ids < 256), strict=True):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from airjax.scene.cameras import look_at, pinhole, project_points, unproject
-from airjax.scene.procedural import NUM_OBJECTS, Room, noise_textures, random_views
+from airjax.scene.procedural import NUM_OBJECTS, Objects, Room, noise_textures, random_views
 from airjax.scene.procedural import cast as cast_eagerly
 
 SIZE = (40, 56)
@@ -25,19 +25,21 @@ def views(atlas):
 
 
 def room(**changes):
-    """An empty room of 4 x 3 x 5, in one colour."""
-    base = Room(
-        jnp.array([2.0, 1.5, 2.5]),
+    """An empty room of 4 x 3 x 5, in one colour; `changes` are to its objects."""
+    objects = Objects(
         jnp.zeros((NUM_OBJECTS, 3)),
         jnp.full((NUM_OBJECTS, 3), 0.5),
         jnp.tile(jnp.eye(3)[None], (NUM_OBJECTS, 1, 1)),
         jnp.ones(NUM_OBJECTS, bool),
         jnp.zeros(NUM_OBJECTS, bool),
+    )
+    return Room(
+        jnp.array([2.0, 1.5, 2.5]),
+        objects._replace(**changes),
         jnp.full((6 + NUM_OBJECTS, 4, 4, 3), 0.5),
         jnp.ones(6 + NUM_OBJECTS),
         jnp.array([0.0, -1.0, 0.0]),
     )
-    return base._replace(**changes)
 
 
 def test_depths_of_a_wall_a_ball_and_a_box():

@@ -14,6 +14,7 @@ from pose_files import write_colmap
 from tiny import noise_atlas, random_weights
 
 from airjax.errors import AirjaxError
+from airjax.inner.task import run
 from airjax.metrics import ssim
 from airjax.scene import reconstruct as module
 from airjax.scene import view_selection
@@ -34,7 +35,7 @@ from airjax.scene.reconstruct import (
     split_views,
 )
 from airjax.scene.render import render
-from airjax.scene.task import refine_gaussians
+from airjax.scene.task import SceneTask
 from airjax.scene.triangulate import Triangulated
 
 SIZE, NUM_VIEWS = (32, 48), 6
@@ -86,9 +87,8 @@ def test_it_is_its_stages(model, scene, tmp_path):
     sets = view_selection.comparisons(given.cameras, chosen, near=near, far=far)
     predicted = model.predict(given.images, given.cameras, near, far, sets=sets)
     background = np.zeros(3, np.float32)
-    expected = refine_gaussians(
-        predicted, given.images, given.cameras, num_steps=10, unit=near, background=background, rates=model.rates
-    )
+    task = SceneTask(given.images, given.cameras, near, background, rates=model.rates)
+    expected = run(task, predicted, num_steps=10)
     for name in FIELDS:
         np.testing.assert_allclose(getattr(made.gaussians, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
     shown = to_8bit(render(expected, held.cameras[0], image_size=SIZE).image)

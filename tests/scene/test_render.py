@@ -10,7 +10,9 @@ import pytest
 from oracle3d import render_exact
 from scenes3d import FIELDS, SIZE, cast, front_camera, make, parameters, random_set, stack, with_parameters
 
-from airjax.raster.tiles import Capacity
+from airjax.raster import plan
+from airjax.raster.tiles import Capacity, Tiling, num_pairs, sorted_lists
+from airjax.scene import render as scene_render
 from airjax.scene.project import PRESETS, project
 from airjax.scene.render import capacity_of, render
 
@@ -237,8 +239,97 @@ def test_what_is_refused():
         render(gaussians, camera, image_size=SIZE, preset="nerf")
     with pytest.raises(ValueError, match="image_size"):
         render(gaussians, camera, image_size=(0, 4))
-    with pytest.raises(ValueError, match="capacity: expected one inside a JAX transformation"):
+    with pytest.raises(ValueError, match="capacity: expected a number of pairs inside a JAX transformation, got None"):
         jax.jit(lambda g: render(g, camera, image_size=SIZE).image)(gaussians)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": 0.0}, "scale: expected a finite number > 0, got 0.0"),
+        ({"tile_size": 0}, "tile_size: expected at least 1, got 0"),
+        ({"tile_size": 5}, "tile_size: expected a divisor of 16, got 5"),
+        ({"capacity": 0}, "capacity: expected at least 1 pair, got 0"),
+    ],
+)
+def test_impossible_options_raise(options, message):
+    with pytest.raises(ValueError, match=message):
+        render(random_set(12, 3), front_camera(), image_size=SIZE, **options)
+
+
+# --- sizes and capacities ----------------------------------------------------------------------------------
+
+
+def test_scale_draws_a_larger_image():
+    """Oracle: the plain loops with a camera whose intrinsics are larger, written out."""
+    gaussians, camera = random_set(13, 60), front_camera()
+    view = render(gaussians, camera, image_size=SIZE, scale=1.5)
+    larger = replace(camera, intrinsics=camera.intrinsics * np.array([[1.5], [1.5], [1]], np.float32))
+    exact = render_exact(gaussians, larger, image_size=(39, 57), preset=PRESETS["gsplat"])
+    np.testing.assert_allclose(view.image, exact[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["gsplat", "inria"])
+def test_the_tile_size_changes_nothing(preset):
+    gaussians, camera = random_set(13, 60), front_camera()
+    views = [render(gaussians, camera, image_size=SIZE, preset=preset, tile_size=size) for size in (8, 16)]
+    np.testing.assert_allclose(views[0].image, views[1].image, atol=1e-6)
+
+
+@jax.jit
+def needs_of(gaussians, camera):
+    """Pairs and chunks of one view, counted in lists that are longer than needed."""
+    tiling = Tiling(SIZE, 8)
+    footprints = project(gaussians, camera, image_size=SIZE).footprints
+    lists = sorted_lists(footprints, tiling, capacity=8192)
+    return num_pairs(footprints, tiling), jnp.sum(lists.tiles < tiling.num_tiles)
+
+
+def test_capacity_of_is_what_the_hungriest_camera_needs(monkeypatch):
+    gaussians = random_set(14, 60)
+    cameras = [front_camera(), front_camera(center=(0.1, 0, -1.2)), front_camera(center=(-2, 1, 5.0))]
+    pairs, chunks = (int(max(column)) for column in zip(*(needs_of(gaussians, c) for c in cameras), strict=True))
+    for module in (scene_render, plan):  # off the ladder
+        monkeypatch.setattr(module, "ladder", lambda count: count)
+    assert capacity_of(gaussians, stack(*cameras), image_size=SIZE) == Capacity(pairs, chunks)
+
+
+def test_a_capacity_that_is_too_small_raises():
+    gaussians, camera = random_set(15, 60), front_camera()
+    pairs, chunks = map(int, needs_of(gaussians, camera))
+    with pytest.raises(ValueError, match=f"capacity: expected at least {pairs} pairs for this set, got {pairs - 1}"):
+        render(gaussians, camera, image_size=SIZE, capacity=pairs - 1)
+    with pytest.raises(ValueError, match=f"capacity: expected at least {chunks} chunks for this set, got {chunks - 1}"):
+        render(gaussians, camera, image_size=SIZE, capacity=Capacity(pairs, chunks - 1))
+
+
+def test_concrete_arrays_are_drawn_by_few_programs(monkeypatch):
+    """Counted where a trace must pass; sets of about the same size share it, with a capacity or without."""
+    traces = []
+
+    def counting(*args, **options):
+        traces.append(1)
+        return project(*args, **options)
+
+    monkeypatch.setattr(scene_render, "project", counting)
+    size = (9, 37)  # the image size of no other test
+    for n in (20, 21):
+        planned = render(random_set(n, n), front_camera(size=size), image_size=size)
+    assert len(traces) == 1
+    for n in (20, 21):
+        given = render(random_set(n, n), front_camera(size=size), image_size=size, capacity=512)
+    assert len(traces) == 2 and not given.overflow
+    for a, b in zip(given, planned, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_set_without_slots():
+    gaussians = make(np.zeros((0, 3)), 1, 1)
+    camera = front_camera()
+    view = render(gaussians, camera, image_size=SIZE, background=BACKGROUND)
+    np.testing.assert_allclose(view.image, np.broadcast_to(np.float32(BACKGROUND), view.image.shape))
+    inside = jax.jit(lambda g: render(g, camera, image_size=SIZE, capacity=4).alpha)(gaussians)
+    np.testing.assert_array_equal(inside, np.zeros(SIZE))
 
 
 def test_splats_come_front_to_back_with_the_invisible_last():

@@ -1,4 +1,4 @@
-"""Refinement of a scene: coordinates and back, a loss that falls whatever the unit of the world, and the loop."""
+"""The refinement of a scene as a task: coordinates and back, losses whatever the unit of the world, views of a step."""
 
 from dataclasses import replace
 
@@ -8,20 +8,17 @@ import numpy as np
 import pytest
 from scenes3d import FIELDS, SIZE, front_camera, random_set, stack
 
-from airjax.errors import AirjaxError
-from airjax.inner.refine import refine
-from airjax.raster.tiles import Capacity
-from airjax.scene.cameras import scale_world
+from airjax.metrics import l1, psnr
+from airjax.scene.cameras import Camera
 from airjax.scene.render import capacity_of, render
-from airjax.scene.task import RATES, _order, advance, coordinates_of, refinement_adam, start_state, views_loss
-from airjax.scene.task import refine_gaussians as refined_set
+from airjax.scene.task import RATES, Coordinates, SceneTask, view_loss
 
 CAMERAS = stack(front_camera(), front_camera(center=(1.0, 0.2, -3.2)))
 
 
 def test_coordinates_and_back():
     gaussians = random_set(0, 10, degree=2, opacities=(0.1, 0.9))
-    found = coordinates_of(gaussians, unit=3.0).gaussians(gaussians.active, 3.0)
+    found = Coordinates.of(gaussians, unit=3.0).gaussians(gaussians.active, unit=3.0)
     for name in FIELDS:
         np.testing.assert_allclose(getattr(found, name), getattr(gaussians, name), rtol=1e-5)
 
@@ -29,7 +26,7 @@ def test_coordinates_and_back():
 def test_ends_of_the_ranges_stay_finite():
     gaussians = random_set(1, 3)
     edge = replace(gaussians, opacities=jnp.array([0.0, 1.0, 0.5]), scales=jnp.zeros((3, 3)))
-    assert all(np.isfinite(leaf).all() for leaf in coordinates_of(edge, unit=1.0))
+    assert all(np.isfinite(leaf).all() for leaf in Coordinates.of(edge, unit=1.0))
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +38,11 @@ def refined():
 
     @jax.jit
     def run(unit):
-        cameras = jax.vmap(lambda camera: scale_world(camera, unit))(CAMERAS)
+        cameras = Camera(CAMERAS.intrinsics, CAMERAS.rotation, CAMERAS.translation * unit)
         start = replace(target, means=(target.means + 0.02) * unit, scales=target.scales * 1.2 * unit)
-        loss_fn = views_loss(images, cameras, target.active, unit=unit, capacity=capacity)
-        return refine(loss_fn, coordinates_of(start, unit=unit), refinement_adam(), num_steps=15).losses
+        task = SceneTask(images, cameras, unit)
+        problem = task.problem(target.active, capacity=capacity)
+        return problem.refine(task.coordinates(start), RATES, num_steps=15).losses
 
     with jax.numpy_dtype_promotion("standard"):
         return {unit: np.asarray(run(jnp.float32(unit))) for unit in (1.0, 100.0)}
@@ -72,67 +70,46 @@ def test_the_gradient_does_not_depend_on_the_size_of_the_image():
         inside = (slice(margin, margin + height), slice(margin, margin + width))
         images = drawn.at[inside].add(0.1)[None]
         capacity = capacity_of(gaussians, wide, image_size=size)
-        loss_fn = views_loss(images, wide, gaussians.active, unit=1.0, capacity=capacity, l1=1.0, ssim=0.0)
-        return jax.jit(jax.grad(loss_fn))(coordinates_of(gaussians, unit=1.0))
+        task = SceneTask(images, wide, 1.0, loss_fn=l1)
+        problem = task.problem(gaussians.active, capacity=capacity)
+        return jax.jit(jax.grad(problem.loss_fn))(task.coordinates(gaussians))
 
     small, large = grads(0), grads(16)
     np.testing.assert_allclose(large.base, small.base, rtol=1e-4, atol=1e-5)
 
 
-# --- the loop --------------------------------------------------------------------------------------------------------
-
-BACKGROUND = jnp.array([0.2, 0.4, 0.6])
-
-
-@pytest.fixture(scope="module")
-def task():
-    """(disturbed set, images of the true one, cameras)."""
-    target = random_set(2, 60, opacities=(0.3, 0.9))
-    draw = [render(target, CAMERAS[i], image_size=SIZE, background=BACKGROUND).image for i in range(2)]
-    return replace(target, harmonics=target.harmonics + 0.3), jnp.stack(draw), CAMERAS
-
-
-def test_refining_in_one_go_or_in_parts(task):
-    gaussians, images, cameras = task
-    told = []
-    options = {"unit": 1.0, "background": BACKGROUND}
-    whole = refined_set(gaussians, images, cameras, num_steps=15, progress=told.append, **options)
-    assert told == [10, 15]
-    state = start_state(gaussians, unit=1.0)
-    for _ in range(3):
-        state = advance(state, images, cameras, num_steps=5, background=BACKGROUND)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), state.gaussians, whole)
-
-    def error(gaussians):
-        drawn = [render(gaussians, cameras[i], image_size=SIZE, background=BACKGROUND).image for i in range(2)]
-        return float(jnp.mean(jnp.abs(jnp.stack(drawn) - images)))
-
-    assert error(whole) < 0.9 * error(gaussians)
+def test_the_losses_are_those_of_the_renderer():
+    """One view, the other one and both; judged by target views, or by the views themselves."""
+    gaussians = random_set(4, 20, opacities=(0.3, 0.9))
+    capacity = capacity_of(gaussians, CAMERAS, image_size=SIZE)
+    views = jnp.stack([render(gaussians, CAMERAS[i], image_size=SIZE).image for i in range(2)])
+    images = views.at[0].add(0.1).at[1].add(-0.2)
+    task = SceneTask(images, CAMERAS, 2.0)
+    coordinates, options = task.coordinates(gaussians), {"capacity": capacity}
+    by_view = [SIZE[0] * SIZE[1] * view_loss(images[i], views[i]) for i in range(2)]
+    for batch, expected in ((jnp.array([0]), by_view[0]), (jnp.array([1]), by_view[1]), (None, sum(by_view) / 2)):
+        np.testing.assert_allclose(task.loss(coordinates, gaussians.active, batch, **options), expected, rtol=1e-4)
+    decibels = [psnr(images[i], views[i]) for i in range(2)]
+    np.testing.assert_allclose(task.outer_loss(coordinates, gaussians.active, **options), -sum(decibels) / 2, rtol=1e-4)
+    judged = replace(task, target_images=images[1:], target_cameras=CAMERAS[1:])
+    np.testing.assert_allclose(judged.outer_loss(coordinates, gaussians.active, **options), -decibels[1], rtol=1e-4)
 
 
-def test_a_set_that_outgrows_its_lists_is_planned_again(task):
-    gaussians, images, cameras = task
-    start = start_state(gaussians, unit=1.0)
-    small = start._replace(capacity=Capacity(pairs=16, chunks=2))
-    options = {"num_steps": 5, "background": BACKGROUND}
-    found, expected = (advance(state, images, cameras, **options) for state in (small, start))
-    assert found.capacity == expected.capacity != small.capacity
-    jax.tree.map(np.testing.assert_array_equal, found.coordinates, expected.coordinates)
-
-
-def test_what_does_not_stay_finite_is_said(task):
-    gaussians, images, cameras = task
-    wild = RATES._replace(means=float("nan"))
-    with pytest.raises(AirjaxError, match="expected finite Gaussians"):
-        options = {"num_steps": 5, "background": BACKGROUND, "rates": wild}
-        advance(start_state(gaussians, unit=1.0), images, cameras, **options)
+def test_the_plan_looks_at_the_target_views_too():
+    gaussians = random_set(5, 40)
+    far, blank = stack(front_camera(center=(0.3, -0.5, -14.0))), jnp.zeros((1, *SIZE, 3))
+    task = SceneTask(blank, far, 1.0, None, blank, CAMERAS[:1])
+    sample, thorough = (task.plan(gaussians, headroom=100.0, thorough=flag) for flag in (False, True))
+    assert sample == capacity_of(gaussians, far, image_size=SIZE, headroom=100.0)
+    assert thorough.pairs > sample.pairs
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_every_pass_sees_every_view(count):
     """However the steps are divided among calls."""
-    whole = _order(0, 15, count)
+    views = SceneTask(np.zeros((count, 2, 2, 3)), CAMERAS, 1.0).batches
+    whole = views(0, 15)
     assert whole.shape == (15, min(2, count))
-    np.testing.assert_array_equal(np.concatenate([_order(0, 4, count), _order(4, 11, count)]), whole)
+    np.testing.assert_array_equal(np.concatenate([views(0, 4), views(4, 11)]), whole)
     passes = whole.ravel()[: 15 * min(2, count) // count * count].reshape(-1, count)
     np.testing.assert_array_equal(np.sort(passes, axis=1), np.tile(np.arange(count), (len(passes), 1)))

@@ -27,11 +27,11 @@ import optax
 import pytest
 from PIL import Image
 
-from airjax import weights_file
 from airjax.errors import AirjaxError
 from train import checkpoint, loop
 from train import main as train_main
 from train.loop import LoopConfig, NonFiniteLossError
+from train.settings import free
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = LoopConfig(num_steps=30, log_every=4, checkpoint_every=5, keep=2)
@@ -340,7 +340,7 @@ def test_a_run_killed_four_times_ends_as_one_never_killed(tmp_path, reference):
     assert running.returncode == -signal.SIGKILL, f"killed after {moment} s"
     assert "resuming" in finish(tmp_path)
     assert_same(restored(tmp_path), reference[0])
-    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step_00000025", "step_00000030"]
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["25", "30"]
     assert read_log(tmp_path) == read_log(reference[1]), f"killed after {moment} s"
 
 
@@ -363,10 +363,17 @@ def test_a_batch_must_divide_over_the_devices():
 
 
 @dataclass(frozen=True)
+class Data:
+    keep: int = 2  # the name of a free setting of the loop, but not free itself
+    memory: int = free(10)
+
+
+@dataclass(frozen=True)
 class Experiment:
     rate: float
     path: Path
     loop: LoopConfig
+    data: Data = Data()
 
 
 def test_a_folder_belongs_to_one_run(tmp_path):
@@ -374,15 +381,18 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     toy(tmp_path, LoopConfig(2), resolved_config=first)
     # How often things are shown or kept may change; what is computed may not.
     more = LoopConfig(2, log_every=7, keep=5, max_seconds=60)
-    toy(tmp_path, more, resolved_config=Experiment(0.1, Path("x"), more))
+    toy(tmp_path, more, resolved_config=Experiment(0.1, Path("x"), more, Data(memory=20)))
     with pytest.raises(AirjaxError, match=r"other settings: config.rate was 0.1, is now 0.2; choose another"):
         toy(tmp_path, LoopConfig(2), resolved_config=Experiment(0.2, Path("x"), LoopConfig(2)))
+    with pytest.raises(AirjaxError, match=r"other settings: config.data.keep was 2, is now 3; choose another"):
+        toy(tmp_path, LoopConfig(2), resolved_config=Experiment(0.1, Path("x"), LoopConfig(2), Data(keep=3)))
     with pytest.raises(AirjaxError, match=r"config.loop.seed was 0, is now 1 \(and 2 more\)"):
         other = LoopConfig(2, seed=1)
         toy(tmp_path, other, resolved_config=Experiment(0.1, Path("y"), other))
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(AirjaxError, match=r"config.json: expected the settings of a run"):
-        toy(tmp_path, LoopConfig(2))
+    for text in ("{", "[]", "{}"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(AirjaxError, match=r"config.json: expected the settings of a run"):
+            toy(tmp_path, LoopConfig(2))
     (tmp_path / "config.json").unlink()
     with pytest.raises(AirjaxError, match=r"holds checkpoints without a config.json"):
         toy(tmp_path, LoopConfig(2))
@@ -478,16 +488,53 @@ def test_main_hands_the_experiment_on(tmp_path, main):
     assert (tiny.name, other_out, other_init, tiny.loop.max_seconds) == ("tiny", Path("o"), Path("w"), 5)
 
 
+def test_main_takes_the_name_of_a_config(tmp_path, main, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text(CONFIG_FILE)
+    monkeypatch.setattr(train_main, "CONFIGS", tmp_path)
+    assert main.run(["--config", "mine", "--smoke"]) == 0
+    assert main.calls[0][0].name == "tiny"
+    assert main.run(["--config", "yours"]) == 2
+    assert capsys.readouterr().err == "error: yours: expected a config file (.py), or one of mine\n"
+
+
 def test_main_says_what_is_wrong_in_one_line(tmp_path, main, capsys):
     config = tmp_path / "x.py"
     assert main.run(["--config", str(config)]) == 2
     assert capsys.readouterr().err == f"error: {config}: expected a config file (.py)\n"
     config.write_text("name = 1\n")
     assert main.run(["--config", str(config)]) == 2
-    assert "expected a function experiment(smoke), found none" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"error: {config}: expected a function experiment(), found none\n"
     config.write_text(CONFIG_FILE)
     assert main.run(["--config", str(config), "--max-seconds", "-1"]) == 2
     assert capsys.readouterr().err == "error: max_seconds: expected > 0 or None, got -1.0\n"
+    assert main.run(["--config", str(config), "--seed", "1"]) == 2
+    assert capsys.readouterr().err == f"error: --seed: not an option of {config}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import no_such_module_at_all", ", line 1: ModuleNotFoundError: No module named 'no_such_module_at_all'"),
+        ("def experiment(smoke):\n    return LopConfig(1)", ", line 2: NameError: name 'LopConfig' is not defined"),
+        ("experiment = 1 / 0", ", line 1: ZeroDivisionError: division by zero"),
+        ("def experiment(smoke):\n    assert not 'a\\nb'", ", line 2: AssertionError: "),
+        ("def experiment(:", ": SyntaxError: "),
+        (
+            "from train.image.data import DataConfig\ndef experiment(smoke): return DataConfig('x', crop_size=0)",
+            ": crop_size: expected a number in [1, 32768], got 0",
+        ),
+        (
+            "from train.loop import LoopConfig\ndef experiment(smoke): return LoopConfig(-1)",
+            ": num_steps: expected at least 0, got -1",
+        ),
+    ],
+)
+def test_a_mistake_in_a_config_is_one_line(tmp_path, main, capsys, text, message):
+    config = tmp_path / "x.py"
+    config.write_text(text)
+    assert main.run(["--config", str(config)]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"error: {config}{message}") and errors.count("\n") == 1
 
 
 # --- the toy as a program ------------------------------------------------------------------------------
@@ -498,7 +545,7 @@ def _kill_at(module, name: str, call: int, counts=lambda *args: True, before=lam
     original, calls = getattr(module, name), []
 
     def counted(*args, **kwargs):
-        if counts(*args):
+        if counts(*args, **kwargs):
             calls.append(1)
         if len(calls) == call:
             before(*args)
@@ -519,10 +566,10 @@ if __name__ == "__main__":
     parser.add_argument("--kill", choices=["writing", "deleting", "logging"])
     parser.add_argument("--pause", type=float, default=0.0)
     arguments = parser.parse_args()
-    if arguments.kill == "writing":  # the second weights_file, complete but not yet renamed
-        _kill_at(weights_file, "_sync", 3)
+    if arguments.kill == "writing":  # the second checkpoint, complete but not yet renamed
+        _kill_at(os, "rename", 2, counts=lambda source, target: Path(target).name.isdecimal())
     elif arguments.kill == "deleting":  # the old checkpoint has lost its name, its files are still there
-        gone = lambda path: path.name.startswith(".tmp-deleted") and path.exists()  # noqa: E731
+        gone = lambda path, **_: Path(path).name == ".deleted" and Path(path).exists()  # noqa: E731
         _kill_at(checkpoint.shutil, "rmtree", 1, counts=gone)
     elif arguments.kill == "logging":
         _kill_at(loop._Journal, "write", 2, before=_half_a_line)

@@ -12,11 +12,12 @@ from PIL import Image
 from airjax.errors import AirjaxError
 from airjax.image.model import load
 from airjax.image.stages import init_params
-from airjax.image.task import RATES, Coordinates
-from airjax.inner import estimators
+from airjax.image.task import RATES
+from airjax.inner.estimators import ESTIMATORS, estimator
+from train.configs import foresplat_metagrad as scene_config
 from train.configs import metagrad as config
-from train.image.experiment import draw_control, make_step, run
-from train.meta import Meta, clipped_rows, learned_rates, meta_loss, start_log_rates
+from train.image.meta import ImageMeta
+from train.scene.losses import SceneMeta
 
 STANDARD = partial(jax.numpy_dtype_promotion, "standard")  # optax raises Python floats to the power of an int32
 EXPERIMENT = config.experiment(True, "first_order")
@@ -25,7 +26,7 @@ EXPERIMENT = config.experiment(True, "first_order")
 @pytest.fixture(scope="module")
 def state():
     """Fresh weights of two stages."""
-    return {"params": init_params(jax.random.key(0), EXPERIMENT.stages), "log_rates": start_log_rates()}
+    return EXPERIMENT.phase.make_trained(init_params(jax.random.key(0), EXPERIMENT.stages), EXPERIMENT)
 
 
 @pytest.fixture(scope="module")
@@ -34,24 +35,11 @@ def images():
 
 
 def loss_of(phase, trained, images):
-    draw = partial(draw_control, phase=phase)
-    return meta_loss(trained, images, jax.random.key(2), phase, EXPERIMENT.stages, draw)
-
-
-def test_rows_are_clipped_at_the_median():
-    """Three rows in use with norms 1, 1 and 100 (in units of the rates), one that is not in use."""
-    means = jnp.array([[1.0, 0.0], [0.0, 1.0], [100.0, 0.0], [0.0, 0.0]])
-    nothing = Coordinates(means, jnp.zeros((4, 2)), jnp.zeros(4), jnp.zeros((4, 3)))
-    rates = Coordinates(*(jnp.float32(1) for _ in Coordinates._fields))
-    clipped = clipped_rows(nothing, rates, jnp.array([True, True, True, False]), limit=10.0)
-    norms = np.linalg.norm(clipped.means, axis=1)
-    np.testing.assert_allclose(norms, np.array([1, 1, 10, 0]) / np.sqrt(102), rtol=1e-5)
-    zero = clipped_rows(jax.tree.map(jnp.zeros_like, nothing), rates, jnp.ones(4, bool), limit=10.0)
-    assert all(np.all(np.asarray(leaf) == 0) for leaf in zero)
+    return phase.loss(trained, images, jax.random.key(2), EXPERIMENT)
 
 
 def test_the_logged_loss_is_minus_the_psnr(state, images):
-    phase = dataclasses.replace(EXPERIMENT.phase, estimator=estimators.estimator("zero_step"))
+    phase = dataclasses.replace(EXPERIMENT.phase, estimator=estimator("zero_step"))
     loss, metrics = loss_of(phase, state, images)
     np.testing.assert_allclose(loss, -metrics["psnr"], rtol=1e-5)
     np.testing.assert_allclose(metrics["psnr_refined"], metrics["psnr"], rtol=1e-5)
@@ -70,7 +58,7 @@ def test_refinement_helps_and_an_image_that_overflows_sends_no_gradient(state, i
 
 def test_only_what_is_trained_moves(state, images):
     for variant, rates_move in (("first_order", False), ("meta_sgd", True), ("rates_es", True)):
-        init, step = make_step(config.experiment(True, variant))
+        init, step = config.experiment(True, variant).make_step()
         before, step = init(state["params"]), jax.jit(step)
         with STANDARD():
             after, _ = step(before, images)
@@ -90,27 +78,39 @@ def test_smoke_run_writes_weights_with_rates(variant, tmp_path):
     photos.mkdir()
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(photos / "a.png")
-    data = dataclasses.replace(experiment.data, folders=(str(photos),))
     with STANDARD():
-        done = run(dataclasses.replace(experiment, data=data), tmp_path / "run")
+        done = experiment.with_(data={"folders": (str(photos),)}).run(tmp_path / "run")
     model = load(tmp_path / "run" / "weights.safetensors")
     if variant == "meta_sgd":
-        np.testing.assert_allclose(model.rates, [float(r) for r in learned_rates(done["log_rates"])], rtol=1e-5)
+        np.testing.assert_allclose(
+            model.rates, [float(r) for r in experiment.phase.rates(done["log_rates"])], rtol=1e-5
+        )
     else:
         assert model.rates == RATES
 
 
-def test_every_estimator_has_a_variant():
-    assert {*config.VARIANTS, "finite_difference"} == set(estimators.ESTIMATORS)
-    assert set(config.SMALL) == set(config.VARIANTS)
-    for name in config.VARIANTS:
-        assert config.experiment(False, f"full_{name}").phase.trained == "all"
-    for name in config.RATES_VARIANTS:
-        assert config.experiment(False, f"rates_{name}").phase.learn_rates
-    with pytest.raises(KeyError):
-        config.experiment(False, "rates_zero_step")
+@pytest.mark.parametrize("module", [config, scene_config], ids=["image", "scene"])
+def test_every_estimator_has_a_variant(module):
+    """For the head; for the rates those that say so. Names that are none are one line for the user."""
+    for name in ESTIMATORS:
+        full, smoke = (module.experiment(flag, name).phase for flag in (False, True))
+        assert full.estimator.name == smoke.estimator.name == name and full.trained == smoke.trained == "head"
+        assert full.learn_rates == smoke.learn_rates == (name == "meta_sgd")
+    for name in module.VARIANTS.rates:
+        phase = module.experiment(False, f"rates_{name}").phase
+        assert phase.learn_rates and phase.trained == "rates"
+    for wrong in ("rates_zero_step", "none"):
+        with pytest.raises(AirjaxError, match=f"--variant: expected one of .*, got '{wrong}'"):
+            module.experiment(False, wrong)
 
 
-def test_bad_settings():
-    with pytest.raises(AirjaxError, match="trained"):
-        Meta(estimators.estimator("zero_step"), trained="tail")
+def test_all_weights_are_trained_in_2d_only():
+    assert config.experiment(False, "full_budget").phase.trained == "all"
+    with pytest.raises(AirjaxError, match="--variant"):
+        scene_config.experiment(False, "full_budget")
+
+
+@pytest.mark.parametrize("kind", [ImageMeta, SceneMeta])
+def test_bad_settings(kind):
+    with pytest.raises(AirjaxError, match="trained: expected one of head, all, rates, got 'tail'"):
+        kind(estimator("zero_step"), trained="tail")

@@ -6,32 +6,30 @@ About 1.4 hours on 2 CPU cores with XLA_FLAGS=--xla_force_host_platform_device_c
 six of `joint.py`, the first of them twice: once on the image at half its size, for the base of 16 x 16 patches.
 """
 
-import dataclasses
-
 from airjax.image.presets import SCALABLE
 from train.configs import joint
-from train.image.experiment import Compact, Experiment, Joint, Optimizer
+from train.image.experiment import ImageExperiment
+from train.image.losses import Compact, Joint
 from train.loop import LoopConfig
+from train.optim import Optimizer
 
 
-def experiment(smoke: bool) -> Experiment:
+def experiment(smoke: bool) -> ImageExperiment:
     """The shipped weights; `smoke` is a minute on a CPU and starts from fresh weights."""
     base = joint.experiment(smoke)
-    full = dataclasses.replace(
-        base,
+    full = base.with_(
         name="compact",
         phase=Compact(joint=Joint(stage_weights=(0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 1.0), budget=(0.3, 1.1))),
         stages=SCALABLE,
         optimizer=Optimizer(learning_rate=6e-4),
         loop=LoopConfig(num_steps=13_000, seed=2, log_every=50, checkpoint_every=250, panel_every=1000),
-        data=dataclasses.replace(base.data, seed=2),
+        data={"seed": 2},
         init="runs/joint",
         init_stages=(0, 0, 1, 2, 3, 4, 5),
     )
     if not smoke:
         return full
-    return dataclasses.replace(
-        full,
+    return full.with_(
         name="compact_smoke",
         phase=Compact(joint=Joint(stage_weights=(0.2, 1.0))),
         stages=SCALABLE[:2],

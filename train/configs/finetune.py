@@ -6,21 +6,19 @@ About 1 hour on 2 CPU cores, after `pod.py`. The smoke variant starts from fresh
 run; add `--init runs/pod_smoke` to start from that of `pod.py`.
 """
 
-import dataclasses
-
 from airjax.image.presets import COMPACT
 from train.configs import joint
-from train.image.experiment import Experiment, Optimizer
+from train.image.experiment import ImageExperiment
 from train.loop import LoopConfig
+from train.optim import Optimizer
 
 
-def experiment(smoke: bool) -> Experiment:
+def experiment(smoke: bool) -> ImageExperiment:
     """`joint.py` from other weights, shorter, at half its rate (as AIR: 1e-4, then 5e-5)."""
     base = joint.experiment(smoke)
     if smoke:
-        return dataclasses.replace(base, name="finetune_smoke", optimizer=Optimizer(learning_rate=7.5e-4))
-    return dataclasses.replace(
-        base,
+        return base.with_(name="finetune_smoke", optimizer=Optimizer(learning_rate=7.5e-4))
+    return base.with_(
         name="finetune",
         stages=COMPACT,
         optimizer=Optimizer(learning_rate=7.5e-4),

@@ -5,12 +5,12 @@ python -m train.main --config train/configs/foresplat.py
 1.45 seconds a step on one core (5,793 s for 4,000). The weights of the last step are those that ship.
 """
 
-import dataclasses
-
 from airjax.scene.predictor import PredictorConfig
-from train.image.experiment import Optimizer
 from train.loop import LoopConfig
-from train.scene.experiment import SceneData, SceneExperiment, Vanilla
+from train.optim import Optimizer
+from train.scene.data import SceneData
+from train.scene.experiment import SceneExperiment
+from train.scene.losses import Vanilla
 
 
 def experiment(smoke: bool) -> SceneExperiment:
@@ -25,8 +25,7 @@ def experiment(smoke: bool) -> SceneExperiment:
     )
     if not smoke:
         return full
-    return dataclasses.replace(
-        full,
+    return full.with_(
         name="foresplat_smoke",
         phase=Vanilla(capacity=(8192, 1024)),
         predictor=PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16)),

@@ -5,12 +5,12 @@ python -m train.main --config train/configs/foresplat_finetune.py
 Points of the real scenes are triangulated before the first step.
 """
 
-import dataclasses
-
 from airjax.scene.predictor import PredictorConfig
-from train.image.experiment import Optimizer
 from train.loop import LoopConfig
-from train.scene.experiment import SceneData, SceneExperiment, Vanilla
+from train.optim import Optimizer
+from train.scene.data import SceneData
+from train.scene.experiment import SceneExperiment
+from train.scene.losses import Vanilla
 
 SCENES = tuple(f"../shared/data/scenes/{name}" for name in ("redkitchen", "castle_p30", "fountain_p11", "entry_p10"))
 
@@ -28,12 +28,11 @@ def experiment(smoke: bool) -> SceneExperiment:
     )
     if not smoke:
         return full
-    return dataclasses.replace(
-        full,
+    return full.with_(
         name="foresplat_finetune_smoke",
         phase=Vanilla(capacity=(8192, 1024)),
         predictor=PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16)),
         loop=LoopConfig(num_steps=4, log_every=2, checkpoint_every=2),
-        data=dataclasses.replace(full.data, photographs=None, scenes=SCENES[2:3], image_size=(32, 32), batch_size=2),
+        data={"photographs": None, "scenes": SCENES[2:3], "image_size": (32, 32), "batch_size": 2},
         init=None,
     )

@@ -6,17 +6,17 @@ About 1.5 hours on 2 CPU cores with XLA_FLAGS=--xla_force_host_platform_device_c
 the batch (a third faster than one device with two threads).
 """
 
-import dataclasses
-
 from airjax.image.presets import COMPACT
 from train.image.data import PHOTOMETRIC, DataConfig
-from train.image.experiment import Experiment, Joint, Optimizer
+from train.image.experiment import ImageExperiment
+from train.image.losses import Joint
 from train.loop import LoopConfig
+from train.optim import Optimizer
 
 
-def experiment(smoke: bool) -> Experiment:
+def experiment(smoke: bool) -> ImageExperiment:
     """The shipped weights; `smoke` is a minute on a CPU."""
-    full = Experiment(
+    full = ImageExperiment(
         name="joint",
         phase=Joint(stage_weights=(0.2, 0.2, 0.2, 0.2, 0.2, 1.0)),
         stages=COMPACT,
@@ -26,11 +26,10 @@ def experiment(smoke: bool) -> Experiment:
     )
     if not smoke:
         return full
-    return dataclasses.replace(
-        full,
+    return full.with_(
         name="joint_smoke",
         stages=COMPACT[:2],
         phase=Joint(stage_weights=(0.2, 1.0)),
         loop=LoopConfig(num_steps=20, log_every=5, checkpoint_every=10, panel_every=10),
-        data=dataclasses.replace(full.data, crop_size=32, batch_size=2),
+        data={"crop_size": 32, "batch_size": 2},
     )

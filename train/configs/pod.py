@@ -6,17 +6,17 @@ About 2 hours on 2 CPU cores. A step with all six stages on costs about 2.7 CPU 
 alone 0.2; one of `joint.py` costs about 0.5.
 """
 
-import dataclasses
-
 from airjax.image.presets import COMPACT
 from train.image.data import PHOTOMETRIC, DataConfig
-from train.image.experiment import Experiment, Optimizer, Pod
+from train.image.experiment import ImageExperiment
+from train.image.pod import Pod
 from train.loop import LoopConfig
+from train.optim import Optimizer
 
 
-def experiment(smoke: bool) -> Experiment:
+def experiment(smoke: bool) -> ImageExperiment:
     """Weights for `finetune.py` to start from; `smoke` is half a minute on a CPU."""
-    full = Experiment(
+    full = ImageExperiment(
         name="pod",
         phase=Pod(
             # Evenly over the first half and a bit, as AIR does over its epochs; all stages for the rest.
@@ -33,11 +33,10 @@ def experiment(smoke: bool) -> Experiment:
     )
     if not smoke:
         return full
-    return dataclasses.replace(
-        full,
+    return full.with_(
         name="pod_smoke",
         stages=COMPACT[:2],
         phase=Pod(start_steps=(0, 10), inner_steps=(5, 10)),
         loop=LoopConfig(num_steps=20, log_every=5, checkpoint_every=10),
-        data=dataclasses.replace(full.data, crop_size=32, batch_size=2),
+        data={"crop_size": 32, "batch_size": 2},
     )

@@ -9,17 +9,17 @@ fresh weights, so that it needs no other run.
 import dataclasses
 
 from train.configs import pod_vs_joint_joint
-from train.image.experiment import Experiment, Optimizer
+from train.image.experiment import ImageExperiment
+from train.optim import Optimizer
 
 
-def experiment(smoke: bool) -> Experiment:
+def experiment(smoke: bool) -> ImageExperiment:
     """`pod_vs_joint_joint.py` for half the time, from other weights, at half the rate (as `finetune.py`)."""
     base = pod_vs_joint_joint.experiment(smoke)
     optimizer = Optimizer(learning_rate=7.5e-4)
     if smoke:
-        return dataclasses.replace(base, name="pod_vs_joint_finetune_smoke", optimizer=optimizer)
-    return dataclasses.replace(
-        base,
+        return base.with_(name="pod_vs_joint_finetune_smoke", optimizer=optimizer)
+    return base.with_(
         name="pod_vs_joint_finetune",
         optimizer=optimizer,
         loop=dataclasses.replace(base.loop, num_steps=3_000, max_seconds=180),

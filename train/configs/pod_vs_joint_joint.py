@@ -11,17 +11,17 @@ the compilation cache. The numbers of steps are such that, with each side on a c
 scale the three by one factor, or the times are not equal.
 """
 
-import dataclasses
-
 from airjax.image.presets import COMPACT
 from train.image.data import PHOTOMETRIC, DataConfig
-from train.image.experiment import Experiment, Joint, Optimizer
+from train.image.experiment import ImageExperiment
+from train.image.losses import Joint
 from train.loop import LoopConfig
+from train.optim import Optimizer
 
 
-def experiment(smoke: bool) -> Experiment:
+def experiment(smoke: bool) -> ImageExperiment:
     """Half the stages and a quarter of the pixels of `joint.py`; `smoke` is half a minute on a CPU."""
-    full = Experiment(
+    full = ImageExperiment(
         name="pod_vs_joint_joint",
         phase=Joint(stage_weights=(0.2, 0.2, 1.0)),
         stages=COMPACT[:3],
@@ -31,11 +31,10 @@ def experiment(smoke: bool) -> Experiment:
     )
     if not smoke:
         return full
-    return dataclasses.replace(
-        full,
+    return full.with_(
         name="pod_vs_joint_joint_smoke",
         phase=Joint(stage_weights=(0.2, 1.0)),
         stages=COMPACT[:2],
         loop=LoopConfig(num_steps=20, log_every=5, checkpoint_every=10, max_seconds=60),
-        data=dataclasses.replace(full.data, crop_size=32, batch_size=2),
+        data={"crop_size": 32, "batch_size": 2},
     )

@@ -8,10 +8,11 @@ python -m train.main --config train/configs/pod_vs_joint_pod.py
 import dataclasses
 
 from train.configs import pod_vs_joint_joint
-from train.image.experiment import Experiment, Pod
+from train.image.experiment import ImageExperiment
+from train.image.pod import Pod
 
 
-def experiment(smoke: bool) -> Experiment:
+def experiment(smoke: bool) -> ImageExperiment:
     """`pod_vs_joint_joint.py` in another phase; 0.045, 0.125 and 0.25 s a step with 1, 2 and 3 stages on."""
     base = pod_vs_joint_joint.experiment(smoke)
     if smoke:
@@ -21,4 +22,4 @@ def experiment(smoke: bool) -> Experiment:
         phase = Pod(start_steps=(0, 165, 330), inner_steps=(5, 10, 15))
         loop = dataclasses.replace(base.loop, num_steps=1_000, checkpoint_every=200, max_seconds=180)
     name = "pod_vs_joint_pod_smoke" if smoke else "pod_vs_joint_pod"
-    return dataclasses.replace(base, name=name, phase=phase, loop=loop)
+    return base.with_(name=name, phase=phase, loop=loop)

@@ -8,11 +8,12 @@ About 1 hour on 2 CPU cores; not part of the shipped weights. The smoke variant 
 import dataclasses
 
 from train.configs import joint
-from train.image.experiment import Experiment, Optimizer
+from train.image.experiment import ImageExperiment
 from train.loop import LoopConfig
+from train.optim import Optimizer
 
 
-def experiment(smoke: bool) -> Experiment:
+def experiment(smoke: bool) -> ImageExperiment:
     """`joint.py` with three conjugate-gradient steps and a lower rate."""
     base = joint.experiment(smoke)
     changes = {
@@ -20,7 +21,7 @@ def experiment(smoke: bool) -> Experiment:
         "optimizer": Optimizer(learning_rate=3e-4),
     }
     if smoke:
-        return dataclasses.replace(base, name="solve_smoke", **changes)
+        return base.with_(name="solve_smoke", **changes)
     loop = LoopConfig(num_steps=5_000, seed=1, log_every=50, checkpoint_every=500, panel_every=500)
     data = dataclasses.replace(base.data, seed=1)
-    return dataclasses.replace(base, name="solve", loop=loop, data=data, init="runs/joint", **changes)
+    return base.with_(name="solve", loop=loop, data=data, init="runs/joint", **changes)

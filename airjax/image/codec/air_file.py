@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import itertools
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from jaxtyping import Array, Float
 
 from airjax.errors import AirjaxError, FormatError
-from airjax.gaussians import Gaussians2D
+from airjax.gaussians import Gaussians2D, join, only_active, take
 from airjax.image.codec.chunks import (
     MAX_CHUNK,
     MAX_PIXELS,
@@ -39,6 +41,7 @@ from airjax.image.codec.chunks import (
 )
 from airjax.image.codec.payload import Quantised, StageReader, attribute_bits, pack_stages, parse_head
 from airjax.image.codec.quantise import dequantise
+from airjax.raster.draw import render
 from airjax.raster.tiles import patch_grid
 
 __all__ = [
@@ -63,7 +66,7 @@ _ROWS_HEAD = struct.Struct("<II")  # stage index, rows
 _GEOMETRY = 5  # numbers of a row before its colours
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Encoded:
     """What a .air file holds: the Gaussians of an image, stage by stage.
 
@@ -71,11 +74,31 @@ class Encoded:
       gaussians: n rows sorted by stage, all of them active; float32 arrays of numpy (after `decode`) or JAX.
       stage_counts: rows per stage, S numbers that sum to n. S = 0 and stages without rows are valid.
       image_size: (h, w) in pixels of the image the set was made for.
+      quantised: the integers that the Gaussians stand for, which a compact file holds; None for a lossless file.
     """
 
     gaussians: Gaussians2D
     stage_counts: tuple[int, ...]
     image_size: tuple[int, int]
+    quantised: Quantised | None = None
+
+    def __repr__(self) -> str:
+        (height, width), kind = self.image_size, "float32" if self.quantised is None else "quantised"
+        count, stages = self.gaussians.num_slots, len(self.stage_counts)
+        return f"Encoded({count:,} Gaussians in {stages} stages, {width} x {height} pixels, {kind})"
+
+    def render(self, scale: float = 1.0) -> Float[Array, "h w c"]:
+        """The image at a scale, not clipped; see `airjax.raster.draw.render`."""
+        return render(self.gaussians, image_size=self.image_size, scale=scale).image
+
+    def to_bytes(self) -> bytes:
+        """The bytes of a .air file, see `encode`."""
+        return encode(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Encoded:
+        """Inverse of `to_bytes`, see `decode`."""
+        return decode(data)
 
 
 class ChunkInfo(NamedTuple):
@@ -116,17 +139,19 @@ class FileInfo(NamedTuple):
 
 
 def encode(content: Encoded | Quantised) -> bytes:
-    """The bytes of a version 1 file: the lossless profile for floats, the compact one for quantised rows.
+    """The bytes of a version 1 file: the compact profile for quantised rows, the lossless one for floats.
 
     Raises:
       TypeError: an array is not float32 (`active`: bool).
       ValueError: shapes or counts disagree, or a row is not active.
       AirjaxError: image or set beyond the limits of the format, or a number in it (docs/format.md).
     """
-    if isinstance(content, Quantised):
-        header = Header(content.image_size, 3, PROFILE_COMPACT, len(content.stages))
-        payloads = pack_stages(content)
+    quantised = content if isinstance(content, Quantised) else content.quantised
+    if quantised is not None:
+        header = Header(quantised.image_size, 3, PROFILE_COMPACT, len(quantised.stages))
+        payloads = pack_stages(quantised)
     else:
+        assert isinstance(content, Encoded)
         rows = _rows(content.gaussians)
         header = Header(content.image_size, rows.shape[1] - _GEOMETRY, PROFILE_LOSSLESS, len(content.stage_counts))
         payloads = _pack_rows(rows, content.stage_counts)
@@ -213,9 +238,9 @@ def dequantised(quantised: Quantised) -> Encoded:
     """The Gaussians that quantised rows stand for."""
     size = quantised.image_size
     sets = [dequantise(rows, columns=patch_grid(size, rows.patch_size)[1]) for rows in quantised.stages]
-    empty = Gaussians2D(*(np.zeros(shape, np.float32) for shape in ((0, 2), (0, 2), 0, (0, 3))), np.zeros(0, bool))
-    fields = (np.concatenate([getattr(part, name) for part in (empty, *sets)]) for name in empty.__dataclass_fields__)
-    return Encoded(Gaussians2D(*fields), quantised.stage_counts, size)
+    means, scales, angles, colors = (np.zeros(shape, np.float32) for shape in ((0, 2), (0, 2), (0,), (0, 3)))
+    empty = Gaussians2D(means, scales, angles, colors, np.zeros(0, bool))
+    return Encoded(join([empty, *sets]), quantised.stage_counts, size, quantised)
 
 
 def info(data: bytes) -> FileInfo:
@@ -236,7 +261,7 @@ def info(data: bytes) -> FileInfo:
         if chunk.tag == "AHDR":
             header = parse_header(chunk)
         elif chunk.tag in STAGE_TAGS.values():
-            _check_tag(chunk, header)
+            header = _check_tag(chunk, header)
             stages.append(chunk)
             counts.append(_stage_count(chunk, header, stage=len(counts)))
     assert header is not None  # walk lets no other chunk come first
@@ -271,7 +296,7 @@ def _read(data: bytes, partial: bool) -> tuple[Header, list[Chunk], bool]:
             if chunk.tag == "AHDR":
                 header = parse_header(chunk)
             elif chunk.tag in STAGE_TAGS.values():
-                _check_tag(chunk, header)
+                header = _check_tag(chunk, header)
                 stages.append(chunk)
     except CutShort:
         if not partial or header is None:
@@ -290,10 +315,13 @@ def _quantised(header: Header, chunks: list[Chunk], whole: bool) -> Quantised:
     return Quantised(tuple(reader.stages), header.image_size)
 
 
-def _check_tag(chunk: Chunk, header: Header) -> None:
+def _check_tag(chunk: Chunk, header: Header | None) -> Header:
+    """The header, which `walk` lets no stage come before; a stage of another profile is refused."""
+    assert header is not None
     expected = STAGE_TAGS[header.profile]
     if chunk.tag != expected:
         raise FormatError(f"chunk {chunk.tag} at byte {chunk.offset}: expected {expected} in this profile")
+    return header
 
 
 def _stage_count(chunk: Chunk, header: Header, *, stage: int) -> int:
@@ -318,7 +346,7 @@ def compact(gaussians: Gaussians2D, *, stage_sizes: tuple[int, ...], image_size:
         raise ValueError(f"stage_sizes: expected sizes that sum to {len(active)} slots, got {stage_sizes}")
     ends = np.cumsum((0, *stage_sizes))
     counts = tuple(int(active[a:b].sum()) for a, b in itertools.pairwise(ends))
-    return Encoded(_select(gaussians, active), counts, image_size)
+    return Encoded(only_active(gaussians), counts, image_size)
 
 
 def truncate_stages(encoded: Encoded, num: int) -> Encoded:
@@ -329,19 +357,11 @@ def truncate_stages(encoded: Encoded, num: int) -> Encoded:
     """
     if not 0 <= num <= len(encoded.stage_counts):
         raise ValueError(f"num: expected 0 to {len(encoded.stage_counts)} stages, got {num}")
-    counts = encoded.stage_counts[:num]
-    return Encoded(_select(encoded.gaussians, slice(0, sum(counts))), counts, encoded.image_size)
-
-
-def _select(gaussians: Gaussians2D, index: np.ndarray | slice) -> Gaussians2D:
-    """The chosen rows, as numpy arrays."""
-    return Gaussians2D(
-        means=np.asarray(gaussians.means)[index],
-        scales=np.asarray(gaussians.scales)[index],
-        angles=np.asarray(gaussians.angles)[index],
-        colors=np.asarray(gaussians.colors)[index],
-        active=np.asarray(gaussians.active)[index],
-    )
+    counts, quantised = encoded.stage_counts[:num], encoded.quantised
+    rows = take(jax.tree.map(np.asarray, encoded.gaussians), slice(0, sum(counts)))
+    if quantised is not None:
+        quantised = replace(quantised, stages=quantised.stages[:num])
+    return Encoded(rows, counts, encoded.image_size, quantised)
 
 
 def _rows(gaussians: Gaussians2D) -> np.ndarray:

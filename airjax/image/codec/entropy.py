@@ -436,7 +436,7 @@ def _code_geometry(coder: _Coder, known: np.ndarray | None, symbols: np.ndarray,
         num_raw = ((levels - 1) // _ANGLE_TOP).bit_length()
         angles = None if known is None else known[where, 5]
         top = coder.values(channel, np.zeros(len(where), np.int64), None if angles is None else angles >> num_raw)
-        low = 0
+        low: np.ndarray | int = 0
         if num_raw:
             low = coder.bits(channel, num_raw, None if angles is None else angles & (2**num_raw - 1), len(where))
         symbols[where, 5] = (top << num_raw) + low

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from airjax.errors import AirjaxError, FormatError
 from airjax.image.codec.chunks import Header
-from airjax.image.codec.entropy import MAX_WRITTEN, Decoder, Encoder, Memory, Meter, code_stage
+from airjax.image.codec.entropy import MAX_WRITTEN, Decoder, Encoder, Memory, Meter, Tables, code_stage
 from airjax.image.codec.quantise import NUM_CODES, Rows
 from airjax.raster.tiles import patch_grid
 
@@ -30,7 +31,7 @@ _HEAD = struct.Struct(f"<BBI{NUM_CODES}b")  # stage index, patch size, n, codes
 _WORD = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Quantised:
     """What a compact file holds: integers.
 
@@ -47,9 +48,9 @@ class Quantised:
         """Rows per stage."""
         return tuple(len(rows.patches) for rows in self.stages)
 
-    def truncated(self, num: int) -> Quantised:
-        """The first `num` stages."""
-        return Quantised(self.stages[:num], self.image_size)
+    def __repr__(self) -> str:
+        (height, width), stages = self.image_size, len(self.stages)
+        return f"Quantised({sum(self.stage_counts):,} rows in {stages} stages, {width} x {height} pixels)"
 
 
 @dataclass
@@ -82,7 +83,10 @@ def _check_rows(rows: Rows, grid: tuple[int, int], stage: int) -> None:
         raise AirjaxError(f"stage {stage}: expected symbols up to {MAX_WRITTEN}, got more; choose a lower quality")
 
 
-def _code_all(quantised: Quantised, make_coder) -> Iterator[tuple[Rows, object]]:
+AnyCoder = TypeVar("AnyCoder", Encoder, Meter)
+
+
+def _code_all(quantised: Quantised, make_coder: Callable[[Tables], AnyCoder]) -> Iterator[tuple[Rows, AnyCoder | None]]:
     """(rows, coder that has coded them or None) of every stage."""
     memory = Memory()
     if len(quantised.stages) > MAX_STAGES:
@@ -93,8 +97,15 @@ def _code_all(quantised: Quantised, make_coder) -> Iterator[tuple[Rows, object]]
         coder = None
         if len(rows.patches):
             coder = make_coder(memory.tables)
-            options = {"grid": grid, "patch_size": rows.patch_size, "codes": rows.codes, "count": len(rows.patches)}
-            code_stage(coder, rows, memory, **options)
+            code_stage(
+                coder,
+                rows,
+                memory,
+                grid=grid,
+                patch_size=rows.patch_size,
+                codes=rows.codes,
+                count=len(rows.patches),
+            )
         yield rows, coder
 
 

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from airjax.arrays import AnyArray
 from airjax.gaussians import Gaussians2D
 
 # Luma and two chroma axes: orthonormal, so that an error of RGB is an error of the same size here.
@@ -68,7 +69,7 @@ class Lattice(NamedTuple):
     scale_step: Float[Array, " n"]
     offset_step: Float[Array, " n"]
     aspect: Float[Array, " n"]
-    used: Bool[Array, " n"]
+    used: Bool[AnyArray, " n"]
 
 
 def _round(x):
@@ -247,7 +248,7 @@ def geometry_of(symbols: Int[np.ndarray, "n s"], codes: Int[np.ndarray, " 6"]) -
     return Geometry(a, b, np.array(LEVELS)[index], _offset_steps(a, b, widths, classes))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """The quantised rows of one stage.
 
@@ -293,7 +294,7 @@ def quantise(
       codes, patch_size, columns: of the stage and its grid.
     """
     widths, center = bin_widths(codes), int(codes[len(WIDTHS)])
-    colors = round_colors(amplitudes / widths[[0, 1, 1]], xp=np).astype(np.int64)
+    colors = np.asarray(round_colors(amplitudes / widths[[0, 1, 1]], xp=np)).astype(np.int64)
     kept = np.flatnonzero(np.any(colors != 0, axis=1))
     colors, patches = colors[kept], np.asarray(patches)[kept]
     physical = jax.tree.map(lambda leaf: np.asarray(leaf)[kept], gaussians)

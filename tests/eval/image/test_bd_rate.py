@@ -1,9 +1,9 @@
-"""Delta rates; oracles: closed forms (shifted curves, lines, a parabola's end slopes) and a fine sum."""
+"""Delta rates; oracles: closed forms (shifted curves, lines, a parabola's end slopes)."""
 
 import numpy as np
 import pytest
 
-from eval.image.bd_rate import BDRate, bd_rate, pchip, pchip_integral
+from eval.image.bd_rate import BDRate, bd_rate
 
 BPP = np.array([0.08, 0.15, 0.3, 0.55, 0.9, 1.6])
 PSNR = np.array([24.0, 26.5, 29.1, 31.7, 33.6, 36.2])
@@ -71,53 +71,14 @@ def test_order_and_useless_points_change_nothing():
     assert bd_rate(BPP, PSNR, bpp, psnr) == expected
 
 
-def test_pchip_reproduces_lines_and_points():
-    x = np.array([-1.0, 0.5, 0.7, 3.0])
-    at = np.linspace(-1, 3, 101)
-    np.testing.assert_allclose(pchip(x, 2 - 3 * x, at), 2 - 3 * at, atol=1e-13)
-    np.testing.assert_allclose(pchip(x[:2], x[:2], at[:20]), at[:20], atol=1e-13)
-    y = np.array([3.0, 1.0, 4.0, 1.5])
-    np.testing.assert_allclose(pchip(x, y, x), y, atol=1e-13)
+def test_curves_are_monotone_cubics_by_hand():
+    """PSNR 0, 1, 3 at log rates 0, 1, 9: pieces of slope 1 and 4, widths 1 and 2.
 
-
-def test_pchip_is_monotone_and_smooth():
-    x, y = np.array([0.0, 1, 2, 3, 4, 5]), np.array([0.0, 0.1, 0.1, 5, 5.2, 5.2])
-    at = np.linspace(0, 5, 5001)
-    values = pchip(x, y, at)
-    assert (np.diff(values) >= -1e-12).all()
-    for knot in x[1:-1]:  # one-sided slopes over h differ by a curvature (below 100 here) times h
-        left, middle, right = pchip(x, y, knot + np.array([-1e-6, 0, 1e-6]))
-        assert (middle - left) / 1e-6 == pytest.approx((right - middle) / 1e-6, abs=1e-3)
-
-
-def test_pchip_by_hand():
-    """Points (0, 0), (1, 1), (3, 9): pieces of slope 1 and 4, widths 1 and 2.
-
-    Inside, 1 / slope = ((1 + 2 * 2) / 1 + (2 * 1 + 2) / 4) / 9 = 6 / 9. The parabola through the points, x^2, has the
-    slopes 0 and 6 at the ends, both within the bounds. Hermite at the middle of a piece: mean of the values plus
-    width / 8 times the slope at its left less that at its right.
+    Inside, PCHIP has 1 / slope = ((1 + 2 * 2) / 1 + (2 * 1 + 2) / 4) / 9 = 6 / 9. The parabola through the points, x^2,
+    has the slopes 0 and 6 at the ends, both within the bounds. The integral of a cubic Hermite piece: width times the
+    mean of its values, plus width^2 / 12 times the slope at its left less that at its right. The anchor is a line.
     """
-    x, y = np.array([0.0, 1, 3]), np.array([0.0, 1, 9])
-    expected = [0.5 + 1 / 8 * (0 - 1.5), 5 + 2 / 8 * (1.5 - 6)]
-    np.testing.assert_allclose(pchip(x, y, np.array([0.5, 2.0])), expected, rtol=1e-13)
-
-
-def test_pchip_integral_is_that_of_a_fine_sum():
-    y = np.log(BPP)
-    edges = np.linspace(25.0, 35.0, 200_001)
-    middle = 0.5 * (edges[1:] + edges[:-1])
-    expected = np.mean(pchip(PSNR, y, middle)) * 10
-    # The midpoint rule's error is below 1e-9 here (h^2 / 24 times the largest curvature times 10).
-    assert pchip_integral(PSNR, y, 25.0, 35.0) == pytest.approx(expected, abs=1e-8)
-
-
-@pytest.mark.parametrize("x", [[0.0, 0.0, 1.0], [0.0, 2.0, 1.0], [0.0]])
-def test_points_out_of_order_are_refused(x):
-    with pytest.raises(ValueError, match="expected at least 2 points with rising x"):
-        pchip(np.array(x), np.zeros(len(x)), np.array([0.0]))
-
-
-@pytest.mark.parametrize("at", [-0.1, 1.1, np.nan])
-def test_extrapolation_is_refused(at):
-    with pytest.raises(ValueError, match="at: expected positions in"):
-        pchip(np.array([0.0, 1.0]), np.array([0.0, 1.0]), np.array([at]))
+    integral = (0.5 + 1 / 12 * (0 - 1.5)) + (10 + 4 / 12 * (1.5 - 6))
+    rate = bd_rate(np.exp([0.0, 3]), [0.0, 3], np.exp([0.0, 1, 9]), [0.0, 1, 3], bpp_range=(1.0, np.exp(3)))
+    assert rate.psnr_range == pytest.approx((0, 3))
+    assert rate.percent == pytest.approx(100 * np.expm1((integral - 4.5) / 3), rel=1e-12)

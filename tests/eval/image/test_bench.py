@@ -13,8 +13,10 @@ from airjax.errors import AirjaxError
 from airjax.photographs import read_image
 from airjax.raster.dense import render_dense
 from eval.image import bench
-from eval.image.bench import Benchmark, Row, Scene, gradient_functions, shares, table
-from eval.timing import Timing
+from eval.image.bench import Benchmark, Subject, gradient_functions, shares
+from eval.report import environment
+from eval.timing import Row, Timing
+from train.settings import settings_of
 
 
 @pytest.fixture(scope="module")
@@ -33,30 +35,30 @@ def config(photo):
 
 
 @pytest.fixture(scope="module")
-def scene(config, model, weights, photo, image):
-    return Scene(model, weights, photo, image, config)
+def subject(config, model, weights, photo, image):
+    return Subject(model, weights, photo, image, config)
 
 
-def test_the_whole_budget_is_spent(scene):
-    assert scene.encoded.stage_counts == (24, 16)
+def test_the_whole_budget_is_spent(subject):
+    assert subject.encoded.stage_counts == (24, 16)
 
 
-def test_evaluations_and_flops_by_hand(scene):
+def test_evaluations_and_flops_by_hand(subject):
     # Two stages of 4 x 6 patches of 8 x 8 pixels, lists of 5 x 5 patches: a mean 6 pixels from the patch centre and
     # 3.33 standard deviations of 4.2 reach 16 pixels beyond the patch's own side.
-    assert scene.patch_evaluations == 2 * 24 * 25 * 64
+    assert subject.patch_evaluations == 2 * 24 * 25 * 64
     # embed (3 * 64 + 1) x 8, one block of 9 x 8 + 2 x 8 x 8, head 8 x 8.
-    assert scene.network_flops == 2 * 2 * 24 * (193 * 8 + 9 * 8 + 2 * 64 + 64)
+    assert subject.network_flops == 2 * 2 * 24 * (193 * 8 + 9 * 8 + 2 * 64 + 64)
     # Chunks of 8 slots for the 24 tiles of 64 pixels: at least one Gaussian per evaluated list, no more than capacity.
-    assert scene.list_evaluations % (8 * 64) == 0
-    assert 40 * 64 < scene.list_evaluations <= scene.capacity_evaluations
-    assert scene.capacity_evaluations == scene.capacity.chunks * 8 * 64
+    assert subject.list_evaluations % (8 * 64) == 0
+    assert 40 * 64 < subject.list_evaluations <= subject.capacity_evaluations
+    assert subject.capacity_evaluations == subject.capacity.chunks * 8 * 64
 
 
-def test_both_gradients_are_of_the_same_loss(scene, image):
-    rendered = np.asarray(render_dense(scene.encoded.gaussians, image_size=(32, 48)), np.float64)
+def test_both_gradients_are_of_the_same_loss(subject, image):
+    rendered = np.asarray(render_dense(subject.encoded.gaussians, image_size=(32, 48)), np.float64)
     expected = np.mean((rendered - image) ** 2)
-    (loss, gradient), (patch_loss, patch_gradients) = (function() for function in gradient_functions(scene))
+    (loss, gradient), (patch_loss, patch_gradients) = (function() for function in gradient_functions(subject))
     # float32 sums of some thousand terms
     np.testing.assert_allclose([loss, patch_loss], expected, rtol=1e-4)
     for name, rows in gradient.items():
@@ -76,7 +78,7 @@ def test_run_prints_and_writes_every_row(config, weights, tmp_path, capsys, monk
 
     monkeypatch.setattr(bench, "run_python", pretend)
     monkeypatch.setattr(
-        bench, "gradient_functions", lambda scene: (lambda: 0, lambda: 0)
+        bench, "gradient_functions", lambda subject: (lambda: 0, lambda: 0)
     )  # tested above, slow to compile
     assert bench.run(config, weights, tmp_path) == 0
     assert all(command[:2] == ["-m", "airjax"] for command in commands)
@@ -94,9 +96,10 @@ def test_run_prints_and_writes_every_row(config, weights, tmp_path, capsys, monk
     assert rows["encode 70x70, whole process"]["peak_bytes"] == 123_000_000
     assert rows["encode, networks only"]["evaluations"] == 2 * 24 * 25 * 64
     assert report["stage_counts"] == [24, 16] and len(report["shares"]) == 2
+    assert report["settings"] == settings_of(config) and report["environments"] == [environment()]
 
 
-def test_large_image_is_the_photograph_tiled(scene, image, monkeypatch):
+def test_large_image_is_the_photograph_tiled(subject, image, monkeypatch):
     seen = []
 
     def look(arguments):
@@ -105,7 +108,7 @@ def test_large_image_is_the_photograph_tiled(scene, image, monkeypatch):
         return 1.0, 1
 
     monkeypatch.setattr(bench, "run_python", look)
-    bench.large_image_rows(scene)
+    bench.large_image_rows(subject)
     (large,) = seen
     assert large.shape == (70, 70, 3)
     y, x = np.mgrid[0:70, 0:70]
@@ -122,12 +125,6 @@ def test_shares_compare_rates():
     ]
     assert list(shares(rows).values()) == [0.5, 0.1]
     assert shares(rows[:1]) == {}
-
-
-def test_table_shows_rates_and_nothing_where_there_is_none():
-    text = table([Row("a", Timing(2.0, 1.0, 3), evaluations=10**9), Row("b", Timing(-0.1, -0.1, 1), evaluations=5)])
-    assert text.splitlines()[2].split() == ["a", "2,000.0", "1,000.0", "3", "1,000,000,000", "0.50", "-", "-"]
-    assert text.splitlines()[3].split() == ["b", "-100.0", "-100.0", "1", "5", "-", "-", "-"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from airjax.image.codec import air_file
 from airjax.photographs import read_image, write_image
 from airjax.raster.draw import render
 from eval.image import demo
-from eval.image.quality import decode_pixels
+from eval.image.measures import decode_pixels
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,10 @@ from airjax.image.codec import air_file
 from airjax.image.codec.air_file import truncate_stages
 from airjax.photographs import read_image, write_image
 from airjax.raster.dense import render_dense
-from eval.image.quality import ImageEvaluation, as_written, evaluate_file, images_after_stages, run, score
+from eval.image.measures import as_written, score
+from eval.image.quality import ImageEvaluation, evaluate_file, images_after_stages, run
+from eval.report import environment
+from train.settings import settings_of
 
 
 def test_scores_are_those_of_the_written_file(image, tmp_path):
@@ -90,6 +93,15 @@ def test_reports_of_images_and_their_mean(finished):
         for key in ("ms-ssim-rgb", "bpp"):
             both = photo["results"][key][0], black["results"][key][0]
             assert mean["results"][key] == [pytest.approx(np.mean(both))]
+
+
+def test_every_report_holds_its_settings_and_environment(finished, reports):
+    out, _ = finished
+    paths = [path for path in out.rglob("*") if path.is_file()]
+    assert len(paths) == 3 + 3 * 2
+    for path in paths:
+        report = json.loads(path.read_text())
+        assert report["settings"] == settings_of(reports[0]) and report["environments"] == [environment()]
 
 
 def test_stages_are_points_of_a_curve(finished):

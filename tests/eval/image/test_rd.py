@@ -10,11 +10,11 @@ from PIL import Image, features
 from airjax.errors import AirjaxError
 from airjax.image.codec import air_file, compress
 from airjax.photographs import read_image, write_image
+from eval.image import rd
 from eval.image.codecs import PILLOW, airjax_codec, is_available, pillow_codec
-from eval.image.quality import Scores, decode_pixels, score
+from eval.image.measures import FileResult, Scores, decode_pixels, score
 from eval.image.rd import (
     ImageCurves,
-    Point,
     RateDistortion,
     bd_rates,
     compare,
@@ -25,8 +25,9 @@ from eval.image.rd import (
     run,
     tables,
 )
-from eval.plot import Panel, draw_panels, png_bytes
+from eval.report import environment
 from eval.timing import Timing
+from train.settings import settings_of
 
 LADDERS = {
     "airjax_qualities": (20, 50.5),
@@ -78,7 +79,7 @@ def test_chroma_subsampling_of_the_files(small):
 def test_larger_files_are_better(small, name):
     settings = LADDERS[PILLOW[name].ladder]
     points = measure(pillow_codec(name, settings), small, 1)
-    assert [p.setting for p in points] == list(settings)
+    assert len(points) == len(settings)
     assert (np.diff([p.num_bytes for p in points]) > 0).all()
     assert (np.diff([p.scores.psnr for p in points]) > 0).all()
 
@@ -95,7 +96,7 @@ def test_the_default_ladder_is_accepted_by_the_codec(small, name):
 @pytest.mark.parametrize("refine_steps", [0, 3])
 def test_airjax_files_are_those_of_the_library(model, small, refine_steps):
     (point,) = measure(airjax_codec(model, (40,), refine_steps=refine_steps), small, 1)
-    data = air_file.encode(compress.compress(model, small, quality=40, refine_steps=refine_steps))
+    data = air_file.encode(compress.compress(model, small, compress.CompressOptions(40, refine_steps=refine_steps)))
     assert point.num_bytes == len(data) and point.bpp == 8 * len(data) / (24 * 40)
     np.testing.assert_allclose(point.scores, score(small, decode_pixels(data)), rtol=1e-6)
 
@@ -117,14 +118,23 @@ def test_jpeg_2000_uses_its_colour_transform(small):
 # --- curves ----------------------------------------------------------------------------------------------
 
 
-def point(setting, psnr, num_bytes):
+def point(psnr, num_bytes):
     bpp = 8 * num_bytes / 1000
-    return Point(setting, Scores(psnr, 0.9, 0.95), num_bytes, bpp, Timing.of([2.0]), Timing.of([1.0]))
+    return FileResult(Scores(psnr, 0.9, 0.95), num_bytes, bpp, Timing.of([2.0]), Timing.of([1.0]))
+
+
+def codecs_of(*names, settings=(10, 20, 30)):
+    return [pillow_codec(name, settings) for name in names]
+
+
+def codec_points(factor, shift=0.0, levels=(20, 60, 200)):
+    return tuple(point(p + shift, round(factor * n)) for p, n in zip((25.0, 30.0, 35.0), levels, strict=True))
 
 
 def test_a_curve_is_the_mean_of_each_setting():
-    first, second = (point(10, 30.0, 100), point(20, 35.0, 200)), (point(10, 32.0, 140), point(20, np.inf, 400))
-    lists = curve([first, second])
+    (codec,) = codecs_of("webp", settings=(10, 20))
+    images = [(point(30.0, 100), point(35.0, 200)), (point(32.0, 140), point(np.inf, 400))]
+    lists = curve([ImageCurves("x.png", SIZE, {"webp": files}) for files in images], codec)
     assert lists["setting"] == [10, 20]
     assert lists["psnr-rgb"] == [31.0, 35.0]  # the perfect one has no PSNR to add
     assert lists["num_bytes"] == [120, 300] and lists["bpp"] == pytest.approx([0.96, 2.4])
@@ -142,12 +152,8 @@ def test_delta_rates_are_against_jpeg_420():
 
 
 def test_the_table_says_what_was_compared():
-    def codec_points(factor, shift):
-        levels = zip((10, 20, 30), (25.0, 30.0, 35.0), (20, 60, 200), strict=True)
-        return tuple(point(s, p + shift, round(factor * n)) for s, p, n in levels)
-
-    codecs = [pillow_codec(name, (10, 20, 30)) for name in ("jpeg-420", "jpeg-444", "webp")]
-    points = {"jpeg-420": codec_points(1, 0), "jpeg-444": codec_points(1.5, 0), "webp": codec_points(1, 40)}
+    codecs = codecs_of("jpeg-420", "jpeg-444", "webp")
+    points = {"jpeg-420": codec_points(1), "jpeg-444": codec_points(1.5), "webp": codec_points(1, 40)}
     text = tables([ImageCurves("x.png", SIZE, points)], codecs, RateDistortion("test", "", ""))
     rows = {line[:10].strip(): line[10:].split() for line in text[text.index("BD-rate:") :].splitlines()}
     assert rows["JPEG 4:4:4"][:2] == ["+50.0", "%"] and rows["JPEG 4:4:4"][3] == "to"
@@ -156,18 +162,16 @@ def test_the_table_says_what_was_compared():
 
 def test_the_mean_over_images_is_that_of_their_own_delta_rates():
     """Files of half the size on one image, of 1.2 times on another; a third has no PSNR in common."""
-
-    def codec_points(factor, shift=0.0):
-        levels = zip((10, 20, 30), (25.0, 30.0, 35.0), (2000, 6000, 20_000), strict=True)
-        return tuple(point(s, p + shift, round(factor * n)) for s, p, n in levels)
-
+    levels = (2000, 6000, 20_000)
     pairs = [(0.5, 0.0), (1.2, 0.0), (1.0, 40.0)]
     results = [
-        ImageCurves(f"{i}.png", SIZE, {"jpeg-420": codec_points(1), "webp": codec_points(factor, shift)})
-        for i, (factor, shift) in enumerate(pairs)
+        ImageCurves(
+            f"{i}.png", SIZE, {"jpeg-420": codec_points(1, levels=levels), "webp": codec_points(*pair, levels=levels)}
+        )
+        for i, pair in enumerate(pairs)
     ]
-    found = compare(results, (20.0, 100.0))["webp"]
-    assert found.mean_percent == pytest.approx((-50 + 20) / 2) and found.num_images == 2
+    comparison = compare(results, codecs_of("jpeg-420", "webp"), (20.0, 100.0))["webp"]
+    assert comparison.mean_percent == pytest.approx((-50 + 20) / 2) and comparison.num_images == 2
 
 
 # --- a run -----------------------------------------------------------------------------------------------
@@ -216,24 +220,39 @@ def test_reports(finished, config, name):
         np.testing.assert_allclose(mean["results"][key], np.mean([r["results"][key] for r in images], axis=0))
 
 
-def test_delta_rates_and_the_plot_are_written(finished):
+def test_delta_rates_and_the_plot_are_written(finished, config):
     out, _ = finished
     rates = json.loads((out / "bd_rate.json").read_text())
     assert rates["anchor"] == "jpeg-420" and rates["anchor_bpp"] == [0.2, 1.0]
     assert set(rates["codecs"]) == {"airjax", *AVAILABLE} - {"jpeg-420"}
     with Image.open(out / "rd.png") as picture:
-        assert picture.format == "PNG" and picture.size == draw_panels("", [Panel("", "", ())]).size
-    config = json.loads((out / "config.json").read_text())
-    assert config["config"]["jpeg_qualities"] == [10, 60, 90] and "environment" in config
+        assert picture.format == "PNG" and picture.width > 1000
+    for report in (out / "bd_rate.json", out / "airjax.json", out / "airjax" / "a.png.json"):
+        content = json.loads(report.read_text())
+        assert content["settings"] == settings_of(config) and content["settings"]["jpeg_qualities"] == [10, 60, 90]
+        assert content["environments"] == [environment()]
 
 
-def test_a_plot_of_a_perfect_image(model):
-    codec = pillow_codec("jpeg-420", (10, 20))
-    perfect = tuple(Point(s, Scores(np.inf, 1.0, 1.0), 50, 0.4, Timing.of([1.0]), Timing.of([1.0])) for s in (10, 20))
-    results = [ImageCurves("black.png", SIZE, {"jpeg-420": perfect})]
+def test_a_plot_of_a_perfect_image():
+    codecs = codecs_of("jpeg-420", settings=(10, 20))
+    perfect = FileResult(Scores(np.inf, 1.0, 1.0), 50, 0.4, Timing.of([1.0]), Timing.of([1.0]))
+    results = [ImageCurves("black.png", SIZE, {"jpeg-420": (perfect, perfect)})]
     config = RateDistortion("test", "black", "")
-    assert plot(results, [codec], config).startswith(png_bytes(Image.new("RGB", (1, 1)))[:8])
-    assert "2 files are perfect" in tables(results, [codec], config)
+    assert plot(results, codecs, config).startswith(b"\x89PNG")
+    psnr, ms_ssim = rd._panels(results, codecs)
+    assert not np.isfinite(psnr.lines[0].y).any()
+    np.testing.assert_allclose(ms_ssim.lines[0].y, 10 * np.log10(2.0**24))
+    assert "2 files are perfect" in tables(results, codecs, config)
+
+
+def test_the_plot_leaves_out_points_far_away():
+    """1/12 to 3 bits per pixel are shown; MS-SSIM 0.95 is 13 dB."""
+    files = (point(20.0, 10), point(25.0, 50), point(30.0, 200), point(40.0, 400))
+    psnr, ms_ssim = rd._panels([ImageCurves("x", SIZE, {"webp": files})], codecs_of("webp", settings=(1, 2, 3, 4)))
+    np.testing.assert_allclose(psnr.lines[0].x, [0.4, 1.6])
+    np.testing.assert_allclose(psnr.lines[0].y, [25, 30])
+    np.testing.assert_allclose(ms_ssim.lines[0].y, -10 * np.log10(0.05), rtol=1e-6)
+    assert psnr.log2_x and psnr.lines[0].name == "WebP"
 
 
 def test_reports_are_there_when_a_run_is_interrupted(config, weights, tmp_path, monkeypatch):
@@ -242,7 +261,7 @@ def test_reports_are_there_when_a_run_is_interrupted(config, weights, tmp_path, 
             raise KeyboardInterrupt
         return read_image(path)
 
-    monkeypatch.setattr("eval.image.rd.read_image", read)
+    monkeypatch.setattr("eval.image.measures.read_image", read)
     with pytest.raises(KeyboardInterrupt):
         run(config, weights, tmp_path)
     assert json.loads((tmp_path / "airjax.json").read_text())["images"] == ["a.png"]

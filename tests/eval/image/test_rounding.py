@@ -7,14 +7,16 @@ import pytest
 
 from airjax.errors import AirjaxError
 from airjax.image.codec import air_file, compress
-from eval.image.quality import decode_pixels, score
+from eval.image.measures import decode_pixels, score
 from eval.image.rounding import Rounding, measure, run
+from eval.report import environment
+from train.settings import settings_of
 
 
 def test_one_file(model, image):
     """PSNR, size and count are those of the file that `compress` makes; nothing rounded comes closer to the image."""
     result = measure(model, image, 40.0, 5)
-    quantised = compress.compress(model, image, quality=40.0)
+    quantised = compress.compress(model, image, compress.CompressOptions(40.0))
     data = air_file.encode(quantised)
     assert result.psnr == score(image, decode_pixels(data)).psnr
     assert result.bpp == 8 * len(data) / (32 * 48)
@@ -28,6 +30,7 @@ def test_report_and_table(weights, photo, tmp_path, capsys):
     assert run(config, weights, tmp_path) == 0
     report = json.loads((tmp_path / "rounding.json").read_text())
     assert len(report["means"]) == 2 and report["images"][photo.name][0] == report["means"][0]
+    assert report["settings"] == settings_of(config) and report["environments"] == [environment()]
     assert f"{report['means'][1]['psnr']:.2f}" in capsys.readouterr().out
 
 

@@ -8,11 +8,13 @@ import pytest
 from airjax.errors import AirjaxError
 from airjax.metrics import psnr
 from airjax.scene.render import render
+from eval.report import environment
 from eval.scene.bench import SceneBenchmark, cell_gaussians, make_views, run
+from train.settings import settings_of
 
 
 def config_of(**fields):
-    return SceneBenchmark("b", "d", **{"photographs": None, "repetitions": 1, "machine_scale": 0.001, **fields})
+    return SceneBenchmark("b", "d", **{"repetitions": 1, "machine_scale": 0.001, **fields})
 
 
 def test_its_sets_look_like_the_scene():
@@ -26,7 +28,9 @@ def test_its_sets_look_like_the_scene():
 
 def test_reports(tmp_path, capsys):
     assert run(config_of(sets=((16, 2),)), None, tmp_path) == 0
-    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert report["settings"] == settings_of(config_of(sets=((16, 2),))) and report["environments"] == [environment()]
+    rows = report["rows"]
     names = ["forward, 16x16, 128 Gaussians", "forward + backward, 16x16, 128 Gaussians", "plain exp loop"]
     assert [row["what"] for row in rows] == names
     # Lists are made of chunks of 8 slots for 64 pixels.

@@ -1,7 +1,7 @@
 """The compact profile: exact round trip, golden bytes, a second decoder, prefixes.
 
-The golden file is written by `python tests/image/test_coded.py`, run from the repository's root. When the bytes change
-on purpose, the version of the format changes too: add a golden file, keep the old one readable.
+The golden file is written by `python tests/image/codec/test_payload.py`, run from the repository's root. When the bytes
+change on purpose, the version of the format changes too: add a golden file, keep the old one readable.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import itertools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +92,8 @@ def test_round_trip_is_exact(name):
 def test_another_process_reads_the_same():
     """Oracle: SHA-256 of integers and floats; NumPy in the child is asked to leave AVX-512 alone."""
     files = [encode(random_set(name)) for name in SETS]
-    program = "import sys, test_coded\nfor line in sys.stdin:\n    print(test_coded.digest(bytes.fromhex(line)))\n"
-    path = os.pathsep.join((str(ROOT), str(ROOT / "tests" / "helpers")))
+    program = "import sys, test_payload\nfor line in sys.stdin:\n    print(test_payload.digest(bytes.fromhex(line)))\n"
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "helpers", Path(__file__).parent)))
     env = {**os.environ, "PYTHONPATH": path, "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512_SKX", "PYTHONHASHSEED": "7"}
     child = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
@@ -197,7 +198,7 @@ def test_prefixes(name):
                 decode(data[:cut], partial=True)
             continue
         whole = sum(end <= cut for end in ends[2:])
-        expected = quantised.truncated(whole)
+        expected = replace(quantised, stages=quantised.stages[:whole])
         assert_same(decode_quantised(data[:cut], partial=True), expected)
         part, want = decode(data[:cut], partial=True), dequantised(expected)
         assert (part.stage_counts, part.image_size) == (want.stage_counts, want.image_size)
@@ -220,7 +221,10 @@ def test_stages_do_not_depend_on_later_ones():
     """Property that progressive decoding rests on: the bytes of a shorter set are a prefix, but for the header."""
     quantised = random_set("large symbols")
     for num in range(len(quantised.stages)):
-        assert chunks_of(encode(quantised.truncated(num)))[1 : num + 1] == chunks_of(encode(quantised))[1 : num + 1]
+        assert (
+            chunks_of(encode(replace(quantised, stages=quantised.stages[:num])))[1 : num + 1]
+            == chunks_of(encode(quantised))[1 : num + 1]
+        )
 
 
 # --- the second decoder ----------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The train steps of both phases on one tiny batch, the stage schedule, devices, the experiments in files.
 
-Run as a program (`python tests/train/test_phases.py OUT`) this file trains the tiny experiments on all devices
-that there are and saves their states.
+Run as a program (`python tests/train/image/test_experiment.py OUT`) this file trains the tiny experiments on all
+devices that there are and saves their states.
 """
 
 import dataclasses
@@ -26,9 +26,12 @@ from airjax.image.stages import StageConfig, init_params, predictors
 from airjax.nn.air_stage import PredictorConfig
 from train import checkpoint
 from train.image.data import DataConfig
-from train.image.experiment import Compact, Experiment, Joint, Optimizer, Pod, compact_loss, load_params, make_step
+from train.image.experiment import ImageExperiment
+from train.image.losses import Compact, Joint
+from train.image.pod import Pod
 from train.loop import LoopConfig
 from train.main import load_experiment
+from train.optim import Optimizer
 from train.scene.experiment import SceneExperiment
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,8 +52,8 @@ def fresh_params(seed: int = 0, stages: tuple[StageConfig, ...] = STAGES):
     return jax.jit(init_params, static_argnums=1)(jax.random.key(seed), stages)
 
 
-def tiny(name: str, **changes) -> Experiment:
-    experiment = Experiment(
+def tiny(name: str, **changes) -> ImageExperiment:
+    experiment = ImageExperiment(
         name="tiny",
         phase=PHASES[name],
         stages=STAGES,
@@ -71,7 +74,7 @@ def images() -> np.ndarray:
 
 def trained(phase: str) -> tuple[list[dict], list[dict]]:
     """(states, metrics) of a tiny run on the batch `images()`, split over the devices as `train.loop` does."""
-    make_state, step_fn = make_step(tiny(phase))
+    make_state, step_fn = tiny(phase).make_step()
 
     def step(state, batch):
         with jax.numpy_dtype_promotion("standard"):  # optax raises Python floats to the power of an int32
@@ -144,8 +147,8 @@ def test_the_rate_is_added_where_something_is_rounded():
     @jax.jit
     def gradient(weight, share):
         phase = dataclasses.replace(PHASES["compact"], share=share, weight=weight)
-        grad_fn = jax.value_and_grad(compact_loss, has_aux=True)
-        (loss, metrics), grads = grad_fn(trainable, images(), jax.random.key(3), phase, STAGES)
+        grad_fn = jax.value_and_grad(phase.loss, has_aux=True)
+        (loss, metrics), grads = grad_fn(trainable, images(), jax.random.key(3), tiny("compact"))
         return loss, metrics["bpp"], grads
 
     losses = [float(gradient(jnp.float32(weight), jnp.float32(1))[0]) for weight in (0.0, 1.0, 2.0)]
@@ -190,7 +193,7 @@ def test_a_stage_begins_as_a_copy_of_the_one_before():
 
 def test_stages_that_are_off_are_skipped_at_run_time():
     """One branch per stage at the top of the program; under `vmap` a select would run both sides."""
-    make_state, step_fn = make_step(tiny("pod"))
+    make_state, step_fn = tiny("pod").make_step()
     state = make_state(fresh_params())
     with jax.numpy_dtype_promotion("standard"):
         program = jax.make_jaxpr(step_fn)(state, jnp.asarray(images()))
@@ -229,6 +232,28 @@ def test_eight_devices_train_as_one(phase, eight_devices):
     assert jnp.linalg.norm(eight - one) < 0.02 * jnp.linalg.norm(one - start)
 
 
+def test_a_loss_of_ones_own():
+    """Oracle: the metrics of the renders that it was given; the gradient is that of the new loss."""
+
+    def loss(image, trace):
+        return jnp.mean(jnp.abs(image - trace[-1].rendered) ** 1.5)
+
+    experiment = tiny("joint").with_(phase={"loss_fn": loss}, loop={"num_steps": 3})
+    assert experiment.loop == LoopConfig(num_steps=3) and experiment.stages == STAGES
+
+    @jax.jit
+    def losses(params):
+        plain, own = (
+            jax.value_and_grad(lambda params, phase=phase: phase.loss({"params": params}, *given)[0])(params)
+            for phase in (PHASES["joint"], experiment.phase)
+        )
+        return plain, own
+
+    given = images(), jax.random.key(0), experiment
+    plain, own = losses(fresh_params())
+    assert 0 < float(own[0]) < float(plain[0]) and differs(own[1], plain[1])
+
+
 # --- settings ------------------------------------------------------------------------------------------
 
 
@@ -264,7 +289,7 @@ def test_pod_refuses(settings, message):
 )
 def test_pod_must_fit_the_experiment(changes, message):
     with pytest.raises(AirjaxError, match=message):
-        make_step(tiny("pod", **changes))
+        tiny("pod", **changes).make_step()
 
 
 def test_a_run_starts_from_the_weights_of_another_phase(tmp_path):
@@ -274,12 +299,12 @@ def test_a_run_starts_from_the_weights_of_another_phase(tmp_path):
     checkpoint.save(tmp_path / "run" / "checkpoints", NUM_STEPS, state)
     weights_file.save_weights(tmp_path / "w.safetensors", jax.device_get(state["params"]), {})
     for source in ("run", "w.safetensors"):
-        assert_same(load_params(tmp_path / source, fresh), state["params"])
+        assert_same(tiny("joint").load_params(tmp_path / source, fresh), state["params"])
     other = fresh_params(1, (StageConfig(PatchMap(8), PredictorConfig(features=8, blocks=1)),))
-    with pytest.raises(AirjaxError, match=r"run: expected the weights of 1 stages"):
-        load_params(tmp_path / "run", other)
+    with pytest.raises(AirjaxError, match=r"run: expected weights of the model of tiny, got others"):
+        tiny("joint").load_params(tmp_path / "run", other)
     with pytest.raises(AirjaxError, match="nowhere: expected a run folder or a weights file to start from"):
-        load_params(tmp_path / "nowhere", fresh)
+        tiny("joint").load_params(tmp_path / "nowhere", fresh)
 
 
 def test_a_network_grows_out_of_a_smaller_one(tmp_path):
@@ -288,7 +313,8 @@ def test_a_network_grows_out_of_a_smaller_one(tmp_path):
     weights_file.save_weights(tmp_path / "w.safetensors", jax.device_get(small), {})
     network = dataclasses.replace(STAGES[0].network, votes=6)
     stages = (dataclasses.replace(STAGES[0], network=network),) * 3
-    grown = load_params(tmp_path / "w.safetensors", fresh_params(1, stages), init_stages=(0, 0, 1))
+    larger = tiny("joint", stages=stages, init_stages=(0, 0, 1))
+    grown = larger.load_params(tmp_path / "w.safetensors", fresh_params(1, stages))
     patches = jnp.asarray(np.random.default_rng(0).normal(0, 0.3, (2, 3, 192)), jnp.float32)
     for i, k in enumerate((0, 0, 1)):
         before = predictors(STAGES)[k].apply(small[f"stage{k}"], patches)
@@ -296,7 +322,7 @@ def test_a_network_grows_out_of_a_smaller_one(tmp_path):
         np.testing.assert_array_equal(after[..., :8], before)
         assert not np.any(after[..., 8:])
     with pytest.raises(AirjaxError, match="found no stage 5"):
-        load_params(tmp_path / "w.safetensors", fresh_params(1, stages), init_stages=(0, 0, 5))
+        larger.with_(init_stages=(0, 0, 5)).load_params(tmp_path / "w.safetensors", fresh_params(1, stages))
 
 
 # --- the experiments in files --------------------------------------------------------------------------
@@ -315,7 +341,7 @@ def test_every_config_is_a_whole_experiment(path):
     assert smoke.data.crop_size <= 32 and len(smoke.stages) <= 2
     for experiment in (full, smoke):
         hash(experiment)
-        make_step(experiment)
+        experiment.make_step()
         joint = getattr(experiment.phase, "joint", experiment.phase)
         if isinstance(joint, Joint):
             assert len(joint.stage_weights) == len(experiment.stages)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,7 +19,8 @@ from airjax.scene.procedural import random_views
 from airjax.weights_file import load_weights, save_weights
 from train.main import load_experiment
 from train.scene import experiment as module
-from train.scene.experiment import SceneData, Vanilla, batches, load_params, run, scene_loss, texture_atlas
+from train.scene.data import SceneData, batches, split_views, texture_atlas
+from train.scene.losses import Vanilla
 
 CONFIG = Path(__file__).resolve().parents[3] / "train" / "configs" / "foresplat.py"
 
@@ -58,13 +60,12 @@ def test_scenes_of_a_step_are_the_same_whenever_it_is_reached():
 @pytest.fixture(scope="module")
 def finished(experiment, tmp_path_factory):
     """(experiment, folder) of a run of thirty steps, all on the same two scenes."""
-    steps = dataclasses.replace(experiment.loop, num_steps=30, log_every=1, checkpoint_every=0, panel_every=30)
-    optimizer = dataclasses.replace(experiment.optimizer, warmup=1, learning_rate=3e-3)
-    experiment = dataclasses.replace(experiment, loop=steps, optimizer=optimizer)
+    loop = {"num_steps": 30, "log_every": 1, "checkpoint_every": 0, "panel_every": 30}
+    experiment = experiment.with_(loop=loop, optimizer={"warmup": 1, "learning_rate": 3e-3})
     folder = tmp_path_factory.mktemp("scenes") / "run"
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.setattr(module, "batches", lambda *given: itertools.repeat(next(batches(*given))))
-        run(experiment, folder)
+        experiment.run(folder)
     return experiment, folder
 
 
@@ -82,19 +83,26 @@ def test_weights_carry_their_configuration(finished):
     experiment, folder = finished
     params, metadata = load_weights(folder / "weights.safetensors")
     assert config_from_text(metadata["predictor"], source="x") == experiment.predictor
-    loaded = load_params(folder / "weights.safetensors", params)
+    loaded = experiment.load_params(folder / "weights.safetensors", params)
     assert jax.tree.all(jax.tree.map(np.array_equal, loaded, params))
 
 
 def test_a_view_that_overflows_sends_no_gradient(experiment):
     """Nor does the other one, which fits, since it sees but a corner of the scene."""
-    small = dataclasses.replace(experiment, phase=Vanilla(depth=0.0, capacity=(1024, 16)))
+    small = experiment.with_(phase=Vanilla(depth=0.0, capacity=(1024, 16)))
     atlas = jnp.asarray(texture_atlas(small.data), jnp.float32) / 255
     views = jax.jit(lambda key: random_views(key, atlas, image_size=(32, 32), num_views=4))(jax.random.key(0))
     aside = views.cameras.intrinsics.at[3, :2, 2].add(26.0)
     views = views._replace(cameras=dataclasses.replace(views.cameras, intrinsics=aside))
     params = random_weights(small.predictor)
-    grads, metrics = jax.jit(jax.grad(lambda params: scene_loss(params, views, small), has_aux=True))(params)
+    parts = split_views(views, 2)
+
+    @jax.jit
+    @partial(jax.grad, has_aux=True)
+    def gradient(params):
+        return small.phase.scene_loss({"params": params}, *parts, jax.random.key(0), small)
+
+    grads, metrics = gradient(params)
     assert float(metrics["overflow"]) == 1
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
 
@@ -102,7 +110,30 @@ def test_a_view_that_overflows_sends_no_gradient(experiment):
 def test_what_cannot_start_a_run(experiment, tmp_path):
     like = random_weights(experiment.predictor)
     with pytest.raises(AirjaxError, match="expected a run folder or a weights file to start from, found none"):
-        load_params(tmp_path / "none", like)
+        experiment.load_params(tmp_path / "none", like)
     save_weights(tmp_path / "w.safetensors", {"other": jnp.zeros(3)})
-    with pytest.raises(AirjaxError, match="expected the weights of a scene predictor like this one"):
-        load_params(tmp_path / "w.safetensors", like)
+    with pytest.raises(AirjaxError, match="expected weights of the model of foresplat_smoke, got others"):
+        experiment.load_params(tmp_path / "w.safetensors", like)
+
+
+def test_a_loss_of_ones_own(experiment):
+    """Oracle: the loss of the vanilla phase is that of a function with its formula; another one has another value."""
+    atlas = jnp.asarray(texture_atlas(experiment.data), jnp.float32) / 255
+    views = jax.jit(lambda key: random_views(key, atlas, image_size=(32, 32), num_views=4))(jax.random.key(0))
+    params, parts = random_weights(experiment.predictor), split_views(views, 2)
+
+    def logarithm(images, rendered):
+        return 0.5 * jnp.log(jnp.mean(jnp.square(images - rendered)) + 1e-4)
+
+    def absolute(images, rendered):
+        return jnp.mean(jnp.abs(images - rendered))
+
+    @jax.jit
+    def losses(params):
+        phases = [dataclasses.replace(experiment.phase, loss_fn=fn) for fn in (None, logarithm, absolute)]
+        key = jax.random.key(0)
+        return [phase.scene_loss({"params": params}, *parts, key, experiment)[0] for phase in phases]
+
+    plain, same, other = losses(params)
+    np.testing.assert_allclose(plain, same, rtol=1e-5)
+    assert float(other) > 0 and abs(float(other) - float(plain)) > 0.1

@@ -1,0 +1,218 @@
+"""`Task`, one inner problem, and the one host loop that refines Gaussians for it.
+
+Letters: n slots. A wing says what its Gaussians' coordinates are and what its images should look like; images and
+scenes, refinement, fitting from scratch and meta-training then share what is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float
+
+from airjax.arrays import AnyArray
+from airjax.errors import AirjaxError
+from airjax.gaussians import AnyGaussians, on_ladder, take
+from airjax.inner.estimators.base import Problem
+from airjax.inner.refine import Refined, refine
+
+SEGMENT = 10  # steps of one jitted call
+# Room of the renderer's lists for a set that grows: first in plans to come, then for a set that outgrew its plan.
+HEADROOMS = (1.25, 1.5, 2.5, 5.0)
+
+
+class Task:
+    """One inner problem: what moves, at which rates, towards what, and how it is drawn.
+
+    A subclass is a frozen dataclass, registered as a pytree (`jax.tree_util.register_dataclass`): a jitted function
+    takes it as an argument, and tasks of equal shapes share one program. Its arrays may be traced.
+
+    Fields:
+      rates: learning rates, a prefix of the coordinates' pytree.
+    """
+
+    rates: Any
+
+    def make_tx(self, rates: Any) -> optax.GradientTransformation:
+        """The inner optimizer; its last factor is the rates."""
+        raise NotImplementedError
+
+    def coordinates(self, gaussians: Any) -> Any:
+        """The numbers that the optimizer moves, a pytree of arrays (n, ..); differentiable."""
+        raise NotImplementedError
+
+    def gaussians(self, coordinates: Any, active: Bool[AnyArray, " n"]) -> Any:
+        """The Gaussians with these coordinates; any real numbers are valid."""
+        raise NotImplementedError
+
+    def loss(
+        self,
+        coordinates: Any,
+        active: Bool[AnyArray, " n"],
+        batch: Any = None,
+        *,
+        capacity: Any,
+        any_order: bool = False,
+    ) -> Float[Array, ""]:
+        """The inner loss; NaN where the renderer's lists overflow.
+
+        Args:
+          batch: one row of `batches`; None for all that there is to look at.
+          capacity: of the renderer's lists.
+          any_order: whether it can be differentiated more than once.
+        """
+        raise NotImplementedError
+
+    def outer_loss(
+        self, coordinates: Any, active: Bool[AnyArray, " n"], *, capacity: Any, any_order: bool = False
+    ) -> Float[Array, ""]:
+        """What a refinement is judged by, for estimators; arguments as in `loss`."""
+        raise NotImplementedError
+
+    def batches(self, step: int, num_steps: int) -> Any:
+        """What the losses of `num_steps` steps from `step` on look at: a pytree of arrays (num_steps, ..), or None."""
+        del step, num_steps
+
+    def plan(self, gaussians: Any, *, headroom: float, thorough: bool) -> Any:
+        """The capacity of the renderer's lists for concrete Gaussians.
+
+        Args:
+          headroom: room for so many times as many pairs.
+          thorough: look at everything that the task draws; else a sample of it will do.
+        """
+        raise NotImplementedError
+
+    def problem(self, active: Bool[AnyArray, " n"], *, capacity: Any, any_order: bool = False) -> Problem:
+        """The same for estimators of the outer gradient: functions of the coordinates alone."""
+        options = {"capacity": capacity, "any_order": any_order}
+        return Problem(
+            lambda coordinates: self.loss(coordinates, active, **options),
+            outer_loss_fn=lambda coordinates: self.outer_loss(coordinates, active, **options),
+            make_tx=self.make_tx,
+        )
+
+
+class Case(NamedTuple):
+    """A task and where its refinement begins.
+
+    Fields:
+      name: for reports.
+      task: see `Task`.
+      gaussians: the start, n slots.
+    """
+
+    name: str
+    task: Task
+    gaussians: Any
+
+
+class State(NamedTuple):
+    """A refinement between two steps: all that is needed to go on.
+
+    Fields:
+      step: steps taken.
+      coordinates: of all slots.
+      active: (n,) slots in use.
+      inner_state: of the optimizer, None before the first step.
+      loss: before the last step taken (NaN before the first).
+      capacity: of the renderer's lists, None before they were planned.
+    """
+
+    step: int
+    coordinates: Any
+    active: Bool[AnyArray, " n"]
+    inner_state: Any = None
+    loss: float = float("nan")
+    capacity: Any = None
+
+
+def start_state(task: Task, gaussians: AnyGaussians) -> State:
+    """The state before the first step, with slots added up to a number that many sets share."""
+    gaussians = on_ladder(gaussians)
+    return State(0, task.coordinates(gaussians), gaussians.active)
+
+
+def advance(task: Task, state: State, *, num_steps: int) -> State:
+    """`num_steps` of the task's optimizer, on concrete arrays.
+
+    The renderer's lists are sorted in every step, in arrays of a planned size; a call in which the set outgrows them is
+    done again with more room. Nothing is ever drawn incompletely.
+
+    Raises:
+      AirjaxError: the coordinates did not stay finite, or grew beyond what can be drawn.
+    """
+    if state.inner_state is None:
+        # Here, so that the first call runs the program of all others.
+        state = state._replace(inner_state=task.make_tx(task.rates).init(state.coordinates))
+    batches = task.batches(state.step, num_steps)
+    for attempt, headroom in enumerate(HEADROOMS):
+        if state.capacity is None:
+            gaussians = task.gaussians(state.coordinates, state.active)
+            state = state._replace(capacity=task.plan(gaussians, headroom=headroom, thorough=attempt > 0))
+        done, finite = _segment(task, *state[1:4], batches, num_steps=num_steps, capacity=state.capacity)
+        if finite:
+            return state._replace(
+                step=state.step + num_steps,
+                coordinates=done.final,
+                inner_state=done.inner_state,
+                loss=float(done.losses[-1]) if num_steps else state.loss,
+            )
+        state = state._replace(capacity=None)
+    raise AirjaxError(
+        f"refinement: expected finite Gaussians, got others within {num_steps} steps after step {state.step}; "
+        f"try smaller learning rates"
+    )
+
+
+@partial(jax.jit, static_argnames=("num_steps", "capacity"))
+def _segment(
+    task: Task, coordinates: Any, active: Any, inner_state: Any, batches: Any, *, num_steps: int, capacity: Any
+) -> tuple[Refined, Bool[Array, ""]]:
+    """Some steps, and whether all of their losses and coordinates are finite."""
+
+    def loss_fn(coordinates, *batch):
+        return task.loss(coordinates, active, *batch, capacity=capacity)
+
+    tx = task.make_tx(task.rates)
+    done = refine(loss_fn, coordinates, tx, num_steps=num_steps, batches=batches, inner_state=inner_state)
+    # A Gaussian that is nowhere is not drawn, and the loss cannot show it.
+    finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((done.losses, done.final))])
+    return done, jnp.all(finite)
+
+
+def run(
+    task: Task, gaussians: AnyGaussians, *, num_steps: int, progress: Callable[[int], None] | None = None
+) -> AnyGaussians:
+    """Gaussians after `num_steps` of refinement, in the same slots; numpy arrays.
+
+    Args:
+      task: see `Task`.
+      gaussians: the start, n slots.
+      num_steps: >= 0.
+      progress: called with the number of steps done, every SEGMENT steps.
+
+    Raises:
+      AirjaxError: as `advance`.
+    """
+    task = jax.tree.map(jnp.asarray, task)
+    state = start_state(task, gaussians)
+    while state.step < num_steps:
+        state = advance(task, state, num_steps=min(SEGMENT, num_steps - state.step))
+        if progress is not None:
+            progress(state.step)
+    refined = task.gaussians(state.coordinates, state.active)
+    return take(jax.tree.map(np.asarray, refined), slice(gaussians.num_slots))
+
+
+def shared_capacity(cases: Sequence[Case], *, headroom: float = 2.0) -> Any:
+    """Room for the renderer's lists of all cases and of their refinements, so that they share compiled programs."""
+    plans = [
+        case.task.plan(jax.tree.map(jnp.asarray, case.gaussians), headroom=headroom, thorough=True) for case in cases
+    ]
+    return type(plans[0])(*(max(sizes) for sizes in zip(*plans, strict=True)))

@@ -1,0 +1,106 @@
+"""Planning: how large the tile lists of a concrete set must be. Both renderers use it.
+
+JAX compiles for static sizes. They are counted on the set itself and taken from a coarse ladder
+(`airjax.gaussians.ladder`), so that sets of about the same size share what is compiled.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from airjax.errors import AirjaxError
+from airjax.gaussians import ladder
+from airjax.raster.tiles import Capacity, Footprints, TileLists, Tiling, num_chunks, num_pairs, sorted_lists, trim
+
+MAX_PAIRS = 2**24  # (Gaussian, tile) pairs that are drawn in one piece: about 2 GB while it is drawn
+
+
+def is_traced(*trees: Any) -> bool:
+    """Whether the caller is inside `jit`, or any array of the trees inside another JAX transformation."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in (*jax.tree.leaves(trees), jnp.zeros(())))
+
+
+def check_request(image_size: tuple[int, int], scale: float, tile_size: int) -> None:
+    """Raises ValueError for sizes that no renderer can draw."""
+    if len(image_size) != 2 or min(image_size) < 1:
+        raise ValueError(f"image_size: expected (h, w) of at least 1, got {image_size}")
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale: expected a finite number > 0, got {scale}")
+    if tile_size < 1:
+        raise ValueError(f"tile_size: expected at least 1, got {tile_size}")
+
+
+def scaled_size(image_size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """(h, w) of an image drawn at a scale: rounded, at least one pixel."""
+    height, width = (max(1, round(side * scale)) for side in image_size)
+    return height, width
+
+
+def count_pairs(footprints: Footprints, tiling: Tiling) -> int:
+    """Number of (Gaussian, tile) pairs of concrete footprints, boxes against tiles."""
+    return int(_num_pairs(footprints, tiling))
+
+
+def count_chunks(footprints: Footprints, tiling: Tiling, *, pairs: int) -> int:
+    """Number of chunks that the lists of concrete footprints fill; `pairs` is the result of `count_pairs`.
+
+    Raises:
+      AirjaxError: more pairs than MAX_PAIRS.
+    """
+    check_pairs(pairs)
+    return int(_num_chunks(footprints, tiling, max_pairs=ladder(pairs)))
+
+
+def plan_lists(footprints: Footprints, tiling: Tiling, *, pairs: int | None = None) -> TileLists:
+    """Tile lists of concrete footprints, the chunks that stay unused cut off.
+
+    Args:
+      footprints: n slots.
+      tiling: the tiles.
+      pairs: result of `count_pairs`, where it is known already.
+
+    Raises:
+      AirjaxError: more pairs than MAX_PAIRS.
+    """
+    pairs = count_pairs(footprints, tiling) if pairs is None else pairs
+    check_pairs(pairs)
+    lists, used = _lists(footprints, tiling, capacity=ladder(pairs))
+    return trim(lists, min(ladder(int(used)), lists.tiles.size))
+
+
+def check_pairs(pairs: int) -> None:
+    """Raises AirjaxError for more pairs than are drawn in one piece."""
+    if pairs > MAX_PAIRS:
+        raise AirjaxError(
+            f"Gaussians: expected to touch at most {MAX_PAIRS} tiles, got {pairs}; draw fewer or smaller ones, "
+            "or at a smaller scale"
+        )
+
+
+def capacity_for(pairs: int, chunks: int, *, headroom: float) -> Capacity:
+    """Capacity for `headroom` times as many pairs and chunks as were counted, from the ladder."""
+    return Capacity(ladder(math.ceil(headroom * pairs)), ladder(math.ceil(headroom * chunks)))
+
+
+def too_small(capacity: int | Capacity, pairs: int, chunks: int) -> ValueError:
+    """The error for a capacity that a concrete set does not fit."""
+    given = capacity if isinstance(capacity, Capacity) else Capacity(capacity)
+    if given.pairs < pairs or given.chunks is None:
+        return ValueError(f"capacity: expected at least {pairs} pairs for this set, got {given.pairs}")
+    return ValueError(f"capacity: expected at least {chunks} chunks for this set, got {given.chunks}")
+
+
+def _lists_and_use(footprints: Footprints, tiling: Tiling, *, capacity: int) -> tuple[TileLists, Int[Array, ""]]:
+    """Lists, and how many of their chunks are in use."""
+    lists = sorted_lists(footprints, tiling, capacity=capacity)
+    return lists, jnp.sum(lists.tiles < tiling.num_tiles, dtype=jnp.int32)
+
+
+_num_pairs = jax.jit(num_pairs, static_argnames=("tiling",))
+_num_chunks = jax.jit(num_chunks, static_argnames=("tiling", "max_pairs"))
+_lists = jax.jit(_lists_and_use, static_argnames=("tiling", "capacity"))

@@ -1,0 +1,379 @@
+"""Refinement curves of images and of scenes: quality over steps, and over seconds, from several starts.
+
+Letters: s starts, r training seeds, c cases (images or scenes), k numbers of steps. All starts see the same cases and
+are refined by the same loop; where it begins differs, or its learning rates. Differences are paired, by case and by
+seed.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from airjax.errors import AirjaxError
+from airjax.files import atomic_write_bytes
+from airjax.inner.task import SEGMENT, State, Task, advance, start_state
+from airjax.metrics import Quality
+from eval.plots import Line, Panel, draw_panels
+from eval.report import Measured, cached, code_version, format_table, number, write_report
+
+SCRATCH = "scratch"  # instead of a weights file: a start without a network
+
+
+class Subject(Protocol):
+    """One image or scene to measure."""
+
+    name: str
+    arrays: Any  # all that decides what is measured, a pytree
+    capacity: Any  # of the renderer to begin with; None to plan it
+    rates: Any  # of a start without a network
+    loss_fn: Callable[..., Any]  # the inner loss
+
+    def task(self, rates: Any) -> Task:
+        """What refinement moves, towards what."""
+
+    def start(self, model: Any) -> Any:
+        """The Gaussians that a model predicts, or that a start from scratch has for None."""
+
+    def score(self, gaussians: Any, capacity: Any) -> Quality:
+        """Of the 8-bit images that are judged; mean over them."""
+
+
+class Subjects(Protocol):
+    """The images or scenes of an evaluation: a frozen dataclass of settings."""
+
+    def __iter__(self) -> Iterator[Callable[[], Subject]]:
+        """What opens each of them; always the same, in the same order."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def load_model(self, file: str) -> Any:
+        """The model of a weights file; "" is the shipped one."""
+
+
+class Start(NamedTuple):
+    """Where a refinement begins, and how fast it goes.
+
+    Fields:
+      name: for the reports.
+      files: weights files, one per training seed; "" is the shipped model, `SCRATCH` a start without one.
+      rates: learning rates; None for those of each file.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    rates: Any = None
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What to measure.
+
+    Fields:
+      name, description: of the evaluation, for the reports.
+      subjects: images or scenes.
+      starts: the first is the reference of all differences.
+      steps: numbers of refinement steps, increasing, the first is 0.
+      seconds: of refinement on this machine, increasing; may be empty.
+      compared: of the steps, where differences are printed.
+    """
+
+    name: str
+    description: str
+    subjects: Subjects
+    starts: tuple[Start, ...]
+    steps: tuple[int, ...] = (0, 5, 10, 20, 50, 100, 200, 500)
+    seconds: tuple[float, ...] = ()
+    compared: tuple[int, ...] = (0, 50, 100, 500)
+
+    def __post_init__(self):
+        for name, values in (("steps", self.steps), ("seconds", (0, *self.seconds))):
+            if not values or values[0] != 0 or list(values) != sorted(set(values)):
+                raise AirjaxError(f"{name}: expected increasing numbers, steps from 0 on, got {values}")
+        if not set(self.compared) <= set(self.steps):
+            raise AirjaxError(f"compared: expected some of {self.steps}, got {self.compared}")
+        if not self.starts or len({len(start.files) for start in self.starts}) > 1 or not self.starts[0].files:
+            raise AirjaxError("starts: expected some with the same number of files each, at least one")
+
+
+class Curve(NamedTuple):
+    """One case from one start: the number of Gaussians, and PSNR in dB and SSIM of 8-bit images."""
+
+    num_gaussians: int
+    psnr: tuple[float, ...]
+    ssim: tuple[float, ...]
+    psnr_by_seconds: tuple[float, ...]
+
+
+def readable(subjects: Subjects, problems: list[str]) -> Iterator[Subject]:
+    """The subjects that can be opened; of the others a line on screen, which is added to `problems`.
+
+    Raises:
+      AirjaxError: at the end, where there was none.
+    """
+    count = 0
+    for open_subject in subjects:
+        try:
+            subject = open_subject()
+        except AirjaxError as error:
+            tqdm.write(f"error: {error}", file=sys.stderr)
+            problems.append(str(error))
+            continue
+        count += 1
+        yield subject
+    if not count:
+        raise AirjaxError(f"{subjects}: expected a case that can be read, found none")
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+def measure(subject: Subject, model: Any, rates: Any, config: Curves) -> Curve:
+    """Refines a start, a prediction or one from scratch for `model` None, and looks at it on the way."""
+    task = jax.tree.map(jnp.asarray, subject.task(rates))
+
+    def first_state(gaussians) -> State:
+        return start_state(task, gaussians)._replace(capacity=subject.capacity)
+
+    def go_on(state: State, num_steps: int) -> State:
+        return jax.block_until_ready(advance(task, state, num_steps=num_steps))
+
+    def score(state: State) -> Quality:
+        return subject.score(task.gaussians(state.coordinates, state.active), state.capacity)
+
+    start = subject.start(model)
+    state, scores, timed = first_state(start), [], []
+    for step in config.steps:
+        while state.step < step:
+            state = go_on(state, min(SEGMENT, step - state.step))
+        scores.append(score(state))
+    for _ in range(2 if config.seconds else 0):  # the first time compiles what the second one measures
+        timed, (start, spent) = [], _timed(lambda: subject.start(model))
+        state = first_state(start)
+        for mark in config.seconds:
+            while spent < mark:
+                state, seconds = _timed(lambda state=state: go_on(state, SEGMENT))
+                spent += seconds
+            timed.append(score(state).psnr)  # the clock stands still for it
+    psnr, ssim = zip(*scores, strict=True)
+    return Curve(start.num_slots, psnr, ssim, tuple(timed))
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    begin = time.perf_counter()
+    return work(), time.perf_counter() - begin
+
+
+# --- report ----------------------------------------------------------------------------------------------------------
+
+
+def summary(config: Curves, psnr: np.ndarray) -> dict[str, Any]:
+    """Means over seeds and cases, and differences from the first start, with both kinds of error bars.
+
+    An error "over seeds" is the standard error of the means over cases, one for each training seed: what another
+    training would change. One "over cases" is that of the means over seeds, one for each image or scene: what other
+    images would change. Both are NaN where there is only one.
+
+    Args:
+      psnr: (s, r, c, k) dB.
+    """
+    by_seed, by_case = psnr.mean(axis=2), psnr.mean(axis=1)
+    mean = by_case.mean(axis=1)
+
+    def named(rows: Any) -> dict[str, Any]:
+        return {start.name: row for start, row in zip(config.starts, rows, strict=True)}
+
+    def bars(values: np.ndarray) -> dict[str, Any]:
+        """Standard error over axis 1."""
+        count = values.shape[1]
+        error = values.std(axis=1, ddof=1) / math.sqrt(count) if count > 1 else np.full_like(values[:, 0], np.nan)
+        return named(error.tolist())
+
+    return {
+        "steps": list(config.steps),
+        "psnr": named(mean.tolist()),
+        "psnr_error_over_seeds": bars(by_seed),
+        "psnr_error_over_cases": bars(by_case),
+        "difference": named((mean - mean[:1]).tolist()),
+        "difference_error_over_seeds": bars(by_seed - by_seed[:1]),
+        "difference_error_over_cases": bars(by_case - by_case[:1]),
+        "psnr_by_seed": named(by_seed.tolist()),
+        "psnr_by_case": named(by_case.tolist()),
+        "steps_to_reach": named([steps_to_reach(config.steps, row, mean[0, -1]) for row in mean]),
+    }
+
+
+def steps_to_reach(steps: Sequence[int], psnr: Sequence[float], level: float) -> float | None:
+    """The step at which a mean curve first reaches a level, linear in the step between two points; None for never."""
+    reached = np.flatnonzero(np.asarray(psnr) >= level)
+    if not len(reached):
+        return None
+    i = reached[0]
+    if i == 0:
+        return float(steps[0])
+    return float(np.interp(level, psnr[i - 1 : i + 1], steps[i - 1 : i + 1]))
+
+
+def table(config: Curves, report: dict[str, Any]) -> str:
+    """Quality after so many steps and seconds, and differences from the first start with their errors."""
+
+    def rows_of(key: str, digits: int) -> list[list[str]]:
+        return [[name, *(number(value, digits) for value in row)] for name, row in report[key].items()]
+
+    steps = ["start", *map(str, config.steps)]
+    parts = ["PSNR, dB, after so many steps", format_table(steps, rows_of("psnr", 2)), ""]
+    parts += ["SSIM", format_table(steps, rows_of("ssim", 4)), ""]
+    if config.seconds:
+        head = ["start", *(f"{mark:g} s" for mark in config.seconds)]
+        parts += ["PSNR, dB, after so many seconds, the prediction counted"]
+        parts += [format_table(head, rows_of("psnr_by_seconds", 2)), ""]
+    if len(config.starts) > 1:
+        parts += [_difference_table(config, report)]
+    return "\n".join(parts)
+
+
+def _difference_table(config: Curves, report: dict[str, Any]) -> str:
+    first, places = config.starts[0].name, [config.steps.index(step) for step in config.compared]
+    rows = []
+    for start in config.starts[1:]:
+        gain, seeds, cases, reach = (
+            report[key][start.name]
+            for key in (
+                "difference",
+                "difference_error_over_seeds",
+                "difference_error_over_cases",
+                "steps_to_reach",
+            )
+        )
+        cells = [f"{gain[i]:+.3f} ({number(seeds[i], 3)}; {number(cases[i], 3)})" for i in places]
+        rows.append([start.name, *cells, number(reach, 0)])
+    head = ["start", *(f"at {step}" for step in config.compared), f"steps to {first}@{config.steps[-1]}"]
+    return f"minus {first}, dB (standard error over seeds; over cases)\n{format_table(head, rows)}"
+
+
+def plot(config: Curves, report: dict[str, Any]) -> bytes:
+    """PNG of PSNR, and of the difference from the first start with its errors over cases, over the steps."""
+    steps = np.array(config.steps[1:])
+
+    def lines(values: dict, errors: dict) -> tuple[Line, ...]:
+        return tuple(
+            Line(name, steps, np.array(row[1:], float), np.array(errors[name][1:], float))
+            for name, row in values.items()
+        )
+
+    label = "refinement steps"
+    panels = [Panel("PSNR, dB", label, lines(report["psnr"], report["psnr_error_over_cases"]), log2_x=True)]
+    if len(config.starts) > 1:
+        title = f"PSNR minus that of {config.starts[0].name}, dB"
+        differences = lines(report["difference"], report["difference_error_over_cases"])
+        panels.append(Panel(title, label, differences, log2_x=True))
+    return draw_panels(config.description, panels)
+
+
+def run(config: Curves, weights: Path | None, out: Path) -> int:
+    """Measures all starts on all cases, prints tables, writes `curves.json` and `curves.png`.
+
+    What was measured before is kept in `out/curves` and not measured again: an interrupted run goes on.
+
+    Returns:
+      The number of cases that could not be read.
+
+    Raises:
+      AirjaxError: no such weights, no case that can be read; `weights` given, since the configuration names them.
+    """
+    if weights is not None:
+        raise AirjaxError("--weights: not an option of refinement curves, whose configuration names the weights")
+    models = [[_load(config, file) for file in start.files] for start in config.starts]
+    count = sum(map(len, models))
+    total = len(config.subjects)
+    print(f"{config.description}: {total} cases, {count} sets of weights, {config.steps[-1]} steps")
+    names: list[str] = []
+    records: list[list[list[Measured]]] = []
+    problems: list[str] = []
+    with tqdm(total=total * count, unit="curve", disable=None) as progress:
+        for subject in readable(config.subjects, problems):
+            names.append(subject.name)
+            records.append([])
+            for start, row in zip(config.starts, models, strict=True):
+                records[-1].append([])
+                for model in row:
+                    records[-1][-1].append(_cached_curve(subject, model, _rates(start, model, subject), config, out))
+                    progress.update()
+    report = make_report(config, models, names, [[[m.record for m in row] for row in case] for case in records])
+    environments = [measured.environment for case in records for row in case for measured in row]
+    write_report(out / "curves.json", config, report, environments=environments)
+    atomic_write_bytes(out / "curves.png", plot(config, report))
+    print(table(config, report))
+    print(f"mean number of Gaussians: {np.mean(list(report['num_gaussians'].values())):.0f}")
+    print(f"report: {out / 'curves.json'}")
+    return len(problems)
+
+
+def make_report(config: Curves, models: list[list[Any]], names: list[str], records: list[list[list[Curve]]]) -> dict:
+    """The report of `run`.
+
+    Args:
+      models: by start and seed.
+      names: of the cases.
+      records: by case, start and seed.
+    """
+
+    def values(field: str) -> np.ndarray:
+        """(s, r, c, ..)."""
+        stacked = np.array([[[getattr(curve, field) for curve in row] for row in case] for case in records], float)
+        return np.moveaxis(stacked, 0, 2)
+
+    def named(rows: Any) -> dict[str, Any]:
+        return {start.name: row for start, row in zip(config.starts, rows, strict=True)}
+
+    seconds = values("psnr_by_seconds")
+    return {
+        "description": config.description,
+        "weights": named([[SCRATCH if model is None else model.name for model in row] for row in models]),
+        **summary(config, values("psnr")),
+        "ssim": named(values("ssim").mean(axis=(1, 2)).tolist()),
+        "seconds": list(config.seconds),
+        "psnr_by_seconds": named(seconds.mean(axis=(1, 2)).tolist()),
+        "psnr_by_seconds_by_case": named(seconds.mean(axis=1).tolist()),
+        "num_gaussians": named(values("num_gaussians").mean(axis=(1, 2)).tolist()),
+        "cases": names,
+    }
+
+
+def _load(config: Curves, file: str) -> Any:
+    return None if file == SCRATCH else config.subjects.load_model(file)
+
+
+def _rates(start: Start, model: Any, subject: Subject) -> Any:
+    """Those of the start, of the weights, or of the wing."""
+    return start.rates or (subject.rates if model is None else model.rates)
+
+
+def _cached_curve(subject: Subject, model: Any, rates: Any, config: Curves, out: Path) -> Measured:
+    """`measure`, or its result from an earlier run for the same case, weights, settings and code."""
+    return cached(
+        lambda: measure(subject, model, rates, config),
+        Curve,
+        out / "curves",
+        arrays=(subject.arrays, None if model is None else model.params),
+        settings=(
+            config.steps,
+            config.seconds,
+            rates,
+            subject.capacity,
+            subject.loss_fn,
+            code_version(sys.modules[type(subject).__module__]),
+        ),
+        code=sys.modules[__name__],
+    )

@@ -1,0 +1,217 @@
+"""Scenes, procedural and real, as subjects of refinement curves and of estimator studies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from airjax.errors import AirjaxError
+from airjax.gaussians import Gaussians3D
+from airjax.metrics import Quality, quality
+from airjax.raster.tiles import Capacity
+from airjax.scene.cameras import Camera
+from airjax.scene.cases import FIRST_SEED, views_of_test_scene
+from airjax.scene.defaults import MAX_SIZE, PREDICT_SIZE, VIEWS
+from airjax.scene.files.photographs import load as load_scene
+from airjax.scene.model import Model, load
+from airjax.scene.reconstruct import prepare
+from airjax.scene.render import render
+from airjax.scene.task import RATES, SceneTask, ViewLoss, view_loss
+from airjax.scene.triangulate import triangulate
+from eval.scene.baseline import at_points, random_points
+from train.scene.data import SceneData, texture_atlas
+
+
+@dataclass(frozen=True, eq=False)
+class SceneSubject:
+    """One scene: what is given, and what is judged; see `eval.curves.Subject`.
+
+    Fields:
+      name: for the reports.
+      images, cameras: (v, h, w, 3), a stack of v, given.
+      small: the same as the predictor sees them, perhaps of fewer pixels: (images, cameras).
+      near, far: depths, world units.
+      judged_images, judged_cameras: kept back.
+      points, colors: (p, 3) where a start from scratch begins.
+      background: (3,).
+      sets: see `airjax.scene.predictor.predict`.
+      empty: pixels of `small` that show the background; None where that is not known.
+      capacity: of the renderer's lists to begin with, so that one program serves all scenes; None to plan it.
+      loss_fn: the inner loss of a view.
+    """
+
+    name: str
+    images: np.ndarray
+    cameras: Camera
+    small: tuple[np.ndarray, Camera]
+    near: float
+    far: float
+    judged_images: np.ndarray
+    judged_cameras: Camera
+    points: np.ndarray
+    colors: np.ndarray
+    background: np.ndarray
+    sets: np.ndarray | None = None
+    empty: np.ndarray | None = None
+    capacity: Capacity | None = None
+    loss_fn: ViewLoss = view_loss
+    rates = RATES
+
+    @property
+    def arrays(self) -> Any:
+        """Given views, points, depths and comparisons."""
+        return self.images, self.cameras, self.small, self.points, np.array([self.near, self.far]), self.sets
+
+    def task(self, rates: Any) -> SceneTask:
+        """Refinement towards the given views, judged by the others."""
+        return SceneTask(
+            self.images,
+            self.cameras,
+            self.near,
+            self.background,
+            self.judged_images,
+            self.judged_cameras,
+            rates,
+            self.loss_fn,
+        )
+
+    def start(self, model: Model | None) -> Gaussians3D:
+        """The prediction, or Gaussians at the points."""
+        if model is None:
+            return at_points(self.points, self.colors)
+        return model.predict(*self.small, self.near, self.far, sets=self.sets, empty=self.empty)
+
+    def score(self, gaussians: Gaussians3D, capacity: Capacity | None) -> Quality:
+        """Means over the views kept back."""
+        size, scores = self.judged_images.shape[1:3], []
+        for i, image in enumerate(self.judged_images):
+            camera = self.judged_cameras[i]
+            options = {"image_size": size, "background": self.background}
+            view = None if capacity is None else _draw(gaussians, camera, capacity=capacity, **options)
+            if view is None or view.overflow:
+                view = render(gaussians, camera, **options)
+            scores.append(quality(image, view.image))
+        return Quality(*np.mean(scores, axis=0).tolist())
+
+
+_draw = partial(jax.jit, static_argnames=("image_size", "capacity"))(render)
+
+
+class _Scenes:
+    """Of both kinds of scenes."""
+
+    def load_model(self, file: str) -> Model:
+        """A scene predictor."""
+        return load(file or None)
+
+
+@dataclass(frozen=True)
+class ProceduralScenes(_Scenes):
+    """Scenes that are made up, with textures that no training saw.
+
+    Fields:
+      photographs: whose textures they have; None for colored noise.
+      num_scenes: how many.
+      image_size: (h, w) pixels of their views.
+      context, targets: views that are given, and views that are judged.
+      capacity: (pairs, chunks) of the renderer's lists to begin with; None to plan those of each scene.
+      limit: only the first scenes; None for all.
+      loss_fn: the inner loss of a view, see `airjax.scene.task.SceneTask`.
+    """
+
+    photographs: str | None = "../shared/data/photos_train"
+    num_scenes: int = 64
+    image_size: tuple[int, int] = (64, 64)
+    context: int = 2
+    targets: int = 2
+    capacity: tuple[int, int] | None = None
+    limit: int | None = None
+    loss_fn: ViewLoss = view_loss
+
+    def __post_init__(self):
+        if self.num_scenes < 1:
+            raise AirjaxError(f"num_scenes: expected at least 1, got {self.num_scenes}")
+
+    def __len__(self) -> int:
+        return len(range(self.num_scenes)[: self.limit])
+
+    def __iter__(self) -> Iterator[Callable[[], SceneSubject]]:
+        textures = texture_atlas(SceneData(photographs=self.photographs), test=True).astype(np.float32) / 255
+        return (partial(self._open, i, textures) for i in range(len(self)))
+
+    def _open(self, index: int, textures: np.ndarray) -> SceneSubject:
+        num_views = self.context + self.targets
+        views = views_of_test_scene(textures, index=index, image_size=self.image_size, num_views=num_views)
+        given, judged = slice(None, self.context), slice(self.context, None)
+        images, cameras, near, far = views.images[given], views.cameras[given], float(views.near), float(views.far)
+        count = 2 * self.image_size[0] * self.image_size[1]
+        points, colors = random_points(np.random.default_rng(index), images, cameras, near, far, count)
+        return SceneSubject(
+            f"{FIRST_SEED + index}",
+            images,
+            cameras,
+            (images, cameras),
+            near,
+            far,
+            views.images[judged],
+            views.cameras[judged],
+            points,
+            colors,
+            np.zeros(3, np.float32),
+            capacity=Capacity(*self.capacity) if self.capacity else None,
+            loss_fn=self.loss_fn,
+        )
+
+
+@dataclass(frozen=True)
+class RealScenes(_Scenes):
+    """Folders of posed photographs, taken apart as `airjax reconstruct` does; from scratch starts at triangulated
+    points.
+
+    Fields:
+      folders: of scenes.
+      views, predict_size, max_size: as `airjax reconstruct` has them.
+      limit: only the first scenes; None for all.
+      loss_fn: the inner loss of a view, see `airjax.scene.task.SceneTask`.
+    """
+
+    folders: tuple[str, ...]
+    views: int = VIEWS
+    predict_size: int = PREDICT_SIZE
+    max_size: int = MAX_SIZE
+    limit: int | None = None
+    loss_fn: ViewLoss = view_loss
+
+    def __len__(self) -> int:
+        return len(self.folders[: self.limit])
+
+    def __iter__(self) -> Iterator[Callable[[], SceneSubject]]:
+        return (partial(self._open, folder) for folder in self.folders[: self.limit])
+
+    def _open(self, folder: str) -> SceneSubject:
+        scene = load_scene(folder, max_size=self.max_size)
+        parts = prepare(scene, views=self.views, predict_size=self.predict_size)
+        given, bounds = parts.given, parts.bounds
+        points = bounds.triangulated or triangulate(given.images, given.cameras, source=folder)
+        return SceneSubject(
+            Path(folder).name,
+            given.images,
+            given.cameras,
+            (parts.small.images, parts.small.cameras),
+            bounds.near,
+            bounds.far,
+            parts.held_out.images,
+            parts.held_out.cameras,
+            points.points,
+            points.colors,
+            scene.background,
+            sets=parts.sets,
+            empty=parts.small.empty,
+            loss_fn=self.loss_fn,
+        )

@@ -1,0 +1,42 @@
+"""The shipped weights of both wings: they load, they predict, and as well as when they were shipped."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import airjax
+from airjax.inner.task import run
+from airjax.metrics import quality
+from airjax.scene.cases import procedural_cases
+from airjax.scene.render import render as render_view
+
+PHOTO = Path(__file__).resolve().parents[1] / "docs" / "images" / "kodim23.png"
+
+
+@pytest.fixture(scope="module")
+def image():
+    return airjax.read_image(PHOTO)[160:288, 250:442]
+
+
+def test_the_image_predictor(image):
+    """A parrot's head, 192 x 128, without a gradient step: PSNR, SSIM and size when this was written."""
+    model = airjax.load()
+    encoded = model.encode(image)
+    found = quality(image, airjax.render(encoded.gaussians, image_size=encoded.image_size).image)
+    assert found.psnr == pytest.approx(39.93, abs=0.05) and found.ssim == pytest.approx(0.9582, abs=0.002)
+    assert sum(encoded.stage_counts) == encoded.gaussians.num_slots == pytest.approx(1599, rel=0.02)
+
+
+def test_the_scene_predictor():
+    """A procedural scene of two views, judged by two others: PSNR of the prediction, and after 10 steps."""
+    (case,) = procedural_cases(1, image_size=(32, 32))
+
+    def score(gaussians) -> float:
+        task = case.task
+        views = [render_view(gaussians, task.target_cameras[i], image_size=(32, 32)).image for i in range(2)]
+        return float(np.mean([quality(*pair).psnr for pair in zip(task.target_images, views, strict=True)]))
+
+    assert case.gaussians.num_slots == 2 * 32 * 32
+    assert score(case.gaussians) == pytest.approx(27.96, abs=0.05)
+    assert score(run(case.task, case.gaussians, num_steps=10)) == pytest.approx(31.97, abs=0.1)

@@ -1,0 +1,80 @@
+"""What a run trains: the outer optimizer, and the phase that says which loss of what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+if TYPE_CHECKING:
+    from train.experiment import Experiment
+
+State = dict[str, Any]
+StepFn = Callable[[State, Any], tuple[State, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Adam with a linear warm-up and a cosine to zero, gradients clipped by their global norm."""
+
+    learning_rate: float
+    warmup: int = 200
+    clip: float = 1.0
+    b2: float = 0.99
+
+    def make(self, num_steps: int) -> optax.GradientTransformation:
+        """The transformation for a run of `num_steps`."""
+        warmup = min(self.warmup, max(1, num_steps // 10))
+        schedule = optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, warmup, num_steps)
+        return optax.chain(optax.clip_by_global_norm(self.clip), optax.adam(schedule, b2=self.b2))
+
+
+class Phase:
+    """Base of the phases of training, frozen dataclasses: a loss, and what it trains."""
+
+    def make_trained(self, params: Any, experiment: Experiment) -> State:
+        """All that is trained, or kept with it, by name; the weights are "params"."""
+        del experiment
+        return {"params": params}
+
+    def loss(
+        self, trained: State, batch: Any, key: jax.Array, experiment: Experiment
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Mean loss of a batch, and its metrics."""
+        raise NotImplementedError
+
+    def make_tx(self, optimizer: Optimizer, num_steps: int) -> optax.GradientTransformation:
+        """The outer optimizer, for all of `make_trained`."""
+        return optimizer.make(num_steps)
+
+    def make_step(self, experiment: Experiment) -> tuple[Callable[[Any], State], StepFn]:
+        """(initial state for given params, step function for `train.loop`)."""
+        loop = experiment.loop
+        tx = self.make_tx(experiment.optimizer, loop.num_steps)
+
+        def init(params: Any) -> State:
+            trained = self.make_trained(params, experiment)
+            return {**trained, "opt_state": tx.init(trained), "step": jnp.int32(0)}
+
+        def loss_fn(trained, batch, key):
+            return self.loss(trained, batch, key, experiment)
+
+        def step(state: State, batch: Any) -> tuple[State, dict[str, Any]]:
+            key = jax.random.fold_in(jax.random.key(loop.seed), state["step"])
+            trained = {name: state[name] for name in state if name not in ("opt_state", "step")}
+            (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained, batch, key)
+            updates, opt_state = tx.update(grads, state["opt_state"], trained)
+            metrics = {"loss": loss, **metrics, "grad_norm": optax.tree.norm(grads)}
+            trained = optax.apply_updates(trained, updates)
+            return {**trained, "opt_state": opt_state, "step": state["step"] + 1}, metrics
+
+        return init, step
+
+    def metadata(self, state: State) -> dict[str, str]:
+        """What the weights file says of this phase, beside the model's own configuration."""
+        del state
+        return {}
