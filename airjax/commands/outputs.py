@@ -66,10 +66,7 @@ def expand(inputs: Iterable[str], suffixes: Sequence[str], screen: Screen) -> li
 
 
 def plan(
-    sources: list[Path],
-    options: argparse.Namespace,
-    suffixes: Sequence[str],
-    screen: Screen,
+    sources: list[Path], options: argparse.Namespace, suffixes: Sequence[str], screen: Screen
 ) -> list[tuple[Path, Path]]:
     """(source, target) for every source: beside it, in the folder `--output`, or the file `--output`.
 
@@ -119,11 +116,7 @@ def _make_folder(output: str, suffixes: Sequence[str]) -> None:
 
 
 def guarded(
-    work: Callable[[Path, Path], None],
-    sources: Iterable[Path],
-    options: argparse.Namespace,
-    *,
-    ours: bytes | None,
+    work: Callable[[Path, Path], None], sources: Iterable[Path], options: argparse.Namespace, *, ours: bytes | None
 ) -> Callable[[Path, Path], None]:
     """`work`, after a check that its target may be written.
 

@@ -66,10 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--background", choices=("black", "white"), help="behind everything (default: that in the file, or black)"
     )
     parser.add_argument(
-        "--preset",
-        choices=PRESETS,
-        default=PRESETS[0],
-        help="whose constants to draw with (default: %(default)s)",
+        "--preset", choices=PRESETS, default=PRESETS[0], help="whose constants to draw with (default: %(default)s)"
     )
     parser.add_argument("--antialiased", action="store_true", help="keep small Gaussians from growing when drawn small")
 
