@@ -20,14 +20,7 @@ from airjax.errors import AirjaxError
 from airjax.files import reason
 
 # Each has HELP, add_arguments(parser) and run(options, screen).
-COMMANDS = {
-    "encode": encode,
-    "fit": fit,
-    "decode": decode,
-    "info": info,
-    "reconstruct": reconstruct,
-    "render": render,
-}
+COMMANDS = {"encode": encode, "fit": fit, "decode": decode, "info": info, "reconstruct": reconstruct, "render": render}
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 

@@ -66,10 +66,7 @@ def expand(inputs: Iterable[str], suffixes: Sequence[str], screen: Screen) -> li
 
 
 def plan(
-    sources: list[Path],
-    options: argparse.Namespace,
-    suffixes: Sequence[str],
-    screen: Screen,
+    sources: list[Path], options: argparse.Namespace, suffixes: Sequence[str], screen: Screen
 ) -> list[tuple[Path, Path]]:
     """(source, target) for every source: beside it, in the folder `--output`, or the file `--output`.
 

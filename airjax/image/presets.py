@@ -19,10 +19,7 @@ COMPACT = tuple(StageConfig(PatchMap(8, offset=0.75, min_scale=0.5, max_scale=4.
 # base alone has to draw what is smooth: equal Gaussians on a grid of patches add up to a constant but for 0.2 % along
 # each axis with a standard deviation of 0.6 patches, and 0.9 % with 0.525.
 SCALABLE = (
-    StageConfig(
-        PatchMap(16, offset=0.5, min_scale=1.0, max_scale=9.6),
-        PredictorConfig(reduction=2, votes=NUM_CODES),
-    ),
+    StageConfig(PatchMap(16, offset=0.5, min_scale=1.0, max_scale=9.6), PredictorConfig(reduction=2, votes=NUM_CODES)),
     *(StageConfig(stage.patch_map, PredictorConfig(votes=NUM_CODES)) for stage in COMPACT),
 )
 

@@ -98,13 +98,7 @@ def _code_all(quantised: Quantised, make_coder: Callable[[Tables], AnyCoder]) ->
         if len(rows.patches):
             coder = make_coder(memory.tables)
             code_stage(
-                coder,
-                rows,
-                memory,
-                grid=grid,
-                patch_size=rows.patch_size,
-                codes=rows.codes,
-                count=len(rows.patches),
+                coder, rows, memory, grid=grid, patch_size=rows.patch_size, codes=rows.codes, count=len(rows.patches)
             )
         yield rows, coder
 

@@ -155,11 +155,7 @@ def straight_through(
     new_colors = rounded * color_widths[None] / jnp.sqrt(new_a * new_b)[:, None]
     used = on & (square > 0)
     drawn = Gaussians2D(
-        means,
-        jnp.stack([new_a, new_b], axis=-1),
-        new_angle,
-        jnp.dot(new_colors, matrix, precision="highest"),
-        on,
+        means, jnp.stack([new_a, new_b], axis=-1), new_angle, jnp.dot(new_colors, matrix, precision="highest"), on
     )
     values = jnp.concatenate([n, v_scale[:, None], v_aspect[:, None], v_angle[:, None], v_offset], axis=1)
     return drawn, Lattice(values, classes, levels, scale_step, offset_step, aspect, used)
