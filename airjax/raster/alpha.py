@@ -74,13 +74,7 @@ class Drawn(NamedTuple):
 
 
 def composite(
-    splats: Splats,
-    lists: TileLists,
-    tiling: Tiling,
-    *,
-    alpha_max: float,
-    stop: float,
-    any_order: bool = False,
+    splats: Splats, lists: TileLists, tiling: Tiling, *, alpha_max: float, stop: float, any_order: bool = False
 ) -> Drawn:
     """Splats over one another, the first in front.
 
@@ -138,9 +132,7 @@ def _gather(splats: Splats, lists: TileLists, tiling: Tiling) -> Float[Array, "L
     """The slots of every chunk, means measured from the chunk's tile centre; an empty slot has opacity 0."""
     active = splats.active[:, None]
     table = jnp.where(
-        active,
-        jnp.concatenate([splats.means, splats.factors, splats.opacities[:, None], splats.values], axis=1),
-        0.0,
+        active, jnp.concatenate([splats.means, splats.factors, splats.opacities[:, None], splats.values], axis=1), 0.0
     )
     table = jnp.concatenate([table, jnp.zeros((1, table.shape[1]), table.dtype)])
     return gather_table(table, lists, tiling)

@@ -114,12 +114,7 @@ def slot_table(gaussians: Gaussians2D) -> Float[Array, "m k"]:
     """(n + 1, 5 + c) rows of `accumulate`: mean, factor, colours; inactive rows and the last one are empty."""
     active = gaussians.active[:, None]
     table = jnp.concatenate(
-        [
-            jnp.where(active, gaussians.means, 0.0),
-            factors(gaussians),
-            jnp.where(active, gaussians.colors, 0.0),
-        ],
-        axis=-1,
+        [jnp.where(active, gaussians.means, 0.0), factors(gaussians), jnp.where(active, gaussians.colors, 0.0)], axis=-1
     )
     blank = jnp.zeros((1, table.shape[1]), table.dtype).at[:, 2:5:2].set(1.0)
     return jnp.concatenate([table, blank])

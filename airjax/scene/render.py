@@ -12,15 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from airjax.arrays import AnyArray
 from airjax.gaussians import Gaussians3D, ladder, on_ladder, pad
 from airjax.raster.alpha import Splats, composite
-from airjax.raster.plan import (
-    capacity_for,
-    check_pairs,
-    check_request,
-    is_traced,
-    plan_lists,
-    scaled_size,
-    too_small,
-)
+from airjax.raster.plan import capacity_for, check_pairs, check_request, is_traced, plan_lists, scaled_size, too_small
 from airjax.raster.tiles import Capacity, Footprints, TileLists, Tiling, num_chunks, num_pairs, sorted_lists
 from airjax.scene.cameras import Camera
 from airjax.scene.project import BLOCK, PRESETS, Preset, project
