@@ -27,20 +27,12 @@ CUTOFF_RADIUS = math.sqrt(-2.0 * math.log(CUTOFF))
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class Gaussians2D:
-    """A set of n 2D Gaussians with signed additive colours; slots that are not `active` do not exist.
+    """A set of n 2D Gaussians with signed additive colours; slots that are not `active` do not exist."""
 
-    Fields:
-      means: (n, 2) x and y in pixels of the image plane.
-      scales: (n, 2) standard deviations along the two principal axes, pixels, > 0.
-      angles: (n,) radians; the first axis points to (cos, sin). A Gaussian repeats every pi.
-      colors: (n, c) signed and linear: the image is the sum of colour times weight.
-      active: (n,) bool.
-    """
-
-    means: Float[AnyArray, "n 2"]
-    scales: Float[AnyArray, "n 2"]
-    angles: Float[AnyArray, " n"]
-    colors: Float[AnyArray, "n c"]
+    means: Float[AnyArray, "n 2"]  # x and y in pixels of the image plane
+    scales: Float[AnyArray, "n 2"]  # standard deviations along the two principal axes, pixels, > 0
+    angles: Float[AnyArray, " n"]  # radians; the first axis points to (cos, sin). A Gaussian repeats every pi
+    colors: Float[AnyArray, "n c"]  # signed and linear: the image is the sum of colour times weight
     active: Bool[AnyArray, " n"]
 
     @property
@@ -59,22 +51,13 @@ class Gaussians2D:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class Gaussians3D:
-    """A set of n 3D Gaussians with opacities; slots that are not `active` do not exist.
+    """A set of n 3D Gaussians with opacities; slots that are not `active` do not exist."""
 
-    Fields:
-      means: (n, 3) in world units.
-      scales: (n, 3) standard deviations along the principal axes, world units, >= 0.
-      quats: (n, 4) rotations of the axes, w x y z, of any length but 0.
-      opacities: (n,) in [0, 1].
-      harmonics: (n, k, 3) colour as spherical harmonics of the viewing direction, k = (degree + 1)^2; the first is
-        (rgb - 0.5) / 0.28209479, see `airjax.scene.harmonics`.
-      active: (n,) bool.
-    """
-
-    means: Float[AnyArray, "n 3"]
-    scales: Float[AnyArray, "n 3"]
-    quats: Float[AnyArray, "n 4"]
-    opacities: Float[AnyArray, " n"]
+    means: Float[AnyArray, "n 3"]  # in world units
+    scales: Float[AnyArray, "n 3"]  # standard deviations along the principal axes, world units, >= 0
+    quats: Float[AnyArray, "n 4"]  # rotations of the axes, w x y z, of any length but 0
+    opacities: Float[AnyArray, " n"]  # in [0, 1]
+    # Colour by viewing direction, k = (degree + 1)^2; the first is (rgb - 0.5) / 0.28209479 (`airjax.scene.harmonics`).
     harmonics: Float[AnyArray, "n k 3"]
     active: Bool[AnyArray, " n"]
 

@@ -21,19 +21,12 @@ TILE_SIZE = 8  # pixels; divides BLOCK
 
 
 class RenderedView(NamedTuple):
-    """What a camera sees. All NaN where the lists overflowed.
+    """What a camera sees. All NaN where the lists overflowed."""
 
-    Fields:
-      image: (h, w, 3), from 0; more than 1 where colours are.
-      alpha: (h, w) in [0, 1].
-      depth: (h, w) sum of weight times depth z, world units.
-      overflow: bool scalar, True when the given capacity did not hold all (Gaussian, tile) pairs.
-    """
-
-    image: Float[Array, "h w 3"]
-    alpha: Float[Array, "h w"]
-    depth: Float[Array, "h w"]
-    overflow: Bool[Array, ""]
+    image: Float[Array, "h w 3"]  # from 0; more than 1 where colours are
+    alpha: Float[Array, "h w"]  # in [0, 1]
+    depth: Float[Array, "h w"]  # sum of weight times depth z, world units
+    overflow: Bool[Array, ""]  # True when the given capacity did not hold all (Gaussian, tile) pairs
 
     @property
     def expected_depth(self) -> Float[Array, "h w"]:
