@@ -24,24 +24,11 @@ CUTOFF = 1.0 / 255.0
 CUTOFF_RADIUS = math.sqrt(-2.0 * math.log(CUTOFF))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False, repr=False)
-class Gaussians2D:
-    """A set of n 2D Gaussians with signed additive colours; slots that are not `active` do not exist.
+class _Slots:
+    """What both kinds of sets share."""
 
-    Fields:
-      means: (n, 2) x and y in pixels of the image plane.
-      scales: (n, 2) standard deviations along the two principal axes, pixels, > 0.
-      angles: (n,) radians; the first axis points to (cos, sin). A Gaussian repeats every pi.
-      colors: (n, c) signed and linear: the image is the sum of colour times weight.
-      active: (n,) bool.
-    """
-
-    means: Float[AnyArray, "n 2"]
-    scales: Float[AnyArray, "n 2"]
-    angles: Float[AnyArray, " n"]
-    colors: Float[AnyArray, "n c"]
-    active: Bool[AnyArray, " n"]
+    means: Any
+    active: Any
 
     @property
     def num_slots(self) -> int:
@@ -49,7 +36,27 @@ class Gaussians2D:
         return self.means.shape[0]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({slots_text(self)})"
+        """All slots, and the used ones of concrete arrays."""
+        active = self.active
+        shape = getattr(active, "shape", None)
+        if shape is None:  # a tree that holds something else
+            return f"{type(self).__name__}({type(active).__name__})"
+        slots = " x ".join(f"{side:,}" for side in shape) + " slots"
+        if not isinstance(active, jax.core.Tracer) and isinstance(active, np.ndarray | jax.Array):
+            slots = f"{int(np.sum(np.asarray(active))):,} of {slots}"
+        return f"{type(self).__name__}({slots})"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False, repr=False)
+class Gaussians2D(_Slots):
+    """A set of n 2D Gaussians with signed additive colours; slots that are not `active` do not exist."""
+
+    means: Float[AnyArray, "n 2"]  # x and y in pixels of the image plane
+    scales: Float[AnyArray, "n 2"]  # standard deviations along the two principal axes, pixels, > 0
+    angles: Float[AnyArray, " n"]  # radians; the first axis points to (cos, sin). A Gaussian repeats every pi
+    colors: Float[AnyArray, "n c"]  # signed and linear: the image is the sum of colour times weight
+    active: Bool[AnyArray, " n"]
 
     def with_colors(self, colors: Float[AnyArray, "n c"]) -> Gaussians2D:
         """The same geometry with other colours."""
@@ -58,33 +65,16 @@ class Gaussians2D:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class Gaussians3D:
-    """A set of n 3D Gaussians with opacities; slots that are not `active` do not exist.
+class Gaussians3D(_Slots):
+    """A set of n 3D Gaussians with opacities; slots that are not `active` do not exist."""
 
-    Fields:
-      means: (n, 3) in world units.
-      scales: (n, 3) standard deviations along the principal axes, world units, >= 0.
-      quats: (n, 4) rotations of the axes, w x y z, of any length but 0.
-      opacities: (n,) in [0, 1].
-      harmonics: (n, k, 3) colour as spherical harmonics of the viewing direction, k = (degree + 1)^2; the first is
-        (rgb - 0.5) / 0.28209479, see `airjax.scene.harmonics`.
-      active: (n,) bool.
-    """
-
-    means: Float[AnyArray, "n 3"]
-    scales: Float[AnyArray, "n 3"]
-    quats: Float[AnyArray, "n 4"]
-    opacities: Float[AnyArray, " n"]
+    means: Float[AnyArray, "n 3"]  # in world units
+    scales: Float[AnyArray, "n 3"]  # standard deviations along the principal axes, world units, >= 0
+    quats: Float[AnyArray, "n 4"]  # rotations of the axes, w x y z, of any length but 0
+    opacities: Float[AnyArray, " n"]  # in [0, 1]
+    # Colour by viewing direction, k = (degree + 1)^2; the first is (rgb - 0.5) / 0.28209479 (`airjax.scene.harmonics`).
     harmonics: Float[AnyArray, "n k 3"]
     active: Bool[AnyArray, " n"]
-
-    @property
-    def num_slots(self) -> int:
-        """Number of slots n, used or not."""
-        return self.means.shape[0]
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({slots_text(self)})"
 
 
 # --- the algebra of both kinds ----------------------------------------------------------------------------------
@@ -103,25 +93,19 @@ def join(sets: Sequence[AnyGaussians]) -> AnyGaussians:
 
 
 def pad(gaussians: AnyGaussians, num_slots: int) -> AnyGaussians:
-    """The same set with inactive slots added up to `num_slots`; concrete sets become numpy arrays.
-
-    Raises:
-      ValueError: fewer slots than there are.
-    """
+    """The same set with inactive slots added up to `num_slots`, no fewer than it has; concrete sets become numpy."""
     missing = num_slots - gaussians.num_slots
     if missing < 0:
         raise ValueError(f"num_slots: expected at least {gaussians.num_slots}, got {num_slots}")
     if not missing:
         return gaussians
     fill = {"scales": 1} | ({"quats": 1} if isinstance(gaussians, Gaussians3D) else {})
-
-    def grown(name: str, leaf):
+    grown = {}
+    for field in fields(gaussians):
+        leaf = getattr(gaussians, field.name)
         widths = [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)
-        return _library(leaf).pad(leaf, widths, constant_values=fill.get(name, 0))
-
-    return replace(
-        gaussians, **{field.name: grown(field.name, getattr(gaussians, field.name)) for field in fields(gaussians)}
-    )
+        grown[field.name] = _library(leaf).pad(leaf, widths, constant_values=fill.get(field.name, 0))
+    return replace(gaussians, **grown)
 
 
 def on_ladder(gaussians: AnyGaussians) -> AnyGaussians:
@@ -150,38 +134,13 @@ def _library(*leaves: Any):
     return jnp if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) else np
 
 
-def slots_text(gaussians: Gaussians2D | Gaussians3D) -> str:
-    """Used and all slots in words; the used ones of concrete arrays only."""
-    active: Any = gaussians.active
-    shape = getattr(active, "shape", None)
-    if shape is None:
-        return type(active).__name__  # a tree that holds something else
-    slots = " x ".join(f"{side:,}" for side in shape) + " slots"
-    if isinstance(active, jax.core.Tracer) or not isinstance(active, (np.ndarray, jax.Array)):
-        return slots
-    return f"{int(np.sum(np.asarray(active))):,} of {slots}"
-
-
-def conics(gaussians: Gaussians2D) -> Float[Array, "n 3"]:
-    """Upper triangle (xx, xy, yy) of the inverse covariances, in 1/pixel^2.
-
-    With R the rotation by the angle, the covariance is R diag(scales^2) R^T and its inverse R diag(scales^-2) R^T.
-    Inactive slots get the identity, so that nothing stored in them can produce a NaN or a gradient.
-    """
-    active = gaussians.active
-    inverse = 1.0 / jnp.square(jnp.where(active[:, None], gaussians.scales, 1.0))
-    angles = jnp.where(active, gaussians.angles, 0.0)
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    p, q = inverse[:, 0], inverse[:, 1]
-    return jnp.stack([p * cos**2 + q * sin**2, (p - q) * cos * sin, p * sin**2 + q * cos**2], axis=-1)
-
-
 def factors(gaussians: Gaussians2D) -> Float[Array, "n 3"]:
     """Upper triangular factor U = [[p, r], [0, s]] of the inverse covariances, rows (p, r, s) in 1/pixel.
 
+    With R the rotation by the angle, the covariance is Sigma = R diag(scales^2) R^T, and
     d^T Sigma^-1 d = |U d|^2 = (p dx + r dy)^2 + (s dy)^2. The conic is the same form, but for a needle its three terms
     are aspect^2 times their sum and cancel; here only the two terms of a square root of it do. Inactive slots get the
-    identity.
+    identity, so that nothing stored in them can produce a NaN or a gradient.
     """
     active = gaussians.active
     inverse = 1.0 / jnp.where(active[:, None], gaussians.scales, 1.0)

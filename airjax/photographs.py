@@ -46,17 +46,11 @@ _DAMAGED = (
 
 
 class LoadedImage(NamedTuple):
-    """An image and the conversions that it went through.
+    """An image and the conversions that it went through."""
 
-    Fields:
-      pixels: (h, w, 3) float32 in [0, 1], sRGB; transparent parts are laid over white.
-      notices: one line for each conversion, without the file's name; empty for an 8-bit sRGB image.
-      alpha: (h, w) float32 in [0, 1], 0 for transparent; None for an image that is opaque everywhere.
-    """
-
-    pixels: np.ndarray
-    notices: tuple[str, ...]
-    alpha: np.ndarray | None = None
+    pixels: np.ndarray  # (h, w, 3) float32 in [0, 1], sRGB; transparent parts are laid over white
+    notices: tuple[str, ...]  # one line for each conversion, without the file's name; empty for an 8-bit sRGB image
+    alpha: np.ndarray | None = None  # (h, w) float32 in [0, 1], 0 for transparent; None for an opaque image
 
 
 def read_image(path: str | os.PathLike) -> LoadedImage:

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scenes3d
+from dense import conics
 from scenes2d import empty, make, parameters, random_set, to_raw
 
-from airjax.gaussians import CUTOFF, CUTOFF_RADIUS, conics, extents, factors, join, on_ladder, only_active, pad, take
+from airjax.gaussians import CUTOFF, CUTOFF_RADIUS, extents, factors, join, on_ladder, only_active, pad, take
 from airjax.image.patches import PatchMap, to_physical
 from airjax.raster.tiles import patch_centers, patch_grid
 

@@ -22,21 +22,13 @@ QUALITY = 2  # inputs of a network with votes, for the requested quality; zeros 
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """Network size of one stage.
+    """Network size of one stage."""
 
-    Fields:
-      features: width F of the patch features.
-      blocks: number of residual blocks.
-      expansion: hidden width of a block's MLP, in multiples of F.
-      reduction: side of the squares of pixels whose means are the input; it divides P.
-      votes: further numbers per patch, for the quantiser; such a network also has the quality as an input.
-    """
-
-    features: int = 128
-    blocks: int = 3
-    expansion: int = 4
-    reduction: int = 1
-    votes: int = 0
+    features: int = 128  # width F of the patch features
+    blocks: int = 3  # number of residual blocks
+    expansion: int = 4  # hidden width of a block's MLP, in multiples of F
+    reduction: int = 1  # side of the squares of pixels whose means are the input; it divides P
+    votes: int = 0  # further numbers per patch, for the quantiser; such a network also has the quality as an input
 
     def multiply_adds(self, patch_size: int) -> int:
         """Multiply-adds per patch and stage."""
@@ -47,17 +39,11 @@ class PredictorConfig:
 
 
 class Predictor(NamedTuple):
-    """The network of one stage as a pair of pure functions.
+    """The network of one stage as a pair of pure functions."""
 
-    Fields:
-      init: (key) -> params.
-      apply: (params, patches (r, c, 3 P^2), quality (2,)) -> raw (r, c, 8 + votes).
-      reach: distance in patches, on each axis, at which a patch still changes a raw row.
-    """
-
-    init: Callable[[jax.Array], Any]
-    apply: Callable[..., Float[Array, "r c k"]]
-    reach: int
+    init: Callable[[jax.Array], Any]  # (key) -> params
+    apply: Callable[..., Float[Array, "r c k"]]  # (params, patches (r, c, 3 P^2), quality (2,)) -> raw, k = 8 + votes
+    reach: int  # distance in patches, on each axis, at which a patch still changes a raw row
 
 
 def patches_of(image: Float[Array, "h w 3"], patch_size: int) -> Float[Array, "r c p"]:

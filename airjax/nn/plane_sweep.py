@@ -20,35 +20,21 @@ MULTIPLE = 8 * CELL  # pixels; divides the sides of an image
 
 @dataclass(frozen=True)
 class PlaneSweepConfig:
-    """Size of the networks.
+    """Size of the networks."""
 
-    Fields:
-      planes: number d of inverse depths.
-      matching: width of the compared features.
-      groups: comparisons of a cell with each plane.
-      widths: of the decoder, at a half, a quarter, an eighth and a sixteenth of the image.
-      outputs: numbers per cell besides the scores of the planes.
-    """
-
-    planes: int = 32
-    matching: int = 48
-    groups: int = 2
-    widths: tuple[int, int, int, int] = (64, 96, 128, 128)
-    outputs: int = 12
+    planes: int = 32  # number d of inverse depths
+    matching: int = 48  # width of the compared features
+    groups: int = 2  # comparisons of a cell with each plane
+    widths: tuple[int, int, int, int] = (64, 96, 128, 128)  # of the decoder, at a half, a quarter, .. of the image
+    outputs: int = 12  # numbers per cell besides the scores of the planes
 
 
 class PlaneSweepNetworks(NamedTuple):
-    """The networks as pure functions.
+    """The networks as pure functions."""
 
-    Fields:
-      init: key -> params of both.
-      features: (params, images (v, h, w, 3)) -> (v, h/2, w/2, f).
-      decode: (params, images, matches (v, h/2, w/2, groups * d), features) -> (scores (v, h/2, w/2, d),
-        outputs (v, h/2, w/2, outputs)).
-    """
-
-    init: Callable[[jax.Array], Any]
-    features: Callable[..., Float[Array, "v a b f"]]
+    init: Callable[[jax.Array], Any]  # key -> params of both
+    features: Callable[..., Float[Array, "v a b f"]]  # (params, images (v, h, w, 3)) -> (v, h/2, w/2, f)
+    # (params, images, matches (v, h/2, w/2, groups * d), features) -> (scores, outputs)
     decode: Callable[..., tuple[Float[Array, "v a b d"], Float[Array, "v a b k"]]]
 
 

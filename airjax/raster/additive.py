@@ -226,12 +226,7 @@ def render_patches(gaussians: Gaussians2D, *, patches: PatchGrid, any_order: boo
 
 
 def render_lists(
-    gaussians: Gaussians2D,
-    lists: TileLists,
-    tiling: Tiling,
-    *,
-    smooth_cutoff: bool = False,
-    any_order: bool = False,
+    gaussians: Gaussians2D, lists: TileLists, tiling: Tiling, *, smooth_cutoff: bool = False, any_order: bool = False
 ) -> Float[Array, "h w c"]:
     """Image of a set whose tile lists are known; linear in `gaussians.colors`."""
     if any_order:

@@ -34,22 +34,13 @@ _BLOCK = 256  # chunks of a block of the gradient: its weights take L * Q times 
 
 
 class Splats(NamedTuple):
-    """n Gaussians on the image plane, front to back.
+    """n Gaussians on the image plane, front to back."""
 
-    Fields:
-      means: (n, 2) pixels.
-      factors: (n, 3) p, r, s with d^T Sigma^-1 d = (p dx + r dy)^2 + (s dy)^2, 1/pixel.
-      opacities: (n,) in [0, 1].
-      values: (n, c) what is drawn: colours, depths.
-      half_extents: (n, 2) half width and half height of a box outside which nothing is drawn, pixels; constant.
-      active: (n,) bool.
-    """
-
-    means: Float[Array, "n 2"]
-    factors: Float[Array, "n 3"]
-    opacities: Float[Array, " n"]
-    values: Float[Array, "n c"]
-    half_extents: Float[Array, "n 2"]
+    means: Float[Array, "n 2"]  # pixels
+    factors: Float[Array, "n 3"]  # p, r, s with d^T Sigma^-1 d = (p dx + r dy)^2 + (s dy)^2, 1/pixel
+    opacities: Float[Array, " n"]  # in [0, 1]
+    values: Float[Array, "n c"]  # what is drawn: colours, depths
+    half_extents: Float[Array, "n 2"]  # half sides of a box outside which nothing is drawn, pixels; constant
     active: Bool[Array, " n"]
 
     @property
@@ -62,25 +53,14 @@ class Splats(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """Composited splats, over nothing.
+    """Composited splats, over nothing."""
 
-    Fields:
-      values: (h, w, c) sum of weight times value.
-      alpha: (h, w) sum of weights, in [0, 1].
-    """
-
-    values: Float[Array, "h w c"]
-    alpha: Float[Array, "h w"]
+    values: Float[Array, "h w c"]  # sum of weight times value
+    alpha: Float[Array, "h w"]  # sum of weights, in [0, 1]
 
 
 def composite(
-    splats: Splats,
-    lists: TileLists,
-    tiling: Tiling,
-    *,
-    alpha_max: float,
-    stop: float,
-    any_order: bool = False,
+    splats: Splats, lists: TileLists, tiling: Tiling, *, alpha_max: float, stop: float, any_order: bool = False
 ) -> Drawn:
     """Splats over one another, the first in front.
 
@@ -118,11 +98,7 @@ class _Options(NamedTuple):
 
 
 class _Runs(NamedTuple):
-    """The chunks of a tile: a run of neighbours.
-
-    Fields:
-      first, last: (M, 1) whether a chunk is the first, or the last, of its run.
-    """
+    """Whether a chunk is the first, or the last, of its run: the chunks of a tile are neighbours."""
 
     first: Bool[Array, "M 1"]
     last: Bool[Array, "M 1"]
@@ -138,9 +114,7 @@ def _gather(splats: Splats, lists: TileLists, tiling: Tiling) -> Float[Array, "L
     """The slots of every chunk, means measured from the chunk's tile centre; an empty slot has opacity 0."""
     active = splats.active[:, None]
     table = jnp.where(
-        active,
-        jnp.concatenate([splats.means, splats.factors, splats.opacities[:, None], splats.values], axis=1),
-        0.0,
+        active, jnp.concatenate([splats.means, splats.factors, splats.opacities[:, None], splats.values], axis=1), 0.0
     )
     table = jnp.concatenate([table, jnp.zeros((1, table.shape[1]), table.dtype)])
     return gather_table(table, lists, tiling)

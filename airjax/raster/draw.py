@@ -32,15 +32,10 @@ STRIP_PIXELS = 2**21  # larger images are drawn in strips of about this many pix
 
 
 class Rendered(NamedTuple):
-    """A rendered image.
+    """A rendered image."""
 
-    Fields:
-      image: (h, w, c), not clipped. All NaN where the lists overflowed.
-      overflow: bool scalar, True when the given capacity did not hold all (Gaussian, tile) pairs.
-    """
-
-    image: Float[Array, "h w c"]
-    overflow: Bool[Array, ""]
+    image: Float[Array, "h w c"]  # not clipped. All NaN where the lists overflowed
+    overflow: Bool[Array, ""]  # True when the given capacity did not hold all (Gaussian, tile) pairs
 
 
 def rescale(gaussians: Gaussians2D, scale: float) -> Gaussians2D:

@@ -21,29 +21,18 @@ CHUNK = 8  # slots of a chunk: half a chunk per tile is empty on average, and a 
 
 
 class Capacity(NamedTuple):
-    """Static sizes of sorted lists.
+    """Static sizes of sorted lists."""
 
-    Fields:
-      pairs: largest number of (Gaussian, tile) pairs, boxes against tiles, as counted by `pair_counts`.
-      chunks: largest number of chunks; each costs time, used or not. None for the most that `pairs` can ever need.
-    """
-
-    pairs: int
-    chunks: int | None = None
+    pairs: int  # largest number of (Gaussian, tile) pairs, boxes against tiles, as counted by `pair_counts`
+    chunks: int | None = None  # as many at most; each costs time, used or not. None for the most that `pairs` can need
 
 
 class Tiling(NamedTuple):
-    """The tiles of an image; static.
+    """The tiles of an image; static."""
 
-    Fields:
-      image_size: (h, w) pixels; tiles of the last row and column may hang over.
-      tile_size: B, pixels.
-      block_tiles: the box of a Gaussian covers whole blocks of so many tiles on a side.
-    """
-
-    image_size: tuple[int, int]
-    tile_size: int
-    block_tiles: int = 1
+    image_size: tuple[int, int]  # (h, w) pixels; tiles of the last row and column may hang over
+    tile_size: int  # B, pixels
+    block_tiles: int = 1  # the box of a Gaussian covers whole blocks of so many tiles on a side
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -57,49 +46,29 @@ class Tiling(NamedTuple):
 
 
 class PatchGrid(NamedTuple):
-    """Patches of a predicted set, one Gaussian each: the tiles of static lists.
+    """Patches of a predicted set, one Gaussian each: the tiles of static lists."""
 
-    Fields:
-      shape: (rows, columns) of patches.
-      size: side of a patch, pixels.
-      rings: how many patches away, on each axis, a Gaussian can still be drawn.
-    """
-
-    shape: tuple[int, int]
-    size: int
-    rings: int
+    shape: tuple[int, int]  # (rows, columns) of patches
+    size: int  # side of a patch, pixels
+    rings: int  # how many patches away, on each axis, a Gaussian can still be drawn
 
 
 class TileLists(NamedTuple):
-    """Sorted tile lists in chunks.
+    """Sorted tile lists in chunks."""
 
-    Fields:
-      ids: (L, M) index of the Gaussian in each slot of each chunk; n where the slot is empty.
-      tiles: (M,) tile of each chunk, row by row; T where the chunk is unused.
-      overflow: whether they did not fit the capacity; the lists are then incomplete and must not be used.
-    """
-
-    ids: Int[Array, "L M"]
-    tiles: Int[Array, " M"]
-    overflow: Bool[Array, ""]
+    ids: Int[Array, "L M"]  # index of the Gaussian in each slot of each chunk; n where the slot is empty
+    tiles: Int[Array, " M"]  # tile of each chunk, row by row; T where the chunk is unused
+    overflow: Bool[Array, ""]  # whether they did not fit the capacity: then they are incomplete, not to be used
 
 
 class Footprints(NamedTuple):
-    """Where n Gaussians are drawn: the input of tile lists.
+    """Where n Gaussians are drawn: the input of tile lists."""
 
-    Fields:
-      means: (n, 2) pixels.
-      half_extents: (n, 2) half width and half height of a box outside which nothing is drawn, pixels.
-      factors: (n, 3) p, r, s of `airjax.gaussians.factors`, 1/pixel.
-      limits: (n,) largest exponent |U d|^2 / 2 that is drawn.
-      active: (n,) slots in use.
-    """
-
-    means: Float[Array, "n 2"]
-    half_extents: Float[Array, "n 2"]
-    factors: Float[Array, "n 3"]
-    limits: Float[Array, " n"]
-    active: Bool[AnyArray, " n"]
+    means: Float[Array, "n 2"]  # pixels
+    half_extents: Float[Array, "n 2"]  # half width and half height of a box outside which nothing is drawn, pixels
+    factors: Float[Array, "n 3"]  # p, r, s of `airjax.gaussians.factors`, 1/pixel
+    limits: Float[Array, " n"]  # largest exponent |U d|^2 / 2 that is drawn
+    active: Bool[AnyArray, " n"]  # slots in use
 
 
 def footprints_of(gaussians: Gaussians2D) -> Footprints:
@@ -114,12 +83,7 @@ def slot_table(gaussians: Gaussians2D) -> Float[Array, "m k"]:
     """(n + 1, 5 + c) rows of `accumulate`: mean, factor, colours; inactive rows and the last one are empty."""
     active = gaussians.active[:, None]
     table = jnp.concatenate(
-        [
-            jnp.where(active, gaussians.means, 0.0),
-            factors(gaussians),
-            jnp.where(active, gaussians.colors, 0.0),
-        ],
-        axis=-1,
+        [jnp.where(active, gaussians.means, 0.0), factors(gaussians), jnp.where(active, gaussians.colors, 0.0)], axis=-1
     )
     blank = jnp.zeros((1, table.shape[1]), table.dtype).at[:, 2:5:2].set(1.0)
     return jnp.concatenate([table, blank])

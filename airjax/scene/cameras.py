@@ -18,17 +18,11 @@ from airjax.arrays import AnyArray
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Camera:
-    """One camera, or a stack of them with a further first axis on every field.
+    """One camera, or a stack of them with a further first axis on every field."""
 
-    Fields:
-      intrinsics: (3, 3) K, in pixels.
-      rotation: (3, 3) R, world to camera.
-      translation: (3,) t, world units.
-    """
-
-    intrinsics: Float[AnyArray, "*v 3 3"]
-    rotation: Float[AnyArray, "*v 3 3"]
-    translation: Float[AnyArray, "*v 3"]
+    intrinsics: Float[AnyArray, "*v 3 3"]  # K, in pixels
+    rotation: Float[AnyArray, "*v 3 3"]  # R, world to camera
+    translation: Float[AnyArray, "*v 3"]  # t, world units
 
     @property
     def center(self) -> Float[Array, "*v 3"]:

@@ -28,19 +28,12 @@ DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "foresplat.s
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """A scene predictor with its weights.
+    """A scene predictor with its weights."""
 
-    Fields:
-      config: of the predictor.
-      params: weights of its networks.
-      name: file name and the first digits of the SHA-256 of the weights.
-      rates: learning rates for refining its predictions; those of the weights file, if it has any.
-    """
-
-    config: PredictorConfig
-    params: Any
-    name: str
-    rates: Coordinates = RATES
+    config: PredictorConfig  # of the predictor
+    params: Any  # weights of its networks
+    name: str  # file name and the first digits of the SHA-256 of the weights
+    rates: Coordinates = RATES  # learning rates for refining its predictions; those of the weights file, if it has any
 
     def __repr__(self) -> str:
         weights = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))

@@ -34,19 +34,13 @@ ROWS = 13  # numbers of a Gaussian, see `_Raw`
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """A scene predictor.
-
-    Fields:
-      planes, matching, widths: see `airjax.nn.plane_sweep.PlaneSweepConfig`.
-      groups: parts of the matching features that are compared apart.
-      grid: Gaussians along each side of a cell: 1 for one in its middle, 2 for one on each pixel.
-    """
+    """A scene predictor; planes, matching and widths as in `airjax.nn.plane_sweep.PlaneSweepConfig`."""
 
     planes: int = 32
     matching: int = 48
-    groups: int = 2
+    groups: int = 2  # parts of the matching features that are compared apart
     widths: tuple[int, int, int, int] = (64, 96, 128, 128)
-    grid: int = 1
+    grid: int = 1  # Gaussians along each side of a cell: 1 for one in its middle, 2 for one on each pixel
 
     @property
     def networks(self) -> PlaneSweepConfig:
@@ -56,17 +50,11 @@ class PredictorConfig:
 
 
 class Prediction(NamedTuple):
-    """What a predictor makes of views.
+    """What a predictor makes of views."""
 
-    Fields:
-      gaussians: v * a * b * g slots, view by view; those of padded cells are inactive.
-      pixels: (v * a * b * g, 2) of its view, where each Gaussian was seen: what it shows, offset or not.
-      depths: (v, a, b) z of every cell.
-    """
-
-    gaussians: Gaussians3D
-    pixels: Float[Array, "n 2"]
-    depths: Float[Array, "v a b"]
+    gaussians: Gaussians3D  # v * a * b * g slots, view by view; those of padded cells are inactive
+    pixels: Float[Array, "n 2"]  # of its view, where each Gaussian was seen: what it shows, offset or not
+    depths: Float[Array, "v a b"]  # z of every cell
 
 
 # Standard deviations of a disc in distances between Gaussians: across, across, and along the view. Never all equal:

@@ -23,55 +23,33 @@ _FAR = 1e6  # where a ray meets nothing
 
 
 class Objects(NamedTuple):
-    """Boxes and spheres; one of them where the first axis is missing.
-
-    Fields:
-      centers, sizes: (K, 3) half extents of a box; a sphere has the first as its radius.
-      rotations: (K, 3, 3) object to world.
-      spheres: (K,) whether it is a sphere, else a box.
-      exist: (K,) whether it is there.
-    """
+    """Boxes and spheres; one of them where the first axis is missing."""
 
     centers: Float[Array, "*K 3"]
-    sizes: Float[Array, "*K 3"]
-    rotations: Float[Array, "*K 3 3"]
-    spheres: Bool[Array, "*K"]
-    exist: Bool[Array, "*K"]
+    sizes: Float[Array, "*K 3"]  # half extents of a box; a sphere has the first as its radius
+    rotations: Float[Array, "*K 3 3"]  # object to world
+    spheres: Bool[Array, "*K"]  # whether it is a sphere, else a box
+    exist: Bool[Array, "*K"]  # whether it is there
 
 
 class Room(NamedTuple):
-    """One scene.
+    """One scene."""
 
-    Fields:
-      half_extents: (3,) of the room around the origin.
-      objects: K of them.
-      textures: (6 + K, s, s, 3) of the walls and the objects, in [0, 1].
-      repeats: (6 + K,) how often a texture is repeated, mirrored, along each side.
-      light: (3,) unit vector towards the light.
-    """
-
-    half_extents: Float[Array, " 3"]
-    objects: Objects
-    textures: Float[Array, "T s s 3"]
-    repeats: Float[Array, " T"]
-    light: Float[Array, " 3"]
+    half_extents: Float[Array, " 3"]  # of the room around the origin
+    objects: Objects  # K of them
+    textures: Float[Array, "T s s 3"]  # of the walls and the objects, in [0, 1]
+    repeats: Float[Array, " T"]  # how often a texture is repeated, mirrored, along each side
+    light: Float[Array, " 3"]  # unit vector towards the light
 
 
 class Views(NamedTuple):
-    """Pictures of one scene.
+    """Pictures of one scene."""
 
-    Fields:
-      images: (v, h, w, 3) in [0, 1].
-      depths: (v, h, w) z, world units.
-      cameras: a stack of v.
-      near, far: bounds of the depths.
-    """
-
-    images: Float[Array, "v h w 3"]
-    depths: Float[Array, "v h w"]
-    cameras: Camera
+    images: Float[Array, "v h w 3"]  # in [0, 1]
+    depths: Float[Array, "v h w"]  # z, world units
+    cameras: Camera  # a stack of v
     near: Float[Array, ""]
-    far: Float[Array, ""]
+    far: Float[Array, ""]  # near and far bound the depths
 
 
 def noise_textures(key: jax.Array, count: int, *, size: int = 64) -> Float[Array, "T s s 3"]:
@@ -182,24 +160,15 @@ def _cast_grid(
 
 
 class _Hit(NamedTuple):
-    """Where rays meet a surface.
+    """Where rays meet a surface."""
 
-    Fields:
-      surface: (r,) 0 for the room, else 1 + the number of the object.
-      depth: (r,) distance along the ray.
-      local: (r, 3) the point in half extents of what it lies on, along that one's own axes.
-      rotation: (r, 3, 3) those axes, to the world.
-      sphere: (r,) whether it lies on a sphere.
-      axis, sign: (r,) the face of the box, or of the room, that it lies on.
-    """
-
-    surface: Int[Array, " r"]
-    depth: Float[Array, " r"]
-    local: Float[Array, "r 3"]
-    rotation: Float[Array, "r 3 3"]
-    sphere: Bool[Array, " r"]
+    surface: Int[Array, " r"]  # 0 for the room, else 1 + the number of the object
+    depth: Float[Array, " r"]  # distance along the ray
+    local: Float[Array, "r 3"]  # the point in half extents of what it lies on, along that one's own axes
+    rotation: Float[Array, "r 3 3"]  # those axes, to the world
+    sphere: Bool[Array, " r"]  # whether it lies on a sphere
     axis: Int[Array, " r"]
-    sign: Float[Array, " r"]
+    sign: Float[Array, " r"]  # axis and sign: the face of the box, or of the room, that it lies on
 
 
 def _shade(room: Room, eye: Float[Array, " 3"], rays: Float[Array, "r 3"]):

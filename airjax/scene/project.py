@@ -21,24 +21,17 @@ BLOCK = 16  # pixels; side of the tiles of the other renderers, which decide whe
 
 @dataclass(frozen=True)
 class Preset:
-    """The constants on which renderers differ.
+    """The constants on which renderers differ."""
 
-    Fields:
-      alpha_max: largest alpha of a Gaussian at a pixel.
-      stop: a Gaussian that would leave no more transmittance than this is not drawn, and none behind it.
-      three_sigma: a Gaussian is drawn only in the 16-pixel tiles that a box of three standard deviations of its longer
-        axis touches. The number is the least squared half difference of the two variances, pixels^4, for that axis.
-        None to draw it wherever its alpha is at least 1/255.
-      near, far: depths in world units that are drawn, both included.
-      dilation: added to both variances on the image plane, pixels^2.
-    """
-
-    alpha_max: float = 0.999
-    stop: float = 1e-4
+    alpha_max: float = 0.999  # largest alpha of a Gaussian at a pixel
+    stop: float = 1e-4  # a Gaussian that would leave no more transmittance than this is not drawn, and none behind it
+    # A Gaussian is drawn only in the 16-pixel tiles that a box of three standard deviations of its longer axis touches.
+    # The number is the least squared half difference of the two variances, pixels^4, for that axis. None to draw it
+    # wherever its alpha is at least 1/255.
     three_sigma: float | None = None
     near: float = 0.01
-    far: float = 1e10
-    dilation: float = 0.3
+    far: float = 1e10  # depths from near to far are drawn, both included, world units
+    dilation: float = 0.3  # added to both variances on the image plane, pixels^2
 
 
 # gsplat 1.5.3 is the default. The 3DGS code of INRIA keeps what leaves exactly 1e-4, and drops a depth of exactly 0.2.

@@ -34,40 +34,24 @@ from airjax.scene.triangulate import FEWEST, Triangulated, depth_bounds, triangu
 
 
 class Bounds(NamedTuple):
-    """Depths of a scene.
-
-    Fields:
-      near, far: world units.
-      triangulated: the points that they were taken from, where they were triangulated.
-      notices: lines for the user.
-    """
+    """Depths of a scene, world units."""
 
     near: float
     far: float
-    triangulated: Triangulated | None = None
-    notices: tuple[str, ...] = ()
+    triangulated: Triangulated | None = None  # the points that they were taken from, where they were triangulated
+    notices: tuple[str, ...] = ()  # lines for the user
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scene ready for the predictor.
+    """A scene ready for the predictor."""
 
-    Fields:
-      given: the views that may be used, at full size.
-      held_out: the views that are kept back to measure with; may be none.
-      small: the given views as the predictor sees them.
-      bounds: near and far.
-      sets: (k, m) numbers of given views: those that get Gaussians, each with its source views
-        (`airjax.scene.predictor.predict`).
-      notices: lines for the user, beside those of the scene.
-    """
-
-    given: Scene
-    held_out: Scene
-    small: Scene
-    bounds: Bounds
-    sets: Int[np.ndarray, "k m"]
-    notices: tuple[str, ...]
+    given: Scene  # the views that may be used, at full size
+    held_out: Scene  # the views that are kept back to measure with; may be none
+    small: Scene  # the given views as the predictor sees them
+    bounds: Bounds  # near and far
+    sets: Int[np.ndarray, "k m"]  # numbers of given views: those that get Gaussians, each with its source views
+    notices: tuple[str, ...]  # lines for the user, beside those of the scene
 
     def refinement(self, rates: Coordinates) -> SceneTask:
         """Refinement towards the given views, at these learning rates."""
@@ -75,17 +59,11 @@ class Prepared:
 
 
 class Scores(NamedTuple):
-    """Similarity of rendered views to their photographs, of 8-bit images, one number for each view.
+    """Similarity of rendered views to their photographs, of 8-bit images, one number for each view."""
 
-    Fields:
-      names: of the views.
-      psnr: dB.
-      ssim: at most 1.
-    """
-
-    names: tuple[str, ...] = ()
-    psnr: tuple[float, ...] = ()
-    ssim: tuple[float, ...] = ()
+    names: tuple[str, ...] = ()  # of the views
+    psnr: tuple[float, ...] = ()  # dB
+    ssim: tuple[float, ...] = ()  # at most 1
 
     @property
     def mean_psnr(self) -> float | None:
@@ -100,32 +78,19 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """The Gaussians of a scene, and how well they show the views that were held out.
+    """The Gaussians of a scene, and how well they show the views that were held out."""
 
-    Fields:
-      gaussians: all of them active; numpy arrays.
-      names: of the given views.
-      cameras: a stack of them.
-      num_views: how many of them were turned into Gaussians.
-      image_size: (h, w) of the views, pixels.
-      background: (3,) color behind everything.
-      near, far: depths of the scene, world units.
-      held_out: scores of the views that were held out; empty without such views.
-      notices: lines for the user.
-      seconds: spent on "prepare", "predict", "refine" and "score", compilation included.
-    """
-
-    gaussians: Gaussians3D
-    names: tuple[str, ...]
-    cameras: Camera
-    num_views: int
-    image_size: tuple[int, int]
-    background: np.ndarray
+    gaussians: Gaussians3D  # all of them active; numpy arrays
+    names: tuple[str, ...]  # of the given views
+    cameras: Camera  # a stack of them
+    num_views: int  # how many of them were turned into Gaussians
+    image_size: tuple[int, int]  # (h, w) of the views, pixels
+    background: np.ndarray  # (3,) color behind everything
     near: float
-    far: float
-    held_out: Scores
-    notices: tuple[str, ...]
-    seconds: dict[str, float]
+    far: float  # near and far bound the depths of the scene, world units
+    held_out: Scores  # scores of the views that were held out; empty without such views
+    notices: tuple[str, ...]  # lines for the user
+    seconds: dict[str, float]  # spent on "prepare", "predict", "refine" and "score", compilation included
 
     def __repr__(self) -> str:
         decibels, count = self.held_out.mean_psnr, len(self.held_out.names)

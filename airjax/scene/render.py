@@ -12,15 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from airjax.arrays import AnyArray
 from airjax.gaussians import Gaussians3D, ladder, on_ladder, pad
 from airjax.raster.alpha import Splats, composite
-from airjax.raster.plan import (
-    capacity_for,
-    check_pairs,
-    check_request,
-    is_traced,
-    plan_lists,
-    scaled_size,
-    too_small,
-)
+from airjax.raster.plan import capacity_for, check_pairs, check_request, is_traced, plan_lists, scaled_size, too_small
 from airjax.raster.tiles import Capacity, Footprints, TileLists, Tiling, num_chunks, num_pairs, sorted_lists
 from airjax.scene.cameras import Camera
 from airjax.scene.project import BLOCK, PRESETS, Preset, project
@@ -29,19 +21,12 @@ TILE_SIZE = 8  # pixels; divides BLOCK
 
 
 class RenderedView(NamedTuple):
-    """What a camera sees. All NaN where the lists overflowed.
+    """What a camera sees. All NaN where the lists overflowed."""
 
-    Fields:
-      image: (h, w, 3), from 0; more than 1 where colours are.
-      alpha: (h, w) in [0, 1].
-      depth: (h, w) sum of weight times depth z, world units.
-      overflow: bool scalar, True when the given capacity did not hold all (Gaussian, tile) pairs.
-    """
-
-    image: Float[Array, "h w 3"]
-    alpha: Float[Array, "h w"]
-    depth: Float[Array, "h w"]
-    overflow: Bool[Array, ""]
+    image: Float[Array, "h w 3"]  # from 0; more than 1 where colours are
+    alpha: Float[Array, "h w"]  # in [0, 1]
+    depth: Float[Array, "h w"]  # sum of weight times depth z, world units
+    overflow: Bool[Array, ""]  # True when the given capacity did not hold all (Gaussian, tile) pairs
 
     @property
     def expected_depth(self) -> Float[Array, "h w"]:

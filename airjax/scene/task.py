@@ -33,23 +33,14 @@ _PLANNED = 8  # views that a first plan looks at
 
 
 class Coordinates(NamedTuple, Generic[Leaf]):
-    """What the optimizer moves, of arrays: any real numbers are valid. Of numbers: a learning rate for each.
+    """What the optimizer moves, of arrays: any real numbers are valid. Of numbers: a learning rate for each."""
 
-    Fields:
-      means: (n, 3) in units of the scene.
-      log_scales: (n, 3) natural logarithms of the standard deviations, in units of the scene.
-      quats: (n, 4) of any length but 0.
-      logits: (n,) of the opacities.
-      base: (n, 1, 3) the constant harmonic.
-      rest: (n, k - 1, 3) the others.
-    """
-
-    means: Leaf
-    log_scales: Leaf
-    quats: Leaf
-    logits: Leaf
-    base: Leaf
-    rest: Leaf
+    means: Leaf  # (n, 3) in units of the scene
+    log_scales: Leaf  # (n, 3) natural logarithms of the standard deviations, in units of the scene
+    quats: Leaf  # (n, 4) of any length but 0
+    logits: Leaf  # (n,) of the opacities
+    base: Leaf  # (n, 1, 3) the constant harmonic
+    rest: Leaf  # (n, k - 1, 3) the others
 
     @classmethod
     def of(cls, gaussians: Gaussians3D, *, unit: Float[Array, ""] | float) -> Coordinates[AnyArray]:
@@ -93,25 +84,17 @@ def view_loss(image: Float[Array, "h w 3"], rendered: Float[Array, "h w 3"]) -> 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class SceneTask(Task):
-    """Refinement of the Gaussians of a scene towards its views.
+    """Refinement of the Gaussians of a scene towards its views."""
 
-    Fields:
-      images, cameras: (v, h, w, 3) what the scene should look like, a stack of v.
-      unit: of the coordinates, world units.
-      background: (3,) color behind everything; None for black.
-      target_images, target_cameras: (t, h, w, 3), a stack of t: views that refinement does not see, by which it is
-        judged; None for the views themselves.
-      rates: of `refinement_adam`.
-      loss_fn: (image, rendered) -> inner loss of a view, a mean over its pixels; static.
-    """
-
-    images: Float[AnyArray, "v h w 3"]
-    cameras: Camera
-    unit: Float[Array, ""] | float
-    background: Float[AnyArray, " 3"] | None = None
+    images: Float[AnyArray, "v h w 3"]  # what the scene should look like
+    cameras: Camera  # a stack of v
+    unit: Float[Array, ""] | float  # of the coordinates, world units
+    background: Float[AnyArray, " 3"] | None = None  # color behind everything; None for black
+    # Views that refinement does not see, by which it is judged; None for the views themselves.
     target_images: Float[AnyArray, "t h w 3"] | None = None
     target_cameras: Camera | None = None
-    rates: Coordinates[Any] = RATES
+    rates: Coordinates[Any] = RATES  # of `refinement_adam`
+    # (image, rendered) -> inner loss of a view, a mean over its pixels; static.
     loss_fn: ViewLoss = field(default=view_loss, metadata={"static": True})
 
     def make_tx(self, rates: Any) -> optax.GradientTransformation:

@@ -30,16 +30,10 @@ FEWEST = 32  # points that bounds of the depths are taken from
 
 
 class Triangulated(NamedTuple):
-    """Points of a scene, and the range of their depths.
+    """Points of a scene, and bounds of their depths, world units."""
 
-    Fields:
-      points: (p, 3), world units.
-      colors: (p, 3) in [0, 1].
-      near, far: bounds of the depths, world units.
-    """
-
-    points: np.ndarray
-    colors: np.ndarray
+    points: np.ndarray  # (p, 3), world units
+    colors: np.ndarray  # (p, 3) in [0, 1]
     near: float
     far: float
 

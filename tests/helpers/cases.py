@@ -7,12 +7,12 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import scenes2d
+from dense import render_dense
 from scenes3d import SIZE as VIEW_SIZE
 from scenes3d import front_camera, random_set, stack
 
 from airjax.image.task import ImageTask
 from airjax.inner.task import Case
-from airjax.raster.dense import render_dense
 from airjax.scene.render import render
 from airjax.scene.task import SceneTask
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dense import render_dense
 
 from airjax.gaussians import join
 from airjax.image.patches import PatchMap, to_physical
@@ -12,7 +13,6 @@ from airjax.image.stages import StageConfig, init_params, predict_stage, predict
 from airjax.inner.refine import refine
 from airjax.metrics import image_loss
 from airjax.nn.air_stage import PredictorConfig
-from airjax.raster.dense import render_dense
 from airjax.raster.tiles import patch_centers
 
 NEW = np.array([True, False, True, True])

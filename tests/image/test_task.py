@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scenes2d as scenes
+from dense import render_dense
 
 from airjax.errors import AirjaxError
 from airjax.image.task import RATES, Coordinates, ImageTask, squared_error
 from airjax.inner.optimizers import rates_from_text, rates_to_text
-from airjax.raster.dense import render_dense
 from airjax.raster.draw import capacity_of
 
 SIZE = (24, 32)

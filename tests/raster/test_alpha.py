@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dense import composite_dense
 
 from airjax.raster.alpha import Splats, composite
-from airjax.raster.dense import composite_dense
 from airjax.raster.tiles import Tiling, sorted_lists
 
 SIZE, N, CHANNELS = (21, 30), 60, 2

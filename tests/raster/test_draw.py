@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dense import render_dense
 from scenes2d import SCENES, SIZE, assert_image, exact, make, parameters, random_set, with_inactive
 
 from airjax import gaussians as containers
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians2D, join, ladder, on_ladder, pad
 from airjax.raster import additive, draw, plan, tiles
-from airjax.raster.dense import render_dense
 from airjax.raster.draw import capacity_of, render, rescale
 from airjax.raster.plan import count_pairs
 from airjax.raster.tiles import CHUNK, Capacity, Tiling, footprints_of, sorted_lists

@@ -23,19 +23,12 @@ _DAMAGED = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
 
 
 class Snapshot(NamedTuple):
-    """A view of a scene.
+    """A view of a scene."""
 
-    Fields:
-      camera: one, numpy arrays.
-      image_size: (h, w) pixels.
-      focus: distance of the point that the camera looks at, world units, > 0.
-      background: color behind everything, three numbers in [0, 1].
-    """
-
-    camera: Camera
-    image_size: tuple[int, int]
-    focus: float
-    background: tuple[float, float, float]
+    camera: Camera  # one, numpy arrays
+    image_size: tuple[int, int]  # (h, w) pixels
+    focus: float  # distance of the point that the camera looks at, world units, > 0
+    background: tuple[float, float, float]  # color behind everything, three numbers in [0, 1]
 
 
 def to_comment(snapshot: Snapshot) -> str:

@@ -29,29 +29,17 @@ MAX_SIZE = 512  # pixels; default longest side, larger photographs are downscale
 
 @dataclass(frozen=True)
 class Scene:
-    """Photographs with their cameras; numpy arrays.
+    """Photographs with their cameras; numpy arrays."""
 
-    Fields:
-      source: the folder, or another name of the scene for messages.
-      names: of the image files, in the order of the pose file.
-      splits: "train", "val", "test" or "" for each view.
-      images: (v, h, w, 3) float32 in [0, 1], sRGB; transparent parts are laid over white.
-      alphas: (v, h, w) float32 in [0, 1], 0 where a view shows the background alone; None where that is not known.
-      cameras: a stack of v.
-      bounds: (near, far), world units; None where the files hold none.
-      points: (p, 3) points of the scene, p may be 0.
-      notices: lines for the user.
-    """
-
-    source: str
-    names: tuple[str, ...]
-    splits: tuple[str, ...]
-    images: np.ndarray
-    alphas: np.ndarray | None
-    cameras: Camera
-    bounds: tuple[float, float] | None
-    points: np.ndarray
-    notices: tuple[str, ...]
+    source: str  # the folder, or another name of the scene for messages
+    names: tuple[str, ...]  # of the image files, in the order of the pose file
+    splits: tuple[str, ...]  # "train", "val", "test" or "" for each view
+    images: np.ndarray  # (v, h, w, 3) float32 in [0, 1], sRGB; transparent parts are laid over white
+    alphas: np.ndarray | None  # (v, h, w) float32 in [0, 1], 0 for the background alone; None where that is not known
+    cameras: Camera  # a stack of v
+    bounds: tuple[float, float] | None  # (near, far), world units; None where the files hold none
+    points: np.ndarray  # (p, 3) points of the scene, p may be 0
+    notices: tuple[str, ...]  # lines for the user
 
     def __repr__(self) -> str:
         views, height, width = self.images.shape[:3]

@@ -36,17 +36,11 @@ _NEEDED = (*"xyz", "opacity", *(f"{name}_{i}" for name, k in (("f_dc", 3), ("sca
 
 
 class Ply(NamedTuple):
-    """The content of a file.
+    """The content of a file."""
 
-    Fields:
-      gaussians: all slots active; numpy arrays.
-      comments: the comment lines of its header, without the word "comment".
-      notices: lines for the user.
-    """
-
-    gaussians: Gaussians3D
-    comments: tuple[str, ...]
-    notices: tuple[str, ...]
+    gaussians: Gaussians3D  # all slots active; numpy arrays
+    comments: tuple[str, ...]  # the comment lines of its header, without the word "comment"
+    notices: tuple[str, ...]  # lines for the user
 
 
 def write_ply(path: str | os.PathLike, gaussians: Gaussians3D, *, comments: Sequence[str] = ()) -> None:

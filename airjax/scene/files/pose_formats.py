@@ -28,57 +28,35 @@ _LARGEST = 1e30  # of a number in a pose; float32 holds 1e38
 
 
 class Posed(NamedTuple):
-    """One photograph and its camera, as a pose file has them.
+    """One photograph and its camera, as a pose file has them."""
 
-    Fields:
-      file: the image.
-      rotation: (3, 3) world to camera, OpenCV axes.
-      translation: (3,) world units.
-      intrinsics: (3, 3) K in pixels of the size below; or the horizontal field of view in radians of a camera with
-        square pixels and the principal point in the middle.
-      size: (h, w) that K is for; None for the size of the image itself.
-      distortion: k1, k2, p1, p2, k3 of OpenCV.
-      split: "train", "val", "test", or "" where the pose file does not say.
-    """
-
-    file: Path
-    rotation: np.ndarray
-    translation: np.ndarray
+    file: Path  # the image
+    rotation: np.ndarray  # (3, 3) world to camera, OpenCV axes
+    translation: np.ndarray  # (3,) world units
+    # (3, 3) K in pixels of the size below; or the horizontal field of view in radians of a camera with square pixels
+    # and the principal point in the middle.
     intrinsics: np.ndarray | float
-    size: tuple[float, float] | None = None
-    distortion: tuple[float, ...] = (0.0,) * 5
-    split: str = ""
+    size: tuple[float, float] | None = None  # (h, w) that K is for; None for the size of the image itself
+    distortion: tuple[float, ...] = (0.0,) * 5  # k1, k2, p1, p2, k3 of OpenCV
+    split: str = ""  # "train", "val", "test", or "" where the pose file does not say
 
 
 @dataclass(frozen=True)
 class Poses:
-    """The content of a pose file.
+    """The content of a pose file."""
 
-    Fields:
-      views: photographs that are there.
-      bounds: (near, far) of the scene, world units, where the file holds them.
-      points: (p, 3) points of the scene; p may be 0.
-      notices: lines for the user.
-    """
-
-    views: list[Posed]
-    bounds: tuple[float, float] | None = None
-    points: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
-    notices: tuple[str, ...] = ()
+    views: list[Posed]  # photographs that are there
+    bounds: tuple[float, float] | None = None  # (near, far) of the scene, world units, where the file holds them
+    points: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))  # (p, 3) points of the scene; p may be 0
+    notices: tuple[str, ...] = ()  # lines for the user
 
 
 class Format(NamedTuple):
-    """A format of pose files.
+    """A format of pose files."""
 
-    Fields:
-      pattern: its files in the folder of a scene.
-      read: (folder, files that match) to its poses.
-      matches: whether a folder with such files really has this format.
-    """
-
-    pattern: str
-    read: Callable[[Path, list[Path]], Poses]
-    matches: Callable[[Path], bool] = lambda folder: True
+    pattern: str  # its files in the folder of a scene
+    read: Callable[[Path, list[Path]], Poses]  # (folder, files that match) to its poses
+    matches: Callable[[Path], bool] = lambda folder: True  # whether a folder with such files really has this format
 
 
 def read_poses(folder: Path) -> Poses:

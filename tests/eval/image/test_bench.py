@@ -7,11 +7,11 @@ import json
 
 import numpy as np
 import pytest
+from dense import render_dense
 
 from airjax.commands import main
 from airjax.errors import AirjaxError
 from airjax.photographs import read_image
-from airjax.raster.dense import render_dense
 from eval.image import bench
 from eval.image.bench import Benchmark, Subject, gradient_functions, shares
 from eval.report import environment

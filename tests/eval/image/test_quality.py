@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 import pytest
+from dense import render_dense
 
 from airjax.errors import AirjaxError
 from airjax.image.codec import air_file
 from airjax.image.codec.air_file import truncate_stages
 from airjax.photographs import read_image, write_image
-from airjax.raster.dense import render_dense
 from eval.image.measures import as_written, score
 from eval.image.quality import ImageEvaluation, evaluate_file, images_after_stages, run
 from eval.report import environment

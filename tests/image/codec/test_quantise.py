@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scenes2d as scenes
+from dense import render_dense
 from fuzz import random_rows
 
 from airjax.gaussians import Gaussians2D
@@ -29,7 +30,6 @@ from airjax.image.codec.quantise import (
     round_colors,
     straight_through,
 )
-from airjax.raster.dense import render_dense
 from airjax.raster.tiles import patch_centers, patch_grid
 
 P = 16

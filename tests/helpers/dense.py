@@ -9,8 +9,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from airjax.gaussians import CUTOFF, Gaussians2D, conics
+from airjax.gaussians import CUTOFF, Gaussians2D
 from airjax.raster.alpha import Drawn, Splats
+
+
+def conics(gaussians: Gaussians2D) -> Float[Array, "n 3"]:
+    """Upper triangle (xx, xy, yy) of the inverse covariances, in 1/pixel^2.
+
+    With R the rotation by the angle, the covariance is R diag(scales^2) R^T and its inverse R diag(scales^-2) R^T.
+    Inactive slots get the identity, so that nothing stored in them can produce a NaN or a gradient.
+    """
+    active = gaussians.active
+    inverse = 1.0 / jnp.square(jnp.where(active[:, None], gaussians.scales, 1.0))
+    angles = jnp.where(active, gaussians.angles, 0.0)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    p, q = inverse[:, 0], inverse[:, 1]
+    return jnp.stack([p * cos**2 + q * sin**2, (p - q) * cos * sin, p * sin**2 + q * cos**2], axis=-1)
 
 
 def dense_weights(
