@@ -63,39 +63,27 @@ class Subjects(Protocol):
 
 
 class Start(NamedTuple):
-    """Where a refinement begins, and how fast it goes.
+    """Where a refinement begins, and how fast it goes."""
 
-    Fields:
-      name: for the reports.
-      files: weights files, one per training seed; "" is the shipped model, `SCRATCH` a start without one.
-      rates: learning rates; None for those of each file.
-    """
-
-    name: str
+    name: str  # for the reports
+    # weights files, one per training seed; "" is the shipped model, `SCRATCH` a start without one
     files: tuple[str, ...]
-    rates: Any = None
+    rates: Any = None  # learning rates; None for those of each file
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What to measure.
+    """What to measure."""
 
-    Fields:
-      name, description: of the evaluation, for the reports.
-      subjects: images or scenes.
-      starts: the first is the reference of all differences.
-      steps: numbers of refinement steps, increasing, the first is 0.
-      seconds: of refinement on this machine, increasing; may be empty.
-      compared: of the steps, where differences are printed.
-    """
-
+    # name, description: of the evaluation, for the reports
     name: str
     description: str
-    subjects: Subjects
-    starts: tuple[Start, ...]
+    subjects: Subjects  # images or scenes
+    starts: tuple[Start, ...]  # the first is the reference of all differences
+    # numbers of refinement steps, increasing, the first is 0
     steps: tuple[int, ...] = (0, 5, 10, 20, 50, 100, 200, 500)
-    seconds: tuple[float, ...] = ()
-    compared: tuple[int, ...] = (0, 50, 100, 500)
+    seconds: tuple[float, ...] = ()  # of refinement on this machine, increasing; may be empty
+    compared: tuple[int, ...] = (0, 50, 100, 500)  # of the steps, where differences are printed
 
     def __post_init__(self):
         for name, values in (("steps", self.steps), ("seconds", (0, *self.seconds))):
@@ -119,8 +107,7 @@ class Curve(NamedTuple):
 def readable(subjects: Subjects, problems: list[str]) -> Iterator[Subject]:
     """The subjects that can be opened; of the others a line on screen, which is added to `problems`.
 
-    Raises:
-      AirjaxError: at the end, where there was none.
+    Raises AirjaxError: at the end, where there was none.
     """
     count = 0
     for open_subject in subjects:
@@ -249,12 +236,7 @@ def _difference_table(config: Curves, report: dict[str, Any]) -> str:
     for start in config.starts[1:]:
         gain, seeds, cases, reach = (
             report[key][start.name]
-            for key in (
-                "difference",
-                "difference_error_over_seeds",
-                "difference_error_over_cases",
-                "steps_to_reach",
-            )
+            for key in ("difference", "difference_error_over_seeds", "difference_error_over_cases", "steps_to_reach")
         )
         cells = [f"{gain[i]:+.3f} ({number(seeds[i], 3)}; {number(cases[i], 3)})" for i in places]
         rows.append([start.name, *cells, number(reach, 0)])

@@ -25,26 +25,17 @@ SCALARS = ("cosine", "bias", "variance", "milliseconds")
 
 @dataclass(frozen=True)
 class Estimators:
-    """What to measure.
+    """What to measure."""
 
-    Fields:
-      name, description: of the evaluation, for the reports.
-      subjects: images or scenes.
-      estimators: registered names; `unrolled`, which they are compared with, comes by itself.
-      horizons: numbers of inner steps K.
-      draws: of estimators that draw.
-      seed: of the first case.
-      rates: of the tasks; None for those of the weights.
-    """
-
+    # name, description: of the evaluation, for the reports
     name: str
     description: str
-    subjects: Subjects
-    estimators: tuple[str, ...]
-    horizons: tuple[int, ...] = (1, 5, 20, 50)
-    draws: int = 4
-    seed: int = 0
-    rates: Any = None
+    subjects: Subjects  # images or scenes
+    estimators: tuple[str, ...]  # registered names; `unrolled`, which they are compared with, comes by itself
+    horizons: tuple[int, ...] = (1, 5, 20, 50)  # numbers of inner steps K
+    draws: int = 4  # of estimators that draw
+    seed: int = 0  # of the first case
+    rates: Any = None  # of the tasks; None for those of the weights
 
     def __post_init__(self):
         if unknown := set(self.estimators) - set(ESTIMATORS):
@@ -140,11 +131,7 @@ def group_table(records: Comparison) -> str:
     """Mean cosines by group of coordinates, one line per estimator and horizon."""
     columns = list(records[0].groups)
     rows = [
-        [
-            record.name,
-            str(record.horizon),
-            *(number(float(np.mean(record.groups[column])), 3) for column in columns),
-        ]
+        [record.name, str(record.horizon), *(number(float(np.mean(record.groups[column])), 3) for column in columns)]
         for record in _by_name(records)
     ]
     return format_table(["estimator", "K", *columns], rows)

@@ -28,18 +28,13 @@ _DPI = 100
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """One curve; points that are not finite are left out.
+    """One curve; points that are not finite are left out."""
 
-    Fields:
-      name: in the legend. Lines of one name have one color, in all panels.
-      x, y: (k,) points, joined in this order.
-      error: (k,) half height of the band around it; None for no band.
-    """
-
-    name: str
+    name: str  # in the legend. Lines of one name have one color, in all panels
+    # x, y: (k,) points, joined in this order
     x: np.ndarray
     y: np.ndarray
-    error: np.ndarray | None = None
+    error: np.ndarray | None = None  # (k,) half height of the band around it; None for no band
 
     def __post_init__(self):
         shapes = {np.shape(values) for values in (self.x, self.y, self.error) if values is not None}
@@ -49,19 +44,12 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One pair of axes.
+    """One pair of axes."""
 
-    Fields:
-      title: above it; says what y is.
-      x_label: below it.
-      lines: the first lies on top of the others.
-      log2_x: equal ratios of x are equally long; x is then above 0.
-    """
-
-    title: str
-    x_label: str
-    lines: tuple[Line, ...]
-    log2_x: bool = False
+    title: str  # above it; says what y is
+    x_label: str  # below it
+    lines: tuple[Line, ...]  # the first lies on top of the others
+    log2_x: bool = False  # equal ratios of x are equally long; x is then above 0
 
     def __post_init__(self):
         if self.log2_x and any((np.asarray(line.x) <= 0).any() for line in self.lines):
@@ -69,11 +57,7 @@ class Panel:
 
 
 def draw_panels(title: str, panels: Sequence[Panel]) -> bytes:
-    """Panels side by side under one title and one legend, a PNG file.
-
-    Raises:
-      ValueError: no panel.
-    """
+    """Panels side by side under one title and one legend, a PNG file. Raises ValueError: no panel."""
     return _png(panels_figure(title, panels))
 
 

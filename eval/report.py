@@ -30,8 +30,7 @@ _LIBRARY = Path(airjax.__file__).parent
 def format_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Lines of aligned columns, the first to the left and the others to the right.
 
-    Raises:
-      ValueError: a row of another length than the head.
+    Raises ValueError: a row of another length than the head.
     """
     lines = [list(head), *(list(row) for row in rows)]
     for line in lines:
@@ -67,8 +66,7 @@ def finite_mean(values: Iterable[float]) -> float | None:
 def codec_report(name: str, description: str, results: Mapping[str, Sequence]) -> dict[str, Any]:
     """One codec in CompressAI's layout; each list of `results` has one entry per operating point.
 
-    Raises:
-      ValueError: lists of different lengths.
+    Raises ValueError: lists of different lengths.
     """
     lengths = {key: len(values) for key, values in results.items()}
     if len(set(lengths.values())) > 1:
@@ -121,11 +119,7 @@ def write_report(
 def write_json(path: Path, report: Any) -> None:
     """Writes a report, whole or not at all; infinities and NaN, which JSON lacks, become null.
 
-    The folder is made if absent.
-
-    Raises:
-      AirjaxError: the file cannot be written.
-      OSError: the folder cannot be made.
+    The folder is made if absent. Raises AirjaxError: the file cannot be written; OSError: the folder cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_without_infinities(report), indent=2, allow_nan=False)

@@ -73,8 +73,7 @@ print(json.dumps([seconds, usage.ru_maxrss, child.returncode]))
 def run_python(arguments: Sequence[str]) -> tuple[float, int]:
     """Runs this Python in a new process: (seconds from start to end, its peak resident memory in bytes).
 
-    Raises:
-      AirjaxError: it did not exit with status 0; the last line that it wrote is in the message.
+    Raises AirjaxError: it did not exit with status 0; the last line that it wrote is in the message.
     """
     launched = subprocess.run(
         [sys.executable, "-c", _LAUNCHER, *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False
@@ -88,21 +87,13 @@ def run_python(arguments: Sequence[str]) -> tuple[float, int]:
 
 
 class Row(NamedTuple):
-    """One measurement.
+    """One measurement."""
 
-    Fields:
-      what: in words.
-      timing: seconds.
-      evaluations: exponentials of one run; None where none or not known.
-      peak_bytes: peak memory of the process that did it; None for this process.
-      flops: floating-point operations of one run, where they are what counts.
-    """
-
-    what: str
-    timing: Timing
-    evaluations: int | None = None
-    peak_bytes: int | None = None
-    flops: float | None = None
+    what: str  # in words
+    timing: Timing  # seconds
+    evaluations: int | None = None  # exponentials of one run; None where none or not known
+    peak_bytes: int | None = None  # peak memory of the process that did it; None for this process
+    flops: float | None = None  # floating-point operations of one run, where they are what counts
 
     def as_json(self) -> dict[str, Any]:
         """Its fields by name."""

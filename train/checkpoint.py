@@ -91,10 +91,8 @@ def restore(folder: str | Path, state_like: Any, step: int | None = None) -> Any
 def restore_part(folder: str | Path, name: str, step: int | None = None) -> dict:
     """One branch of a saved state, for instance "params" or "ema", as a nested dict of numpy arrays.
 
-    Needs no model and no optimizer: for exporting weights, and for starting another run from a checkpoint.
-
-    Raises:
-      AirjaxError: no such checkpoint, no such branch in it, or damaged files.
+    Needs no model and no optimizer: for exporting weights, and for starting another run from a checkpoint. Raises
+    AirjaxError: no such checkpoint, no such branch in it, or damaged files.
     """
     path, meta = _read_meta(folder, step)
     branch = {key: entry for key, entry in meta["shapes"].items() if key.startswith(f"{name}/")}

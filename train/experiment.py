@@ -22,21 +22,15 @@ from train.optim import Optimizer, Phase, State
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One run: what `python -m train.main` executes. A wing adds its model.
+    """One run: what `python -m train.main` executes. A wing adds its model."""
 
-    Fields:
-      name: of the run folder.
-      phase: what is trained, by which loss.
-      optimizer, loop, data: see there.
-      init: weights file or run folder to start from; None for fresh weights from loop.seed.
-    """
-
-    name: str
-    phase: Phase
+    name: str  # of the run folder
+    phase: Phase  # what is trained, by which loss
+    # optimizer, loop, data: see there
     optimizer: Optimizer
     loop: LoopConfig
     data: Any
-    init: str | None = None
+    init: str | None = None  # weights file or run folder to start from; None for fresh weights from loop.seed
 
     def init_params(self, key: jax.Array) -> Any:
         """Fresh weights of the model."""

@@ -54,24 +54,15 @@ class NonFiniteLossError(AirjaxError):
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long a run lasts, and how often it reports.
+    """How long a run lasts, and how often it reports."""
 
-    Fields:
-      num_steps: steps in all, over every session.
-      seed: recorded with the run; the loop itself draws nothing.
-      log_every: steps between log lines, each the mean over them; also how often losses are checked.
-      checkpoint_every: steps between checkpoints; 0 writes only the last one.
-      panel_every: steps between pictures; 0 for none.
-      keep: number of checkpoints that stay on disk.
-      max_seconds: stop, with a checkpoint, after this wall-clock time over all sessions; None for no limit.
-    """
-
-    num_steps: int
-    seed: int = 0
-    log_every: int = free(20)
-    checkpoint_every: int = free(200)
-    panel_every: int = free(0)
-    keep: int = free(2)
+    num_steps: int  # steps in all, over every session
+    seed: int = 0  # recorded with the run; the loop itself draws nothing
+    log_every: int = free(20)  # steps between log lines, each the mean over them; also how often losses are checked
+    checkpoint_every: int = free(200)  # steps between checkpoints; 0 writes only the last one
+    panel_every: int = free(0)  # steps between pictures; 0 for none
+    keep: int = free(2)  # number of checkpoints that stay on disk
+    # stop, with a checkpoint, after this wall-clock time over all sessions; None for no limit
     max_seconds: float | None = free(None)
 
     def __post_init__(self):
@@ -191,12 +182,7 @@ class _Training:
             jax.block_until_ready(self._pending[-2][1]["loss"])
 
     def report(
-        self,
-        finished: bool,
-        stop: bool,
-        panel_fn: Callable | None,
-        eval_fn: Callable | None,
-        eval_every: int | None,
+        self, finished: bool, stop: bool, panel_fn: Callable | None, eval_fn: Callable | None, eval_every: int | None
     ) -> None:
         """Whatever is due after this step: log line, picture, evaluation, checkpoint."""
         config, step, record = self._config, self.step, {}

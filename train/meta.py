@@ -29,23 +29,16 @@ class Meta(Phase):
     Class facts:
       head: names of the layers that are trained as the head.
       start_rates: the inner learning rates that training starts from.
-
-    Fields:
-      estimator: of the outer gradient, see `airjax.inner.estimators`.
-      trained: "head" for the last layers, "all" for all weights, "rates" for no weight.
-      learn_rates: whether the inner learning rates are trained, by an estimator that gives their gradient.
-      rate_speed: how many times the optimizer's step the logarithms of the rates take.
-      row_clip: see `airjax.inner.estimators.clip_rows`.
     """
 
     head: ClassVar[tuple[str, ...]]
     start_rates: ClassVar[Any]
 
-    estimator: Estimator
-    trained: str = "head"
-    learn_rates: bool = False
-    rate_speed: float = 100.0
-    row_clip: float = 10.0
+    estimator: Estimator  # of the outer gradient, see `airjax.inner.estimators`
+    trained: str = "head"  # "head" for the last layers, "all" for all weights, "rates" for no weight
+    learn_rates: bool = False  # whether the inner learning rates are trained, by an estimator that gives their gradient
+    rate_speed: float = 100.0  # how many times the optimizer's step the logarithms of the rates take
+    row_clip: float = 10.0  # see `airjax.inner.estimators.clip_rows`
 
     def __post_init__(self):
         if self.trained not in TRAINED:
@@ -114,25 +107,18 @@ class Meta(Phase):
 
 @dataclass(frozen=True)
 class Variants:
-    """The estimators of a study with their options, by the name of the variant: that of the estimator for its head.
+    """The estimators of a study with their options, by the name of the variant: that of the estimator for its head."""
 
-    Fields:
-      head: options by estimator; one that is not named takes those of `Estimator.at`.
-      rates: the same, for "rates_NAME", the inner learning rates alone.
-      learning_rates: of the outer optimizer by `Meta.trained`; "full_NAME" trains all weights where it has "all".
-      horizon: inner steps.
-    """
-
-    head: dict[str, dict[str, Any]]
-    rates: dict[str, dict[str, Any]]
+    head: dict[str, dict[str, Any]]  # options by estimator; one that is not named takes those of `Estimator.at`
+    rates: dict[str, dict[str, Any]]  # the same, for "rates_NAME", the inner learning rates alone
+    # of the outer optimizer by `Meta.trained`; "full_NAME" trains all weights where it has "all"
     learning_rates: dict[str, float]
-    horizon: int
+    horizon: int  # inner steps
 
     def phase(self, kind: type[Meta], variant: str, **fields: Any) -> Meta:
         """The phase of a variant.
 
-        Raises:
-          AirjaxError: no such estimator, or one that cannot train what the variant names.
+        Raises AirjaxError: no such estimator, or one that cannot train what the variant names.
         """
         prefix = next((prefix for prefix in ("full_", "rates_") if variant.startswith(prefix)), "")
         name, trained = variant.removeprefix(prefix), {"full_": "all", "rates_": "rates", "": "head"}[prefix]

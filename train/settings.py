@@ -55,11 +55,7 @@ def free_names(value: Any, name: str) -> set[str]:
 
 
 def check_at_least(config: Any, low: int, *names: str) -> None:
-    """Refuse fields below `low`; None passes.
-
-    Raises:
-      AirjaxError: names the first such field.
-    """
+    """Refuse fields below `low`; None passes. Raises AirjaxError: names the first such field."""
     for name in names:
         if (value := getattr(config, name)) is not None and value < low:
             raise AirjaxError(f"{name}: expected at least {low}, got {value}")
@@ -92,8 +88,7 @@ def load_config(path: Path, function: str, *, folder: Path) -> tuple[Path, Calla
 def config_errors(path: Path) -> Iterator[None]:
     """Turns whatever a config file does wrong into one line that names the file.
 
-    Raises:
-      AirjaxError: with the message of the mistake, and its line where it lies in the file.
+    Raises AirjaxError: with the message of the mistake, and its line where it lies in the file.
     """
     try:
         yield

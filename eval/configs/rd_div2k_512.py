@@ -11,7 +11,5 @@ from eval.image.rd import RateDistortion
 def evaluation() -> RateDistortion:
     """As on Kodak (eval/configs/rd_kodak.py)."""
     return RateDistortion(
-        name="rd_div2k_512",
-        description="32 DIV2K crops (512x512)",
-        images="../shared/data/div2k_512",
+        name="rd_div2k_512", description="32 DIV2K crops (512x512)", images="../shared/data/div2k_512"
     )

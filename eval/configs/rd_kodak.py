@@ -8,8 +8,4 @@ from eval.image.rd import RateDistortion
 
 def evaluation() -> RateDistortion:
     """The shipped weights at seven qualities, the others from about 0.1 to 2 bits per pixel."""
-    return RateDistortion(
-        name="rd_kodak",
-        description="Kodak-24 (768x512)",
-        images="../shared/data/kodak",
-    )
+    return RateDistortion(name="rd_kodak", description="Kodak-24 (768x512)", images="../shared/data/kodak")

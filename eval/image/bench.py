@@ -45,30 +45,19 @@ from train.settings import check_at_least
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What to measure.
+    """What to measure."""
 
-    Fields:
-      name, description: of the evaluation, for the report.
-      images: the photograph.
-      max_gaussians: how many Gaussians it gets (fewer where it has fewer patches times stages).
-      solve_steps: color-solve steps of the encode that has them.
-      repetitions: warm runs in this process of each row.
-      process_repetitions: processes started for the cold start.
-      large_side: pixels a side of the large image, the photograph tiled.
-      machine_scale: size of the machine's own measure, the plain loops; 1 is some 50 ms each.
-      parts: which of ROWS to measure; None for all.
-    """
-
+    # name, description: of the evaluation, for the report
     name: str
     description: str
-    images: str
-    max_gaussians: int = 28_000
-    solve_steps: int = 10
-    repetitions: int = 10
-    process_repetitions: int = 3
-    large_side: int = 4096
-    machine_scale: float = 1.0
-    parts: tuple[str, ...] | None = None
+    images: str  # the photograph
+    max_gaussians: int = 28_000  # how many Gaussians it gets (fewer where it has fewer patches times stages)
+    solve_steps: int = 10  # color-solve steps of the encode that has them
+    repetitions: int = 10  # warm runs in this process of each row
+    process_repetitions: int = 3  # processes started for the cold start
+    large_side: int = 4096  # pixels a side of the large image, the photograph tiled
+    machine_scale: float = 1.0  # size of the machine's own measure, the plain loops; 1 is some 50 ms each
+    parts: tuple[str, ...] | None = None  # which of ROWS to measure; None for all
 
     def __post_init__(self):
         check_at_least(self, 1, "max_gaussians", "solve_steps", "repetitions", "process_repetitions", "large_side")
@@ -154,9 +143,7 @@ def encode_rows(subject: Subject) -> list[Row]:
     return [
         subject.time("encode, networks only", lambda: air_file.encode(subject.encode(0)), evaluations=patch),
         subject.time(
-            f"encode, {steps} solve steps",
-            lambda: air_file.encode(subject.encode(steps)),
-            evaluations=patch + lists,
+            f"encode, {steps} solve steps", lambda: air_file.encode(subject.encode(steps)), evaluations=patch + lists
         ),
         subject.time("encode, compact file", lambda: air_file.encode(compress(subject.model, subject.image))),
     ]
@@ -339,8 +326,7 @@ def _rate(row: Row, name: str) -> float:
 def run(config: Benchmark, weights: Path | None, out: Path) -> int:
     """Measures, prints the table and writes `bench.json`; 0 failures.
 
-    Raises:
-      AirjaxError: no such weights, no photograph, or a command of another process failed.
+    Raises AirjaxError: no such weights, no photograph, or a command of another process failed.
     """
     model = load(weights)
     path = find_images([config.images], suffixes=IMAGE_SUFFIXES)[0]

@@ -23,29 +23,17 @@ from eval.image.measures import decode_pixels
 
 @dataclass(frozen=True)
 class Codec:
-    """One codec at several settings.
+    """One codec at several settings."""
 
-    Fields:
-      name: in file names and tables.
-      label: in plots.
-      description: what it is, with its options and version.
-      knob: meaning of `settings`.
-      settings: one per operating point, from the smallest files to the largest.
-      prepare: (h, w, 3) float32 in [0, 1] to the input of `encode`; not part of its time.
-      encode: (prepared, setting) to bytes.
-      decode: bytes to the input of `finish`.
-      finish: decoded to (h, w, 3) float32 pixels; not part of the time of `decode`.
-    """
-
-    name: str
-    label: str
-    description: str
-    knob: str
-    settings: tuple[float, ...]
-    prepare: Callable[[np.ndarray], Any]
-    encode: Callable[[Any, float], bytes]
-    decode: Callable[[bytes], Any]
-    finish: Callable[[Any], np.ndarray]
+    name: str  # in file names and tables
+    label: str  # in plots
+    description: str  # what it is, with its options and version
+    knob: str  # meaning of `settings`
+    settings: tuple[float, ...]  # one per operating point, from the smallest files to the largest
+    prepare: Callable[[np.ndarray], Any]  # (h, w, 3) float32 in [0, 1] to the input of `encode`; not part of its time
+    encode: Callable[[Any, float], bytes]  # (prepared, setting) to bytes
+    decode: Callable[[bytes], Any]  # bytes to the input of `finish`
+    finish: Callable[[Any], np.ndarray]  # decoded to (h, w, 3) float32 pixels; not part of the time of `decode`
 
 
 def airjax_codec(model: Model, qualities: Sequence[float], *, refine_steps: int = 0) -> Codec:
@@ -63,25 +51,15 @@ def airjax_codec(model: Model, qualities: Sequence[float], *, refine_steps: int 
 
 @dataclass(frozen=True)
 class Pillow:
-    """One kind of file that Pillow writes.
+    """One kind of file that Pillow writes."""
 
-    Fields:
-      label: for people.
-      format: Pillow's name.
-      feature: Pillow's name of the library behind it, for `PIL.features`.
-      ladder: name of the field of `eval.image.rd.RateDistortion` with the settings.
-      knob: meaning of a setting.
-      options: a setting to the options of `Image.save`.
-      note: the options in words.
-    """
-
-    label: str
-    format: str
-    feature: str
-    ladder: str
-    knob: str
-    options: Callable[[float], dict[str, Any]]
-    note: str
+    label: str  # for people
+    format: str  # Pillow's name
+    feature: str  # Pillow's name of the library behind it, for `PIL.features`
+    ladder: str  # name of the field of `eval.image.rd.RateDistortion` with the settings
+    knob: str  # meaning of a setting
+    options: Callable[[float], dict[str, Any]]  # a setting to the options of `Image.save`
+    note: str  # the options in words
 
 
 def _jpeg(label: str, subsampling: int) -> Pillow:

@@ -29,8 +29,7 @@ NUM_PREFIXES = 4
 def compare(original: Path, file: Path, decoded: Path, weights: Path | None) -> tuple[list[str], bytes]:
     """The facts as short texts, and the picture as the bytes of a PNG.
 
-    Raises:
-      AirjaxError: a file that cannot be read, or images of other sizes than the .air file.
+    Raises AirjaxError: a file that cannot be read, or images of other sizes than the .air file.
     """
     image, reconstruction, data = read_image(original).pixels, read_image(decoded).pixels, read_bytes(file)
     try:

@@ -39,21 +39,16 @@ class Scores(NamedTuple):
 
 
 class FileResult(NamedTuple):
-    """One encoded file.
+    """One encoded file."""
 
-    Fields:
-      scores: of the decoded image.
-      num_bytes, bpp: size of the file, with its headers.
-      encode, decode: warm times.
-      num_gaussians: None for other codecs than ours.
-    """
-
-    scores: Scores
+    scores: Scores  # of the decoded image
+    # num_bytes, bpp: size of the file, with its headers
     num_bytes: int
     bpp: float
+    # encode, decode: warm times
     encode: Timing
     decode: Timing
-    num_gaussians: int | None = None
+    num_gaussians: int | None = None  # None for other codecs than ours
 
 
 def as_written(rendered: np.ndarray) -> np.ndarray:
@@ -126,8 +121,7 @@ def num_perfect(files: Iterable[FileResult]) -> int:
 def prepare(config: Any, weights: Path | None) -> tuple[Model, list[Path]]:
     """The model and the files of an evaluation with `images`, `limit` and `description`.
 
-    Raises:
-      AirjaxError: no such weights, no such folder, or no image in it.
+    Raises AirjaxError: no such weights, no such folder, or no image in it.
     """
     model = load(weights)
     if not Path(config.images).exists():
@@ -142,10 +136,8 @@ def measure_images(
 ) -> Iterator[Result]:
     """Results of `measure` (file name, pixels) for one image after another, those in `folder`.
 
-    An image that cannot be read or measured is one line on the screen, and has no result.
-
-    Raises:
-      AirjaxError: there is no result at all.
+    An image that cannot be read or measured is one line on the screen, and has no result. Raises AirjaxError: there is
+    no result at all.
     """
     num_results = 0
     with tqdm(paths, unit="image", disable=None) as progress:

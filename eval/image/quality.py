@@ -37,24 +37,17 @@ from train.settings import check_at_least
 
 @dataclass(frozen=True)
 class ImageEvaluation:
-    """What to measure.
+    """What to measure."""
 
-    Fields:
-      name, description: of the evaluation, for the reports.
-      images: a folder of images, or one image.
-      max_gaussians: most Gaussians of a file; None for no limit.
-      solve_steps: one file is measured for each; 0 is the networks alone, k adds k color-solve steps.
-      repetitions: warm runs of each timing, after one that compiles.
-      limit: only the first images; None for all.
-    """
-
+    # name, description: of the evaluation, for the reports
     name: str
     description: str
-    images: str
-    max_gaussians: int | None = 28_000
+    images: str  # a folder of images, or one image
+    max_gaussians: int | None = 28_000  # most Gaussians of a file; None for no limit
+    # one file is measured for each; 0 is the networks alone, k adds k color-solve steps
     solve_steps: tuple[int, ...] = (0, 10)
-    repetitions: int = 3
-    limit: int | None = None
+    repetitions: int = 3  # warm runs of each timing, after one that compiles
+    limit: int | None = None  # only the first images; None for all
 
     def __post_init__(self):
         steps = self.solve_steps

@@ -34,30 +34,25 @@ class RateDistortion:
     """What to measure.
 
     Fields:
-      name, description: of the evaluation, for the reports.
-      images: a folder of images, or one image.
-      airjax_qualities: of the compact profile, 0 to 100, rising.
-      refine_steps: of its Gaussians before they are rounded.
-      jpeg_qualities: 1 to 100, rising, for both JPEG 4:2:0 and 4:4:4.
       webp_qualities, avif_qualities: 0 to 100, rising.
-      jpeg2000_ratios: 24 bits over bits per pixel, above 1, falling.
-      anchor_bpp: the rates of JPEG 4:2:0 between which codecs are compared, bits per pixel.
-      repetitions: warm runs of each timing, after one that compiles.
-      limit: only the first images; None for all.
     """
 
+    # name, description: of the evaluation, for the reports
     name: str
     description: str
-    images: str
-    airjax_qualities: tuple[float, ...] = (5, 15, 25, 35, 45, 60, 75)
-    refine_steps: int = 0
+    images: str  # a folder of images, or one image
+    airjax_qualities: tuple[float, ...] = (5, 15, 25, 35, 45, 60, 75)  # of the compact profile, 0 to 100, rising
+    refine_steps: int = 0  # of its Gaussians before they are rounded
+    # 1 to 100, rising, for both JPEG 4:2:0 and 4:4:4
     jpeg_qualities: tuple[int, ...] = (3, 5, 8, 12, 20, 30, 45, 60, 75, 85, 90)
     webp_qualities: tuple[int, ...] = (0, 3, 8, 15, 25, 40, 60, 75, 85, 92)
+    # 24 bits over bits per pixel, above 1, falling
     jpeg2000_ratios: tuple[float, ...] = (240, 160, 110, 75, 50, 34, 24, 17, 12)
     avif_qualities: tuple[int, ...] = (5, 15, 25, 35, 45, 55, 65, 75, 85)
+    # the rates of JPEG 4:2:0 between which codecs are compared, bits per pixel
     anchor_bpp: tuple[float, float] = (0.2, 1.0)
-    repetitions: int = 1
-    limit: int | None = None
+    repetitions: int = 1  # warm runs of each timing, after one that compiles
+    limit: int | None = None  # only the first images; None for all
 
     def __post_init__(self):
         _check_ladder("airjax_qualities", self.airjax_qualities, *QUALITY_RANGE)
@@ -101,8 +96,7 @@ def make_codecs(config: RateDistortion, model: Model) -> list[Codec]:
 def measure(codec: Codec, image: np.ndarray, repetitions: int) -> tuple[FileResult, ...]:
     """Encodes and decodes one image, (h, w, 3) float32 in [0, 1], at all settings of a codec.
 
-    Raises:
-      AirjaxError: the codec cannot hold such an image (each format has a largest size).
+    Raises AirjaxError: the codec cannot hold such an image (each format has a largest size).
     """
     prepared = codec.prepare(image)
     try:
@@ -145,19 +139,14 @@ def bd_rates(means: dict[str, dict[str, list]], bpp_range: tuple[float, float]) 
 
 
 class Comparison(NamedTuple):
-    """One codec against the anchor.
+    """One codec against the anchor."""
 
-    Fields:
-      of_means: delta rate of the curves that are means over images.
-      mean_percent: mean of the images' own delta rates; None where no image has one. It does not depend on how a codec
-        spreads its bits over the images, which the first does: a codec with one knob for quality spends more on rough
-        images, one with a knob for size does not.
-      num_images: that have a delta rate of their own.
-    """
-
-    of_means: BDRate
+    of_means: BDRate  # delta rate of the curves that are means over images
+    # mean of the images' own delta rates; None where no image has one. It does not depend on how a codec spreads its
+    # bits over the images, which the first does: a codec with one knob for quality spends more on rough images, one
+    # with a knob for size does not
     mean_percent: float | None
-    num_images: int
+    num_images: int  # that have a delta rate of their own
 
 
 def compare(

@@ -25,22 +25,15 @@ from train.settings import check_at_least
 
 @dataclass(frozen=True)
 class Rounding:
-    """What to measure.
+    """What to measure."""
 
-    Fields:
-      name, description: of the evaluation, for the report.
-      images: a folder of images, or one image.
-      qualities: of the files, each in [0, 100].
-      solve_steps: of `compress`.
-      limit: only the first images; None for all.
-    """
-
+    # name, description: of the evaluation, for the report
     name: str
     description: str
-    images: str
-    qualities: tuple[float, ...] = (40.0, 50.0, 60.0, 66.0, 70.0)
-    solve_steps: int = 5
-    limit: int | None = None
+    images: str  # a folder of images, or one image
+    qualities: tuple[float, ...] = (40.0, 50.0, 60.0, 66.0, 70.0)  # of the files, each in [0, 100]
+    solve_steps: int = 5  # of `compress`
+    limit: int | None = None  # only the first images; None for all
 
     def __post_init__(self):
         if not self.qualities or any(not 0 <= quality <= 100 for quality in self.qualities):
@@ -49,20 +42,13 @@ class Rounding:
 
 
 class RoundingResult(NamedTuple):
-    """One file, with its PSNR in dB and the two without rounding.
+    """One file, with its PSNR in dB and the two without rounding."""
 
-    Fields:
-      psnr: of the decoded file.
-      same_rows: of the rows of the file before rounding.
-      unaware: of the Gaussians that the model makes without a quantizer.
-      unaware_gaussians: their number.
-      num_gaussians, bits_per_gaussian, bpp: of the file, everything counted.
-    """
-
-    psnr: float
-    same_rows: float
-    unaware: float
-    unaware_gaussians: int
+    psnr: float  # of the decoded file
+    same_rows: float  # of the rows of the file before rounding
+    unaware: float  # of the Gaussians that the model makes without a quantizer
+    unaware_gaussians: int  # their number
+    # num_gaussians, bits_per_gaussian, bpp: of the file, everything counted
     num_gaussians: int
     bits_per_gaussian: float
     bpp: float
@@ -113,8 +99,7 @@ def table(qualities: tuple[float, ...], means: list[RoundingResult]) -> str:
 def run(config: Rounding, weights: Path | None, out: Path) -> int:
     """Measures all images, prints the table, writes `rounding.json`; the number of images that could not be read.
 
-    Raises:
-      AirjaxError: no such weights, no image, or none that can be read.
+    Raises AirjaxError: no such weights, no image, or none that can be read.
     """
     model, paths = prepare(config, weights)
 

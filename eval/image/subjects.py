@@ -23,19 +23,12 @@ from airjax.raster.draw import render
 
 @dataclass(frozen=True, eq=False)
 class ImageSubject:
-    """One photograph; see `eval.curves.Subject`.
+    """One photograph; see `eval.curves.Subject`."""
 
-    Fields:
-      name: of the file.
-      image: (h, w, 3) in [0, 1].
-      max_gaussians: budget of 768 x 512 pixels; smaller pictures get as many per pixel.
-      loss_fn: the inner loss.
-    """
-
-    name: str
-    image: np.ndarray
-    max_gaussians: int
-    loss_fn: ImageLoss = squared_error
+    name: str  # of the file
+    image: np.ndarray  # (h, w, 3) in [0, 1]
+    max_gaussians: int  # budget of 768 x 512 pixels; smaller pictures get as many per pixel
+    loss_fn: ImageLoss = squared_error  # the inner loss
     capacity = None
     rates = RATES
 
@@ -61,21 +54,13 @@ class ImageSubject:
 
 @dataclass(frozen=True)
 class Images:
-    """Photographs of an evaluation.
+    """Photographs of an evaluation."""
 
-    Fields:
-      images: a folder of images, or one image.
-      max_gaussians: budget of 768 x 512 pixels; smaller pictures get as many per pixel.
-      crop: the middle so many pixels squared only; None for whole images.
-      limit: only the first images; None for all.
-      loss_fn: the inner loss, see `airjax.image.task.ImageTask`.
-    """
-
-    images: str
-    max_gaussians: int = 14_000
-    crop: int | None = None
-    limit: int | None = None
-    loss_fn: ImageLoss = squared_error
+    images: str  # a folder of images, or one image
+    max_gaussians: int = 14_000  # budget of 768 x 512 pixels; smaller pictures get as many per pixel
+    crop: int | None = None  # the middle so many pixels squared only; None for whole images
+    limit: int | None = None  # only the first images; None for all
+    loss_fn: ImageLoss = squared_error  # the inner loss, see `airjax.image.task.ImageTask`
 
     def __post_init__(self):
         if self.max_gaussians < 1:

@@ -32,22 +32,16 @@ OPACITY = 0.9
 
 @dataclass(frozen=True)
 class SceneBenchmark:
-    """What to measure.
+    """What to measure."""
 
-    Fields:
-      name, description: of the evaluation, for the report.
-      sets: (side of a view, side of a cell) in pixels each: 2 * (side / cell)^2 Gaussians.
-      images: folder of photographs, the textures of the scene; None for colored noise.
-      repetitions: warm runs of each row.
-      machine_scale: see `eval.timing.exp_row`.
-    """
-
+    # name, description: of the evaluation, for the report
     name: str
     description: str
+    # (side of a view, side of a cell) in pixels each: 2 * (side / cell)^2 Gaussians
     sets: tuple[tuple[int, int], ...] = ((64, 2), (128, 2), (64, 1))
-    images: str | None = None
-    repetitions: int = 20
-    machine_scale: float = 1.0
+    images: str | None = None  # folder of photographs, the textures of the scene; None for colored noise
+    repetitions: int = 20  # warm runs of each row
+    machine_scale: float = 1.0  # see `eval.timing.exp_row`
 
     def __post_init__(self):
         for side, cell in self.sets:
@@ -104,8 +98,7 @@ def make_views(config: SceneBenchmark, side: int) -> Views:
 def run(config: SceneBenchmark, weights: Path | None, out: Path) -> int:
     """Measures, prints the table and writes `bench.json`; 0 failures.
 
-    Raises:
-      AirjaxError: weights, which a renderer does not have.
+    Raises AirjaxError: weights, which a renderer does not have.
     """
     if weights is not None:
         raise AirjaxError("--weights: not an option of this benchmark, whose sets are made without a predictor")

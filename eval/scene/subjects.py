@@ -30,37 +30,28 @@ from train.scene.data import SceneData, texture_atlas
 
 @dataclass(frozen=True, eq=False)
 class SceneSubject:
-    """One scene: what is given, and what is judged; see `eval.curves.Subject`.
+    """One scene: what is given, and what is judged; see `eval.curves.Subject`."""
 
-    Fields:
-      name: for the reports.
-      images, cameras: (v, h, w, 3), a stack of v, given.
-      small: the same as the predictor sees them, perhaps of fewer pixels: (images, cameras).
-      near, far: depths, world units.
-      judged_images, judged_cameras: kept back.
-      points, colors: (p, 3) where a start from scratch begins.
-      background: (3,).
-      sets: see `airjax.scene.predictor.predict`.
-      empty: pixels of `small` that show the background; None where that is not known.
-      capacity: of the renderer's lists to begin with, so that one program serves all scenes; None to plan it.
-      loss_fn: the inner loss of a view.
-    """
-
-    name: str
+    name: str  # for the reports
+    # images, cameras: (v, h, w, 3), a stack of v, given
     images: np.ndarray
     cameras: Camera
-    small: tuple[np.ndarray, Camera]
+    small: tuple[np.ndarray, Camera]  # the same as the predictor sees them, perhaps of fewer pixels: (images, cameras)
+    # near, far: depths, world units
     near: float
     far: float
+    # judged_images, judged_cameras: kept back
     judged_images: np.ndarray
     judged_cameras: Camera
+    # points, colors: (p, 3) where a start from scratch begins
     points: np.ndarray
     colors: np.ndarray
-    background: np.ndarray
-    sets: np.ndarray | None = None
-    empty: np.ndarray | None = None
+    background: np.ndarray  # (3,)
+    sets: np.ndarray | None = None  # see `airjax.scene.predictor.predict`
+    empty: np.ndarray | None = None  # pixels of `small` that show the background; None where that is not known
+    # of the renderer's lists to begin with, so that one program serves all scenes; None to plan it
     capacity: Capacity | None = None
-    loss_fn: ViewLoss = view_loss
+    loss_fn: ViewLoss = view_loss  # the inner loss of a view
     rates = RATES
 
     @property
@@ -113,26 +104,18 @@ class _Scenes:
 
 @dataclass(frozen=True)
 class ProceduralScenes(_Scenes):
-    """Scenes that are made up, with textures that no training saw.
+    """Scenes that are made up, with textures that no training saw."""
 
-    Fields:
-      photographs: whose textures they have; None for colored noise.
-      num_scenes: how many.
-      image_size: (h, w) pixels of their views.
-      context, targets: views that are given, and views that are judged.
-      capacity: (pairs, chunks) of the renderer's lists to begin with; None to plan those of each scene.
-      limit: only the first scenes; None for all.
-      loss_fn: the inner loss of a view, see `airjax.scene.task.SceneTask`.
-    """
-
-    photographs: str | None = "../shared/data/photos_train"
-    num_scenes: int = 64
-    image_size: tuple[int, int] = (64, 64)
+    photographs: str | None = "../shared/data/photos_train"  # whose textures they have; None for colored noise
+    num_scenes: int = 64  # how many
+    image_size: tuple[int, int] = (64, 64)  # (h, w) pixels of their views
+    # context, targets: views that are given, and views that are judged
     context: int = 2
     targets: int = 2
+    # (pairs, chunks) of the renderer's lists to begin with; None to plan those of each scene
     capacity: tuple[int, int] | None = None
-    limit: int | None = None
-    loss_fn: ViewLoss = view_loss
+    limit: int | None = None  # only the first scenes; None for all
+    loss_fn: ViewLoss = view_loss  # the inner loss of a view, see `airjax.scene.task.SceneTask`
 
     def __post_init__(self):
         if self.num_scenes < 1:
@@ -173,20 +156,15 @@ class ProceduralScenes(_Scenes):
 class RealScenes(_Scenes):
     """Folders of posed photographs, taken apart as `airjax reconstruct` does; from scratch starts at triangulated
     points.
-
-    Fields:
-      folders: of scenes.
-      views, predict_size, max_size: as `airjax reconstruct` has them.
-      limit: only the first scenes; None for all.
-      loss_fn: the inner loss of a view, see `airjax.scene.task.SceneTask`.
     """
 
-    folders: tuple[str, ...]
+    folders: tuple[str, ...]  # of scenes
+    # views, predict_size, max_size: as `airjax reconstruct` has them
     views: int = VIEWS
     predict_size: int = PREDICT_SIZE
     max_size: int = MAX_SIZE
-    limit: int | None = None
-    loss_fn: ViewLoss = view_loss
+    limit: int | None = None  # only the first scenes; None for all
+    loss_fn: ViewLoss = view_loss  # the inner loss of a view, see `airjax.scene.task.SceneTask`
 
     def __len__(self) -> int:
         return len(self.folders[: self.limit])

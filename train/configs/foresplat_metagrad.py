@@ -25,10 +25,7 @@ VARIANTS = Variants(
         "truncated": {"num_steps": 40, "window": 4},
         "unrolled": {"anchors": (16,)},
     },
-    rates={
-        "meta_sgd": {"anchors": (30, 90)},
-        "es": {"anchors": (30, 90), "sigma": 1e-3},
-    },
+    rates={"meta_sgd": {"anchors": (30, 90)}, "es": {"anchors": (30, 90), "sigma": 1e-3}},
     learning_rates={"head": 2e-4, "rates": 4e-4},
     horizon=30,
 )

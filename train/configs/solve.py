@@ -16,10 +16,7 @@ from train.optim import Optimizer
 def experiment(smoke: bool) -> ImageExperiment:
     """`joint.py` with three conjugate-gradient steps and a lower rate."""
     base = joint.experiment(smoke)
-    changes = {
-        "phase": dataclasses.replace(base.phase, solve_steps=3),
-        "optimizer": Optimizer(learning_rate=3e-4),
-    }
+    changes = {"phase": dataclasses.replace(base.phase, solve_steps=3), "optimizer": Optimizer(learning_rate=3e-4)}
     if smoke:
         return base.with_(name="solve_smoke", **changes)
     loop = LoopConfig(num_steps=5_000, seed=1, log_every=50, checkpoint_every=500, panel_every=500)

@@ -63,37 +63,27 @@ class Augment:
     """How often and how strongly a crop is changed. The changed crop is also the target of the network.
 
     The first three fields and `blur`, `noise`, `jitter`, `jpeg` are probabilities in [0, 1], drawn
-    independently for each crop; at 0 the step is skipped and costs nothing. Every range is (low, high).
-
-    Fields:
-      flip: of a left-right mirror image.
-      turn: of a rotation by one, two or three quarter turns.
-      downscale: of a reduction, by a factor uniform in `downscale_factor` (>= 1, less where the photograph is
-        too small), with a Lanczos or a box filter; it varies the scale and dissolves the 8x8 blocks of JPEG
-        sources.
-      blur: of a Gaussian blur with a standard deviation uniform in `blur_sigma`, pixels.
-      noise: of shot noise with `noise_photons` photons at white (log-uniform): the variance is intensity /
-        photons.
-      jitter: of gain, contrast and saturation, each uniform in 1 +- `jitter_strength`, and a hue rotation by
-        at most `jitter_hue` full turns.
-      jpeg: of JPEG compression at a quality uniform in `jpeg_quality` (whole numbers, both ends included).
-
-    Raises:
-      AirjaxError: a probability outside [0, 1], or a range that is not ordered or not possible.
+    independently for each crop; at 0 the step is skipped and costs nothing. Every range is (low, high). Raises
+    AirjaxError: a probability outside [0, 1], or a range that is not ordered or not possible.
     """
 
-    flip: float = 0.5
-    turn: float = 0.75
+    flip: float = 0.5  # of a left-right mirror image
+    turn: float = 0.75  # of a rotation by one, two or three quarter turns
+    # of a reduction, by a factor uniform in `downscale_factor` (>= 1, less where the photograph is too small), with a
+    # Lanczos or a box filter; it varies the scale and dissolves the 8x8 blocks of JPEG sources
     downscale: float = 0.5
     downscale_factor: tuple[float, float] = (1.0, 2.0)
-    blur: float = 0.0
+    blur: float = 0.0  # of a Gaussian blur with a standard deviation uniform in `blur_sigma`, pixels
     blur_sigma: tuple[float, float] = (0.3, 1.5)
+    # of shot noise with `noise_photons` photons at white (log-uniform): the variance is intensity / photons
     noise: float = 0.0
     noise_photons: tuple[float, float] = (200.0, 5000.0)
+    # of gain, contrast and saturation, each uniform in 1 +- `jitter_strength`, and a hue rotation by at most
+    # `jitter_hue` full turns
     jitter: float = 0.0
     jitter_strength: float = 0.2
     jitter_hue: float = 0.02
-    jpeg: float = 0.0
+    jpeg: float = 0.0  # of JPEG compression at a quality uniform in `jpeg_quality` (whole numbers, both ends included)
     jpeg_quality: tuple[int, int] = (40, 95)
 
     def __post_init__(self):
@@ -115,23 +105,15 @@ PHOTOMETRIC = Augment(blur=0.05, noise=0.05, jitter=0.2, jpeg=0.05)
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What a training run draws its batches from. Hashable; batch k depends on nothing else but k.
+    """What a training run draws its batches from. Hashable; batch k depends on nothing else but k."""
 
-    Fields:
-      folders: a folder of photographs, or several; searched recursively for `IMAGE_SUFFIXES`.
-      crop_size: side of a crop, pixels.
-      batch_size: crops in a batch.
-      seed: in [0, 2^32).
-      augment: see `Augment`.
-      cache_mb: memory for decoded photographs, MB. Those that do not fit are decoded whenever they are drawn,
-        which is slower and changes no batch.
-    """
-
-    folders: tuple[str, ...]
-    crop_size: int = 128
-    batch_size: int = 8
-    seed: int = 0
-    augment: Augment = field(default_factory=Augment)
+    folders: tuple[str, ...]  # a folder of photographs, or several; searched recursively for `IMAGE_SUFFIXES`
+    crop_size: int = 128  # side of a crop, pixels
+    batch_size: int = 8  # crops in a batch
+    seed: int = 0  # in [0, 2^32)
+    augment: Augment = field(default_factory=Augment)  # see `Augment`
+    # memory for decoded photographs, MB. Those that do not fit are decoded whenever they are drawn, which is slower and
+    # changes no batch
     cache_mb: int = free(4096)
 
     def __post_init__(self):
@@ -156,10 +138,7 @@ def find_photographs(folders: Iterable[str | os.PathLike]) -> tuple[Path, ...]:
     """All photographs under the folders, recursively, hidden ones left out.
 
     The order is that of the folders and then of the relative paths, so it does not depend on where a folder
-    lies.
-
-    Raises:
-      AirjaxError: a folder is missing or holds no photograph, or there is no folder.
+    lies. Raises AirjaxError: a folder is missing or holds no photograph, or there is no folder.
     """
     paths: list[Path] = []
     for folder in map(Path, folders):
@@ -185,8 +164,7 @@ def _kind(path: Path) -> str:
 def read_photograph(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
     """A photograph as 8-bit sRGB; `read_image` says what becomes of other kinds of pixels.
 
-    Raises:
-      AirjaxError: as `read_image`.
+    Raises AirjaxError: as `read_image`.
     """
     return to_8bit(read_image(path).pixels)
 
@@ -202,17 +180,11 @@ def _read_area(path: Path) -> int:
 
 @dataclass(frozen=True)
 class Photographs:
-    """Photographs, decoded as far as memory was granted.
+    """Photographs, decoded as far as memory was granted."""
 
-    Fields:
-      paths: one file each.
-      areas: pixels of each.
-      decoded: number of a photograph -> its pixels (h, w, 3) uint8, for those held in memory.
-    """
-
-    paths: tuple[Path, ...]
-    areas: tuple[int, ...]
-    decoded: dict[int, np.ndarray]
+    paths: tuple[Path, ...]  # one file each
+    areas: tuple[int, ...]  # pixels of each
+    decoded: dict[int, np.ndarray]  # number of a photograph -> its pixels (h, w, 3) uint8, for those held in memory
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -226,10 +198,8 @@ def load_photographs(folders: Iterable[str | os.PathLike], *, cache_mb: int = 40
     """Find and decode the photographs under the folders, after `check_not_evaluation`.
 
     Those held in memory are the first that fit in `cache_mb`; they are decoded completely here, so a damaged
-    one is reported before training starts. Of the others only the header is read.
-
-    Raises:
-      AirjaxError: as `find_photographs`, `check_not_evaluation`, `read_photograph`.
+    one is reported before training starts. Of the others only the header is read. Raises AirjaxError: as
+    `find_photographs`, `check_not_evaluation`, `read_photograph`.
     """
     paths = find_photographs(folders)
     check_not_evaluation(paths)
@@ -248,10 +218,8 @@ def check_not_evaluation(paths: Iterable[str | os.PathLike]) -> None:
     """Refuse images on which results are reported.
 
     A file is refused if a part of its path, links followed, begins with kodak, kodim, div2k or eval_1024
-    (upper or lower case), or if its bytes are those of a file in `evaluation_hashes.txt`.
-
-    Raises:
-      AirjaxError: names the first such file.
+    (upper or lower case), or if its bytes are those of a file in `evaluation_hashes.txt`. Raises AirjaxError: names the
+    first such file.
     """
     hashes = _evaluation_hashes()
     for path in map(Path, paths):

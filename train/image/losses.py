@@ -27,26 +27,21 @@ class Joint(Phase):
     """All stages together on the accumulated renders: training from the start, or finetuning after POD.
 
     loss = sum over stages of weight_s * image_loss(image, rendered_s), SSIM at the last stage alone.
-
-    Fields:
-      stage_weights: one weight per stage.
-      l1, rmse, ssim: see `airjax.metrics.image_loss`.
-      log10_mse: range of the Stage Control threshold, drawn per image (log-uniform).
-      budget: range of the Gaussian budget, in shares of all slots, drawn per image; a user's --max-gaussians
-        is then nothing new to the network.
-      loss_fn: (image, stages as run) -> loss, in place of that sum; None for it.
-      solve_steps: color-solve steps before one more term of the loss, the image with solved colors; 0 for no such
-        term. The geometry then learns what the solve of the encoder can make the most of.
     """
 
-    stage_weights: tuple[float, ...]
+    stage_weights: tuple[float, ...]  # one weight per stage
+    # l1, rmse, ssim: see `airjax.metrics.image_loss`
     l1: float = 0.0
     rmse: float = 1.0
     ssim: float = 0.1
-    log10_mse: tuple[float, float] = (-5.0, -3.5)
+    log10_mse: tuple[float, float] = (-5.0, -3.5)  # range of the Stage Control threshold, drawn per image (log-uniform)
+    # range of the Gaussian budget, in shares of all slots, drawn per image; a user's --max-gaussians is then nothing
+    # new to the network
     budget: tuple[float, float] = (0.5, 1.1)
+    # color-solve steps before one more term of the loss, the image with solved colors; 0 for no such term. The geometry
+    # then learns what the solve of the encoder can make the most of
     solve_steps: int = 0
-    loss_fn: TraceLoss | None = None
+    loss_fn: TraceLoss | None = None  # (image, stages as run) -> loss, in place of that sum; None for it
 
     def stages_loss(self, image: jax.Array, trace: tuple[Stage, ...]) -> jax.Array:
         """The loss of one image without its solved colors."""
@@ -88,19 +83,13 @@ class Compact(Phase):
     the colours drawn per image, one set of weights serves every quality. lambda is the slope of distortion over rate of
     a uniform quantiser of that width at high rate, (pi / 6) ln 2 * color_step^2 per bit; the division turns it from
     squared errors into the root that the rest of the loss is.
-
-    Fields:
-      joint: the loss and the Stage Control draws of images on which nothing is rounded.
-      share: of the images on which it is.
-      log10_step: range of color_step, drawn log-uniform.
-      weight: of the rate.
-      mse_per_step: range of the Stage Control threshold in color_step^2, drawn log-uniform.
     """
 
-    joint: Joint
-    share: float = 0.75
-    log10_step: tuple[float, float] = (-2.0, -0.6)
-    weight: float = 1.0
+    joint: Joint  # the loss and the Stage Control draws of images on which nothing is rounded
+    share: float = 0.75  # of the images on which it is
+    log10_step: tuple[float, float] = (-2.0, -0.6)  # range of color_step, drawn log-uniform
+    weight: float = 1.0  # of the rate
+    # range of the Stage Control threshold in color_step^2, drawn log-uniform
     mse_per_step: tuple[float, float] = (0.03, 0.4)
 
     def make_trained(self, params: Any, experiment: Any) -> State:

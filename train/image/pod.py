@@ -29,20 +29,15 @@ class Pod(Phase):
     stage s sees what the stages before it leave over, but sends no gradient to them. A stage that is not on
     yet costs nothing. When it switches on it starts as a copy of the stage before it, with a fresh optimizer
     whose schedule runs from there to the end of the run.
-
-    Fields:
-      start_steps: step at which each stage switches on; the first is 0, then increasing.
-      inner_steps: inner steps of each stage; None for AIR's 20 * (stage + 1).
-      inner_learning_rate: of the inner Adam.
-      l1, ssim: weights of the inner loss, see `airjax.metrics.image_loss`.
-      log10_mse, budget: as in `Joint`.
     """
 
-    start_steps: tuple[int, ...]
-    inner_steps: tuple[int, ...] | None = None
-    inner_learning_rate: float = 1e-3
+    start_steps: tuple[int, ...]  # step at which each stage switches on; the first is 0, then increasing
+    inner_steps: tuple[int, ...] | None = None  # inner steps of each stage; None for AIR's 20 * (stage + 1)
+    inner_learning_rate: float = 1e-3  # of the inner Adam
+    # l1, ssim: weights of the inner loss, see `airjax.metrics.image_loss`
     l1: float = 0.7
     ssim: float = 0.3
+    # log10_mse, budget: as in `Joint`
     log10_mse: tuple[float, float] = (-5.0, -3.5)
     budget: tuple[float, float] = (0.5, 1.1)
 

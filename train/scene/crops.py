@@ -23,27 +23,21 @@ _TRIES = 200
 
 
 class PosedScene(NamedTuple):
-    """A scene to take samples of.
+    """A scene to take samples of."""
 
-    Fields:
-      name: for messages.
-      levels: photographs (v, h, w, 3) as uint8, in every one of SIZES that they have, and their intrinsics (v, 3, 3).
-      rotation, translation: (v, 3, 3), (v, 3).
-      points: (p, 3), world units.
-    """
-
-    name: str
+    name: str  # for messages
+    # photographs (v, h, w, 3) as uint8, in every one of SIZES that they have, and their intrinsics (v, 3, 3)
     levels: tuple[tuple[np.ndarray, np.ndarray], ...]
+    # rotation, translation: (v, 3, 3), (v, 3)
     rotation: np.ndarray
     translation: np.ndarray
-    points: np.ndarray
+    points: np.ndarray  # (p, 3), world units
 
 
 def load_posed(folder: str | Path) -> PosedScene:
     """A scene folder, its points triangulated.
 
-    Raises:
-      AirjaxError: as `airjax.scene.files.photographs.load` and `airjax.scene.triangulate.triangulate`.
+    Raises AirjaxError: as `airjax.scene.files.photographs.load` and `airjax.scene.triangulate.triangulate`.
     """
     scene = load(folder, max_size=max(SIZES))
     points = triangulate(scene.images, scene.cameras, source=str(folder)).points
@@ -58,10 +52,7 @@ def sample(rng: np.random.Generator, scene: PosedScene, *, num_views: int, image
     """Crops of `num_views` photographs around one point of a scene; depths are not known (NaN).
 
     The first two stand apart by 0.08 to 0.6 times the depth of the point; the others are drawn from the views that are
-    nearest to the middle of these two.
-
-    Raises:
-      AirjaxError: no such views after many tries.
+    nearest to the middle of these two. Raises AirjaxError: no such views after many tries.
     """
     for _ in range(_TRIES):
         images, intrinsics = scene.levels[rng.integers(len(scene.levels))]

@@ -20,28 +20,18 @@ TEXTURE = 64  # pixels
 
 @dataclass(frozen=True)
 class SceneData:
-    """Where scenes come from.
+    """Where scenes come from."""
 
-    Fields:
-      photographs: folder whose images are the textures of procedural scenes; None for coloured noise.
-      held_out: every so many-th photograph is kept for test scenes.
-      image_size: (h, w) pixels of the views.
-      context, targets: views that are given, and views that are judged.
-      batch_size: scenes of a step.
-      scenes: folders of real scenes, some crops of which are seen beside the procedural ones.
-      real: how many of the scenes of a step are real ones.
-      seed: of everything random.
-    """
-
-    photographs: str | None
-    held_out: int = 10
-    image_size: tuple[int, int] = (64, 64)
+    photographs: str | None  # folder whose images are the textures of procedural scenes; None for coloured noise
+    held_out: int = 10  # every so many-th photograph is kept for test scenes
+    image_size: tuple[int, int] = (64, 64)  # (h, w) pixels of the views
+    # context, targets: views that are given, and views that are judged
     context: int = 2
     targets: int = 2
-    batch_size: int = 4
-    scenes: tuple[str, ...] = ()
-    real: int = 0
-    seed: int = 0
+    batch_size: int = 4  # scenes of a step
+    scenes: tuple[str, ...] = ()  # folders of real scenes, some crops of which are seen beside the procedural ones
+    real: int = 0  # how many of the scenes of a step are real ones
+    seed: int = 0  # of everything random
 
     def __post_init__(self):
         if not 0 <= self.real <= self.batch_size or (self.real and not self.scenes):
@@ -51,8 +41,7 @@ class SceneData:
 def texture_atlas(data: SceneData, *, test: bool = False) -> np.ndarray:
     """(T, 64, 64, 3) uint8 squares cut out of photographs, two of each; those for testing are of other photographs.
 
-    Raises:
-      AirjaxError: no images in the folder.
+    Raises AirjaxError: no images in the folder.
     """
     if data.photographs is None:
         return np.round(255 * np.asarray(noise_textures(jax.random.key(int(test)), 32))).astype(np.uint8)

@@ -55,17 +55,13 @@ class Vanilla(ScenePhase):
     loss = mean over scenes of ln(mse of the targets + floor) / 2 + depth * |ln(depth / true depth)|
 
     The logarithm makes every scene count for its decibels.
-
-    Fields:
-      depth: weight of the depths of procedural scenes, which are known.
-      floor: of the squared error.
-      loss_fn: (targets, rendered), stacks of views -> loss, in place of that logarithm; None for it.
-      capacity: of the renderer; a view that needs more sends no gradient (the metric "overflow" is their share).
     """
 
-    depth: float = 1.0
-    floor: float = 1e-4
+    depth: float = 1.0  # weight of the depths of procedural scenes, which are known
+    floor: float = 1e-4  # of the squared error
+    # of the renderer; a view that needs more sends no gradient (the metric "overflow" is their share)
     capacity: tuple[int, int] = (32768, 3072)
+    # (targets, rendered), stacks of views -> loss, in place of that logarithm; None for it
     loss_fn: ViewsLoss | None = None
 
     def views_loss(self, images: jax.Array, rendered: jax.Array) -> jax.Array:
