@@ -1,4 +1,4 @@
-"""Hostile files: 2,000 cases of `eval.fuzz` decode or are refused, in one line, quickly and with little memory."""
+"""Hostile files: 2,000 cases of `fuzz` (tests/helpers) decode or are refused, in one line, quickly and with little memory."""
 
 import time
 import tracemalloc
@@ -31,7 +31,7 @@ def test_the_valid_files_are_valid(files):
 
 
 def test_2000_cases(files):
-    """Property: a set or an AirjaxError of one line, within the time of `eval.fuzz`; some of every kind get through."""
+    """Property: a set or an AirjaxError of one line, within the time of `fuzz`; some of every kind get through."""
     read, kinds = Counter(), Counter()
     for number in range(CASES):
         case = make_case(0, number, files)
