@@ -21,8 +21,7 @@ from airjax.scene.files.ply import read_ply, write_ply
 def read_image(path: str | os.PathLike) -> Float[np.ndarray, "h w 3"]:
     """A photograph as (h, w, 3) sRGB pixels in [0, 1]; a conversion that loses something is a warning.
 
-    Raises:
-      AirjaxError: not an image that can be read.
+    Raises AirjaxError for what is not an image that can be read.
     """
     loaded = photographs.read_image(path)
     for notice in loaded.notices:
@@ -47,11 +46,7 @@ def save(path: str | os.PathLike, content: Encoded | Gaussians3D) -> None:
 
 
 def open(path: str | os.PathLike) -> Encoded | Gaussians3D:
-    """What a .air or a .ply file holds.
-
-    Raises:
-      AirjaxError: another suffix, a missing or a damaged file.
-    """
+    """What a .air or a .ply file holds; an AirjaxError for another suffix, a missing or a damaged file."""
     if _kind(path) is Gaussians3D:
         return read_ply(path).gaussians
     try:

@@ -10,8 +10,11 @@ import functools
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
+
+from airjax.files import display_name
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -36,6 +39,10 @@ class Screen:
         if not self.quiet:
             _print(_one_line(line), sys.stderr)
 
+    def notices(self, source: str | os.PathLike, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.notice(f"{display_name(source)}: {line}")
+
     def error(self, line: str) -> None:
         self.num_errors += 1
         _print(_one_line(line), sys.stderr)
@@ -46,10 +53,8 @@ def progress_bar(
 ) -> tqdm:
     """A progress bar; hidden where nobody looks: --quiet, no terminal, a single step.
 
-    Args:
-      total, unit, initial: number of steps, what one is called, and how many were done by an earlier run.
-      desc: text before the bar.
-      leave: whether it stays on the screen at its end.
+    `total`, `unit` and `initial` are the number of steps, what one is called, and how many an earlier run did; `desc`
+    is the text before the bar, and `leave` whether it stays on the screen at its end.
     """
     from tqdm import tqdm
 

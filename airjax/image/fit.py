@@ -53,17 +53,11 @@ FIT_RATES = Coordinates(means=0.4, log_scales=0.08, angles=0.08, colors=0.02)
 def random_start(
     key: jax.Array, image_size: tuple[int, int], *, num_gaussians: int, form: str
 ) -> Coordinates | CholeskyCoordinates:
-    """Means uniform in the image, random shapes and angles, colours zero (GaussianImage).
+    """Means uniform in the image, random shapes and angles, colours zero (GaussianImage); n = num_gaussians >= 1 rows.
 
-    Args:
-      key: of JAX.
-      image_size: (h, w) pixels.
-      num_gaussians: n >= 1.
-      form: one of FORMS; the same key gives the same set in both, up to FLOOR.
-
-    Returns:
-      n rows. The standard deviations are SPREAD * sqrt(h w / n) pixels times a factor from 0.6 to 1.65, and at least
-      FLOOR. (GaussianImage starts with 0.5 to 1.5 pixels whatever n is.)
+    The standard deviations are SPREAD * sqrt(h w / n) pixels times a factor from 0.6 to 1.65, and at least FLOOR.
+    (GaussianImage starts with 0.5 to 1.5 pixels whatever n is.) The same key gives the same set in both forms, up to
+    FLOOR.
     """
     rng = _generator(key)
     means = rng.uniform(size=(num_gaussians, 2)) * np.array(image_size[::-1])
@@ -77,12 +71,6 @@ def content_start(
     key: jax.Array, image: np.ndarray, *, num_gaussians: int, form: str = "scale_rotation"
 ) -> Coordinates | CholeskyCoordinates:
     """Means where the image changes, 30 % of them anywhere; colours from the image (Image-GS).
-
-    Args:
-      key: of JAX.
-      image: (h, w, c) in [0, 1].
-      num_gaussians: n >= 1.
-      form: one of FORMS.
 
     Returns:
       n round Gaussians. A place is drawn in proportion to the square of the image's gradient there (a flat image:
@@ -101,21 +89,16 @@ def content_start(
     scales = np.maximum(SPREAD / np.sqrt(num_gaussians * local), FLOOR)
     colors = image[pixels] / (2 * math.pi * SPREAD**2)
     gaussians = _set(means, np.stack([scales, scales], axis=-1), np.zeros(num_gaussians), colors)
-    return COORDINATES[form].of(_on_device(solve(gaussians, np.asarray(image), num_steps=5)))
+    solved = solve(gaussians, np.asarray(image), num_steps=5)
+    return COORDINATES[form].of(jax.tree.map(jnp.asarray, solved))
 
 
 def sampled(
     rng: np.random.Generator, density: np.ndarray, num: int
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """`num` places in proportion to a density, uniform within their pixels.
+    """(num, 2) places in proportion to an (h, w) density, uniform within their pixels, and (rows, columns) of these.
 
     Stratified in reading order: a pixel of expected number e gets e rounded up or down, give or take one.
-
-    Args:
-      density: (h, w) of at least 0, not all 0.
-
-    Returns:
-      (num, 2) x and y in pixels, and the (rows, columns) that they lie in.
     """
     ends = np.cumsum(density.ravel(), dtype=np.float64)
     levels = (np.arange(num) + rng.uniform(size=num)) / num * ends[-1]
@@ -136,10 +119,6 @@ def _mixed(weights: np.ndarray, uniform: float) -> np.ndarray:
 
 def _generator(key: jax.Array) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
-
-
-def _on_device(gaussians: Gaussians2D) -> Gaussians2D:
-    return jax.tree.map(jnp.asarray, gaussians)
 
 
 def _set(means, scales, angles, colors) -> Gaussians2D:
@@ -165,13 +144,8 @@ def add_gaussians(key: jax.Array, state: State, image: np.ndarray, *, num_active
     The lists of the renderer keep their planned size until the set outgrows it: it shrinks while it is fitted, and to
     plan them at each addition means a compilation at each.
 
-    Args:
-      state: the slots in use come first.
-      image: (h, w, 3).
-      num_active: slots in use afterwards, at most all.
-
-    Raises:
-      ValueError: fewer than before, or more than there are slots.
+    The slots in use come first, before and after, `num_active` of them; a ValueError for fewer than before, or more
+    than there are slots.
     """
     old, capacity = int(np.count_nonzero(state.active)), len(state.active)
     if not old <= num_active <= capacity:
@@ -192,10 +166,8 @@ def add_gaussians(key: jax.Array, state: State, image: np.ndarray, *, num_active
         leaf[rows] = value
         return jnp.asarray(leaf)
 
-    return state._replace(
-        coordinates=jax.tree.map(put, state.coordinates, type(state.coordinates).of(new)),
-        active=put(state.active, True),
-    )
+    coordinates = jax.tree.map(put, state.coordinates, type(state.coordinates).of(new))
+    return state._replace(coordinates=coordinates, active=put(state.active, True))
 
 
 # --- the loop ------------------------------------------------------------------------------------------------------
@@ -203,18 +175,12 @@ def add_gaussians(key: jax.Array, state: State, image: np.ndarray, *, num_active
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How one image is fitted.
+    """How one image is fitted; an option outside its range, or rates of another form, is a ValueError.
 
     Fields:
-      num_gaussians: of the result, >= 1.
-      num_steps: >= 1.
-      start: one of STARTS.
-      form: one of FORMS.
+      start, form: one of STARTS, one of FORMS.
       additions: in how many equal parts the second half of the Gaussians is added; 0 to start with all of them.
       rates: Adam's rates, of the type that belongs to the form; None for `FIT_RATES` or `CHOLESKY_RATES`.
-
-    Raises:
-      ValueError: an option outside its range; rates of another form.
     """
 
     num_gaussians: int = FIT_GAUSSIANS
@@ -281,16 +247,11 @@ def fit_states(
 ) -> Iterator[FitState]:
     """The state after every segment of at most SEGMENT steps.
 
-    There are slots for all Gaussians from the start, so that an addition changes no shape.
-
-    Args:
-      image: (h, w, 3) in [0, 1].
-      config: see `FitConfig`.
-      seed: of everything random; equal seeds give equal states.
-      resume: a state of the same image, configuration and seed; what follows is what would have followed it.
+    There are slots for all Gaussians from the start, so that an addition changes no shape. Equal seeds give equal
+    states; `resume` is a state of the same image, configuration and seed: what follows is what would have followed it.
 
     Raises:
-      ValueError: not such an image.
+      ValueError: not an (h, w, 3) image.
       AirjaxError: see `airjax.inner.task.advance`.
     """
     image = checked_image(image)

@@ -28,13 +28,7 @@ _CHANNELS = 3
 
 
 class Job(NamedTuple):
-    """All that the path of a fit depends on.
-
-    Fields:
-      config: of the fit.
-      seed: of everything random.
-      image: `image_digest`.
-    """
+    """All that the path of a fit depends on; the image by its `image_digest`."""
 
     config: FitConfig
     seed: int
@@ -48,11 +42,7 @@ def image_digest(image: np.ndarray) -> str:
 
 
 def save_fit(path: Path, fit: FitState, job: Job) -> None:
-    """Writes a state after at least one step; nobody ever sees a part of the file.
-
-    Raises:
-      AirjaxError: it cannot be written, or the state is not finite.
-    """
+    """Writes a state after at least one step, whole or not at all; an AirjaxError where that, or the state, fails."""
     state = fit.state
     tensors = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(_arrays(state)))}
     metadata = {
@@ -71,11 +61,7 @@ def save_fit(path: Path, fit: FitState, job: Job) -> None:
 
 
 def load_fit(path: Path) -> tuple[FitState, Job]:
-    """Inverse of `save_fit`, bit for bit.
-
-    Raises:
-      AirjaxError: not such a file, a damaged one, or one of another version.
-    """
+    """Inverse of `save_fit`, bit for bit; an AirjaxError for no such file, a damaged one, or another version."""
     name = display_name(path)
     tensors, metadata = load_weights(path)
     found = metadata.get("format")

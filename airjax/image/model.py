@@ -1,7 +1,4 @@
-"""`Model`: trained weights with their configuration, and the whole encode of one photograph.
-
-Letters: n Gaussians, s stages.
-"""
+"""`Model`: trained weights with their configuration, and the whole encode of one photograph."""
 
 from __future__ import annotations
 
@@ -80,9 +77,8 @@ class Model:
         """
         image = checked_image(image)
         stages = checked_stages(self, num_stages, max_gaussians, solve_steps, refine_steps)
-        control = stage_control_of(
-            mse_threshold, ssim_threshold, float("inf") if max_gaussians is None else max_gaussians
-        )
+        limit = float("inf") if max_gaussians is None else max_gaussians
+        control = stage_control_of(mse_threshold, ssim_threshold, limit)
         gaussians = predict(self.params, image, control, stages=stages)
         sizes = tuple(int(np.prod(patch_grid(image.shape[:2], s.patch_map.patch_size))) for s in stages)
         encoded = compact(gaussians, stage_sizes=sizes, image_size=image.shape[:2])
@@ -103,29 +99,18 @@ class Model:
         refine_steps: int = REFINE_STEPS,
         progress: Callable[[int], None] | None = None,
     ) -> Encoded:
-        """One photograph to quantised Gaussians, as a compact .air file holds them.
+        """One photograph to quantised Gaussians, as a compact .air file of a quality from 0 to 100 holds them.
 
-        Args:
-          image, num_stages, max_gaussians, refine_steps, progress: see `encode`.
-          quality: 0 to 100, see `airjax.image.codec.compress.compress`.
-
-        Raises:
-          ValueError, AirjaxError: as `encode`.
+        Other arguments and errors are those of `encode`.
         """
         from airjax.image.codec.compress import CompressOptions, compress  # it knows models
 
-        options = CompressOptions(
-            quality, num_stages=num_stages, max_gaussians=max_gaussians, refine_steps=refine_steps
-        )
+        options = CompressOptions(quality, num_stages, max_gaussians, refine_steps=refine_steps)
         return dequantised(compress(self, image, options, progress=progress))
 
 
 def checked_image(image: np.ndarray) -> np.ndarray:
-    """The image as float32, if it is one.
-
-    Raises:
-      ValueError: not (h, w, 3) finite floating-point values.
-    """
+    """The image as float32; a ValueError unless it is (h, w, 3) finite floating-point values."""
     image = np.asarray(image)
     if image.dtype.kind in "biu":
         raise ValueError(f"image: expected floating-point values in [0, 1], got {image.dtype}")
@@ -140,20 +125,13 @@ def checked_image(image: np.ndarray) -> np.ndarray:
 def checked_stages(
     model: Model, num_stages: int | None, max_gaussians: int | None, solve_steps: int, refine_steps: int
 ) -> tuple[StageConfig, ...]:
-    """The first `num_stages` stages of a model.
-
-    Raises:
-      ValueError: one of the four options is outside its range.
-    """
+    """The first `num_stages` stages of a model; a ValueError for one of the options outside its range."""
     num_stages = len(model.stages) if num_stages is None else num_stages
     if not 1 <= num_stages <= len(model.stages):
         raise ValueError(f"num_stages: expected 1 to {len(model.stages)}, got {num_stages}")
-    if max_gaussians is not None and max_gaussians < 0:
-        raise ValueError(f"max_gaussians: expected at least 0, got {max_gaussians}")
-    if solve_steps < 0:
-        raise ValueError(f"solve_steps: expected at least 0, got {solve_steps}")
-    if refine_steps < 0:
-        raise ValueError(f"refine_steps: expected at least 0, got {refine_steps}")
+    for name, value in (("max_gaussians", max_gaussians), ("solve_steps", solve_steps), ("refine_steps", refine_steps)):
+        if value is not None and value < 0:
+            raise ValueError(f"{name}: expected at least 0, got {value}")
     return model.stages[:num_stages]
 
 
@@ -170,13 +148,11 @@ def load(path: str | os.PathLike | None = None) -> Model:
     stages = stages_from_text(metadata["stages"], source=str(path))
     if path != DEFAULT_WEIGHTS:  # the tests check the shipped ones: it takes as long as half an encode
         _check_params(params, stages, path)
-    rates = metadata.get("rates")
-    return Model(
-        stages,
-        jax.device_put(params),  # one transfer; jnp.asarray compiles a copy for every shape
-        f"{path.name} {weights_hash(path)[:8]}",
-        RATES if rates is None else rates_from_text(rates, kind=Coordinates, source=str(path)),
-    )
+    rates = RATES
+    if "rates" in metadata:
+        rates = rates_from_text(metadata["rates"], kind=Coordinates, source=str(path))
+    # One transfer; jnp.asarray compiles a copy for every shape.
+    return Model(stages, jax.device_put(params), f"{path.name} {weights_hash(path)[:8]}", rates)
 
 
 def _check_params(params: dict[str, Any], stages: tuple[StageConfig, ...], path: Path) -> None:

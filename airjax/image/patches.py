@@ -26,10 +26,7 @@ class PatchMap:
 
     AIR's own map (section 3.2 and its release) is `PatchMap.air(patch_size)`: offset 1, scales from 0.5 to P + 0.5.
 
-    Fields:
-      patch_size: side of a patch, pixels.
-      offset: largest distance of a mean from its patch centre on each axis, in patches.
-      min_scale, max_scale: bounds of the standard deviations, pixels.
+    Bounds: a mean at most `offset` patches from its patch centre on each axis; standard deviations in pixels.
     """
 
     patch_size: int

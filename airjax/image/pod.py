@@ -1,7 +1,4 @@
-"""POD (predict, optimise, distil): the network learns to predict what the optimiser makes of its output.
-
-Letters: n patches of a stage, P patch size.
-"""
+"""POD (predict, optimise, distil): the network learns to predict what the optimiser makes of its output."""
 
 from __future__ import annotations
 
@@ -72,10 +69,8 @@ def pod_loss(
     `loss_fn` closes over.
 
     Args:
-      raw: raw rows of all Gaussians that `loss_fn` is to see.
-      loss_fn: raw rows -> inner loss.
+      raw: raw rows of all Gaussians that `loss_fn`, raw rows -> inner loss, is to see.
       inner_tx: inner optimiser, started fresh.
-      num_steps: inner steps, static.
       new: rows added at this stage; the others stay as they are, and do not count.
 
     Returns:
@@ -112,13 +107,8 @@ def pod_stage(
     loop does to them: the static lists of `render_patches` stay exact.
 
     Args:
-      params: weights of this stage.
-      image: target.
       rendered: the image after the stages before this one.
       active: patches that get a Gaussian; the others count nowhere.
-      inner_tx: inner optimiser.
-      stage: static configuration of this stage.
-      num_steps: inner steps, static.
       l1, ssim: weights of the inner loss.
 
     Returns:

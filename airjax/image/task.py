@@ -1,7 +1,4 @@
-"""The refinement of one image as a `Task`: the coordinates of its Gaussians, and its losses.
-
-Letters: n Gaussians, c channels.
-"""
+"""The refinement of one image as a `Task`: the coordinates of its Gaussians, and its losses."""
 
 from __future__ import annotations
 
@@ -28,11 +25,8 @@ ImageLoss = Callable[[Float[AnyArray, "h w c"], Float[Array, "h w c"]], Float[Ar
 class Coordinates(NamedTuple, Generic[Leaf]):
     """What the optimizer moves, of arrays: any real numbers are valid. Of numbers: a learning rate for each.
 
-    Fields:
-      means: (n, 2) pixels.
-      log_scales: (n, 2) natural logarithms of the standard deviations in pixels.
-      angles: (n,) radians.
-      colors: (n, c).
+    Fields: means (n, 2) in pixels, natural logarithms (n, 2) of the standard deviations in pixels, angles (n,) in
+    radians, colors (n, c).
     """
 
     means: Leaf
@@ -71,11 +65,8 @@ def squared_error(image: Float[AnyArray, "h w c"], rendered: Float[AnyArray, "h 
 class ImageTask(Task):
     """Refinement of the Gaussians of one image towards it.
 
-    Fields:
-      image: (h, w, c) target.
-      rates: of `refinement_adam`; their type is that of the coordinates, `Coordinates` or another with `of` and
-        `gaussians`.
-      loss_fn: (image, rendered) -> inner loss, static.
+    The type of `rates` is that of the coordinates, `Coordinates` or another with `of` and `gaussians`; `loss_fn` is
+    (image, rendered) -> inner loss, static.
     """
 
     image: Float[AnyArray, "h w c"]
@@ -95,13 +86,7 @@ class ImageTask(Task):
         return coordinates.gaussians(active)
 
     def loss(
-        self,
-        coordinates: Any,
-        active: Bool[AnyArray, " n"],
-        batch: Any = None,
-        *,
-        capacity: Capacity,
-        any_order: bool = False,
+        self, coordinates: Any, active: Bool[AnyArray, " n"], batch=None, *, capacity: Capacity, any_order: bool = False
     ) -> Float[Array, ""]:
         """`loss_fn` of what the Gaussians show."""
         return self.loss_fn(self.image, self._render(coordinates, active, capacity, any_order))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from airjax.errors import FormatError
+from airjax.errors import AirjaxError, FormatError
 from airjax.photographs import MAX_PIXELS
 
 # A byte outside ASCII, a name, CR LF, Ctrl-Z, LF: transfers in 7-bit or text mode change or cut one of them.
@@ -36,11 +36,6 @@ class CutShort(FormatError):
     """The bytes end before the file does; what came before is sound."""
 
 
-def chunk_parts(tag: bytes, payload: bytes) -> list[bytes]:
-    """The parts of one chunk; a list, so that a large payload is copied only once, by the final join."""
-    return [_CHUNK_HEAD.pack(len(payload), tag), payload, _CRC.pack(zlib.crc32(payload, zlib.crc32(tag)))]
-
-
 class Chunk(NamedTuple):
     """One chunk: its tag, the offset of its first byte, its payload (a view), whether its CRC fits."""
 
@@ -59,15 +54,17 @@ class Header(NamedTuple):
     num_stages: int
 
 
-def preamble() -> bytes:
-    """Signature and version: the start of every file."""
-    return _PREAMBLE.pack(SIGNATURE, VERSION)
-
-
-def pack_header(header: Header) -> bytes:
-    """The payload of AHDR."""
+def assemble(header: Header, payloads: Iterable[bytes]) -> bytes:
+    """A whole file of the payloads of its stages; each is copied once. An AirjaxError for sizes beyond the limits."""
     height, width = header.image_size
-    return _HEADER.pack(width, height, header.channels, header.profile, header.num_stages)
+    if problem := size_problem(height, width, header.channels):
+        raise AirjaxError(problem)
+    head = _HEADER.pack(width, height, header.channels, header.profile, header.num_stages)
+    tag = STAGE_TAGS[header.profile].encode()
+    parts = [_PREAMBLE.pack(SIGNATURE, VERSION)]
+    for name, payload in ((b"AHDR", head), *((tag, payload) for payload in payloads), (b"AEND", b"")):
+        parts += [_CHUNK_HEAD.pack(len(payload), name), payload, _CRC.pack(zlib.crc32(payload, zlib.crc32(name)))]
+    return b"".join(parts)
 
 
 def walk(view: memoryview) -> Iterator[Chunk]:

@@ -226,11 +226,7 @@ class Encoder(_Coder):
 
 
 class Decoder(_Coder):
-    """The calls made of the encoder give back the same values.
-
-    Raises:
-      FormatError: the last word is zero, which no encoder writes.
-    """
+    """The calls made of the encoder give back the same values; words that end in a zero are a FormatError."""
 
     def __init__(self, tables: Tables, words: np.ndarray):
         super().__init__(tables)
@@ -251,11 +247,7 @@ class Decoder(_Coder):
 
 
 class Meter(_Coder):
-    """An encoder that only adds up what each kind of symbol costs.
-
-    Fields:
-      bits_of: kind -> bits.
-    """
+    """An encoder that only adds up what each kind of symbol costs: `bits_of`, kind -> bits."""
 
     def __init__(self, tables: Tables):
         super().__init__(tables)
@@ -461,17 +453,9 @@ def code_stage(
     codes: np.ndarray,
     count: int,
 ) -> Rows:
-    """Codes the rows of a stage, or decodes them where `rows` is None; returns them, and notes them in `memory`.
+    """Codes `count` rows of a stage, or decodes them where `rows` is None; returns them, and notes them in `memory`.
 
-    Args:
-      coder: an `Encoder`, or a `Decoder` of the words of one.
-      rows: what to encode.
-      memory: of the stages before.
-      grid, patch_size, codes: of the stage.
-      count: number of rows.
-
-    Raises:
-      FormatError: symbols that no encoder writes, among them a mask of another number of rows.
+    The coder is an `Encoder`, or a `Decoder` of the words of one; symbols that no encoder writes are a FormatError.
     """
     known = None
     if rows is not None:

@@ -48,9 +48,7 @@ class Truncated(Estimator):
 
     With w = K this is `unrolled` at one anchor; the optimiser's state at step K - w is a constant.
 
-    Fields:
-      num_steps: K.
-      window: w, 1 to K.
+    Fields: num_steps is K, and window is w, from 1 to K.
     """
 
     needs_second_order: ClassVar[bool] = True
