@@ -61,11 +61,7 @@ def _decode(source: Path, target: Path, options: argparse.Namespace, screen: Scr
 
 
 def _read(source: Path, options: argparse.Namespace) -> Encoded:
-    """The stages to draw of a file.
-
-    Raises:
-      AirjaxError: no such file, no .air file, fewer stages than asked for, or no colors of an image.
-    """
+    """The stages to draw; an AirjaxError for no .air file, fewer stages than asked for, or no colors of an image."""
     from airjax.files import display_name, read_bytes
     from airjax.image.codec import air_file
 

@@ -29,14 +29,11 @@ HELP = "photographs to .air files"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `airjax encode`."""
     add_photographs(parser)
+    low, high = QUALITY_RANGE
     lossless_mse = f"{MSE_THRESHOLD:g}, {-10 * math.log10(MSE_THRESHOLD):g} dB"
     add_options(
         parser,
-        (
-            "-q --quality Q",
-            number(*QUALITY_RANGE),
-            f"{QUALITY_RANGE[0]:g} (smallest file) to {QUALITY_RANGE[1]:g} (default: {QUALITY:g})",
-        ),
+        ("-q --quality Q", number(low, high), f"{low:g} (smallest file) to {high:g} (default: {QUALITY:g})"),
         ("--target-psnr DB", number(0.0, 100.0), "smallest file of at least so many decibels"),
         (
             "--target-bpp B",

@@ -14,24 +14,20 @@ MAX_SIDE = 2**15  # pixels
 
 def whole(low: int, high: int = _MAX_INT) -> Callable[[str], int]:
     """The type of an option that is a whole number from `low` to `high`."""
-
-    def parse(text: str) -> int:
-        with contextlib.suppress(ValueError):
-            if low <= int(text) <= high:
-                return int(text)
-        raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, got {text!r}")
-
-    return parse
+    return _between(int, low, high, f"a whole number from {low} to {high}")
 
 
 def number(low: float, high: float) -> Callable[[str], float]:
     """The type of an option that is a number from `low` to `high`."""
+    return _between(float, low, high, f"a number from {low:g} to {high:g}")
 
-    def parse(text: str) -> float:
+
+def _between(kind: Callable[[str], Any], low: float, high: float, expected: str) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
         with contextlib.suppress(ValueError):
-            if low <= float(text) <= high:  # false for NaN
-                return float(text)
-        raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}, got {text!r}")
+            if low <= kind(text) <= high:  # false for NaN
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
 
     return parse
 

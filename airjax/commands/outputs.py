@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from airjax.gaussians import Gaussians2D
     from airjax.image.codec.air_file import Encoded
 
+Work = Callable[[Path, Path], None]  # of a source and its target
+
 
 def convert(
-    work: Callable[[Path, Path], None],
+    work: Work,
     options: argparse.Namespace,
     screen: Screen,
     *,
@@ -36,13 +38,8 @@ def convert(
 ) -> None:
     """`work(source, target)` for all inputs of a command, one after the other; each that fails is one error line.
 
-    Args:
-      reads: suffixes of the files of a folder that are inputs.
-      writes: suffixes that an output may have, the default first.
-      ours: first bytes of files that may be replaced without `--force`.
-
-    Raises:
-      AirjaxError: an output that cannot serve these inputs.
+    `reads` are the suffixes of inputs in folders, `writes` those that an output may have, the default first; files that
+    begin with `ours` may be replaced without --force. An output that cannot serve these inputs is an AirjaxError.
     """
     sources = expand(options.inputs, reads, screen)
     jobs = plan(sources, options, writes, screen)
@@ -65,13 +62,10 @@ def expand(inputs: Iterable[str], suffixes: Sequence[str], screen: Screen) -> li
 def plan(
     sources: list[Path], options: argparse.Namespace, suffixes: Sequence[str], screen: Screen
 ) -> list[tuple[Path, Path]]:
-    """(source, target) for every source: beside it, in the folder `--output`, or the file `--output`.
+    """(source, target) for every source: beside it, or in or at `--output`; an AirjaxError where that cannot serve.
 
     `suffixes` are those that a target may have, the default first. Sources whose targets would be the same file keep
     their whole names: a.jpg and a.png become a.jpg.air and a.png.air.
-
-    Raises:
-      AirjaxError: an output that cannot serve these sources.
     """
     several = len(sources) > 1 or any(os.path.isdir(name) for name in options.inputs)
     output = options.output
@@ -108,9 +102,7 @@ def _make_folder(output: str, suffixes: Sequence[str]) -> None:
         raise AirjaxError(f"{name}: folder cannot be made ({reason(error)})") from error
 
 
-def guarded(
-    work: Callable[[Path, Path], None], sources: Iterable[Path], options: argparse.Namespace, *, ours: bytes | None
-) -> Callable[[Path, Path], None]:
+def guarded(work: Work, sources: Iterable[Path], options: argparse.Namespace, *, ours: bytes | None = None) -> Work:
     """`work`, after a check that its target may be written, see `check_free`; sources and earlier targets may not."""
     taken: dict[tuple[int, int] | None, str] = {_identity(source): "an input" for source in sources}
     taken.pop(None, None)  # a file that is not there

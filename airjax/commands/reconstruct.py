@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,8 +67,7 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
     target = Path(f"{source.resolve().name}.ply" if options.output is None else options.output)
     if target.suffix.lower() != ".ply":
         raise AirjaxError(f"{display_name(target)}: expected a name ending in .ply")
-    work = guarded(lambda source, target: _reconstruct(source, target, options, screen), [], options, ours=None)
-    work(source, target)
+    guarded(partial(_reconstruct, options=options, screen=screen), [], options)(source, target)
 
 
 def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen: Screen) -> None:

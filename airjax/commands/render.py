@@ -76,7 +76,7 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
     if target.suffix.lower() not in suffixes:
         known = ", ".join(dict.fromkeys(suffixes))
         raise AirjaxError(f"{display_name(target)}: expected a folder, or a name ending in {known}")
-    guarded(draw, [source], options, ours=None)(source, target)
+    guarded(draw, [source], options)(source, target)
 
 
 def _render(
@@ -107,14 +107,9 @@ def _render(
 
 
 def choose_cameras(view: Snapshot | None, options: argparse.Namespace, *, several: bool, source: str) -> Shot:
-    """The cameras, image size and background that the options ask for.
+    """The cameras, image size and background that the options ask for; `several`: whether the output can hold frames.
 
-    Args:
-      view: the one in the file `source` of the Gaussians, if any.
-      several: whether the output can hold several frames.
-
-    Raises:
-      AirjaxError: no camera in the file and none given, or a file of cameras that cannot be read.
+    The view is the one in the file `source` of the Gaussians, if any; without it and --cameras this is an AirjaxError.
     """
     import jax
     import numpy as np

@@ -97,12 +97,9 @@ def start_jax(screen: Screen) -> None:
 
 
 def enable_compilation_cache() -> Path | None:
-    """Keeps compiled programs in $XDG_CACHE_HOME/airjax (default ~/.cache/airjax).
+    """Keeps compiled programs in the folder returned, $XDG_CACHE_HOME/airjax (default ~/.cache/airjax).
 
-    A folder that the user has set (JAX_COMPILATION_CACHE_DIR) is left as it is.
-
-    Returns:
-      The folder; None, with nothing changed, where it cannot be made or written.
+    A folder that the user has set (JAX_COMPILATION_CACHE_DIR) is left as it is; None where none can be made or written.
     """
     import jax
 

@@ -1,7 +1,4 @@
-"""Coordinates of Gaussians by the Cholesky factor of their covariance, for `airjax.image.task.ImageTask`.
-
-Letters: n Gaussians, c channels.
-"""
+"""Coordinates of Gaussians by the Cholesky factor of their covariance, for `airjax.image.task.ImageTask`."""
 
 from __future__ import annotations
 

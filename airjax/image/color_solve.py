@@ -32,21 +32,18 @@ def solve_colors(
     num_steps: int,
     damping: float = DAMPING,
 ) -> Float[Array, "n c"]:
-    """Colours after `num_steps` of preconditioned conjugate gradients on
+    """Colours after `num_steps` >= 0 of preconditioned conjugate gradients on
 
         min over d of |draw(colors + d) - image|^2 + damping * |d|^2,
 
-    each channel a problem of its own, preconditioned by the diagonal of the normal equations.
+    each channel a problem of its own, preconditioned by the diagonal of the normal equations. Differentiable in
+    everything that `draw` closes over, in `colors` and in `image`.
 
     Args:
       draw: colours to image, linear, geometry fixed; its adjoint is taken by `jax.vjp`.
-      colors: where to start; returned for num_steps = 0.
       active: rows that may change; the others come back untouched.
       norms: squared norm of each weight over the image, sum of weight^2 (>= 0).
       damping: > 0; keeps colours of nearly coinciding Gaussians from growing against each other.
-
-    Returns:
-      (n, c). Differentiable in everything that `draw` closes over, in `colors` and in `image`.
     """
     if num_steps < 0:
         raise ValueError(f"num_steps: expected at least 0, got {num_steps}")

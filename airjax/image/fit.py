@@ -34,6 +34,7 @@ from airjax.image.task import Coordinates, ImageTask
 from airjax.inner.task import SEGMENT, State, advance, start_state
 from airjax.raster.draw import render
 
+AnyCoordinates = Coordinates | CholeskyCoordinates
 # The coordinates of each of FORMS.
 COORDINATES: dict[str, Any] = {"scale_rotation": Coordinates, "cholesky": CholeskyCoordinates}
 
@@ -47,17 +48,11 @@ RESTARTS = 4  # of Adam, where nothing is added: worth 2 dB after 200 steps on c
 FIT_RATES = Coordinates(means=0.4, log_scales=0.08, angles=0.08, colors=0.02)
 
 
-# --- starts --------------------------------------------------------------------------------------------------------
-
-
-def random_start(
-    key: jax.Array, image_size: tuple[int, int], *, num_gaussians: int, form: str
-) -> Coordinates | CholeskyCoordinates:
+def random_start(key: jax.Array, image_size: tuple[int, int], *, num_gaussians: int, form: str) -> AnyCoordinates:
     """Means uniform in the image, random shapes and angles, colours zero (GaussianImage); n = num_gaussians >= 1 rows.
 
-    The standard deviations are SPREAD * sqrt(h w / n) pixels times a factor from 0.6 to 1.65, and at least FLOOR.
-    (GaussianImage starts with 0.5 to 1.5 pixels whatever n is.) The same key gives the same set in both forms, up to
-    FLOOR.
+    The standard deviations are SPREAD * sqrt(h w / n) pixels times a factor from 0.6 to 1.65, and at least FLOOR, up to
+    which both forms give the same set. (GaussianImage starts with 0.5 to 1.5 pixels whatever n is.)
     """
     rng = _generator(key)
     means = rng.uniform(size=(num_gaussians, 2)) * np.array(image_size[::-1])
@@ -67,16 +62,12 @@ def random_start(
     return COORDINATES[form].of(_set(means, scales, angles, np.zeros((num_gaussians, 3))))
 
 
-def content_start(
-    key: jax.Array, image: np.ndarray, *, num_gaussians: int, form: str = "scale_rotation"
-) -> Coordinates | CholeskyCoordinates:
-    """Means where the image changes, 30 % of them anywhere; colours from the image (Image-GS).
+def content_start(key: jax.Array, image: np.ndarray, *, num_gaussians: int, form: str = FORMS[0]) -> AnyCoordinates:
+    """Means where the image changes, 30 % of them anywhere; colours from the image (Image-GS). All n are round.
 
-    Returns:
-      n round Gaussians. A place is drawn in proportion to the square of the image's gradient there (a flat image:
-      uniformly); the standard deviations follow the density of the means, so that neighbours overlap alike everywhere
-      and each takes its pixel's colour over the number of Gaussians that share a place. A few steps of the colour solve
-      even that out.
+    A place is drawn in proportion to the square of the image's gradient there (a flat image: uniformly); the standard
+    deviations follow the density of the means, so that neighbours overlap alike everywhere and each takes its pixel's
+    colour over the number of Gaussians that share a place. A few steps of the colour solve even that out.
     """
     rng = _generator(key)
     size = image.shape[:2]
@@ -93,9 +84,7 @@ def content_start(
     return COORDINATES[form].of(jax.tree.map(jnp.asarray, solved))
 
 
-def sampled(
-    rng: np.random.Generator, density: np.ndarray, num: int
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+def sampled(rng: np.random.Generator, density: np.ndarray, num: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """(num, 2) places in proportion to an (h, w) density, uniform within their pixels, and (rows, columns) of these.
 
     Stratified in reading order: a pixel of expected number e gets e rounded up or down, give or take one.
@@ -124,9 +113,6 @@ def _generator(key: jax.Array) -> np.random.Generator:
 def _set(means, scales, angles, colors) -> Gaussians2D:
     means, scales, angles, colors = (np.asarray(x, np.float32) for x in (means, scales, angles, colors))
     return Gaussians2D(means, scales, angles, colors, np.ones(len(means), bool))
-
-
-# --- additions -----------------------------------------------------------------------------------------------------
 
 
 def add_gaussians(key: jax.Array, state: State, image: np.ndarray, *, num_active: int) -> State:
@@ -170,9 +156,6 @@ def add_gaussians(key: jax.Array, state: State, image: np.ndarray, *, num_active
     return state._replace(coordinates=coordinates, active=put(state.active, True))
 
 
-# --- the loop ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class FitConfig:
     """How one image is fitted; an option outside its range, or rates of another form, is a ValueError.
@@ -188,7 +171,7 @@ class FitConfig:
     start: str = STARTS[0]
     form: str = FORMS[0]
     additions: int = 4
-    rates: Coordinates | CholeskyCoordinates | None = None
+    rates: AnyCoordinates | None = None
 
     def __post_init__(self):
         for name, low in (("num_gaussians", 1), ("num_steps", 1), ("additions", 0)):
@@ -219,11 +202,9 @@ class FitConfig:
 
 
 class FitState(NamedTuple):
-    """A fit between two segments.
+    """A fit between two segments; `psnr` in dB is that of the image before the last step, neither clipped nor rounded.
 
-    Fields:
-      state: of the refinement, with slots for all Gaussians; those in use come first.
-      psnr: dB, of the image before the last step, neither clipped nor rounded (NaN before the first).
+    The refinement's state has slots for all Gaussians; those in use come first.
     """
 
     state: State
@@ -245,14 +226,10 @@ class FitState(NamedTuple):
 def fit_states(
     image: np.ndarray, config: FitConfig, *, seed: int, resume: FitState | None = None
 ) -> Iterator[FitState]:
-    """The state after every segment of at most SEGMENT steps.
+    """The state after every segment of at most SEGMENT steps; errors are those of `checked_image` and `advance`.
 
     There are slots for all Gaussians from the start, so that an addition changes no shape. Equal seeds give equal
     states; `resume` is a state of the same image, configuration and seed: what follows is what would have followed it.
-
-    Raises:
-      ValueError: not an (h, w, 3) image.
-      AirjaxError: see `airjax.inner.task.advance`.
     """
     image = checked_image(image)
     key = jax.random.key(seed)

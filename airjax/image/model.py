@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +20,7 @@ from airjax.image.presets import stages_from_text
 from airjax.image.stages import StageConfig, StageControl, init_params, iterate_stages, stage_control_of
 from airjax.image.task import RATES, Coordinates, ImageTask
 from airjax.inner.optimizers import rates_from_text
-from airjax.inner.task import run
+from airjax.inner.task import Progress, run
 from airjax.raster.tiles import patch_grid
 from airjax.weights_file import load_weights, weights_hash
 
@@ -32,11 +31,9 @@ DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "compact.saf
 class Model:
     """Weights of a staged predictor.
 
-    Fields:
-      stages: configuration, one entry per stage.
-      params: {"stage0": ..., ...}.
-      name: file name and the first digits of the SHA-256 of the weights.
-      rates: learning rates of a refinement of its predictions, learned with the weights if they were.
+    Stages have one configuration each, and their weights the names "stage0", "stage1", ..; the model's name is that of
+    its file and the first digits of the SHA-256 of the weights. `rates`, of a refinement of its predictions, are
+    learned with the weights if they were.
     """
 
     stages: tuple[StageConfig, ...]
@@ -58,7 +55,7 @@ class Model:
         ssim_threshold: float = SSIM_THRESHOLD,
         solve_steps: int = SOLVE_STEPS,
         refine_steps: int = REFINE_STEPS,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress = None,
     ) -> Encoded:
         """One photograph to Gaussians: all stages, refinement if asked for, then the colour solve.
 
@@ -97,7 +94,7 @@ class Model:
         num_stages: int | None = None,
         max_gaussians: int | None = None,
         refine_steps: int = REFINE_STEPS,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress = None,
     ) -> Encoded:
         """One photograph to quantised Gaussians, as a compact .air file of a quality from 0 to 100 holds them.
 
@@ -138,8 +135,7 @@ def checked_stages(
 def load(path: str | os.PathLike | None = None) -> Model:
     """The shipped model, or the one in a weights file (safetensors) written by `train`.
 
-    Raises:
-      AirjaxError: not a weights file, one that does not say what it is, or weights that do not fit their stages.
+    An AirjaxError for a file that holds no weights, or does not say of what, or weights that do not fit their stages.
     """
     path = DEFAULT_WEIGHTS if path is None else Path(path)
     params, metadata = load_weights(path)

@@ -66,9 +66,8 @@ class Stage(NamedTuple):
 
     Fields:
       gaussians: one slot per patch of the stage's grid.
-      rendered: (h, w, 3) image after this stage.
-      codes: (6,) bin widths that the quantiser was given (`airjax.image.codec.quantise`), None where it is left out.
-      lattice: the rows between their integers, None where it is left out.
+      rendered: image after this stage.
+      codes, lattice: bin widths given to the quantiser and the rows between their integers; None where it is left out.
     """
 
     gaussians: Gaussians2D
@@ -121,11 +120,10 @@ def stage_control(
     stages_left: Float[Array, ""] | int = 1,
     gaussians_left: Float[Array, ""] | None = None,
 ) -> Bool[Array, " n"]:
-    """Which patches get a Gaussian (AIR section 3.3). Nothing is differentiated; where none asks, none is added.
+    """Which patches, row by row, get a Gaussian (AIR section 3.3): none where none asks. Nothing is differentiated.
 
-    Args:
-      stages_left: this stage and those after it.
-      gaussians_left: what is left of control.max_gaussians (default: all of it).
+    `stages_left` are this stage and those after it, `gaussians_left` what is left of control.max_gaussians (default:
+    all).
     """
     image, rendered = jax.lax.stop_gradient((image, rendered))
     mse = patch_mse(image, rendered, patch_size=patch_size).ravel()

@@ -74,15 +74,12 @@ class ImageTask(Task):
     loss_fn: ImageLoss = field(default=squared_error, metadata={"static": True})
 
     def make_tx(self, rates: Any) -> optax.GradientTransformation:
-        """`refinement_adam`."""
         return refinement_adam(rates)
 
     def coordinates(self, gaussians: Gaussians2D) -> Any:
-        """See `Task.coordinates`."""
         return type(self.rates).of(gaussians)
 
     def gaussians(self, coordinates: Any, active: Bool[AnyArray, " n"]) -> Gaussians2D:
-        """See `Task.gaussians`."""
         return coordinates.gaussians(active)
 
     def loss(
@@ -99,7 +96,6 @@ class ImageTask(Task):
         return 10 * jnp.log10(2 * error / self.image.size + 1e-10)
 
     def plan(self, gaussians: Gaussians2D, *, headroom: float, thorough: bool) -> Capacity:
-        """See `Task.plan`; there is one image to look at."""
         return capacity_of(gaussians, image_size=size_of(self.image), headroom=headroom)
 
     def _render(self, coordinates, active, capacity, any_order) -> jax.Array:

@@ -71,12 +71,9 @@ def compare(
 ) -> Comparison:
     """Every estimator at every horizon (inner steps K) beside `Unrolled`, which is exact and comes first by itself.
 
-    Args:
-      estimators: each follows the horizon by its own `at`.
-      cases: of one wing, of any sizes; those of equal shapes share compiled programs.
-      draws: estimates of each case by estimators that draw.
-      seed: of case 0; the next one has the next seed.
-      progress: called with each record.
+    Estimators follow the horizon by their own `at`; those that draw give `draws` estimates of each case. The cases are
+    of one wing; those of equal shapes share compiled programs. The seed is that of case 0, the next one has the next
+    seed.
     """
     kinds = [kind for kind in estimators if kind.name != Unrolled.name]
     capacity, records = shared_capacity(cases), []

@@ -75,10 +75,8 @@ def rates_to_text(rates: Any) -> str:
 
 
 def rates_from_text(text: str, *, kind: type, source: str) -> Any:
-    """Inverse of `rates_to_text` for a kind of named tuple; `source` names the file in an error.
-
-    Raises:
-      AirjaxError: not such a text, or rates that are not finite and >= 0.
+    """Inverse of `rates_to_text` for a kind of named tuple; for other text, or rates that are not finite and >= 0, an
+    AirjaxError that names the file `source`.
     """
     try:
         rates = kind(**{name: float(rate) for name, rate in json.loads(text).items()})

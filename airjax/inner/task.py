@@ -22,6 +22,8 @@ from airjax.gaussians import AnyGaussians, on_ladder, take
 from airjax.inner.estimators.base import Problem
 from airjax.inner.refine import Refined, refine
 
+Progress = Callable[[int], None] | None  # called with the number of steps done
+
 SEGMENT = 10  # steps of one jitted call
 # Room of the renderer's lists for a set that grows: first in plans to come, then for a set that outgrew its plan.
 HEADROOMS = (1.25, 1.5, 2.5, 5.0)
@@ -54,12 +56,10 @@ class Task:
     def loss(
         self, coordinates: Any, active: Bool[AnyArray, " n"], batch=None, *, capacity: Any, any_order: bool = False
     ) -> Float[Array, ""]:
-        """The inner loss; NaN where the renderer's lists overflow.
+        """The inner loss; NaN where the renderer's lists, of this capacity, overflow.
 
-        Args:
-          batch: one row of `batches`; None for all that there is to look at.
-          capacity: of the renderer's lists.
-          any_order: whether it can be differentiated more than once.
+        The batch is one row of `batches`, None for all that there is to look at; `any_order` is whether the loss can be
+        differentiated more than once.
         """
         raise NotImplementedError
 
@@ -101,13 +101,9 @@ class Case(NamedTuple):
 class State(NamedTuple):
     """A refinement between two steps: all that is needed to go on.
 
-    Fields:
-      step: steps taken.
-      coordinates: of all slots.
-      active: (n,) slots in use.
-      inner_state: of the optimizer, None before the first step.
-      loss: before the last step taken (NaN before the first).
-      capacity: of the renderer's lists, None before they were planned.
+    `coordinates` and `active` are those of all slots. The inner state is None before the first step, the loss is that
+    before the last step taken (NaN before the first), the capacity of the renderer's lists None before they are
+    planned.
     """
 
     step: int
@@ -128,10 +124,8 @@ def advance(task: Task, state: State, *, num_steps: int) -> State:
     """`num_steps` of the task's optimizer, on concrete arrays.
 
     The renderer's lists are sorted in every step, in arrays of a planned size; a call in which the set outgrows them is
-    done again with more room. Nothing is ever drawn incompletely.
-
-    Raises:
-      AirjaxError: the coordinates did not stay finite, or grew beyond what can be drawn.
+    done again with more room. Nothing is ever drawn incompletely: an AirjaxError where the coordinates did not stay
+    finite, or grew beyond what can be drawn.
     """
     if state.inner_state is None:
         # Here, so that the first call runs the program of all others.
@@ -167,15 +161,10 @@ def _segment(
     return done, jnp.all(finite)
 
 
-def run(
-    task: Task, gaussians: AnyGaussians, *, num_steps: int, progress: Callable[[int], None] | None = None
-) -> AnyGaussians:
+def run(task: Task, gaussians: AnyGaussians, *, num_steps: int, progress: Progress = None) -> AnyGaussians:
     """Gaussians after `num_steps` >= 0 of refinement, in the same slots; numpy arrays.
 
-    `progress` is called with the number of steps done, every SEGMENT steps.
-
-    Raises:
-      AirjaxError: as `advance`.
+    `progress` is called with the number of steps done, every SEGMENT steps. Errors are those of `advance`.
     """
     task = jax.tree.map(jnp.asarray, task)
     state = start_state(task, gaussians)

@@ -110,8 +110,7 @@ def encode(content: Encoded | Quantised) -> bytes:
     """The bytes of a version 1 file: the compact profile for quantised rows, the lossless one for floats.
 
     Raises:
-      TypeError: an array is not float32 (`active`: bool).
-      ValueError: shapes or counts disagree, or a row is not active.
+      TypeError, ValueError: arrays of other types (float32, bool) or shapes, or a row that is not active.
       AirjaxError: image or set beyond the limits of the format, or a number in it (docs/format.md).
     """
     quantised = content if isinstance(content, Quantised) else content.quantised
@@ -149,14 +148,8 @@ def decode(data: bytes, *, partial: bool = False) -> Encoded:
 
     Of a lossless file they are those that were encoded, bit for bit; of a compact one they are the same on every
     machine. Chunks of an unknown ancillary tag (first letter small) are skipped; every other departure from
-    docs/format.md is an error. Work and memory are bounded by a multiple of `len(data)` and by the size of the image's
-    patch grids.
-
-    Args:
-      partial: accept a file that is cut short after its header, and return the stages that are whole.
-
-    Raises:
-      FormatError: not a .air file, of an unknown version, damaged, cut short, or with bytes after its end.
+    docs/format.md is a FormatError. Work and memory are bounded by a multiple of `len(data)` and by the size of the
+    image's patch grids. With `partial`, a file that is cut short after its header gives the stages that are whole.
     """
     header, chunks, whole = _read(data, partial=partial)
     if header.profile == PROFILE_COMPACT:
@@ -194,10 +187,9 @@ def dequantised(quantised: Quantised) -> Encoded:
 
 
 def info(data: bytes) -> FileInfo:
-    """The chunk table and the sizes of a file, and what its bits are spent on.
+    """The chunk table and the sizes of a file, and what its bits are spent on; a FormatError where none can be read.
 
-    A wrong checksum is no error here, so that a damaged file can be looked at; a FormatError is raised for what is no
-    .air file, of an unknown version, cut short, or has chunks that cannot be followed.
+    A wrong checksum is no error here, so that a damaged file can be looked at.
     """
     header, chunks, _ = _read(data, damaged=True)
     counts = []

@@ -1,7 +1,6 @@
 """The container of a .air file: signature, version, chunks with length and checksum, the header.
 
-docs/format.md, sections 1 to 3, describes it byte by byte. No number in a file is trusted: each length is compared with
-the bytes that are there. The errors raised here do not know the file's name; the caller puts it in front.
+docs/format.md, sections 1 to 3, describes it byte by byte. For trust and errors see `airjax.image.codec.air_file`.
 """
 
 from __future__ import annotations
@@ -70,9 +69,7 @@ def assemble(header: Header, payloads: Iterable[bytes]) -> bytes:
 def walk(view: memoryview) -> Iterator[Chunk]:
     """The chunks of a file to its last byte: AHDR first and once, AEND last, every tag known or ancillary.
 
-    Raises:
-      CutShort: the file ends too early; every chunk before that has been given out.
-      FormatError: any other departure from the layout.
+    CutShort where the file ends too early, after every chunk before that; FormatError for any other departure.
     """
     if len(view) == 0:
         raise FormatError("expected a .air file, got 0 bytes")

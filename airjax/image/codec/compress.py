@@ -20,7 +20,7 @@ from airjax.image.defaults import QUALITY, QUALITY_RANGE, REFINE_STEPS, SOLVE_ST
 from airjax.image.model import Model, checked_image, checked_stages
 from airjax.image.stages import StageConfig, iterate_stages, stage_control_of
 from airjax.image.task import ImageTask
-from airjax.inner.task import run
+from airjax.inner.task import Progress, run
 from airjax.metrics import psnr_8bit
 from airjax.raster.tiles import patch_grid
 
@@ -53,7 +53,6 @@ class CompressOptions:
       mse_threshold: see `airjax.image.stages.StageControl`; None for what fits the quality.
       ssim_threshold: the same; above 1 it asks for nothing.
       solve_steps: conjugate-gradient steps on the colours in each round; 0 keeps the predicted ones.
-      refine_steps: gradient steps on all of a Gaussian (`airjax.image.task`) before rounding; 0 for none.
     """
 
     quality: float = QUALITY
@@ -66,11 +65,7 @@ class CompressOptions:
 
 
 def compress(
-    model: Model,
-    image: np.ndarray,
-    options: CompressOptions = CompressOptions(),
-    *,
-    progress: Callable[[int], None] | None = None,
+    model: Model, image: np.ndarray, options: CompressOptions = CompressOptions(), *, progress: Progress = None
 ) -> Quantised:
     """One photograph to quantised rows: all stages, each seeing what rounding left over, then colours and rounding.
 
@@ -93,7 +88,7 @@ def compress_and_source(
 
 
 def _compress(
-    model: Model, image: np.ndarray, options: CompressOptions, progress: Callable[[int], None] | None
+    model: Model, image: np.ndarray, options: CompressOptions, progress: Progress
 ) -> tuple[Quantised, list[_Stage]]:
     """The result of `compress`, and the stages that were rounded last."""
     image = checked_image(image)
@@ -187,9 +182,6 @@ def _solve_colors(stored: list[Gaussians2D], image: np.ndarray, *, num_slots: in
     return np.split(np.asarray(solved.colors)[: ends[-1]], ends[:-1])
 
 
-# --- targets ---------------------------------------------------------------------------------------------
-
-
 class SearchResult(NamedTuple):
     """The encoding that a search chose; `achieved` is what was aimed at, `reached` whether it is right."""
 
@@ -212,7 +204,7 @@ def search(
     *,
     target_psnr: float | None = None,
     target_bpp: float | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = None,
 ) -> SearchResult:
     """The smallest file of at least `target_psnr` dB, or the best of at most `target_bpp` bits per pixel.
 

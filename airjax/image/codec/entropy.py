@@ -70,12 +70,8 @@ _TOKEN_FIRST, _TOKEN_RAW = _first_magnitude((np.arange(NUM_TOKENS) + 1) // 2)
 class Channel(NamedTuple):
     """A kind of symbol, and what its tables hold before the first symbol.
 
-    Fields:
-      name: tables of different names are different tables.
-      mean: expected magnitude in sixteenths.
-      weight: sum of the counts, about.
-      signed: whether both signs occur.
-      most: largest magnitude that occurs.
+    Tables of different names are different tables. `mean` is the expected magnitude in sixteenths, `most` the largest
+    that occurs, `weight` about the sum of the counts; `signed` is whether both signs occur.
     """
 
     name: str
@@ -327,10 +323,7 @@ def _padded(grid: tuple[int, int], planes: int) -> np.ndarray:
 class Memory:
     """What the stages so far leave for the contexts of the next.
 
-    Fields:
-      tables: the counts.
-      amplitudes: (R, C) of the stage before, 0 where it has no row, else 1 + the class; None before the first.
-      patch_size: of that stage.
+    `amplitudes` is (R, C) of the stage before, 0 where it has no row, else 1 + the class; None before the first.
     """
 
     tables: Tables = field(default_factory=Tables)

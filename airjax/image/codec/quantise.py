@@ -200,13 +200,6 @@ def _power(units: np.ndarray) -> np.ndarray:
     return np.ldexp(_SCALE_POWERS[units % SCALE_UNITS], units // SCALE_UNITS)
 
 
-def level_index(log_a, log_b, widths, classes) -> Int[np.ndarray, " n"]:
-    """Index into LEVELS: how many angles a row of these scales has."""
-    ratio = _power(log_a - log_b)
-    aspect = np.ldexp((ratio - 1.0 / ratio) * (math.pi / 2), classes) / widths[4]
-    return np.searchsorted(_LEVELS_FROM, aspect, side="right") - 1
-
-
 class Geometry(NamedTuple):
     """What the stored colours, scales and aspects already say about the rest of a row.
 
@@ -226,20 +219,18 @@ def geometry_of(symbols: Int[np.ndarray, "n s"], codes: Int[np.ndarray, " 6"]) -
     if len(symbols) and (log_b.min() < SCALE_RANGE[0] or log_a.max() > SCALE_RANGE[1] or symbols[:, 4].min() < 0):
         raise ValueError("a scale is out of range")
     a, b = _power(log_a), _power(log_b)
-    index = level_index(log_a, log_b, widths, classes)
+    ratio = _power(log_a - log_b)
+    aspect = np.ldexp((ratio - 1.0 / ratio) * (math.pi / 2), classes) / widths[4]
+    levels = np.array(LEVELS)[np.searchsorted(_LEVELS_FROM, aspect, side="right") - 1]
     offset_step = np.ldexp(2.0 * widths[2] / np.sqrt(1.0 / (a * a) + 1.0 / (b * b)), -classes)
-    return Geometry(a, b, np.array(LEVELS)[index], offset_step)
+    return Geometry(a, b, levels, offset_step)
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The quantised rows of one stage.
+    """The quantised rows of one stage: n increasing patch numbers, row by row of the grid, and the SYMBOLS of each.
 
-    Fields:
-      patch_size: P.
-      patches: (n,) increasing numbers of the patches that have a row, row by row of the grid.
-      symbols: (n, 8) integers, see SYMBOLS.
-      codes: (6,) integers in CODE_RANGE: bin widths and scale centre.
+    The six codes, integers in CODE_RANGE, are the stage's bin widths and scale centre.
     """
 
     patch_size: int

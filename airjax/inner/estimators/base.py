@@ -44,13 +44,7 @@ class Problem(NamedTuple):
 
 
 class OuterGradient(NamedTuple):
-    """Result of an estimator; constants to every gradient.
-
-    Fields:
-      start: estimate of dO / dG_0, shaped like the start.
-      rates: estimate of dO / drates, shaped like the rates; zeros where the estimator has none.
-      loss: O as the estimator saw it, scalar.
-    """
+    """Estimates of dO / dG_0 and of dO / drates (zeros where the estimator has none), and O as the estimator saw it."""
 
     start: Any
     rates: Any
@@ -125,8 +119,6 @@ def clip_rows(gradient: Any, rates: Any, active: Bool[AnyArray, " n"], *, limit:
     return scaled(clipped / jnp.maximum(norms * total, 1e-30), gradient)
 
 
-# --- the registry --------------------------------------------------------------------------------------------
-
 ESTIMATORS: dict[str, type[Estimator]] = {}
 Kind = TypeVar("Kind", bound=type[Estimator])
 
@@ -153,9 +145,6 @@ def estimator(name: str, **options: Any) -> Estimator:
         return ESTIMATORS[name](**options)
     except TypeError as error:
         raise ValueError(f"{name}: expected its own options, got {', '.join(options) or 'none'} ({error})") from error
-
-
-# --- the objective -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

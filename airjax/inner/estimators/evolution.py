@@ -22,11 +22,6 @@ class EvolutionStrategies(Anchored):
 
     with R the rates, which must be > 0, so that sigma counts inner steps; the rates move by rate_sigma times
     themselves. Salimans et al., 2017.
-
-    Fields: as `Budget`, and
-      sigma: > 0, the change of the start in inner steps.
-      pairs: >= 1.
-      rate_sigma: > 0, the relative change of the rates.
     """
 
     draws: ClassVar[bool] = True
@@ -77,8 +72,6 @@ class PersistentES(EvolutionStrategies):
 
     Each window changes the rates anew, and its loss is multiplied with the sum of all changes so far. The start is
     changed once, before the first window, so that for it this is `es`, anchor by anchor. 2 K pairs steps.
-
-    Fields: as `EvolutionStrategies`.
     """
 
     @classmethod
@@ -117,8 +110,7 @@ class PersistentES(EvolutionStrategies):
 class FiniteDifference(Anchored):
     """Central differences of O, one number of the start and of the rates after the other: the oracle for tiny problems.
 
-    Fields: as `Budget`, and
-      epsilon: > 0, the change of a number of the start, and the relative change of a rate.
+    `epsilon` is the change of a number of the start, and the relative change of a rate.
     """
 
     epsilon: float = 1e-5

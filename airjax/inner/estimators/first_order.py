@@ -44,13 +44,8 @@ class MultiAnchor(Estimator):
       K ~ Uniform{min_steps .. max_steps};   S / N = mean over k = s, 2 s, .. <= K of grad M(G_k),   J := I
       mix * grad M(G_0) + (1 - mix) * S / N
 
-    Steps after the last anchor change nothing, and are not taken. About E[K] (1 + 1 / s) gradients. Under `vmap`
-    each problem draws its own K, and all wait for the largest.
-
-    Fields:
-      min_steps, max_steps: range of K, min_steps >= stride.
-      stride: s.
-      mix: lambda, in [0, 1]; 0 in the headline rows of the paper.
+    Steps after the last anchor change nothing, and are not taken. About E[K] (1 + 1 / s) gradients, s = stride. Under
+    `vmap` each problem draws its own K, and all wait for the largest. The headline rows of the paper have mix = 0.
     """
 
     draws: ClassVar[bool] = True
@@ -97,8 +92,6 @@ class Budget(Anchored):
 
     Ours: MetaGrad draws its anchors evenly up to 500 steps, whatever the user's patience. Here it is said: anchors
     (0, 20, 100) with weights (1, 2, 1) serve one who mostly takes 20 steps, and the anchor 0 keeps the prediction good.
-
-    Fields: see `Anchored`.
     """
 
     @classmethod

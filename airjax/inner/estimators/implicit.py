@@ -62,13 +62,9 @@ class Implicit(Estimator):
 
     by `iterations` steps of conjugate gradients. Each is one Hessian-vector product, about 2 gradients. Where L curves
     down (not positive definite) they stop with what they have, which is why the library's solver does not serve here.
-    Memory does not grow with K. Rates must be > 0. What `update_mask` freezes counts as of rate 0.
-
-    Fields:
-      num_steps: K.
-      iterations: >= 1.
-      strength: how far the loop may go from its start, in units of the rates; gradient descent over K steps goes as
-        far as strength K does.
+    Memory does not grow with K. Rates must be > 0. What `update_mask` freezes counts as of rate 0. The strength is how
+    far the loop may go from its start, in units of the rates: gradient descent over K steps goes as far as strength K
+    does.
     """
 
     needs_second_order: ClassVar[bool] = True

@@ -18,7 +18,6 @@ import pytest
 
 from airjax.errors import AirjaxError, FormatError
 from airjax.gaussians import Gaussians2D
-from airjax.image.codec import air_file
 from airjax.image.codec.air_file import Encoded, compact, decode, encode, info, truncate_stages
 
 ROOT = Path(__file__).resolve().parents[3]
