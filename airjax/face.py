@@ -19,11 +19,7 @@ from airjax.scene.files.ply import read_ply, write_ply
 
 
 def read_image(path: str | os.PathLike) -> Float[np.ndarray, "h w 3"]:
-    """A photograph as (h, w, 3) sRGB pixels in [0, 1]; a conversion that loses something is a warning.
-
-    Raises:
-      AirjaxError: not an image that can be read.
-    """
+    """A photograph as (h, w, 3) sRGB pixels in [0, 1]; a loss in conversion is a warning, no image an AirjaxError."""
     loaded = photographs.read_image(path)
     for notice in loaded.notices:
         warnings.warn(f"{display_name(path)}: {notice}", stacklevel=2)
@@ -33,9 +29,8 @@ def read_image(path: str | os.PathLike) -> Float[np.ndarray, "h w 3"]:
 def save(path: str | os.PathLike, content: Encoded | Gaussians3D) -> None:
     """Writes an encoded image to a .air file, or 3D Gaussians to a .ply file; whole or not at all.
 
-    Raises:
-      TypeError: content that the suffix has no format for.
-      AirjaxError: another suffix, values that the format cannot hold, or the file cannot be written.
+    A TypeError for content that the suffix has no format for; an AirjaxError for another suffix, values that the format
+    cannot hold, or a file that cannot be written.
     """
     kind = _kind(path)
     if not isinstance(content, kind):
@@ -47,11 +42,7 @@ def save(path: str | os.PathLike, content: Encoded | Gaussians3D) -> None:
 
 
 def open(path: str | os.PathLike) -> Encoded | Gaussians3D:
-    """What a .air or a .ply file holds.
-
-    Raises:
-      AirjaxError: another suffix, a missing or a damaged file.
-    """
+    """What a .air or a .ply file holds; an AirjaxError for another suffix, a missing or a damaged file."""
     if _kind(path) is Gaussians3D:
         return read_ply(path).gaussians
     try:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airjax.commands.options import MAX_STEPS, add_photographs, add_weights, number, whole
+from airjax.commands.options import MAX_STEPS, add_options, add_photographs, add_weights, number, whole
 from airjax.commands.outputs import air_file_line, convert, named, psnr_of, read_photograph
 from airjax.commands.session import Clock, Fatal, Screen, progress_bar, start_jax
 from airjax.errors import AirjaxError
@@ -29,78 +29,53 @@ HELP = "photographs to .air files"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `airjax encode`."""
     add_photographs(parser)
-    parser.add_argument(
-        "-q",
-        "--quality",
-        type=number(*QUALITY_RANGE),
-        metavar="Q",
-        help=f"{QUALITY_RANGE[0]:g} (smallest file) to {QUALITY_RANGE[1]:g} (default: {QUALITY:g})",
-    )
-    parser.add_argument(
-        "--target-psnr", type=number(0.0, 100.0), metavar="DB", help="smallest file of at least so many decibels"
-    )
-    parser.add_argument(
-        "--target-bpp",
-        type=number(0.0, 1000.0),
-        metavar="B",
-        help="best quality of at most so many bits per pixel, everything in the file counted",
-    )
-    parser.add_argument(
-        "--lossless", action="store_true", help="keep the Gaussians as they are, in 32 bytes each: a large file"
-    )
-    parser.add_argument("--stages", type=whole(1), metavar="N", help="run the first N stages only (default: all)")
-    parser.add_argument(
-        "--max-gaussians", type=whole(0), metavar="N", help="most Gaussians of one image (default: no limit)"
-    )
-    parser.add_argument(
-        "--solve-steps",
-        type=whole(0, 1000),
-        default=SOLVE_STEPS,
-        metavar="K",
-        help="conjugate-gradient steps on the colours, 0 for none (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--refine",
-        type=whole(0, MAX_STEPS),
-        default=REFINE_STEPS,
-        metavar="K",
-        help="gradient steps on the predicted Gaussians, a tenth of a second each for a photograph of 768 x 512 "
-        "(default: %(default)s)",
-    )
-    parser.add_argument(
-        "--mse-threshold",
-        type=number(0.0, 1.0),
-        metavar="X",
-        help="a patch gets a Gaussian where its mean squared error is above X (default: what fits the quality; with "
-        f"--lossless {MSE_THRESHOLD:g}, {-10 * math.log10(MSE_THRESHOLD):g} dB) ...",
-    )
-    parser.add_argument(
-        "--ssim-threshold",
-        type=number(0.0, 2.0),
-        metavar="X",
-        help=f"... or where 1 - SSIM of the patch is above X (default: nowhere; with --lossless {SSIM_THRESHOLD:g})",
+    low, high = QUALITY_RANGE
+    lossless_mse = f"{MSE_THRESHOLD:g}, {-10 * math.log10(MSE_THRESHOLD):g} dB"
+    add_options(
+        parser,
+        ("-q --quality Q", number(low, high), f"{low:g} (smallest file) to {high:g} (default: {QUALITY:g})"),
+        ("--target-psnr DB", number(0.0, 100.0), "smallest file of at least so many decibels"),
+        (
+            "--target-bpp B",
+            number(0.0, 1000.0),
+            "best quality of at most so many bits per pixel, everything in the file counted",
+        ),
+        ("--lossless", bool, "keep the Gaussians as they are, in 32 bytes each: a large file"),
+        ("--stages N", whole(1), "run the first N stages only (default: all)"),
+        ("--max-gaussians N", whole(0), "most Gaussians of one image (default: no limit)"),
+        ("--solve-steps K", whole(0, 1000), "conjugate-gradient steps on the colours, 0 for none", SOLVE_STEPS),
+        (
+            "--refine K",
+            whole(0, MAX_STEPS),
+            "gradient steps on the predicted Gaussians, a tenth of a second each for a photograph of 768 x 512",
+            REFINE_STEPS,
+        ),
+        (
+            "--mse-threshold X",
+            number(0.0, 1.0),
+            "a patch gets a Gaussian where its mean squared error is above X (default: what fits the quality; with "
+            f"--lossless {lossless_mse}) ...",
+        ),
+        (
+            "--ssim-threshold X",
+            number(0.0, 2.0),
+            f"... or where 1 - SSIM of the patch is above X (default: nowhere; with --lossless {SSIM_THRESHOLD:g})",
+        ),
     )
     add_weights(parser)
 
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
     """Encodes every input; one that fails is one line of error."""
-    from airjax.image.codec.air_file import SIGNATURE
+    from airjax.image.codec.chunks import SIGNATURE
     from airjax.photographs import IMAGE_SUFFIXES
 
-    def encode_file(source: Path, target: Path) -> None:
-        _encode(source, target, options, screen)
-
-    _check_goals(options)
-    convert(encode_file, options, screen, reads=IMAGE_SUFFIXES, writes=(".air",), ours=SIGNATURE)
-
-
-def _check_goals(options: argparse.Namespace) -> None:
-    """One goal at a time: a quality, a target, or lossless."""
     goals = ("quality", "target_psnr", "target_bpp", "lossless")
     given = [f"--{goal.replace('_', '-')}" for goal in goals if getattr(options, goal) not in (None, False)]
     if len(given) > 1:
         raise Fatal(f"{' and '.join(given)}: expected one of them")
+    work = functools.partial(_encode, options=options, screen=screen)
+    convert(work, options, screen, reads=IMAGE_SUFFIXES, writes=(".air",), ours=SIGNATURE)
 
 
 def _encode(source: Path, target: Path, options: argparse.Namespace, screen: Screen) -> None:
@@ -117,11 +92,7 @@ def _encode(source: Path, target: Path, options: argparse.Namespace, screen: Scr
 
 @functools.cache  # once, when the first photograph has been read
 def _load_model(weights: str | None, num_stages: int | None, screen: Screen) -> Model:
-    """The weights; any problem with them ends the run.
-
-    Raises:
-      Fatal: no usable weights, or fewer stages than asked for.
-    """
+    """The weights; having none that can be used, or fewer stages than asked for, ends the run."""
     from airjax.image.model import load
 
     start_jax(screen)
@@ -149,17 +120,11 @@ def _encode_pixels(
         if options.lossless:
             encoded = _predict(model, pixels, options, progress)
             return encoded, air_file.encode(encoded), ""
-        if options.target_psnr is None and options.target_bpp is None:
-            quantised = compress(model, pixels, _compress_options(options), progress=progress)
+        chosen, psnr, bpp = _compress_options(options), options.target_psnr, options.target_bpp
+        if psnr is None and bpp is None:
+            quantised = compress(model, pixels, chosen, progress=progress)
             return air_file.dequantised(quantised), air_file.encode(quantised), ""
-        result = search(
-            model,
-            pixels,
-            _compress_options(options),
-            target_psnr=options.target_psnr,
-            target_bpp=options.target_bpp,
-            progress=progress,
-        )
+        result = search(model, pixels, chosen, target_psnr=psnr, target_bpp=bpp, progress=progress)
     return air_file.dequantised(result.quantised), result.data, _remark(result, options)
 
 

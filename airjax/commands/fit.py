@@ -7,6 +7,7 @@ is of the same image, options and seed; `--target-psnr` and `--solve-steps` may 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airjax.commands.options import add_photographs, number, whole
+from airjax.commands.options import add_options, add_photographs, number, whole
 from airjax.commands.outputs import air_file_line, convert, named, psnr_of, read_photograph
 from airjax.commands.session import Clock, Screen, progress_bar, start_jax
 from airjax.errors import AirjaxError
@@ -36,67 +37,54 @@ CHECK_STEPS = 20  # between two looks at the 8-bit image
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `airjax fit`."""
     add_photographs(parser)
-    parser.add_argument(
-        "--gaussians",
-        type=whole(1),
-        default=FIT_GAUSSIANS,
-        metavar="N",
-        help="Gaussians of an image (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--steps", type=whole(1), default=FIT_STEPS, metavar="K", help="steps of Adam (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--start",
-        choices=STARTS,
-        default=STARTS[0],
-        help="content: half of the Gaussians where the image changes and the others, later, where the error is; "
-        "random: all of them anywhere (default: %(default)s)",
-    )
-    forms = [form.replace("_", "-") for form in FORMS]
-    parser.add_argument(
-        "--form",
-        choices=forms,
-        default=forms[0],
-        help="what the optimiser moves: scales and an angle, or a Cholesky factor of the covariance "
-        "(default: %(default)s)",
-    )
-    parser.add_argument(
-        "--target-psnr", type=number(0.0, 100.0), metavar="DB", help="stop once so many decibels are reached"
-    )
-    parser.add_argument(
-        "--solve-steps",
-        type=whole(0, 1000),
-        default=FIT_SOLVE_STEPS,
-        metavar="K",
-        help="conjugate-gradient steps on the colours at the end, 0 for none (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed", type=whole(0), default=0, metavar="S", help="of everything random (default: %(default)s)"
+    forms = tuple(form.replace("_", "-") for form in FORMS)
+    add_options(
+        parser,
+        ("--gaussians N", whole(1), "Gaussians of an image", FIT_GAUSSIANS),
+        ("--steps K", whole(1), "steps of Adam", FIT_STEPS),
+        (
+            "--start",
+            STARTS,
+            "content: half of the Gaussians where the image changes and the others, later, where the error is; "
+            "random: all of them anywhere",
+            STARTS[0],
+        ),
+        (
+            "--form",
+            forms,
+            "what the optimiser moves: scales and an angle, or a Cholesky factor of the covariance",
+            forms[0],
+        ),
+        ("--target-psnr DB", number(0.0, 100.0), "stop once so many decibels are reached"),
+        (
+            "--solve-steps K",
+            whole(0, 1000),
+            "conjugate-gradient steps on the colours at the end, 0 for none",
+            FIT_SOLVE_STEPS,
+        ),
+        ("--seed S", whole(0), "of everything random", 0),
     )
 
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
     """Fits every input; one that fails is one line of error."""
-    from airjax.image.codec.air_file import SIGNATURE
+    from airjax.image.codec.chunks import SIGNATURE
     from airjax.photographs import IMAGE_SUFFIXES
 
-    def fit_file(source: Path, target: Path) -> None:
-        _fit(source, target, options, screen)
-
-    convert(fit_file, options, screen, reads=IMAGE_SUFFIXES, writes=(".air",), ours=SIGNATURE)
+    work = functools.partial(_fit, options=options, screen=screen)
+    convert(work, options, screen, reads=IMAGE_SUFFIXES, writes=(".air",), ours=SIGNATURE)
 
 
 def _fit(source: Path, target: Path, options: argparse.Namespace, screen: Screen) -> None:
     from airjax.image.codec import air_file
 
     pixels = read_photograph(source, screen)
-    partial = _Partial(target.with_name(target.name + ".partial"), _job(options, pixels))
+    partial = _Partial(target.with_name(target.name + ".partial"), _job(options, pixels), display_name(source))
     resume = partial.load(options.force, screen)
     start_jax(screen)
     with named(source):
         with Clock() as clock:
-            encoded = _fit_pixels(pixels, resume, partial, options, screen, display_name(source))
+            encoded = _fit_pixels(pixels, resume, partial, options, screen)
             data = air_file.encode(encoded)
         psnr = psnr_of(encoded.gaussians, pixels)
     atomic_write_bytes(target, data)
@@ -125,18 +113,16 @@ def _job(options: argparse.Namespace, pixels: np.ndarray) -> Job:
 
 @dataclass(frozen=True)
 class _Partial:
-    """The file beside an output that keeps the state of its fit."""
+    """The file beside an output that keeps the state of its fit; `source` is the photograph in a message."""
 
     path: Path
     job: Job
+    source: str
 
     def load(self, force: bool, screen: Screen) -> FitState | None:
-        """The state that an earlier run of the same job has left, if any.
+        """The state that an earlier run of the same job has left, if any; anything else there is an AirjaxError.
 
         `--force` still resumes a matching state, as the command may have had it from the start; it ignores any other.
-
-        Raises:
-          AirjaxError: something else lies there, and there is no `--force`.
         """
         from airjax.image.fit_file import differences, load_fit
 
@@ -167,18 +153,9 @@ class _Partial:
 
 
 def _fit_pixels(
-    pixels: np.ndarray,
-    resume: FitState | None,
-    partial: _Partial,
-    options: argparse.Namespace,
-    screen: Screen,
-    name: str,
+    pixels: np.ndarray, resume: FitState | None, partial: _Partial, options: argparse.Namespace, screen: Screen
 ) -> Encoded:
-    """The Gaussians of a whole fit.
-
-    Raises:
-      KeyboardInterrupt: it was interrupted, and the message says where its state is kept.
-    """
+    """The Gaussians of a whole fit; the message of a KeyboardInterrupt says where its state is kept."""
     from airjax.image.fit import finished
 
     state = resume
@@ -196,7 +173,7 @@ def _fit_pixels(
         except AirjaxError as error:
             outcome = f"the state is lost ({error})"
         where = f"interrupted after step {state.step} of {options.steps}"
-        raise KeyboardInterrupt(f"{name}: {where}; {outcome}") from None
+        raise KeyboardInterrupt(f"{partial.source}: {where}; {outcome}") from None
 
 
 def _states(

@@ -24,11 +24,7 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
 
 
 def _show(source: Path, screen: Screen) -> None:
-    """The parts of one file.
-
-    Raises:
-      AirjaxError: no .air file, or, once its table is shown, a wrong checksum.
-    """
+    """The parts of one file; a wrong checksum is an AirjaxError once they are shown."""
     from airjax.files import display_name, read_bytes
     from airjax.image.codec import air_file
 
@@ -50,6 +46,5 @@ def _show(source: Path, screen: Screen) -> None:
         screen.result(f"  bits per Gaussian: {', '.join(f'{kind} {bits:.2f}' for kind, bits in shares.items())}")
     damaged = [f"{chunk.tag} at byte {chunk.offset}" for chunk in info.chunks if not chunk.crc_ok]
     if damaged:
-        raise AirjaxError(
-            f"{name}: wrong checksums in {', '.join(damaged)}: damaged since it was written, copy it anew"
-        )
+        where = ", ".join(damaged)
+        raise AirjaxError(f"{name}: wrong checksums in {where}: damaged since it was written, copy it anew")

@@ -1,10 +1,11 @@
-"""What the options of several commands share: types of numbers, input files, and where the output goes."""
+"""What the options of several commands share: tables, types of numbers, input files, and where the output goes."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 _MAX_INT = 2**31 - 1
 MAX_STEPS = 100_000  # of a refinement
@@ -13,33 +14,51 @@ MAX_SIDE = 2**15  # pixels
 
 def whole(low: int, high: int = _MAX_INT) -> Callable[[str], int]:
     """The type of an option that is a whole number from `low` to `high`."""
-
-    def parse(text: str) -> int:
-        with contextlib.suppress(ValueError):
-            if low <= int(text) <= high:
-                return int(text)
-        raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, got {text!r}")
-
-    return parse
+    return _between(int, low, high, f"a whole number from {low} to {high}")
 
 
 def number(low: float, high: float) -> Callable[[str], float]:
     """The type of an option that is a number from `low` to `high`."""
+    return _between(float, low, high, f"a number from {low:g} to {high:g}")
 
-    def parse(text: str) -> float:
+
+def _between(kind: Callable[[str], Any], low: float, high: float, expected: str) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
         with contextlib.suppress(ValueError):
-            if low <= float(text) <= high:  # false for NaN
-                return float(text)
-        raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}, got {text!r}")
+            if low <= kind(text) <= high:  # false for NaN
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
 
     return parse
 
 
+def add_options(parser: argparse.ArgumentParser, *rows: tuple[Any, ...]) -> None:
+    """The options of a table, in rows of ("-n --name VALUE", type, help) or those and a default, which help then says.
+
+    A type is a function of the text, a tuple of choices, or bool for a switch; the last two have no VALUE.
+    """
+    for usage, kind, text, *default in rows:
+        names = usage.split()
+        options: dict[str, Any] = {"default": default[0]} if default else {}
+        if default:
+            text += " (default: %(default)g)" if isinstance(default[0], float) else " (default: %(default)s)"
+        if kind is bool:
+            options["action"] = "store_true"
+        elif isinstance(kind, tuple):
+            options["choices"] = kind
+        else:
+            options |= {"type": kind, "metavar": names.pop()}
+        parser.add_argument(*names, help=text, **options)
+
+
 def add_output(parser: argparse.ArgumentParser, what: str, default: str) -> None:
     """--output, with a default in words, --force and --quiet."""
-    parser.add_argument("-o", "--output", metavar="OUT", help=f"{what} (default: {default})")
-    parser.add_argument("--force", action="store_true", help="replace files that are there already")
-    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    add_options(
+        parser,
+        ("-o --output OUT", str, f"{what} (default: {default})"),
+        ("--force", bool, "replace files that are there already"),
+        ("--quiet", bool, "say nothing but errors"),
+    )
 
 
 def add_inputs(parser: argparse.ArgumentParser, what: str) -> None:
@@ -55,4 +74,4 @@ def add_photographs(parser: argparse.ArgumentParser) -> None:
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
     """--weights."""
-    parser.add_argument("--weights", metavar="FILE", help="weights (.safetensors) other than the shipped ones")
+    add_options(parser, ("--weights FILE", str, "weights (.safetensors) other than the shipped ones"))

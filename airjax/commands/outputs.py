@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from airjax.gaussians import Gaussians2D
     from airjax.image.codec.air_file import Encoded
 
+Work = Callable[[Path, Path], None]  # of a source and its target
+
 
 def convert(
-    work: Callable[[Path, Path], None],
+    work: Work,
     options: argparse.Namespace,
     screen: Screen,
     *,
@@ -34,18 +36,10 @@ def convert(
     writes: Sequence[str],
     ours: bytes | None = None,
 ) -> None:
-    """`work(source, target)` for all inputs of a command, one after the other.
+    """`work(source, target)` for all inputs of a command, one after the other; each that fails is one error line.
 
-    Args:
-      work: reads one file and writes one.
-      options: with `inputs`, `output` and `force`.
-      screen: gets one error line for every file that fails.
-      reads: suffixes of the files of a folder that are inputs.
-      writes: suffixes that an output may have, the default first.
-      ours: see `guarded`.
-
-    Raises:
-      AirjaxError: an output that cannot serve these inputs.
+    `reads` are the suffixes of inputs in folders, `writes` those that an output may have, the default first; files that
+    begin with `ours` may be replaced without --force. An output that cannot serve these inputs is an AirjaxError.
     """
     sources = expand(options.inputs, reads, screen)
     jobs = plan(sources, options, writes, screen)
@@ -68,17 +62,14 @@ def expand(inputs: Iterable[str], suffixes: Sequence[str], screen: Screen) -> li
 def plan(
     sources: list[Path], options: argparse.Namespace, suffixes: Sequence[str], screen: Screen
 ) -> list[tuple[Path, Path]]:
-    """(source, target) for every source: beside it, in the folder `--output`, or the file `--output`.
+    """(source, target) for every source: beside it, or in or at `--output`; an AirjaxError where that cannot serve.
 
     `suffixes` are those that a target may have, the default first. Sources whose targets would be the same file keep
     their whole names: a.jpg and a.png become a.jpg.air and a.png.air.
-
-    Raises:
-      AirjaxError: an output that cannot serve these sources.
     """
     several = len(sources) > 1 or any(os.path.isdir(name) for name in options.inputs)
     output = options.output
-    if output is not None and not _is_folder_name(output, several):
+    if output is not None and not (several or os.path.isdir(output) or output.endswith(("/", os.sep))):
         if Path(output).suffix.lower() not in suffixes:
             raise AirjaxError(f"{display_name(output)}: expected a name ending in {', '.join(suffixes)}")
         return [(source, Path(output)) for source in sources]
@@ -98,10 +89,6 @@ def plan(
     return list(zip(sources, targets, strict=True))
 
 
-def _is_folder_name(output: str, several: bool) -> bool:
-    return several or os.path.isdir(output) or output.endswith(("/", os.sep))
-
-
 def _make_folder(output: str, suffixes: Sequence[str]) -> None:
     """The folder `--output`, made if only its last part is missing."""
     name = display_name(output)
@@ -115,23 +102,10 @@ def _make_folder(output: str, suffixes: Sequence[str]) -> None:
         raise AirjaxError(f"{name}: folder cannot be made ({reason(error)})") from error
 
 
-def guarded(
-    work: Callable[[Path, Path], None],
-    sources: Iterable[Path],
-    options: argparse.Namespace,
-    *,
-    ours: bytes | None = None,
-) -> Callable[[Path, Path], None]:
-    """`work`, after a check that its target may be written.
-
-    Args:
-      work: called with a source and its target.
-      sources: files that must not be replaced whatever happens, and neither must what `work` has written.
-      options: with `force`.
-      ours: first bytes of files that may be replaced without `force`.
-    """
-    taken = dict.fromkeys(map(_identity, sources), "an input")
-    taken.pop(None, None)  # a name without a file is nobody's
+def guarded(work: Work, sources: Iterable[Path], options: argparse.Namespace, *, ours: bytes | None = None) -> Work:
+    """`work`, after a check that its target may be written, see `check_free`; sources and earlier targets may not."""
+    taken: dict[tuple[int, int] | None, str] = {_identity(source): "an input" for source in sources}
+    taken.pop(None, None)  # a file that is not there
 
     def guarded(source: Path, target: Path) -> None:
         name = display_name(target)
@@ -149,7 +123,7 @@ def guarded(
 
 
 def check_free(target: Path, options: argparse.Namespace, *, ours: bytes | None = None) -> None:
-    """Raises AirjaxError where something else than a file is, or a file that must not be replaced (see `guarded`)."""
+    """Raises AirjaxError where something else than a file is, or, without --force, a file that is not `ours`."""
     name = display_name(target)
     if not os.path.exists(target):
         return
@@ -207,8 +181,7 @@ def read_photograph(source: Path, screen: Screen) -> np.ndarray:
     from airjax.photographs import read_image
 
     image = read_image(source)
-    for notice in image.notices:
-        screen.notice(f"{display_name(source)}: {notice}")
+    screen.notices(source, image.notices)
     return image.pixels
 
 

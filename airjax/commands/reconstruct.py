@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airjax.commands.options import MAX_SIDE, MAX_STEPS, add_output, add_weights, number, whole
+from airjax.commands.options import MAX_SIDE, MAX_STEPS, add_options, add_output, add_weights, number, whole
 from airjax.commands.outputs import guarded
 from airjax.commands.session import Clock, Fatal, Screen, progress_bar, start_jax
 from airjax.errors import AirjaxError
@@ -21,54 +22,41 @@ HELP = "a folder of photographs with poses to 3D Gaussians (.ply)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `airjax reconstruct`."""
-    parser.add_argument(
-        "input",
-        metavar="SCENE",
-        help="folder with transforms.json, poses_bounds.npy, a COLMAP model in sparse/0, or cameras.json",
-    )
+    """The options of the command."""
+    what = "folder with transforms.json, poses_bounds.npy, a COLMAP model in sparse/0, or cameras.json"
+    parser.add_argument("input", metavar="SCENE", help=what)
     add_output(parser, "file", "SCENE.ply here")
-    parser.add_argument(
-        "--views",
-        type=whole(1),
-        default=VIEWS,
-        metavar="V",
-        help="photographs that are turned into Gaussians, spread over the scene (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--predict-size",
-        type=whole(16, MAX_SIDE),
-        default=PREDICT_SIZE,
-        metavar="S",
-        help="longest side in pixels of the photographs as the network sees them: a Gaussian for each pixel (default: "
-        "%(default)s)",
-    )
-    parser.add_argument(
-        "--refine",
-        type=whole(0, MAX_STEPS),
-        default=REFINE_STEPS,
-        metavar="K",
-        help="gradient steps on the predicted Gaussians, each towards two of the photographs (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max-size",
-        type=whole(16, MAX_SIDE),
-        default=MAX_SIZE,
-        metavar="P",
-        help="longest side of a photograph in pixels; larger ones are downscaled, and refined and measured like that "
-        "(default: %(default)s)",
-    )
-    parser.add_argument(
-        "--hold-out",
-        type=whole(0),
-        metavar="N",
-        help="every N-th photograph is kept back to measure with, 0 for none (default: those that the pose file marks "
-        f"as test, or every {HOLD_OUT}th)",
-    )
     default = "(default: from the pose file or its points, or found)"
-    distance = number(1e-12, 1e12)
-    parser.add_argument("--near", type=distance, metavar="Z", help=f"least depth, in units of the poses {default}")
-    parser.add_argument("--far", type=distance, metavar="Z", help=f"largest depth {default}")
+    add_options(
+        parser,
+        ("--views V", whole(1), "photographs that are turned into Gaussians, spread over the scene", VIEWS),
+        (
+            "--predict-size S",
+            whole(16, MAX_SIDE),
+            "longest side in pixels of the photographs as the network sees them: a Gaussian for each pixel",
+            PREDICT_SIZE,
+        ),
+        (
+            "--refine K",
+            whole(0, MAX_STEPS),
+            "gradient steps on the predicted Gaussians, each towards two of the photographs",
+            REFINE_STEPS,
+        ),
+        (
+            "--max-size P",
+            whole(16, MAX_SIDE),
+            "longest side of a photograph in pixels; larger ones are downscaled, and refined and measured like that",
+            MAX_SIZE,
+        ),
+        (
+            "--hold-out N",
+            whole(0),
+            "every N-th photograph is kept back to measure with, 0 for none (default: those that the pose file marks "
+            f"as test, or every {HOLD_OUT}th)",
+        ),
+        ("--near Z", number(1e-12, 1e12), f"least depth, in units of the poses {default}"),
+        ("--far Z", number(1e-12, 1e12), f"largest depth {default}"),
+    )
     add_weights(parser)
 
 
@@ -78,11 +66,7 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
     target = Path(f"{source.resolve().name}.ply" if options.output is None else options.output)
     if target.suffix.lower() != ".ply":
         raise AirjaxError(f"{display_name(target)}: expected a name ending in .ply")
-
-    def reconstruct_folder(source: Path, target: Path) -> None:
-        _reconstruct(source, target, options, screen)
-
-    guarded(reconstruct_folder, [], options)(source, target)
+    guarded(partial(_reconstruct, options=options, screen=screen), [], options)(source, target)
 
 
 def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen: Screen) -> None:
@@ -91,8 +75,7 @@ def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen
 
     name = display_name(source)
     scene = load(source, max_size=options.max_size)
-    for notice in scene.notices:
-        screen.notice(f"{name}: {notice}")
+    screen.notices(source, scene.notices)
     start_jax(screen)
     model = _load_model(options.weights)
     with progress_bar(screen, total=options.refine, unit="step", desc="refine") as bar, Clock() as clock:
@@ -109,8 +92,7 @@ def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen
             score=not options.quiet,
             progress=lambda step: bar.update(step - bar.n),
         )
-    for notice in made.notices[len(scene.notices) :]:
-        screen.notice(f"{name}: {notice}")
+    screen.notices(source, made.notices[len(scene.notices) :])
     made.save(target)
     content = _content(made, len(scene.names), options.refine)
     screen.result(f"{name} -> {display_name(target)}: {content}, {clock} in all, {target.stat().st_size} bytes")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from airjax.commands.options import MAX_SIDE, add_output, whole
+from airjax.commands.options import MAX_SIDE, add_options, add_output, whole
 from airjax.commands.outputs import check_free, guarded
 from airjax.commands.session import Clock, Screen, progress_bar, start_jax
 from airjax.errors import AirjaxError
@@ -30,13 +30,7 @@ _ANIMATED = {".gif": {}, ".webp": {"quality": 90, "method": 4}}  # suffix to the
 
 
 class Shot(NamedTuple):
-    """What to draw.
-
-    Fields:
-      cameras: a stack, one camera for each frame; numpy arrays.
-      image_size: (h, w) pixels.
-      background: (3,) float32, color behind everything.
-    """
+    """What to draw: a stack of one camera for each frame (numpy), (h, w) in pixels, the (3,) float32 color behind."""
 
     cameras: Camera
     image_size: tuple[int, int]
@@ -47,29 +41,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `airjax render`."""
     parser.add_argument("input", metavar="FILE", help=".ply file, of airjax or of another program")
     add_output(parser, "image, .gif or .webp animation, or folder of frames", "scene.png beside scene.ply")
-    parser.add_argument(
-        "--cameras",
-        metavar="CAMERAS",
-        help="from where to look: a file of cameras (.json), or a folder with poses (default: the camera in the file; "
-        "several frames go around it in a circle)",
+    add_options(
+        parser,
+        (
+            "--cameras CAMERAS",
+            str,
+            "from where to look: a file of cameras (.json), or a folder with poses (default: the camera in the file; "
+            "several frames go around it in a circle)",
+        ),
+        (
+            "--frames F",
+            whole(1, 100_000),
+            "number of frames, on a smooth path past the cameras (default: one for each camera, "
+            f"{FRAMES} for a circle)",
+        ),
+        ("--size P", whole(1, MAX_SIDE), "longest side in pixels (default: that of the cameras)"),
+        ("--background", ("black", "white"), "behind everything (default: that in the file, or black)"),
+        ("--preset", PRESETS, "whose constants to draw with", PRESETS[0]),
+        ("--antialiased", bool, "keep small Gaussians from growing when drawn small"),
     )
-    parser.add_argument(
-        "--frames",
-        type=whole(1, 100_000),
-        metavar="F",
-        help=f"number of frames, on a smooth path past the cameras (default: one for each camera, {FRAMES} for a "
-        "circle)",
-    )
-    parser.add_argument(
-        "--size", type=whole(1, MAX_SIDE), metavar="P", help="longest side in pixels (default: that of the cameras)"
-    )
-    parser.add_argument(
-        "--background", choices=("black", "white"), help="behind everything (default: that in the file, or black)"
-    )
-    parser.add_argument(
-        "--preset", choices=PRESETS, default=PRESETS[0], help="whose constants to draw with (default: %(default)s)"
-    )
-    parser.add_argument("--antialiased", action="store_true", help="keep small Gaussians from growing when drawn small")
 
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
@@ -78,28 +68,26 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
 
     source = Path(options.input)
     target = source.with_suffix(".png") if options.output is None else Path(options.output)
+    draw = partial(_render, options=options, screen=screen)
     if target.is_dir() or str(options.output or "").endswith(("/", os.sep)) or not target.suffix:
-        _render(source, target, True, options, screen)
+        draw(source, target, is_folder=True)
         return
     suffixes = (*IMAGE_SUFFIXES, *_ANIMATED)
     if target.suffix.lower() not in suffixes:
         known = ", ".join(dict.fromkeys(suffixes))
         raise AirjaxError(f"{display_name(target)}: expected a folder, or a name ending in {known}")
-
-    def render_file(source: Path, target: Path) -> None:
-        _render(source, target, False, options, screen)
-
-    guarded(render_file, [source], options)(source, target)
+    guarded(draw, [source], options)(source, target)
 
 
-def _render(source: Path, target: Path, is_folder: bool, options: argparse.Namespace, screen: Screen) -> None:
+def _render(
+    source: Path, target: Path, *, options: argparse.Namespace, screen: Screen, is_folder: bool = False
+) -> None:
     from airjax.scene.files.camera_file import from_comments
     from airjax.scene.files.ply import read_ply
 
     name = display_name(source)
     gaussians, comments, notices = read_ply(source)
-    for notice in notices:
-        screen.notice(f"{name}: {notice}")
+    screen.notices(source, notices)
     several = is_folder or target.suffix.lower() in _ANIMATED
     shot = choose_cameras(from_comments(comments), options, several=several, source=name)
     count = len(shot.cameras.translation)
@@ -118,16 +106,9 @@ def _render(source: Path, target: Path, is_folder: bool, options: argparse.Names
 
 
 def choose_cameras(view: Snapshot | None, options: argparse.Namespace, *, several: bool, source: str) -> Shot:
-    """The cameras, image size and background that the options ask for.
+    """The cameras, image size and background that the options ask for; `several`: whether the output can hold frames.
 
-    Args:
-      view: the view in the file of the Gaussians; None for a file without one.
-      options: of the command.
-      several: whether the output can hold several frames.
-      source: names the file in an error.
-
-    Raises:
-      AirjaxError: no camera in the file and none given, or a file of cameras that cannot be read.
+    The view is the one in the file `source` of the Gaussians, if any; without it and --cameras this is an AirjaxError.
     """
     import jax
     import numpy as np
@@ -176,9 +157,8 @@ def _frames(gaussians: Gaussians3D, shot: Shot, options: argparse.Namespace, bar
         view = draw(shot.cameras[i], image_size=shot.image_size, background=shot.background)
         image = np.asarray(view.image)
         if not np.isfinite(image).all():
-            raise AirjaxError(
-                f"{options.input}: expected Gaussians that can be drawn, got NaN or infinity in the image"
-            )
+            expected = "expected Gaussians that can be drawn, got NaN or infinity in the image"
+            raise AirjaxError(f"{options.input}: {expected}")
         yield image
         bar.update(1)
 

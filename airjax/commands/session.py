@@ -10,8 +10,11 @@ import functools
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
+
+from airjax.files import display_name
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -39,6 +42,10 @@ class Screen:
         if not self.quiet:
             _print(_one_line(line), sys.stderr)
 
+    def notices(self, source: str | os.PathLike, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.notice(f"{display_name(source)}: {line}")
+
     def error(self, line: str) -> None:
         self.num_errors += 1
         _print(_one_line(line), sys.stderr)
@@ -49,10 +56,8 @@ def progress_bar(
 ) -> tqdm:
     """A progress bar; hidden where nobody looks: --quiet, no terminal, a single step.
 
-    Args:
-      total, unit, initial: number of steps, what one is called, and how many were done by an earlier run.
-      desc: text before the bar.
-      leave: whether it stays on the screen at its end.
+    `total`, `unit` and `initial` are the number of steps, what one is called, and how many an earlier run did; `desc`
+    is the text before the bar, and `leave` whether it stays on the screen at its end.
     """
     from tqdm import tqdm
 
@@ -95,12 +100,9 @@ def start_jax(screen: Screen) -> None:
 
 
 def enable_compilation_cache() -> Path | None:
-    """Keeps compiled programs in $XDG_CACHE_HOME/airjax (default ~/.cache/airjax).
+    """Keeps compiled programs in the folder returned, $XDG_CACHE_HOME/airjax (default ~/.cache/airjax).
 
-    A folder that the user has set (JAX_COMPILATION_CACHE_DIR) is left as it is.
-
-    Returns:
-      The folder; None, with nothing changed, where it cannot be made or written.
+    A folder that the user has set (JAX_COMPILATION_CACHE_DIR) is left as it is; None where none can be made or written.
     """
     import jax
 

@@ -22,17 +22,13 @@ def image_cases(
     max_gaussians: int = 14_000,
     limit: int | None = None,
 ) -> list[Case]:
-    """A case for each photograph.
+    """A case for each photograph of a folder, a file, or several; an AirjaxError for one that cannot be read, or none.
 
     Args:
-      photographs: a folder, a file, or several.
       model: whose prediction is the start, and whose rates are the task's; None for the shipped one.
       crop: the middle so many pixels squared; None for whole photographs.
       max_gaussians: budget of 768 x 512 pixels; smaller pictures get as many per pixel.
       limit: only the first so many; None for all.
-
-    Raises:
-      AirjaxError: no such folder, no image in it, or one that cannot be read.
     """
     model = load() if model is None else model
     sources = [photographs] if isinstance(photographs, (str, os.PathLike)) else photographs

@@ -1,7 +1,4 @@
-"""Coordinates of Gaussians by the Cholesky factor of their covariance, for `airjax.image.task.ImageTask`.
-
-Letters: n Gaussians, c channels.
-"""
+"""Coordinates of Gaussians by the Cholesky factor of their covariance, for `airjax.image.task.ImageTask`."""
 
 from __future__ import annotations
 
@@ -35,10 +32,7 @@ class CholeskyCoordinates(NamedTuple, Generic[Leaf]):
     Gaussian to 6 pixels it gains half a decibel over a bound of 0.05); oblique needles may still be thinner than it,
     down to FLOOR^2 over their length.
 
-    Fields:
-      means: (n, 2) pixels.
-      factors: (n, 3) pixels.
-      colors: (n, c).
+    Fields: means (n, 2) and factors (n, 3), both in pixels, and colors (n, c).
     """
 
     means: Leaf
@@ -83,11 +77,7 @@ def principal_axes(
     m - r cancels for a needle; the smaller deviation is a d / sqrt(m + r) instead, since a d = sqrt(det). A circle
     has no axes, and r no derivative; there h is moved away from 0 by a constant 0.001 m. What is drawn changes by
     0.05 % of a deviation, and the product of a large derivative of the angle and of the small difference that it turns
-    is the right derivative of the image in all directions, which no derivative of 0 would be.
-
-    Args:
-      a, d: pixels, > 0.
-      b: pixels.
+    is the right derivative of the image in all directions, which no derivative of 0 would be. All in pixels; a, d > 0.
     """
     x, y, z = a * a, b * b + d * d, a * b
     mean, half = (x + y) / 2, (x - y) / 2

@@ -1,7 +1,5 @@
 """The linear colour solve: with the geometry fixed, the image is linear in the colours, so the best ones are a
 least-squares problem, and a few conjugate-gradient steps from the predicted colours come close.
-
-Letters: n Gaussians, c channels.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from airjax.arrays import AnyArray
-from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, ladder, pad
+from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, ladder, pad, take
 from airjax.raster.additive import draw_slots, slot_weights
 from airjax.raster.draw import STRIP_PIXELS, TILE_SIZE, planned_lists, render
 from airjax.raster.tiles import Tiling, gather_slots
@@ -34,23 +32,18 @@ def solve_colors(
     num_steps: int,
     damping: float = DAMPING,
 ) -> Float[Array, "n c"]:
-    """Colours after `num_steps` of preconditioned conjugate gradients on
+    """Colours after `num_steps` >= 0 of preconditioned conjugate gradients on
 
         min over d of |draw(colors + d) - image|^2 + damping * |d|^2,
 
-    each channel a problem of its own, preconditioned by the diagonal of the normal equations.
+    each channel a problem of its own, preconditioned by the diagonal of the normal equations. Differentiable in
+    everything that `draw` closes over, in `colors` and in `image`.
 
     Args:
       draw: colours to image, linear, geometry fixed; its adjoint is taken by `jax.vjp`.
-      colors: where to start.
-      image: target.
       active: rows that may change; the others come back untouched.
       norms: squared norm of each weight over the image, sum of weight^2 (>= 0).
-      num_steps: 0 returns `colors`.
       damping: > 0; keeps colours of nearly coinciding Gaussians from growing against each other.
-
-    Returns:
-      (n, c). Differentiable in everything that `draw` closes over, in `colors` and in `image`.
     """
     if num_steps < 0:
         raise ValueError(f"num_steps: expected at least 0, got {num_steps}")
@@ -102,7 +95,7 @@ def solve(gaussians: Gaussians2D, image: np.ndarray, *, num_steps: int) -> Gauss
         # All windows have the same height, so that they share what is compiled.
         top = int(np.clip(index * rows - reach, 0, max(0, height - rows - 2 * reach)))
         window = slice(top, min(top + rows + 2 * reach, height))
-        part = jax.tree.map(lambda leaf, inside=inside: leaf[inside], gaussians)
+        part = take(gaussians, inside)
         part = replace(part, means=part.means - np.array([[0, top]], np.float32))
         if len(inside):
             own = np.asarray(render(part, image_size=image[window].shape[:2]).image)

@@ -34,6 +34,7 @@ from airjax.image.task import Coordinates, ImageTask
 from airjax.inner.task import SEGMENT, State, advance, start_state
 from airjax.raster.draw import render
 
+AnyCoordinates = Coordinates | CholeskyCoordinates
 # The coordinates of each of FORMS.
 COORDINATES: dict[str, Any] = {"scale_rotation": Coordinates, "cholesky": CholeskyCoordinates}
 
@@ -47,23 +48,11 @@ RESTARTS = 4  # of Adam, where nothing is added: worth 2 dB after 200 steps on c
 FIT_RATES = Coordinates(means=0.4, log_scales=0.08, angles=0.08, colors=0.02)
 
 
-# --- starts --------------------------------------------------------------------------------------------------------
+def random_start(key: jax.Array, image_size: tuple[int, int], *, num_gaussians: int, form: str) -> AnyCoordinates:
+    """Means uniform in the image, random shapes and angles, colours zero (GaussianImage); n = num_gaussians >= 1 rows.
 
-
-def random_start(
-    key: jax.Array, image_size: tuple[int, int], *, num_gaussians: int, form: str
-) -> Coordinates | CholeskyCoordinates:
-    """Means uniform in the image, random shapes and angles, colours zero (GaussianImage).
-
-    Args:
-      key: of JAX.
-      image_size: (h, w) pixels.
-      num_gaussians: n >= 1.
-      form: one of FORMS; the same key gives the same set in both, up to FLOOR.
-
-    Returns:
-      n rows. The standard deviations are SPREAD * sqrt(h w / n) pixels times a factor from 0.6 to 1.65, and at least
-      FLOOR. (GaussianImage starts with 0.5 to 1.5 pixels whatever n is.)
+    The standard deviations are SPREAD * sqrt(h w / n) pixels times a factor from 0.6 to 1.65, and at least FLOOR, up to
+    which both forms give the same set. (GaussianImage starts with 0.5 to 1.5 pixels whatever n is.)
     """
     rng = _generator(key)
     means = rng.uniform(size=(num_gaussians, 2)) * np.array(image_size[::-1])
@@ -73,22 +62,12 @@ def random_start(
     return COORDINATES[form].of(_set(means, scales, angles, np.zeros((num_gaussians, 3))))
 
 
-def content_start(
-    key: jax.Array, image: np.ndarray, *, num_gaussians: int, form: str = "scale_rotation"
-) -> Coordinates | CholeskyCoordinates:
-    """Means where the image changes, 30 % of them anywhere; colours from the image (Image-GS).
+def content_start(key: jax.Array, image: np.ndarray, *, num_gaussians: int, form: str = FORMS[0]) -> AnyCoordinates:
+    """Means where the image changes, 30 % of them anywhere; colours from the image (Image-GS). All n are round.
 
-    Args:
-      key: of JAX.
-      image: (h, w, c) in [0, 1].
-      num_gaussians: n >= 1.
-      form: one of FORMS.
-
-    Returns:
-      n round Gaussians. A place is drawn in proportion to the square of the image's gradient there (a flat image:
-      uniformly); the standard deviations follow the density of the means, so that neighbours overlap alike everywhere
-      and each takes its pixel's colour over the number of Gaussians that share a place. A few steps of the colour solve
-      even that out.
+    A place is drawn in proportion to the square of the image's gradient there (a flat image: uniformly); the standard
+    deviations follow the density of the means, so that neighbours overlap alike everywhere and each takes its pixel's
+    colour over the number of Gaussians that share a place. A few steps of the colour solve even that out.
     """
     rng = _generator(key)
     size = image.shape[:2]
@@ -101,21 +80,14 @@ def content_start(
     scales = np.maximum(SPREAD / np.sqrt(num_gaussians * local), FLOOR)
     colors = image[pixels] / (2 * math.pi * SPREAD**2)
     gaussians = _set(means, np.stack([scales, scales], axis=-1), np.zeros(num_gaussians), colors)
-    return COORDINATES[form].of(_on_device(solve(gaussians, np.asarray(image), num_steps=5)))
+    solved = solve(gaussians, np.asarray(image), num_steps=5)
+    return COORDINATES[form].of(jax.tree.map(jnp.asarray, solved))
 
 
-def sampled(
-    rng: np.random.Generator, density: np.ndarray, num: int
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """`num` places in proportion to a density, uniform within their pixels.
+def sampled(rng: np.random.Generator, density: np.ndarray, num: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """(num, 2) places in proportion to an (h, w) density, uniform within their pixels, and (rows, columns) of these.
 
     Stratified in reading order: a pixel of expected number e gets e rounded up or down, give or take one.
-
-    Args:
-      density: (h, w) of at least 0, not all 0.
-
-    Returns:
-      (num, 2) x and y in pixels, and the (rows, columns) that they lie in.
     """
     ends = np.cumsum(density.ravel(), dtype=np.float64)
     levels = (np.arange(num) + rng.uniform(size=num)) / num * ends[-1]
@@ -138,16 +110,9 @@ def _generator(key: jax.Array) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
-def _on_device(gaussians: Gaussians2D) -> Gaussians2D:
-    return jax.tree.map(jnp.asarray, gaussians)
-
-
 def _set(means, scales, angles, colors) -> Gaussians2D:
     means, scales, angles, colors = (np.asarray(x, np.float32) for x in (means, scales, angles, colors))
     return Gaussians2D(means, scales, angles, colors, np.ones(len(means), bool))
-
-
-# --- additions -----------------------------------------------------------------------------------------------------
 
 
 def add_gaussians(key: jax.Array, state: State, image: np.ndarray, *, num_active: int) -> State:
@@ -165,13 +130,8 @@ def add_gaussians(key: jax.Array, state: State, image: np.ndarray, *, num_active
     The lists of the renderer keep their planned size until the set outgrows it: it shrinks while it is fitted, and to
     plan them at each addition means a compilation at each.
 
-    Args:
-      state: the slots in use come first.
-      image: (h, w, 3).
-      num_active: slots in use afterwards, at most all.
-
-    Raises:
-      ValueError: fewer than before, or more than there are slots.
+    The slots in use come first, before and after, `num_active` of them; a ValueError for fewer than before, or more
+    than there are slots.
     """
     old, capacity = int(np.count_nonzero(state.active)), len(state.active)
     if not old <= num_active <= capacity:
@@ -192,29 +152,18 @@ def add_gaussians(key: jax.Array, state: State, image: np.ndarray, *, num_active
         leaf[rows] = value
         return jnp.asarray(leaf)
 
-    return state._replace(
-        coordinates=jax.tree.map(put, state.coordinates, type(state.coordinates).of(new)),
-        active=put(state.active, True),
-    )
-
-
-# --- the loop ------------------------------------------------------------------------------------------------------
+    coordinates = jax.tree.map(put, state.coordinates, type(state.coordinates).of(new))
+    return state._replace(coordinates=coordinates, active=put(state.active, True))
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How one image is fitted.
+    """How one image is fitted; an option outside its range, or rates of another form, is a ValueError.
 
     Fields:
-      num_gaussians: of the result, >= 1.
-      num_steps: >= 1.
-      start: one of STARTS.
-      form: one of FORMS.
+      start, form: one of STARTS, one of FORMS.
       additions: in how many equal parts the second half of the Gaussians is added; 0 to start with all of them.
       rates: Adam's rates, of the type that belongs to the form; None for `FIT_RATES` or `CHOLESKY_RATES`.
-
-    Raises:
-      ValueError: an option outside its range; rates of another form.
     """
 
     num_gaussians: int = FIT_GAUSSIANS
@@ -222,7 +171,7 @@ class FitConfig:
     start: str = STARTS[0]
     form: str = FORMS[0]
     additions: int = 4
-    rates: Coordinates | CholeskyCoordinates | None = None
+    rates: AnyCoordinates | None = None
 
     def __post_init__(self):
         for name, low in (("num_gaussians", 1), ("num_steps", 1), ("additions", 0)):
@@ -253,11 +202,9 @@ class FitConfig:
 
 
 class FitState(NamedTuple):
-    """A fit between two segments.
+    """A fit between two segments; `psnr` in dB is that of the image before the last step, neither clipped nor rounded.
 
-    Fields:
-      state: of the refinement, with slots for all Gaussians; those in use come first.
-      psnr: dB, of the image before the last step, neither clipped nor rounded (NaN before the first).
+    The refinement's state has slots for all Gaussians; those in use come first.
     """
 
     state: State
@@ -279,19 +226,10 @@ class FitState(NamedTuple):
 def fit_states(
     image: np.ndarray, config: FitConfig, *, seed: int, resume: FitState | None = None
 ) -> Iterator[FitState]:
-    """The state after every segment of at most SEGMENT steps.
+    """The state after every segment of at most SEGMENT steps; errors are those of `checked_image` and `advance`.
 
-    There are slots for all Gaussians from the start, so that an addition changes no shape.
-
-    Args:
-      image: (h, w, 3) in [0, 1].
-      config: see `FitConfig`.
-      seed: of everything random; equal seeds give equal states.
-      resume: a state of the same image, configuration and seed; what follows is what would have followed it.
-
-    Raises:
-      ValueError: not such an image.
-      AirjaxError: see `airjax.inner.task.advance`.
+    There are slots for all Gaussians from the start, so that an addition changes no shape. Equal seeds give equal
+    states; `resume` is a state of the same image, configuration and seed: what follows is what would have followed it.
     """
     image = checked_image(image)
     key = jax.random.key(seed)

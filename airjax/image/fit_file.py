@@ -24,17 +24,10 @@ from airjax.raster.tiles import Capacity
 from airjax.weights_file import load_weights, save_weights
 
 _FORMAT = "airjax fit 1"
-_CHANNELS = 3
 
 
 class Job(NamedTuple):
-    """All that the path of a fit depends on.
-
-    Fields:
-      config: of the fit.
-      seed: of everything random.
-      image: `image_digest`.
-    """
+    """All that the path of a fit depends on; the image by its `image_digest`."""
 
     config: FitConfig
     seed: int
@@ -48,13 +41,9 @@ def image_digest(image: np.ndarray) -> str:
 
 
 def save_fit(path: Path, fit: FitState, job: Job) -> None:
-    """Writes a state after at least one step; nobody ever sees a part of the file.
-
-    Raises:
-      AirjaxError: it cannot be written, or the state is not finite.
-    """
+    """Writes a state after at least one step, whole or not at all; an AirjaxError where that, or the state, fails."""
     state = fit.state
-    tensors = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(_arrays(state)))}
+    tensors = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state[1:4]))}
     metadata = {
         "format": _FORMAT,
         "job": _job_text(job),
@@ -71,11 +60,7 @@ def save_fit(path: Path, fit: FitState, job: Job) -> None:
 
 
 def load_fit(path: Path) -> tuple[FitState, Job]:
-    """Inverse of `save_fit`, bit for bit.
-
-    Raises:
-      AirjaxError: not such a file, a damaged one, or one of another version.
-    """
+    """Inverse of `save_fit`, bit for bit; an AirjaxError for no such file, a damaged one, or another version."""
     name = display_name(path)
     tensors, metadata = load_weights(path)
     found = metadata.get("format")
@@ -87,10 +72,9 @@ def load_fit(path: Path) -> tuple[FitState, Job]:
         step = int(metadata["step"])
         if _checksum(tensors, metadata) != metadata["checksum"]:
             raise ValueError("the checksum is wrong")
-        arrays = _restored(tensors, job.config)
+        coordinates, active, inner_state = _restored(tensors, job.config)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise AirjaxError(f"{name}: expected the whole state of a fit, got a damaged one ({error})") from error
-    coordinates, active, inner_state = arrays
     state = State(step, coordinates, active, inner_state, float(loss), Capacity(pairs, chunks))
     return FitState(state, float(quality)), job
 
@@ -107,17 +91,13 @@ def differences(job: Job, other: Job) -> str:
     return ", ".join(f"{name} {a} instead of {b}" for name, (a, b) in unlike.items())
 
 
-def _arrays(state: State) -> tuple:
-    return state.coordinates, state.active, state.inner_state
-
-
 def _restored(tensors: dict, config: FitConfig) -> tuple:
-    """The three trees of `_arrays`, in the shapes and types that the configuration asks for."""
+    """Coordinates, active and inner state, in the shapes and types that the configuration asks for."""
     slots = ladder(config.num_gaussians)
 
     def template():
         kind = COORDINATES[config.form]
-        widths = {"means": 2, "log_scales": 2, "factors": 3, "colors": _CHANNELS}
+        widths = {"means": 2, "log_scales": 2, "factors": 3, "colors": 3}
         coordinates = kind(*(jnp.zeros((slots, widths[f]) if f in widths else (slots,)) for f in kind._fields))
         return coordinates, jnp.zeros(slots, bool), refinement_adam(config.rates).init(coordinates)
 

@@ -1,12 +1,8 @@
-"""`Model`: trained weights with their configuration, and the whole encode of one photograph.
-
-Letters: n Gaussians, s stages.
-"""
+"""`Model`: trained weights with their configuration, and the whole encode of one photograph."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +20,7 @@ from airjax.image.presets import stages_from_text
 from airjax.image.stages import StageConfig, StageControl, init_params, iterate_stages, stage_control_of
 from airjax.image.task import RATES, Coordinates, ImageTask
 from airjax.inner.optimizers import rates_from_text
-from airjax.inner.task import run
+from airjax.inner.task import Progress, run
 from airjax.raster.tiles import patch_grid
 from airjax.weights_file import load_weights, weights_hash
 
@@ -35,11 +31,9 @@ DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "compact.saf
 class Model:
     """Weights of a staged predictor.
 
-    Fields:
-      stages: configuration, one entry per stage.
-      params: {"stage0": ..., ...}.
-      name: file name and the first digits of the SHA-256 of the weights.
-      rates: learning rates of a refinement of its predictions, learned with the weights if they were.
+    Stages have one configuration each, and their weights the names "stage0", "stage1", ..; the model's name is that of
+    its file and the first digits of the SHA-256 of the weights. `rates`, of a refinement of its predictions, are
+    learned with the weights if they were.
     """
 
     stages: tuple[StageConfig, ...]
@@ -61,7 +55,7 @@ class Model:
         ssim_threshold: float = SSIM_THRESHOLD,
         solve_steps: int = SOLVE_STEPS,
         refine_steps: int = REFINE_STEPS,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress = None,
     ) -> Encoded:
         """One photograph to Gaussians: all stages, refinement if asked for, then the colour solve.
 
@@ -80,9 +74,8 @@ class Model:
         """
         image = checked_image(image)
         stages = checked_stages(self, num_stages, max_gaussians, solve_steps, refine_steps)
-        control = stage_control_of(
-            mse_threshold, ssim_threshold, float("inf") if max_gaussians is None else max_gaussians
-        )
+        limit = float("inf") if max_gaussians is None else max_gaussians
+        control = stage_control_of(mse_threshold, ssim_threshold, limit)
         gaussians = predict(self.params, image, control, stages=stages)
         sizes = tuple(int(np.prod(patch_grid(image.shape[:2], s.patch_map.patch_size))) for s in stages)
         encoded = compact(gaussians, stage_sizes=sizes, image_size=image.shape[:2])
@@ -101,16 +94,11 @@ class Model:
         num_stages: int | None = None,
         max_gaussians: int | None = None,
         refine_steps: int = REFINE_STEPS,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress = None,
     ) -> Encoded:
-        """One photograph to quantised Gaussians, as a compact .air file holds them.
+        """One photograph to quantised Gaussians, as a compact .air file of a quality from 0 to 100 holds them.
 
-        Args:
-          image, num_stages, max_gaussians, refine_steps, progress: see `encode`.
-          quality: 0 to 100, see `airjax.image.codec.compress.compress`.
-
-        Raises:
-          ValueError, AirjaxError: as `encode`.
+        Other arguments and errors are those of `encode`.
         """
         from airjax.image.codec.compress import CompressOptions, compress  # it knows models
 
@@ -119,11 +107,7 @@ class Model:
 
 
 def checked_image(image: np.ndarray) -> np.ndarray:
-    """The image as float32, if it is one.
-
-    Raises:
-      ValueError: not (h, w, 3) finite floating-point values.
-    """
+    """The image as float32; a ValueError unless it is (h, w, 3) finite floating-point values."""
     image = np.asarray(image)
     if image.dtype.kind in "biu":
         raise ValueError(f"image: expected floating-point values in [0, 1], got {image.dtype}")
@@ -138,28 +122,20 @@ def checked_image(image: np.ndarray) -> np.ndarray:
 def checked_stages(
     model: Model, num_stages: int | None, max_gaussians: int | None, solve_steps: int, refine_steps: int
 ) -> tuple[StageConfig, ...]:
-    """The first `num_stages` stages of a model.
-
-    Raises:
-      ValueError: one of the four options is outside its range.
-    """
+    """The first `num_stages` stages of a model; a ValueError for one of the options outside its range."""
     num_stages = len(model.stages) if num_stages is None else num_stages
     if not 1 <= num_stages <= len(model.stages):
         raise ValueError(f"num_stages: expected 1 to {len(model.stages)}, got {num_stages}")
-    if max_gaussians is not None and max_gaussians < 0:
-        raise ValueError(f"max_gaussians: expected at least 0, got {max_gaussians}")
-    if solve_steps < 0:
-        raise ValueError(f"solve_steps: expected at least 0, got {solve_steps}")
-    if refine_steps < 0:
-        raise ValueError(f"refine_steps: expected at least 0, got {refine_steps}")
+    for name, value in (("max_gaussians", max_gaussians), ("solve_steps", solve_steps), ("refine_steps", refine_steps)):
+        if value is not None and value < 0:
+            raise ValueError(f"{name}: expected at least 0, got {value}")
     return model.stages[:num_stages]
 
 
 def load(path: str | os.PathLike | None = None) -> Model:
     """The shipped model, or the one in a weights file (safetensors) written by `train`.
 
-    Raises:
-      AirjaxError: not a weights file, one that does not say what it is, or weights that do not fit their stages.
+    An AirjaxError for a file that holds no weights, or does not say of what, or weights that do not fit their stages.
     """
     path = DEFAULT_WEIGHTS if path is None else Path(path)
     params, metadata = load_weights(path)
@@ -168,13 +144,11 @@ def load(path: str | os.PathLike | None = None) -> Model:
     stages = stages_from_text(metadata["stages"], source=str(path))
     if path != DEFAULT_WEIGHTS:  # the tests check the shipped ones: it takes as long as half an encode
         _check_params(params, stages, path)
-    rates = metadata.get("rates")
-    return Model(
-        stages,
-        jax.device_put(params),  # one transfer; jnp.asarray compiles a copy for every shape
-        f"{path.name} {weights_hash(path)[:8]}",
-        RATES if rates is None else rates_from_text(rates, kind=Coordinates, source=str(path)),
-    )
+    rates = RATES
+    if "rates" in metadata:
+        rates = rates_from_text(metadata["rates"], kind=Coordinates, source=str(path))
+    # One transfer; jnp.asarray compiles a copy for every shape.
+    return Model(stages, jax.device_put(params), f"{path.name} {weights_hash(path)[:8]}", rates)
 
 
 def _check_params(params: dict[str, Any], stages: tuple[StageConfig, ...], path: Path) -> None:

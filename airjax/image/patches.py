@@ -17,7 +17,7 @@ from airjax.raster.tiles import PatchGrid
 class PatchMap:
     """How one raw row of 8 numbers becomes one Gaussian of the patch at whose centre it was predicted.
 
-    With P = `patch_size` and c the patch centre in pixels:
+    With P = `patch_size` and c the patch centre, both in pixels as are scales, and the offset in patches:
 
       mean = c + offset * P * tanh(raw[0:2])
       scales = min_scale + (max_scale - min_scale) * sigmoid(raw[2:4])
@@ -25,11 +25,6 @@ class PatchMap:
       colour = tanh(raw[5:8])
 
     AIR's own map (section 3.2 and its release) is `PatchMap.air(patch_size)`: offset 1, scales from 0.5 to P + 0.5.
-
-    Fields:
-      patch_size: side of a patch, pixels.
-      offset: largest distance of a mean from its patch centre on each axis, in patches.
-      min_scale, max_scale: bounds of the standard deviations, pixels.
     """
 
     patch_size: int

@@ -1,7 +1,4 @@
-"""POD (predict, optimise, distil): the network learns to predict what the optimiser makes of its output.
-
-Letters: n patches of a stage, P patch size.
-"""
+"""POD (predict, optimise, distil): the network learns to predict what the optimiser makes of its output."""
 
 from __future__ import annotations
 
@@ -14,32 +11,23 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from airjax.image.patches import to_physical
-from airjax.image.stages import StageConfig, predict_stage, predictors
+from airjax.image.stages import StageConfig, predict_stage
 from airjax.inner.refine import refine
 from airjax.metrics import image_loss
+from airjax.nn.air_stage import compact_predictor
 from airjax.raster.additive import render_patches
 from airjax.raster.tiles import patch_centers, patch_grid
 
 
 class PodInfo(NamedTuple):
-    """What `pod_loss` saw; constants to every gradient.
-
-    Fields:
-      refined: (n, k) the raw rows after the inner loop, the target of the distillation.
-      losses: (num_steps,) inner loss before each inner step.
-    """
+    """What `pod_loss` saw, constant to every gradient: raw rows after the inner loop, and its loss before each step."""
 
     refined: Float[Array, "n k"]
     losses: Float[Array, " s"]
 
 
 class PodStage(NamedTuple):
-    """What `pod_stage` saw; constants to every gradient.
-
-    Fields:
-      rendered: (h, w, 3) the image after this stage as predicted, which the next stage sees at inference too.
-      info: see `PodInfo`.
-    """
+    """What `pod_stage` saw, constant to every gradient; `rendered` is the image after this stage as predicted."""
 
     rendered: Float[Array, "h w 3"]
     info: PodInfo
@@ -62,24 +50,14 @@ def pod_loss(
     num_steps: int,
     new: Bool[Array, " n"],
 ) -> tuple[Float[Array, ""], PodInfo]:
-    """Distance of a prediction from what the inner loop makes of it (AIR's pretraining loss).
+    """Distance of a prediction from what the inner loop makes of it (AIR's pretraining loss); 0 without new rows.
 
       u* = refine(loss_fn, stop(raw)), only the rows in `new` updated
       loss = 100 * mean over the new rows and their k numbers of smooth_l1(sigmoid(raw), stop(sigmoid(u*)))
 
     Two sigmoids differ by less than 1, so smooth L1 is always in its quadratic part, d^2 / 2. The gradient is
     that of the formula with u* a constant: nothing is differentiated through the inner loop, nor reaches what
-    `loss_fn` closes over.
-
-    Args:
-      raw: raw rows of all Gaussians that `loss_fn` is to see.
-      loss_fn: raw rows -> inner loss.
-      inner_tx: inner optimiser, started fresh.
-      num_steps: inner steps, static.
-      new: rows added at this stage; the others stay as they are, and do not count.
-
-    Returns:
-      (loss, info); without new rows the loss and its gradient are 0.
+    `loss_fn`, raw rows -> inner loss, closes over. `new` are the rows added at this stage; the others do not count.
     """
     if raw.ndim != 2 or new.shape != raw.shape[:1]:
         raise ValueError(f"new: expected one bool per row of raw {raw.shape}, got {new.shape}")
@@ -104,25 +82,12 @@ def pod_stage(
     l1: float = 0.7,
     ssim: float = 0.3,
 ) -> tuple[Float[Array, ""], PodStage]:
-    """POD of one stage on one image; differentiable in `params`, and in nothing else.
+    """POD of one stage on one image: (loss, see `PodStage`); differentiable in `params`, and in nothing else.
 
     The inner loss is `image_loss` of the accumulated render. AIR refines a copy of all Gaussians so far but
     updates those of this stage alone; the image is a sum, so the earlier ones are the constant `rendered`,
     drawn once instead of in every inner step. Raw rows keep the bounds of the patch map whatever the inner
-    loop does to them: the static lists of `render_patches` stay exact.
-
-    Args:
-      params: weights of this stage.
-      image: target.
-      rendered: the image after the stages before this one.
-      active: patches that get a Gaussian; the others count nowhere.
-      inner_tx: inner optimiser.
-      stage: static configuration of this stage.
-      num_steps: inner steps, static.
-      l1, ssim: weights of the inner loss.
-
-    Returns:
-      (loss of `pod_loss`, what else a trainer wants to see).
+    loop does to them: the static lists of `render_patches` stay exact. Patches that are not active count nowhere.
     """
     image, rendered = jax.lax.stop_gradient((image, rendered))
     height, width = image.shape[:2]
@@ -137,7 +102,6 @@ def pod_stage(
     def inner_loss(raw):
         return image_loss(image, render(raw), l1=l1, rmse=0, ssim=ssim)
 
-    (predictor,) = predictors((stage,))
-    raw = predict_stage(predictor, params, image - rendered, size)
+    raw = predict_stage(compact_predictor(stage.network, size), params, image - rendered, size)
     loss, info = pod_loss(raw, inner_loss, inner_tx, num_steps=num_steps, new=active)
     return loss, PodStage(render(jax.lax.stop_gradient(raw)), info)

@@ -30,15 +30,9 @@ def stages_to_text(stages: tuple[StageConfig, ...]) -> str:
 
 
 def stages_from_text(text: str, *, source: str) -> tuple[StageConfig, ...]:
-    """Inverse of `stages_to_text`; `source` names the file in the error for anything else.
-
-    Raises:
-      AirjaxError: not such a text.
-    """
+    """Inverse of `stages_to_text`; any other text is an AirjaxError that names the file `source`."""
     try:
-        return tuple(
-            StageConfig(PatchMap(**stage["patch_map"]), PredictorConfig(**stage["network"]))
-            for stage in json.loads(text)
-        )
+        parts = [(PatchMap(**stage["patch_map"]), PredictorConfig(**stage["network"])) for stage in json.loads(text)]
+        return tuple(StageConfig(*part) for part in parts)
     except (ValueError, TypeError, KeyError) as error:
         raise AirjaxError(f"{source}: expected a stage configuration in JSON, got {text[:80]!r}") from error

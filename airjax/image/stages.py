@@ -67,9 +67,8 @@ class Stage(NamedTuple):
 
     Fields:
       gaussians: one slot per patch of the stage's grid.
-      rendered: (h, w, 3) image after this stage.
-      codes: (6,) bin widths that the quantiser was given (`airjax.image.codec.quantise`), None where it is left out.
-      lattice: the rows between their integers, None where it is left out.
+      rendered: image after this stage.
+      codes, lattice: bin widths given to the quantiser and the rows between their integers; None where it is left out.
     """
 
     gaussians: Gaussians2D
@@ -122,17 +121,10 @@ def stage_control(
     stages_left: Float[Array, ""] | int = 1,
     gaussians_left: Float[Array, ""] | None = None,
 ) -> Bool[Array, " n"]:
-    """Which patches get a Gaussian (AIR section 3.3). Nothing is differentiated; where none asks, none is added.
+    """Which patches, row by row, get a Gaussian (AIR section 3.3): none where none asks. Nothing is differentiated.
 
-    Args:
-      image, rendered: target and the image so far.
-      patch_size: pixels.
-      control: thresholds.
-      stages_left: this stage and those after it.
-      gaussians_left: what is left of control.max_gaussians (default: all of it).
-
-    Returns:
-      (n,) bool, patches row by row.
+    `stages_left` are this stage and those after it, `gaussians_left` what is left of control.max_gaussians (default:
+    all).
     """
     image, rendered = jax.lax.stop_gradient((image, rendered))
     mse = patch_mse(image, rendered, patch_size=patch_size).ravel()
@@ -153,19 +145,10 @@ def run_stages(
     *,
     skip_idle: bool = False,
 ) -> tuple[Stage, ...]:
-    """All stages on one image.
+    """All stages on one image; the last `rendered` is the reconstruction.
 
-    Args:
-      stages: static configuration.
-      params: weights, {"stage0": ...}.
-      image: (h, w, 3) in [0, 1], any size.
-      control: Stage Control thresholds.
-      skip_idle: a stage in which no patch is active does not run its network (a branch at run time: use it outside
-        `vmap` and `grad`; under `vmap` both branches would run).
-
-    Returns:
-      One `Stage` per stage; the last `rendered` is the reconstruction. Gradients flow through the residuals into
-      earlier stages.
+    Gradients flow through the residuals into earlier stages. With `skip_idle` a stage in which no patch is active does
+    not run its network (a branch at run time: use it outside `vmap` and `grad`; under `vmap` both branches would run).
     """
     return tuple(iterate_stages(stages, params, image, control, skip_idle=skip_idle))
 
@@ -188,9 +171,8 @@ def iterate_stages(
     for i, stage in enumerate(stages):
         # The first stage lays the base of every later one, so it may take all that the budget holds.
         stages_left = np.float32(len(stages) - i if i else 1)
-        added, left = _run_stage(
-            stage, params[f"stage{i}"], image, rendered, control, stages_left, left, skip_idle=skip_idle
-        )
+        weights = params[f"stage{i}"]
+        added, left = _run_stage(stage, weights, image, rendered, control, stages_left, left, skip_idle=skip_idle)
         rendered = added.rendered
         yield added
 
@@ -261,17 +243,14 @@ def solve_stages(
         for a, b, weight, layout in zip(ends[:-1], ends[1:], weights, layouts, strict=True):
             yield draw_patches(weight, colors[a:b], patches=layout)[: size[0], : size[1]]
 
+    def draw(colors):
+        return sum(draw_each(colors))
+
     gaussians = join([added.gaussians for added in trace])
-    colors = solve_colors(
-        lambda colors: sum(draw_each(colors)),
-        gaussians.colors,
-        image,
-        active=gaussians.active,
-        norms=jnp.concatenate(norms),
-        num_steps=num_steps,
-    )
+    active, norm = gaussians.active, jnp.concatenate(norms)
+    colors = solve_colors(draw, gaussians.colors, image, active=active, norms=norm, num_steps=num_steps)
     rendered, solved = jnp.zeros_like(image), []
-    shown = jnp.where(gaussians.active[:, None], colors, 0.0)
+    shown = jnp.where(active[:, None], colors, 0.0)
     for a, b, added, drawn in zip(ends[:-1], ends[1:], trace, draw_each(shown), strict=True):
         rendered = rendered + drawn
         solved.append(Stage(added.gaussians.with_colors(colors[a:b]), rendered))

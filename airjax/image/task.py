@@ -1,7 +1,4 @@
-"""The refinement of one image as a `Task`: the coordinates of its Gaussians, and its losses.
-
-Letters: n Gaussians, c channels.
-"""
+"""The refinement of one image as a `Task`: the coordinates of its Gaussians, and its losses."""
 
 from __future__ import annotations
 
@@ -28,11 +25,8 @@ ImageLoss = Callable[[Float[AnyArray, "h w c"], Float[Array, "h w c"]], Float[Ar
 class Coordinates(NamedTuple, Generic[Leaf]):
     """What the optimizer moves, of arrays: any real numbers are valid. Of numbers: a learning rate for each.
 
-    Fields:
-      means: (n, 2) pixels.
-      log_scales: (n, 2) natural logarithms of the standard deviations in pixels.
-      angles: (n,) radians.
-      colors: (n, c).
+    Fields: means (n, 2) in pixels, natural logarithms (n, 2) of the standard deviations in pixels, angles (n,) in
+    radians, colors (n, c).
     """
 
     means: Leaf
@@ -71,11 +65,8 @@ def squared_error(image: Float[AnyArray, "h w c"], rendered: Float[AnyArray, "h 
 class ImageTask(Task):
     """Refinement of the Gaussians of one image towards it.
 
-    Fields:
-      image: (h, w, c) target.
-      rates: of `refinement_adam`; their type is that of the coordinates, `Coordinates` or another with `of` and
-        `gaussians`.
-      loss_fn: (image, rendered) -> inner loss, static.
+    The type of `rates` is that of the coordinates, `Coordinates` or another with `of` and `gaussians`; `loss_fn` is
+    (image, rendered) -> inner loss, static.
     """
 
     image: Float[AnyArray, "h w c"]
@@ -83,25 +74,16 @@ class ImageTask(Task):
     loss_fn: ImageLoss = field(default=squared_error, metadata={"static": True})
 
     def make_tx(self, rates: Any) -> optax.GradientTransformation:
-        """`refinement_adam`."""
         return refinement_adam(rates)
 
     def coordinates(self, gaussians: Gaussians2D) -> Any:
-        """See `Task.coordinates`."""
         return type(self.rates).of(gaussians)
 
     def gaussians(self, coordinates: Any, active: Bool[AnyArray, " n"]) -> Gaussians2D:
-        """See `Task.gaussians`."""
         return coordinates.gaussians(active)
 
     def loss(
-        self,
-        coordinates: Any,
-        active: Bool[AnyArray, " n"],
-        batch: Any = None,
-        *,
-        capacity: Capacity,
-        any_order: bool = False,
+        self, coordinates: Any, active: Bool[AnyArray, " n"], batch=None, *, capacity: Capacity, any_order: bool = False
     ) -> Float[Array, ""]:
         """`loss_fn` of what the Gaussians show."""
         return self.loss_fn(self.image, self._render(coordinates, active, capacity, any_order))
@@ -114,7 +96,6 @@ class ImageTask(Task):
         return 10 * jnp.log10(2 * error / self.image.size + 1e-10)
 
     def plan(self, gaussians: Gaussians2D, *, headroom: float, thorough: bool) -> Capacity:
-        """See `Task.plan`; there is one image to look at."""
         return capacity_of(gaussians, image_size=size_of(self.image), headroom=headroom)
 
     def _render(self, coordinates, active, capacity, any_order) -> jax.Array:

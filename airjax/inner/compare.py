@@ -53,13 +53,10 @@ class Comparison(tuple[Fidelity, ...]):
     def __str__(self) -> str:
         lines = [f"{'estimator':18}{'K':>5}{'cosine':>9}{'bias':>9}{'variance':>10}{'ms':>9}{'MB':>8}"]
         for record in self:
-            cosine, bias, variance, milliseconds = (
-                float(np.mean(values)) for values in (record.cosine, record.bias, record.variance, record.milliseconds)
-            )
-            lines.append(
-                f"{record.name:18}{record.horizon:5}{cosine:9.3f}{bias:9.3f}{variance:10.2f}{milliseconds:9.1f}"
-                f"{record.megabytes:8.1f}"
-            )
+            series = (record.cosine, record.bias, record.variance, record.milliseconds)
+            numbers = (*(float(np.mean(values)) for values in series), record.megabytes)
+            columns = "{:9.3f}{:9.3f}{:10.2f}{:9.1f}{:8.1f}".format(*numbers)
+            lines.append(f"{record.name:18}{record.horizon:5}{columns}")
         return "\n".join(lines)
 
 
@@ -72,15 +69,11 @@ def compare(
     seed: int = 0,
     progress: Callable[[Fidelity], None] | None = None,
 ) -> Comparison:
-    """Every estimator at every horizon beside `Unrolled`, which is exact and comes first by itself.
+    """Every estimator at every horizon (inner steps K) beside `Unrolled`, which is exact and comes first by itself.
 
-    Args:
-      estimators: each follows the horizon by its own `at`.
-      cases: of one wing, of any sizes; those of equal shapes share compiled programs.
-      horizons: numbers of inner steps K.
-      draws: estimates of each case by estimators that draw.
-      seed: of case 0; the next one has the next seed.
-      progress: called with each record.
+    Estimators follow the horizon by their own `at`; those that draw give `draws` estimates of each case. The cases are
+    of one wing; those of equal shapes share compiled programs. The seed is that of case 0, the next one has the next
+    seed.
     """
     kinds = [kind for kind in estimators if kind.name != Unrolled.name]
     capacity, records = shared_capacity(cases), []
@@ -106,11 +99,7 @@ def angle(estimates: np.ndarray, exact: np.ndarray) -> tuple[float, float, float
 
 
 def make_gradient(estimator: Estimator, capacity: Any) -> jax.stages.Wrapped:
-    """(key, task, start, active) -> the clipped estimate in units of the rates, coordinates; jitted.
-
-    Args:
-      capacity: of the renderer.
-    """
+    """(key, task, start, active) -> the clipped estimate in units of the rates, coordinates; jitted."""
 
     @jax.jit
     def gradient(key, task, start, active):
@@ -158,16 +147,9 @@ def _fidelity(name: str, horizon: int, gradients: list[_Gradients], exact: list[
         pairs = zip(true._fields, _mean(found.estimates), true, strict=True)
         groups.append({group: _cosine(mean.ravel(), other.ravel()) for group, mean, other in pairs if other.size})
     cosine, bias, variance = zip(*angles, strict=True)
-    return Fidelity(
-        name,
-        horizon,
-        cosine,
-        bias,
-        variance,
-        tuple(found.milliseconds for found in gradients),
-        gradients[0].megabytes,
-        {group: tuple(case[group] for case in groups) for group in groups[0]},
-    )
+    milliseconds = tuple(found.milliseconds for found in gradients)
+    by_group = {group: tuple(case[group] for case in groups) for group in groups[0]}
+    return Fidelity(name, horizon, cosine, bias, variance, milliseconds, gradients[0].megabytes, by_group)
 
 
 def _mean(estimates) -> Any:

@@ -27,15 +27,12 @@ def scaled_adam(
 
       min(1, (k + 1) / warmup) / sqrt(1 + k / decay)
 
-    Adam's first steps go the full rate in every coordinate, however small its gradient; the warm-up keeps them from
-    spoiling a good start. The decay knows no last step, so that a loop may be stopped, or go on, anywhere.
+    Adam's first steps go the full rate in every coordinate, however small its gradient; the warm-up of at least 1 step
+    keeps them from spoiling a good start. The decay (> 0 steps) knows no last step: a loop may stop or go on anywhere.
 
     Args:
       rates: a prefix of the state's pytree, one number or one per row for each attribute (`scaled`); may be traced,
         so that rates can be learned.
-      warmup: steps, >= 1; 1 for none.
-      decay: steps, > 0; None for none.
-      b1, b2, eps: of Adam.
       eps_root: inside the root. Adam's step has an infinite derivative where a second moment is 0; with the default,
         gradients far below 1e-4 move little, and the derivative is at most 1e4 times the rate.
     """
@@ -53,11 +50,7 @@ def scaled_adam(
 
 
 def scale_by_rates(rates: Any) -> optax.GradientTransformation:
-    """Updates times minus the rate of their attribute; alone it is gradient descent.
-
-    Args:
-      rates: as in `scaled_adam`.
-    """
+    """Updates times minus the rate of their attribute (`scaled`); alone it is gradient descent."""
 
     def update(updates, state, params=None):
         del params
@@ -67,12 +60,7 @@ def scale_by_rates(rates: Any) -> optax.GradientTransformation:
 
 
 def scaled(rates: Any, tree: Any) -> Any:
-    """A pytree with every leaf multiplied by its rate.
-
-    Args:
-      rates: a prefix of the tree; a rate that is an array has the first axes of its leaf.
-      tree: pytree of floating arrays.
-    """
+    """A pytree times its rates, a prefix of it; a rate that is an array has the first axes of its leaf."""
 
     def multiply(rate, leaf):
         rate = jnp.asarray(rate, leaf.dtype)
@@ -87,14 +75,8 @@ def rates_to_text(rates: Any) -> str:
 
 
 def rates_from_text(text: str, *, kind: type, source: str) -> Any:
-    """Inverse of `rates_to_text`.
-
-    Args:
-      kind: of named tuple.
-      source: names the file in the error.
-
-    Raises:
-      AirjaxError: not such a text, or rates that are not finite and >= 0.
+    """Inverse of `rates_to_text` for a kind of named tuple; for other text, or rates that are not finite and >= 0, an
+    AirjaxError that names the file `source`.
     """
     try:
         rates = kind(**{name: float(rate) for name, rate in json.loads(text).items()})

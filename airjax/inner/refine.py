@@ -49,30 +49,22 @@ def refine(
     `loss_fn` closes over: stop them where they are not wanted. For a finite derivative of Adam's step where a
     second moment is 0 give it `eps_root` > 0 (`scaled_adam` has it).
 
-    Differentiated in reverse, a loop of K steps stores what every step needs. With `checkpoint_every` = c it stores
-    K / c states and computes c steps again at a time: memory grows with K / c + c, that is with the root of K for
-    c = sqrt(K), and every step is computed once more.
-
     Args:
       loss_fn: state -> scalar; with `batches`, (state, batch) -> scalar.
       start: pytree of floating arrays.
-      inner_tx: optax transformation.
-      num_steps: number of updates, static, >= 0.
+      num_steps: number of updates, static, >= 0; 0 gives `start` and no losses.
       batches: pytree of arrays whose first axis is the step: what the loss of each step is about, the number of a
         view for instance. None for the same loss in every step.
-      update_mask: where updates are applied: a pytree of bools or bool arrays that broadcast to the leaves; a
-        prefix of the tree will do. It acts on the updates and not on the gradients, so that what `inner_tx`
-        does on its own, such as decoupled weight decay, moves nothing that is frozen. None for everything.
+      update_mask: where updates are applied: a pytree of bools or bool arrays that broadcast to the leaves, or a
+        prefix of it. It acts on the updates and not on the gradients, so that what `inner_tx` does on its own, such as
+        decoupled weight decay, moves nothing that is frozen. None for everything.
       keep: static, increasing step numbers in [0, num_steps]; 0 is the start.
       inner_state: of `inner_tx` to go on from (`Refined.inner_state`); None to start fresh.
-      checkpoint_every: static, >= 1; steps between the states that reverse mode stores; None to store every step.
-
-    Returns:
-      See `Refined`; without steps, `final` is `start` and `losses` is empty.
+      checkpoint_every: static, c >= 1: reverse mode over K steps stores K / c states and computes c steps again at a
+        time, each step once more in all; memory is least for c = sqrt(K). None to store every step.
 
     Raises:
-      ValueError: negative num_steps; batches of another length; keep out of range or not increasing; a mask that
-        does not broadcast, or is no prefix of the tree; checkpoint_every below 1.
+      ValueError: a number out of range, keep not increasing, batches of another length, or a mask that does not fit.
       TypeError: num_steps, keep or checkpoint_every are not Python integers; a mask is not boolean.
     """
     _check_steps(num_steps, keep, checkpoint_every)
@@ -124,9 +116,8 @@ def _full_mask(mask: Any, state: Any) -> Any:
         try:
             return jnp.broadcast_to(part, leaf.shape)
         except ValueError as error:
-            raise ValueError(
-                f"update_mask: expected a shape that broadcasts to {leaf.shape}, got {part.shape}"
-            ) from error
+            expected = f"a shape that broadcasts to {leaf.shape}"
+            raise ValueError(f"update_mask: expected {expected}, got {part.shape}") from error
 
     try:
         parts = jax.tree.broadcast(mask, state)

@@ -22,6 +22,8 @@ from airjax.gaussians import AnyGaussians, on_ladder, take
 from airjax.inner.estimators.base import Problem
 from airjax.inner.refine import Refined, refine
 
+Progress = Callable[[int], None] | None  # called with the number of steps done
+
 SEGMENT = 10  # steps of one jitted call
 # Room of the renderer's lists for a set that grows: first in plans to come, then for a set that outgrew its plan.
 HEADROOMS = (1.25, 1.5, 2.5, 5.0)
@@ -52,20 +54,12 @@ class Task:
         raise NotImplementedError
 
     def loss(
-        self,
-        coordinates: Any,
-        active: Bool[AnyArray, " n"],
-        batch: Any = None,
-        *,
-        capacity: Any,
-        any_order: bool = False,
+        self, coordinates: Any, active: Bool[AnyArray, " n"], batch=None, *, capacity: Any, any_order: bool = False
     ) -> Float[Array, ""]:
-        """The inner loss; NaN where the renderer's lists overflow.
+        """The inner loss; NaN where the renderer's lists, of this capacity, overflow.
 
-        Args:
-          batch: one row of `batches`; None for all that there is to look at.
-          capacity: of the renderer's lists.
-          any_order: whether it can be differentiated more than once.
+        The batch is one row of `batches`, None for all that there is to look at; `any_order` is whether the loss can be
+        differentiated more than once.
         """
         raise NotImplementedError
 
@@ -80,11 +74,9 @@ class Task:
         del step, num_steps
 
     def plan(self, gaussians: Any, *, headroom: float, thorough: bool) -> Any:
-        """The capacity of the renderer's lists for concrete Gaussians.
+        """The capacity of the renderer's lists for concrete Gaussians, with room for `headroom` times as many pairs.
 
-        Args:
-          headroom: room for so many times as many pairs.
-          thorough: look at everything that the task draws; else a sample of it will do.
+        `thorough`: look at everything that the task draws; else a sample of it will do.
         """
         raise NotImplementedError
 
@@ -99,13 +91,7 @@ class Task:
 
 
 class Case(NamedTuple):
-    """A task and where its refinement begins.
-
-    Fields:
-      name: for reports.
-      task: see `Task`.
-      gaussians: the start, n slots.
-    """
+    """A task and where its refinement begins, n slots; the name is for reports."""
 
     name: str
     task: Task
@@ -115,13 +101,9 @@ class Case(NamedTuple):
 class State(NamedTuple):
     """A refinement between two steps: all that is needed to go on.
 
-    Fields:
-      step: steps taken.
-      coordinates: of all slots.
-      active: (n,) slots in use.
-      inner_state: of the optimizer, None before the first step.
-      loss: before the last step taken (NaN before the first).
-      capacity: of the renderer's lists, None before they were planned.
+    `coordinates` and `active` are those of all slots. The inner state is None before the first step, the loss is that
+    before the last step taken (NaN before the first), the capacity of the renderer's lists None before they are
+    planned.
     """
 
     step: int
@@ -142,10 +124,8 @@ def advance(task: Task, state: State, *, num_steps: int) -> State:
     """`num_steps` of the task's optimizer, on concrete arrays.
 
     The renderer's lists are sorted in every step, in arrays of a planned size; a call in which the set outgrows them is
-    done again with more room. Nothing is ever drawn incompletely.
-
-    Raises:
-      AirjaxError: the coordinates did not stay finite, or grew beyond what can be drawn.
+    done again with more room. Nothing is ever drawn incompletely: an AirjaxError where the coordinates did not stay
+    finite, or grew beyond what can be drawn.
     """
     if state.inner_state is None:
         # Here, so that the first call runs the program of all others.
@@ -157,17 +137,12 @@ def advance(task: Task, state: State, *, num_steps: int) -> State:
             state = state._replace(capacity=task.plan(gaussians, headroom=headroom, thorough=attempt > 0))
         done, finite = _segment(task, *state[1:4], batches, num_steps=num_steps, capacity=state.capacity)
         if finite:
-            return state._replace(
-                step=state.step + num_steps,
-                coordinates=done.final,
-                inner_state=done.inner_state,
-                loss=float(done.losses[-1]) if num_steps else state.loss,
-            )
+            loss = float(done.losses[-1]) if num_steps else state.loss
+            step = state.step + num_steps
+            return State(step, done.final, state.active, done.inner_state, loss, state.capacity)
         state = state._replace(capacity=None)
-    raise AirjaxError(
-        f"refinement: expected finite Gaussians, got others within {num_steps} steps after step {state.step}; "
-        f"try smaller learning rates"
-    )
+    got = f"got others within {num_steps} steps after step {state.step}; try smaller learning rates"
+    raise AirjaxError(f"refinement: expected finite Gaussians, {got}")
 
 
 @partial(jax.jit, static_argnames=("num_steps", "capacity"))
@@ -186,19 +161,10 @@ def _segment(
     return done, jnp.all(finite)
 
 
-def run(
-    task: Task, gaussians: AnyGaussians, *, num_steps: int, progress: Callable[[int], None] | None = None
-) -> AnyGaussians:
-    """Gaussians after `num_steps` of refinement, in the same slots; numpy arrays.
+def run(task: Task, gaussians: AnyGaussians, *, num_steps: int, progress: Progress = None) -> AnyGaussians:
+    """Gaussians after `num_steps` >= 0 of refinement, in the same slots; numpy arrays.
 
-    Args:
-      task: see `Task`.
-      gaussians: the start, n slots.
-      num_steps: >= 0.
-      progress: called with the number of steps done, every SEGMENT steps.
-
-    Raises:
-      AirjaxError: as `advance`.
+    `progress` is called with the number of steps done, every SEGMENT steps. Errors are those of `advance`.
     """
     task = jax.tree.map(jnp.asarray, task)
     state = start_state(task, gaussians)
@@ -212,7 +178,6 @@ def run(
 
 def shared_capacity(cases: Sequence[Case], *, headroom: float = 2.0) -> Any:
     """Room for the renderer's lists of all cases and of their refinements, so that they share compiled programs."""
-    plans = [
-        case.task.plan(jax.tree.map(jnp.asarray, case.gaussians), headroom=headroom, thorough=True) for case in cases
-    ]
-    return type(plans[0])(*(max(sizes) for sizes in zip(*plans, strict=True)))
+    starts = [jax.tree.map(jnp.asarray, case.gaussians) for case in cases]
+    plans = [case.task.plan(g, headroom=headroom, thorough=True) for case, g in zip(cases, starts, strict=True)]
+    return type(plans[0])(*map(max, zip(*plans, strict=True)))

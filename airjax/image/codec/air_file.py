@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import jax
@@ -20,42 +20,12 @@ from jaxtyping import Array, Float
 
 from airjax.errors import AirjaxError, FormatError
 from airjax.gaussians import Gaussians2D, join, only_active, take
-from airjax.image.codec.chunks import (
-    MAX_CHUNK,
-    MAX_PIXELS,
-    PROFILE_COMPACT,
-    PROFILE_LOSSLESS,
-    PROFILE_NAMES,
-    SIGNATURE,
-    STAGE_TAGS,
-    VERSION,
-    Chunk,
-    CutShort,
-    Header,
-    chunk_parts,
-    pack_header,
-    parse_header,
-    preamble,
-    size_problem,
-    walk,
-)
-from airjax.image.codec.payload import Quantised, StageReader, attribute_bits, pack_stages, parse_head
+from airjax.image.codec import chunks as container
+from airjax.image.codec.chunks import PROFILE_COMPACT, PROFILE_LOSSLESS, PROFILE_NAMES, Chunk, CutShort, Header
+from airjax.image.codec.payload import Quantised, attribute_bits, pack_stages, parse_head, read_stages
 from airjax.image.codec.quantise import dequantise
 from airjax.raster.draw import render
 from airjax.raster.tiles import patch_grid
-
-__all__ = [
-    "MAX_PIXELS",
-    "SIGNATURE",
-    "CutShort",
-    "Encoded",
-    "FileInfo",
-    "compact",
-    "decode",
-    "encode",
-    "info",
-    "truncate_stages",
-]
 
 # Bounds of the numbers of the lossless profile. They lie far beyond any photograph, and keep a float32 renderer finite:
 # its largest intermediate, (2 * MAX_VALUE / MIN_SCALE)^2, is 2^90, and float32 ends near 2^128.
@@ -114,13 +84,11 @@ class FileInfo(NamedTuple):
     """What `info` reports.
 
     Fields:
-      version, profile: of the format; `profile` in words.
+      profile: of the format, in words.
       image_size: (h, w) in pixels.
       channels: colour channels c.
-      stage_counts: Gaussians per stage.
-      num_bytes: length of the file.
-      bits_per_gaussian: 8 * num_bytes / n, everything in the file counted; None when n is 0.
-      bpp: 8 * num_bytes / (h * w).
+      stage_counts: Gaussians per stage, n in all.
+      bits_per_gaussian, bpp: of num_bytes, everything in the file counted, over n (None when n is 0) and over h * w.
       chunks: the chunk table in file order.
       attribute_bits: compact profile: bits of each kind of symbol, heads and chunks left out; otherwise, and where a
         checksum is wrong, None.
@@ -142,8 +110,7 @@ def encode(content: Encoded | Quantised) -> bytes:
     """The bytes of a version 1 file: the compact profile for quantised rows, the lossless one for floats.
 
     Raises:
-      TypeError: an array is not float32 (`active`: bool).
-      ValueError: shapes or counts disagree, or a row is not active.
+      TypeError, ValueError: arrays of other types (float32, bool) or shapes, or a row that is not active.
       AirjaxError: image or set beyond the limits of the format, or a number in it (docs/format.md).
     """
     quantised = content if isinstance(content, Quantised) else content.quantised
@@ -155,12 +122,7 @@ def encode(content: Encoded | Quantised) -> bytes:
         rows = _rows(content.gaussians)
         header = Header(content.image_size, rows.shape[1] - _GEOMETRY, PROFILE_LOSSLESS, len(content.stage_counts))
         payloads = _pack_rows(rows, content.stage_counts)
-    if problem := size_problem(*header.image_size, header.channels):
-        raise AirjaxError(problem)
-    parts = [preamble(), *chunk_parts(b"AHDR", pack_header(header))]
-    for payload in payloads:
-        parts += chunk_parts(STAGE_TAGS[header.profile].encode(), payload)
-    return b"".join([*parts, *chunk_parts(b"AEND", b"")])
+    return container.assemble(header, payloads)
 
 
 def _pack_rows(rows: np.ndarray, counts: tuple[int, ...]) -> list[bytes]:
@@ -173,7 +135,7 @@ def _pack_rows(rows: np.ndarray, counts: tuple[int, ...]) -> list[bytes]:
         raise AirjaxError(problem)
     payloads, start = [], 0
     for stage, count in enumerate(counts):
-        if _ROWS_HEAD.size + count * rows.itemsize * rows.shape[1] > MAX_CHUNK:
+        if _ROWS_HEAD.size + count * rows.itemsize * rows.shape[1] > container.MAX_CHUNK:
             raise AirjaxError(f"stage {stage}: expected at most 2 GiB of Gaussians, got {count} rows")
         body = rows[start : start + count].astype("<f4", copy=False).tobytes()
         payloads.append(_ROWS_HEAD.pack(stage, count) + body)
@@ -182,28 +144,18 @@ def _pack_rows(rows: np.ndarray, counts: tuple[int, ...]) -> list[bytes]:
 
 
 def decode(data: bytes, *, partial: bool = False) -> Encoded:
-    """The Gaussians of a file, float32.
+    """The Gaussians of a file, float32 arrays of numpy.
 
     Of a lossless file they are those that were encoded, bit for bit; of a compact one they are the same on every
     machine. Chunks of an unknown ancillary tag (first letter small) are skipped; every other departure from
-    docs/format.md is an error. Work and memory are bounded by a multiple of `len(data)` and by the size of the image's
-    patch grids.
-
-    Args:
-      data: the file.
-      partial: accept a file that is cut short after its header, and return the stages that are whole.
-
-    Returns:
-      Encoded with numpy arrays in the machine's byte order.
-
-    Raises:
-      FormatError: not a .air file, of an unknown version, damaged, cut short, or with bytes after its end.
+    docs/format.md is a FormatError. Work and memory are bounded by a multiple of `len(data)` and by the size of the
+    image's patch grids. With `partial`, a file that is cut short after its header gives the stages that are whole.
     """
-    header, chunks, whole = _read(data, partial)
+    header, chunks, whole = _read(data, partial=partial)
     if header.profile == PROFILE_COMPACT:
         return dequantised(_quantised(header, chunks, whole))
     blocks: list[np.ndarray] = []
-    for chunk in chunks:
+    for chunk in _stages(header, chunks):
         count = _parse_rows_head(chunk, header, stage=len(blocks))
         body = np.frombuffer(chunk.payload, "<f4", offset=_ROWS_HEAD.size)
         blocks.append(body.reshape(count, _GEOMETRY + header.channels))
@@ -212,23 +164,14 @@ def decode(data: bytes, *, partial: bool = False) -> Encoded:
     if whole:
         _check_all_stages(header, len(blocks))
     rows = np.concatenate([np.empty((0, _GEOMETRY + header.channels), "<f4"), *blocks]).astype(np.float32, copy=False)
-    gaussians = Gaussians2D(
-        means=rows[:, 0:2].copy(),
-        scales=rows[:, 2:4].copy(),
-        angles=rows[:, 4].copy(),
-        colors=rows[:, _GEOMETRY:].copy(),
-        active=np.ones(len(rows), bool),
-    )
+    means, scales, angles, colors = (rows[:, part].copy() for part in (slice(0, 2), slice(2, 4), 4, slice(5, None)))
+    gaussians = Gaussians2D(means, scales, angles, colors, np.ones(len(rows), bool))
     return Encoded(gaussians, tuple(len(block) for block in blocks), header.image_size)
 
 
 def decode_quantised(data: bytes, *, partial: bool = False) -> Quantised:
-    """The integers of a compact file, exactly those that were encoded; see `decode`.
-
-    Raises:
-      FormatError: as `decode`, and for a file of another profile.
-    """
-    header, chunks, whole = _read(data, partial)
+    """The integers of a compact file, exactly those that were encoded; FormatError for another profile."""
+    header, chunks, whole = _read(data, partial=partial)
     if header.profile != PROFILE_COMPACT:
         raise FormatError(f"profile: expected {PROFILE_NAMES[PROFILE_COMPACT]}, got {PROFILE_NAMES[header.profile]}")
     return _quantised(header, chunks, whole)
@@ -244,103 +187,74 @@ def dequantised(quantised: Quantised) -> Encoded:
 
 
 def info(data: bytes) -> FileInfo:
-    """The chunk table and the sizes of a file, and what its bits are spent on.
+    """The chunk table and the sizes of a file, and what its bits are spent on; a FormatError where none can be read.
 
-    A wrong checksum is reported in the table and is no error here, so that a damaged file can be looked at.
-
-    Raises:
-      FormatError: not a .air file, of an unknown version, cut short, or chunks that cannot be followed.
+    A wrong checksum is no error here, so that a damaged file can be looked at.
     """
-    view = memoryview(data).cast("B")
-    header: Header | None = None
-    table: list[ChunkInfo] = []
-    stages: list[Chunk] = []
-    counts: list[int] = []
-    for chunk in walk(view):
-        table.append(ChunkInfo(chunk.tag, chunk.offset, len(chunk.payload), chunk.crc_ok))
-        if chunk.tag == "AHDR":
-            header = parse_header(chunk)
-        elif chunk.tag in STAGE_TAGS.values():
-            header = _check_tag(chunk, header)
-            stages.append(chunk)
-            counts.append(_stage_count(chunk, header, stage=len(counts)))
-    assert header is not None  # walk lets no other chunk come first
+    header, chunks, _ = _read(data, damaged=True)
+    counts = []
+    for stage, chunk in enumerate(_stages(header, chunks)):
+        if header.profile == PROFILE_COMPACT:
+            counts.append(parse_head(chunk.payload, header, stage).count)
+        else:
+            counts.append(_parse_rows_head(chunk, header, stage=stage))
     _check_all_stages(header, len(counts))
-
-    bits = 8 * len(view)
-    num_gaussians = sum(counts)
+    num_bytes, num_gaussians = len(memoryview(data).cast("B")), sum(counts)
+    bits = 8 * num_bytes
     height, width = header.image_size
-    compact_and_whole = header.profile == PROFILE_COMPACT and all(chunk.crc_ok for chunk in table)
+    compact_and_whole = header.profile == PROFILE_COMPACT and all(chunk.crc_ok for chunk in chunks)
     return FileInfo(
-        version=VERSION,
+        version=container.VERSION,
         profile=PROFILE_NAMES[header.profile],
         image_size=header.image_size,
         channels=header.channels,
         stage_counts=tuple(counts),
-        num_bytes=len(view),
+        num_bytes=num_bytes,
         bits_per_gaussian=bits / num_gaussians if num_gaussians else None,
         bpp=bits / (height * width),
-        chunks=tuple(table),
-        attribute_bits=attribute_bits(_quantised(header, stages, True)) if compact_and_whole else None,
+        chunks=tuple(ChunkInfo(chunk.tag, chunk.offset, len(chunk.payload), chunk.crc_ok) for chunk in chunks),
+        attribute_bits=attribute_bits(_quantised(header, chunks, True)) if compact_and_whole else None,
     )
 
 
-def _read(data: bytes, partial: bool) -> tuple[Header, list[Chunk], bool]:
-    """Header and stage chunks, checksums compared, and whether the file is whole; no stage is looked into."""
+def _read(data: bytes, *, partial: bool = False, damaged: bool = False) -> tuple[Header, list[Chunk], bool]:
+    """Header, all chunks, and whether the file is whole; no stage is looked into.
+
+    `partial` and `damaged` accept a file that is cut short after its header, and wrong checksums.
+    """
     header: Header | None = None
-    stages: list[Chunk] = []
+    chunks: list[Chunk] = []
     try:
-        for chunk in walk(memoryview(data).cast("B")):
-            if not chunk.crc_ok:
+        for chunk in container.walk(memoryview(data).cast("B")):
+            if not (chunk.crc_ok or damaged):
                 raise FormatError(f"chunk {chunk.tag} at byte {chunk.offset}: checksum mismatch, the file is damaged")
-            if chunk.tag == "AHDR":
-                header = parse_header(chunk)
-            elif chunk.tag in STAGE_TAGS.values():
-                header = _check_tag(chunk, header)
-                stages.append(chunk)
+            if header is None:  # walk lets no other chunk come first
+                header = container.parse_header(chunk)
+            expected = container.STAGE_TAGS[header.profile]
+            if chunk.tag in container.STAGE_TAGS.values() and chunk.tag != expected:
+                raise FormatError(f"chunk {chunk.tag} at byte {chunk.offset}: expected {expected} in this profile")
+            chunks.append(chunk)
     except CutShort:
         if not partial or header is None:
             raise
-        return header, stages, False
-    assert header is not None  # walk lets no other chunk come first
-    return header, stages, True
+        return header, chunks, False
+    assert header is not None
+    return header, chunks, True
+
+
+def _stages(header: Header, chunks: list[Chunk]) -> list[Chunk]:
+    return [chunk for chunk in chunks if chunk.tag == container.STAGE_TAGS[header.profile]]
 
 
 def _quantised(header: Header, chunks: list[Chunk], whole: bool) -> Quantised:
-    reader = StageReader(header)
-    for chunk in chunks:
-        reader.read(chunk.payload)
+    stages = read_stages(header, [chunk.payload for chunk in _stages(header, chunks)])
     if whole:
-        _check_all_stages(header, len(chunks))
-    return Quantised(tuple(reader.stages), header.image_size)
-
-
-def _check_tag(chunk: Chunk, header: Header | None) -> Header:
-    """The header, which `walk` lets no stage come before; a stage of another profile is refused."""
-    assert header is not None
-    expected = STAGE_TAGS[header.profile]
-    if chunk.tag != expected:
-        raise FormatError(f"chunk {chunk.tag} at byte {chunk.offset}: expected {expected} in this profile")
-    return header
-
-
-def _stage_count(chunk: Chunk, header: Header, *, stage: int) -> int:
-    if header.profile == PROFILE_COMPACT:
-        return parse_head(chunk.payload, header, stage).count
-    return _parse_rows_head(chunk, header, stage=stage)
+        _check_all_stages(header, len(stages))
+    return Quantised(stages, header.image_size)
 
 
 def compact(gaussians: Gaussians2D, *, stage_sizes: tuple[int, ...], image_size: tuple[int, int]) -> Encoded:
-    """The active rows of a set whose slots lie stage by stage, in their order.
-
-    Args:
-      gaussians: n slots, used or not.
-      stage_sizes: slots per stage; they sum to n.
-      image_size: (h, w) in pixels.
-
-    Raises:
-      ValueError: `stage_sizes` do not sum to the number of slots.
-    """
+    """The active rows of a set whose slots lie stage by stage; a ValueError unless the sizes sum to n."""
     active = np.asarray(gaussians.active)
     if min(stage_sizes, default=0) < 0 or sum(stage_sizes) != len(active):
         raise ValueError(f"stage_sizes: expected sizes that sum to {len(active)} slots, got {stage_sizes}")
@@ -350,11 +264,7 @@ def compact(gaussians: Gaussians2D, *, stage_sizes: tuple[int, ...], image_size:
 
 
 def truncate_stages(encoded: Encoded, num: int) -> Encoded:
-    """The first `num` stages of a set; the later ones are left out.
-
-    Raises:
-      ValueError: `num` is not in [0, S].
-    """
+    """The first `num` stages of a set; a ValueError for a number that is not in [0, S]."""
     if not 0 <= num <= len(encoded.stage_counts):
         raise ValueError(f"num: expected 0 to {len(encoded.stage_counts)} stages, got {num}")
     counts, quantised = encoded.stage_counts[:num], encoded.quantised
@@ -366,14 +276,12 @@ def truncate_stages(encoded: Encoded, num: int) -> Encoded:
 
 def _rows(gaussians: Gaussians2D) -> np.ndarray:
     """All numbers of a set as (n, 5 + c) float32, after a check of types and shapes."""
-    means, scales, angles, colors, active = (
-        np.asarray(getattr(gaussians, name)) for name in ("means", "scales", "angles", "colors", "active")
-    )
-    for name, array in {"means": means, "scales": scales, "angles": angles, "colors": colors}.items():
-        if array.dtype != np.float32:
-            raise TypeError(f"{name}: expected float32, got {array.dtype}")
-    if active.dtype != bool:
-        raise TypeError(f"active: expected bool, got {active.dtype}")
+    arrays = {field.name: np.asarray(getattr(gaussians, field.name)) for field in fields(gaussians)}
+    for name, array in arrays.items():
+        expected = np.dtype(bool if name == "active" else np.float32)
+        if array.dtype != expected:
+            raise TypeError(f"{name}: expected {expected}, got {array.dtype}")
+    means, scales, angles, colors, active = arrays.values()
     n = means.shape[0]
     shapes = (means.shape, scales.shape, angles.shape, colors.shape[:1], active.shape)
     if shapes != ((n, 2), (n, 2), (n,), (n,), (n,)) or colors.ndim != 2:

@@ -1,17 +1,16 @@
 """The container of a .air file: signature, version, chunks with length and checksum, the header.
 
-docs/format.md, sections 1 to 3, describes it byte by byte. No number in a file is trusted: each length is compared with
-the bytes that are there. The errors raised here do not know the file's name; the caller puts it in front.
+docs/format.md, sections 1 to 3, describes it byte by byte. For trust and errors see `airjax.image.codec.air_file`.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from airjax.errors import FormatError
+from airjax.errors import AirjaxError, FormatError
 from airjax.photographs import MAX_PIXELS
 
 # A byte outside ASCII, a name, CR LF, Ctrl-Z, LF: transfers in 7-bit or text mode change or cut one of them.
@@ -36,11 +35,6 @@ class CutShort(FormatError):
     """The bytes end before the file does; what came before is sound."""
 
 
-def chunk_parts(tag: bytes, payload: bytes) -> list[bytes]:
-    """The parts of one chunk; a list, so that a large payload is copied only once, by the final join."""
-    return [_CHUNK_HEAD.pack(len(payload), tag), payload, _CRC.pack(zlib.crc32(payload, zlib.crc32(tag)))]
-
-
 class Chunk(NamedTuple):
     """One chunk: its tag, the offset of its first byte, its payload (a view), whether its CRC fits."""
 
@@ -59,23 +53,23 @@ class Header(NamedTuple):
     num_stages: int
 
 
-def preamble() -> bytes:
-    """Signature and version: the start of every file."""
-    return _PREAMBLE.pack(SIGNATURE, VERSION)
-
-
-def pack_header(header: Header) -> bytes:
-    """The payload of AHDR."""
+def assemble(header: Header, payloads: Iterable[bytes]) -> bytes:
+    """A whole file of the payloads of its stages; each is copied once. An AirjaxError for sizes beyond the limits."""
     height, width = header.image_size
-    return _HEADER.pack(width, height, header.channels, header.profile, header.num_stages)
+    if problem := size_problem(height, width, header.channels):
+        raise AirjaxError(problem)
+    head = _HEADER.pack(width, height, header.channels, header.profile, header.num_stages)
+    tag = STAGE_TAGS[header.profile].encode()
+    parts = [_PREAMBLE.pack(SIGNATURE, VERSION)]
+    for name, payload in ((b"AHDR", head), *((tag, payload) for payload in payloads), (b"AEND", b"")):
+        parts += [_CHUNK_HEAD.pack(len(payload), name), payload, _CRC.pack(zlib.crc32(payload, zlib.crc32(name)))]
+    return b"".join(parts)
 
 
 def walk(view: memoryview) -> Iterator[Chunk]:
     """The chunks of a file to its last byte: AHDR first and once, AEND last, every tag known or ancillary.
 
-    Raises:
-      CutShort: the file ends too early; every chunk before that has been given out.
-      FormatError: any other departure from the layout.
+    CutShort where the file ends too early, after every chunk before that; FormatError for any other departure.
     """
     if len(view) == 0:
         raise FormatError("expected a .air file, got 0 bytes")

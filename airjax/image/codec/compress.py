@@ -1,7 +1,4 @@
-"""A photograph to the integers of a compact file, for a quality or for a target.
-
-Letters: n Gaussians, S stages.
-"""
+"""A photograph to the integers of a compact file, for a quality or for a target."""
 
 from __future__ import annotations
 
@@ -24,9 +21,8 @@ from airjax.image.defaults import QUALITY, QUALITY_RANGE, REFINE_STEPS, SOLVE_ST
 from airjax.image.model import Model, checked_image, checked_stages
 from airjax.image.stages import StageConfig, iterate_stages, stage_control_of
 from airjax.image.task import ImageTask
-from airjax.inner.task import run
+from airjax.inner.task import Progress, run
 from airjax.metrics import psnr_8bit
-from airjax.raster.draw import render
 from airjax.raster.tiles import patch_grid
 
 # Bin width of the luma at quality 0, and how many points of quality halve it.
@@ -51,16 +47,13 @@ def mse_threshold_of(quality: float) -> float:
 
 @dataclass(frozen=True)
 class CompressOptions:
-    """What a compact file is made for.
+    """What a compact file is made for; what is not explained here is as in `airjax.image.model.Model.encode`.
 
     Fields:
       quality: 0 to 100; sets the bin widths and, with them, where a Gaussian is worth its bits.
-      num_stages: run only the first ones; None for all.
-      max_gaussians: most Gaussians of the result; None for no limit but one per patch and stage.
       mse_threshold: see `airjax.image.stages.StageControl`; None for what fits the quality.
       ssim_threshold: the same; above 1 it asks for nothing.
       solve_steps: conjugate-gradient steps on the colours in each round; 0 keeps the predicted ones.
-      refine_steps: gradient steps on all of a Gaussian (`airjax.image.task`) before rounding; 0 for none.
     """
 
     quality: float = QUALITY
@@ -73,26 +66,13 @@ class CompressOptions:
 
 
 def compress(
-    model: Model,
-    image: np.ndarray,
-    options: CompressOptions = CompressOptions(),
-    *,
-    progress: Callable[[int], None] | None = None,
+    model: Model, image: np.ndarray, options: CompressOptions = CompressOptions(), *, progress: Progress = None
 ) -> Quantised:
     """One photograph to quantised rows: all stages, each seeing what rounding left over, then colours and rounding.
 
     With the geometry rounded, the colours are solved for it (`airjax.image.color_solve`) and rounded themselves; since
-    what a row's colour is rounded to decides how finely its geometry is, the two are done twice.
-
-    Args:
-      model: weights; those without a quantiser use its default bin widths.
-      image: (h, w, 3) in [0, 1], any size from 1 x 1.
-      options: quality, limits and effort.
-      progress: called now and then with the number of gradient steps done.
-
-    Raises:
-      ValueError: a wrong shape or an option outside its range.
-      AirjaxError: the refinement did not stay finite.
+    what a row's colour is rounded to decides how finely its geometry is, the two are done twice. A model without a
+    quantiser gets the default bin widths. Image, `progress` and errors: see `airjax.image.model.Model.encode`.
     """
     return _compress(model, image, options, progress)[0]
 
@@ -109,7 +89,7 @@ def compress_and_source(
 
 
 def _compress(
-    model: Model, image: np.ndarray, options: CompressOptions, progress: Callable[[int], None] | None
+    model: Model, image: np.ndarray, options: CompressOptions, progress: Progress
 ) -> tuple[Quantised, list[_Stage]]:
     """The result of `compress`, and the stages that were rounded last."""
     image = checked_image(image)
@@ -125,16 +105,16 @@ def _compress(
         stages = [stage.keep(kept) for stage, kept in zip(stages, rows, strict=True)]
         stored = [dequantise(kept, columns=stage.columns) for stage, kept in zip(stages, rows, strict=True)]
         colors = _solve_colors(stored, image, num_slots=num_slots, num_steps=options.solve_steps)
-        stages = [stage.recolor(s.with_colors(c)) for stage, s, c in zip(stages, stored, colors, strict=True)]
+        recolored = [amplitudes_of(s.with_colors(c)) for s, c in zip(stored, colors, strict=True)]
+        stages = [replace(stage, amplitudes=a) for stage, a in zip(stages, recolored, strict=True)]
         rows = [stage.quantise() for stage in stages]
     return Quantised(tuple(rows), image.shape[:2]), stages
 
 
 def _predict(model: Model, image: np.ndarray, options: CompressOptions) -> list[_Stage]:
     """The active slots of every stage, before rounding."""
-    configs = checked_stages(
-        model, options.num_stages, options.max_gaussians, options.solve_steps, options.refine_steps
-    )
+    limits = options.num_stages, options.max_gaussians, options.solve_steps, options.refine_steps
+    configs = checked_stages(model, *limits)
     threshold = mse_threshold_of(options.quality) if options.mse_threshold is None else options.mse_threshold
     limit = math.inf if options.max_gaussians is None else options.max_gaussians
     control = stage_control_of(threshold, options.ssim_threshold, limit)
@@ -170,25 +150,16 @@ class _Stage:
 
     def quantise(self) -> Rows:
         """Its integers, without the rows that rounding drops."""
+        size, columns = self.patch_size, self.columns
         return quantise(
-            self.gaussians,
-            self.patches,
-            self.amplitudes,
-            codes=self.codes,
-            patch_size=self.patch_size,
-            columns=self.columns,
+            self.gaussians, self.patches, self.amplitudes, codes=self.codes, patch_size=size, columns=columns
         )
 
     def keep(self, rows: Rows) -> _Stage:
         """Without the rows that rounding dropped."""
         index = np.searchsorted(self.patches, rows.patches)
-        return replace(
-            self, gaussians=take(self.gaussians, index), patches=rows.patches, amplitudes=self.amplitudes[index]
-        )
-
-    def recolor(self, stored: Gaussians2D) -> _Stage:
-        """With the amplitudes of a rounded set with new colours."""
-        return replace(self, amplitudes=amplitudes_of(stored))
+        gaussians, amplitudes = take(self.gaussians, index), self.amplitudes[index]
+        return replace(self, gaussians=gaussians, patches=rows.patches, amplitudes=amplitudes)
 
 
 def _refine(
@@ -201,10 +172,8 @@ def _refine(
     union = run(task, join([stage.gaussians for stage in stages]), num_steps=num_steps, progress=progress)
     assert isinstance(union, Gaussians2D)
     parts = [take(union, slice(a, b)) for a, b in pairwise(ends)]
-    return [
-        replace(stage, gaussians=part, amplitudes=amplitudes_of(part))
-        for stage, part in zip(stages, parts, strict=True)
-    ]
+    pairs = zip(stages, parts, strict=True)
+    return [replace(stage, gaussians=part, amplitudes=amplitudes_of(part)) for stage, part in pairs]
 
 
 def _solve_colors(stored: list[Gaussians2D], image: np.ndarray, *, num_slots: int, num_steps: int) -> list[np.ndarray]:
@@ -216,18 +185,8 @@ def _solve_colors(stored: list[Gaussians2D], image: np.ndarray, *, num_slots: in
     return np.split(np.asarray(solved.colors)[: ends[-1]], ends[:-1])
 
 
-# --- targets ---------------------------------------------------------------------------------------------
-
-
 class SearchResult(NamedTuple):
-    """The encoding that a search chose.
-
-    Fields:
-      quantised, data: the set and its file.
-      quality: that gave it.
-      achieved: the value that was aimed at.
-      reached: whether it is on the right side of the target.
-    """
+    """The encoding that a search chose; `achieved` is what was aimed at, `reached` whether it is right."""
 
     quantised: Quantised
     data: bytes
@@ -238,8 +197,7 @@ class SearchResult(NamedTuple):
 
 def measured_psnr(quantised: Quantised, image: np.ndarray) -> float:
     """PSNR in dB of the 8-bit image that a decoder draws."""
-    encoded = air_file.dequantised(quantised)
-    return psnr_8bit(image, render(encoded.gaussians, image_size=encoded.image_size).image)
+    return psnr_8bit(image, air_file.dequantised(quantised).render())
 
 
 def search(
@@ -249,19 +207,13 @@ def search(
     *,
     target_psnr: float | None = None,
     target_bpp: float | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = None,
 ) -> SearchResult:
     """The smallest file of at least `target_psnr` dB, or the best of at most `target_bpp` bits per pixel.
 
     Bisects the quality; both grow with it but for small ripples, so the result is within about a fifth of a point of
-    the best. A target out of reach gives the nearest end of the range, with `reached` false.
-
-    Args:
-      model, image, options, progress: of `compress`; the quality of the options is not used.
-      target_psnr, target_bpp: exactly one of them.
-
-    Raises:
-      ValueError: none or both targets, or as `compress`.
+    the best. A target out of reach gives the nearest end of the range, with `reached` false. The other arguments and
+    errors are those of `compress`; the quality of the options is not used. Exactly one target, else a ValueError.
     """
     if (target_psnr is None) == (target_bpp is None):
         raise ValueError("expected either target_psnr or target_bpp")

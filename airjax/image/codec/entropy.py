@@ -70,12 +70,8 @@ _TOKEN_FIRST, _TOKEN_RAW = _first_magnitude((np.arange(NUM_TOKENS) + 1) // 2)
 class Channel(NamedTuple):
     """A kind of symbol, and what its tables hold before the first symbol.
 
-    Fields:
-      name: tables of different names are different tables.
-      mean: expected magnitude in sixteenths.
-      weight: sum of the counts, about.
-      signed: whether both signs occur.
-      most: largest magnitude that occurs.
+    Tables of different names are different tables. `mean` is the expected magnitude in sixteenths, `most` the largest
+    that occurs, `weight` about the sum of the counts; `signed` is whether both signs occur.
     """
 
     name: str
@@ -226,11 +222,7 @@ class Encoder(_Coder):
 
 
 class Decoder(_Coder):
-    """The calls made of the encoder give back the same values.
-
-    Raises:
-      FormatError: the last word is zero, which no encoder writes.
-    """
+    """The calls made of the encoder give back the same values; words that end in a zero are a FormatError."""
 
     def __init__(self, tables: Tables, words: np.ndarray):
         super().__init__(tables)
@@ -251,11 +243,7 @@ class Decoder(_Coder):
 
 
 class Meter(_Coder):
-    """An encoder that only adds up what each kind of symbol costs.
-
-    Fields:
-      bits_of: kind -> bits.
-    """
+    """An encoder that only adds up what each kind of symbol costs: `bits_of`, kind -> bits."""
 
     def __init__(self, tables: Tables):
         super().__init__(tables)
@@ -335,10 +323,7 @@ def _padded(grid: tuple[int, int], planes: int) -> np.ndarray:
 class Memory:
     """What the stages so far leave for the contexts of the next.
 
-    Fields:
-      tables: the counts.
-      amplitudes: (R, C) of the stage before, 0 where it has no row, else 1 + the class; None before the first.
-      patch_size: of that stage.
+    `amplitudes` is (R, C) of the stage before, 0 where it has no row, else 1 + the class; None before the first.
     """
 
     tables: Tables = field(default_factory=Tables)
@@ -461,17 +446,9 @@ def code_stage(
     codes: np.ndarray,
     count: int,
 ) -> Rows:
-    """Codes the rows of a stage, or decodes them where `rows` is None; returns them, and notes them in `memory`.
+    """Codes `count` rows of a stage, or decodes them where `rows` is None; returns them, and notes them in `memory`.
 
-    Args:
-      coder: an `Encoder`, or a `Decoder` of the words of one.
-      rows: what to encode.
-      memory: of the stages before.
-      grid, patch_size, codes: of the stage.
-      count: number of rows.
-
-    Raises:
-      FormatError: symbols that no encoder writes, among them a mask of another number of rows.
+    The coder is an `Encoder`, or a `Decoder` of the words of one; symbols that no encoder writes are a FormatError.
     """
     known = None
     if rows is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -33,12 +33,7 @@ _WORD = 4
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Quantised:
-    """What a compact file holds: integers.
-
-    Fields:
-      stages: the rows of each stage; a stage without rows is valid.
-      image_size: (h, w) in pixels.
-    """
+    """What a compact file holds, integers: the rows of each stage (a stage may have none), and (h, w) in pixels."""
 
     stages: tuple[Rows, ...]
     image_size: tuple[int, int]
@@ -96,10 +91,9 @@ def _code_all(quantised: Quantised, make_coder: Callable[[Tables], AnyCoder]) ->
         _check_rows(rows, grid, stage)
         coder = None
         if len(rows.patches):
+            size, count = rows.patch_size, len(rows.patches)
             coder = make_coder(memory.tables)
-            code_stage(
-                coder, rows, memory, grid=grid, patch_size=rows.patch_size, codes=rows.codes, count=len(rows.patches)
-            )
+            code_stage(coder, rows, memory, grid=grid, patch_size=size, codes=rows.codes, count=count)
         yield rows, coder
 
 
@@ -145,11 +139,7 @@ class StageHead:
 
 
 def parse_head(payload: memoryview, header: Header, stage: int) -> StageHead:
-    """The head of the chunk that must be that of `stage`.
-
-    Raises:
-      FormatError: another stage, or numbers outside the limits or at odds with the bytes that are there.
-    """
+    """The head of the chunk that must be that of `stage`; a FormatError for numbers out of range or at odds."""
     size = len(payload)
     if size < _HEAD.size or (size - _HEAD.size) % _WORD:
         raise FormatError(f"stage {stage}: expected {_HEAD.size} bytes and whole words, got {size} bytes")
@@ -164,10 +154,8 @@ def parse_head(payload: memoryview, header: Header, stage: int) -> StageHead:
     grid = patch_grid(header.image_size, patch_size)
     num_patches = grid[0] * grid[1]
     if num_patches > MAX_PATCHES or count > num_patches:
-        raise FormatError(
-            f"stage {stage}: expected at most {MAX_PATCHES} patches and a Gaussian in each, "
-            f"got {count} Gaussians in {num_patches}"
-        )
+        expected = f"expected at most {MAX_PATCHES} patches and a Gaussian in each"
+        raise FormatError(f"stage {stage}: {expected}, got {count} Gaussians in {num_patches}")
     if not count and size > _HEAD.size:
         raise FormatError(f"stage {stage}: expected no code for no Gaussians, got {size - _HEAD.size} bytes")
     words = np.frombuffer(payload, "<u4", offset=_HEAD.size).astype(np.uint32)
@@ -176,44 +164,28 @@ def parse_head(payload: memoryview, header: Header, stage: int) -> StageHead:
     return StageHead(patch_size, grid, count, np.array(codes, np.int64), words)
 
 
-class StageReader:
-    """Reads the stages of one file, in order."""
+def read_stages(header: Header, payloads: Iterable[memoryview]) -> tuple[Rows, ...]:
+    """The stages of one file, in order; a FormatError for what no encoder writes."""
+    memory, work = Memory(), _Work()
+    return tuple(_read_stage(payload, header, stage, memory, work) for stage, payload in enumerate(payloads))
 
-    def __init__(self, header: Header):
-        self._header, self._memory, self._work = header, Memory(), _Work()
-        self.stages: list[Rows] = []
 
-    def read(self, payload: memoryview) -> None:
-        """Decodes the next stage and adds it to `stages`.
-
-        Raises:
-          FormatError: not what an encoder writes.
-        """
-        stage = len(self.stages)
-        head = parse_head(payload, self._header, stage)
-        if not head.count:
-            nothing = np.zeros(0, np.int64)
-            self.stages.append(Rows(head.patch_size, nothing, np.zeros((0, 8), np.int64), head.codes))
-            return
-        num_patches, num_bytes = math.prod(head.grid), len(payload) - _HEAD.size
-        if missing := self._work.missing(head.count, num_patches, num_bytes):
-            raise FormatError(
-                f"stage {stage}: claims {head.count} Gaussians in {num_patches} patches, which need "
-                f"{num_bytes + missing} bytes of code or more, but the chunk has {num_bytes}"
-            )
-        try:
-            coder = Decoder(self._memory.tables, head.words)
-            rows = code_stage(
-                coder,
-                None,
-                self._memory,
-                grid=head.grid,
-                patch_size=head.patch_size,
-                codes=head.codes,
-                count=head.count,
-            )
-        except FormatError as error:
-            raise FormatError(f"stage {stage}: {error}") from error
-        if not coder.at_end():
-            raise FormatError(f"stage {stage}: expected the end of the code after {head.count} Gaussians, got more")
-        self.stages.append(rows)
+def _read_stage(payload: memoryview, header: Header, stage: int, memory: Memory, work: _Work) -> Rows:
+    head = parse_head(payload, header, stage)
+    count, size = head.count, head.patch_size
+    if not count:
+        return Rows(size, np.zeros(0, np.int64), np.zeros((0, 8), np.int64), head.codes)
+    num_patches, num_bytes = math.prod(head.grid), len(payload) - _HEAD.size
+    if missing := work.missing(count, num_patches, num_bytes):
+        raise FormatError(
+            f"stage {stage}: claims {count} Gaussians in {num_patches} patches, which need "
+            f"{num_bytes + missing} bytes of code or more, but the chunk has {num_bytes}"
+        )
+    try:
+        coder = Decoder(memory.tables, head.words)
+        rows = code_stage(coder, None, memory, grid=head.grid, patch_size=size, codes=head.codes, count=count)
+    except FormatError as error:
+        raise FormatError(f"stage {stage}: {error}") from error
+    if not coder.at_end():
+        raise FormatError(f"stage {stage}: expected the end of the code after {count} Gaussians, got more")
+    return rows

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from airjax.arrays import AnyArray
-from airjax.gaussians import Gaussians2D
+from airjax.gaussians import Gaussians2D, take
 
 # Luma and two chroma axes: orthonormal, so that an error of RGB is an error of the same size here.
 LUMA_CHROMA = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3.0], [2.0], [6.0]])
@@ -87,10 +87,8 @@ def round_colors(values: Float[Array, "n 3"], *, xp=jnp) -> Float[Array, "n 3"]:
 def predicted_codes(votes: Float[Array, " 6"], color_step: Float[Array, ""], *, patch_size: int) -> Float[Array, " 6"]:
     """Codes of a stage's bin widths and of its scale centre, rounded straight through.
 
-    Args:
-      votes: mean over the patches of what the network says; 0 for the defaults, bounded here by tanh.
-      color_step: bin width of the luma that quality asks for (> 0), in intensity times pixels.
-      patch_size: P.
+    Votes are the mean over the patches of what the network says; 0 for the defaults, bounded here by tanh. The luma has
+    the bin width `color_step` (> 0) that quality asks for, in intensity times pixels.
     """
     shift = _SPAN * jnp.tanh(votes)
     base = jnp.log2(jnp.asarray(_DEFAULTS, votes.dtype))
@@ -154,9 +152,8 @@ def straight_through(
     means = centers + _round(v_offset) * offset_step[:, None]
     new_colors = rounded * color_widths[None] / jnp.sqrt(new_a * new_b)[:, None]
     used = on & (square > 0)
-    drawn = Gaussians2D(
-        means, jnp.stack([new_a, new_b], axis=-1), new_angle, jnp.dot(new_colors, matrix, precision="highest"), on
-    )
+    scales, drawn_colors = jnp.stack([new_a, new_b], axis=-1), jnp.dot(new_colors, matrix, precision="highest")
+    drawn = Gaussians2D(means, scales, new_angle, drawn_colors, on)
     values = jnp.concatenate([n, v_scale[:, None], v_aspect[:, None], v_angle[:, None], v_offset], axis=1)
     return drawn, Lattice(values, classes, levels, scale_step, offset_step, aspect, used)
 
@@ -203,24 +200,10 @@ def _power(units: np.ndarray) -> np.ndarray:
     return np.ldexp(_SCALE_POWERS[units % SCALE_UNITS], units // SCALE_UNITS)
 
 
-def level_index(log_a, log_b, widths, classes) -> Int[np.ndarray, " n"]:
-    """Index into LEVELS: how many angles a row of these scales has."""
-    ratio = _power(log_a - log_b)
-    aspect = np.ldexp((ratio - 1.0 / ratio) * (math.pi / 2), classes) / widths[4]
-    return np.searchsorted(_LEVELS_FROM, aspect, side="right") - 1
-
-
-def _offset_steps(a, b, widths, classes) -> np.ndarray:
-    return np.ldexp(2.0 * widths[2] / np.sqrt(1.0 / (a * a) + 1.0 / (b * b)), -classes)
-
-
 class Geometry(NamedTuple):
     """What the stored colours, scales and aspects already say about the rest of a row.
 
-    Fields:
-      a, b: (n,) scales in pixels, float64, a >= b.
-      levels: (n,) number of angles.
-      offset_step: (n,) pixels.
+    (n,) each: scales a >= b in pixels, float64; number of angles; step of the offset in pixels.
     """
 
     a: np.ndarray
@@ -230,29 +213,24 @@ class Geometry(NamedTuple):
 
 
 def geometry_of(symbols: Int[np.ndarray, "n s"], codes: Int[np.ndarray, " 6"]) -> Geometry:
-    """Scales, number of angles and offset step from the first five symbols.
-
-    Raises:
-      ValueError: a scale outside SCALE_RANGE, or a negative aspect.
-    """
+    """Scales, number of angles and offset step from the first five symbols; a ValueError for scales out of range."""
     widths, classes = bin_widths(codes), classes_of(symbols[:, :3])
     log_a, log_b = _log_scales(symbols, widths, int(codes[len(WIDTHS)]), classes)
     if len(symbols) and (log_b.min() < SCALE_RANGE[0] or log_a.max() > SCALE_RANGE[1] or symbols[:, 4].min() < 0):
         raise ValueError("a scale is out of range")
     a, b = _power(log_a), _power(log_b)
-    index = level_index(log_a, log_b, widths, classes)
-    return Geometry(a, b, np.array(LEVELS)[index], _offset_steps(a, b, widths, classes))
+    ratio = _power(log_a - log_b)
+    aspect = np.ldexp((ratio - 1.0 / ratio) * (math.pi / 2), classes) / widths[4]
+    levels = np.array(LEVELS)[np.searchsorted(_LEVELS_FROM, aspect, side="right") - 1]
+    offset_step = np.ldexp(2.0 * widths[2] / np.sqrt(1.0 / (a * a) + 1.0 / (b * b)), -classes)
+    return Geometry(a, b, levels, offset_step)
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The quantised rows of one stage.
+    """The quantised rows of one stage: n increasing patch numbers, row by row of the grid, and the SYMBOLS of each.
 
-    Fields:
-      patch_size: P.
-      patches: (n,) increasing numbers of the patches that have a row, row by row of the grid.
-      symbols: (n, 8) integers, see SYMBOLS.
-      codes: (6,) integers in CODE_RANGE: bin widths and scale centre.
+    The six codes, integers in CODE_RANGE, are the stage's bin widths and scale centre.
     """
 
     patch_size: int
@@ -283,17 +261,14 @@ def quantise(
 ) -> Rows:
     """Rows of a stage; those whose colour rounds to zero (`round_colors`) are left out.
 
-    Args:
-      gaussians: the geometry, one row per entry of `patches`; colours are not looked at.
-      patches: increasing patch numbers.
-      amplitudes: see `amplitudes_of`; of these colours.
-      codes, patch_size, columns: of the stage and its grid.
+    The geometry has a row for each of the increasing `patches`, and its colours are not looked at: `amplitudes` are
+    those of the colours (`amplitudes_of`). The rest is of the stage and its grid.
     """
     widths, center = bin_widths(codes), int(codes[len(WIDTHS)])
     colors = np.asarray(round_colors(amplitudes / widths[[0, 1, 1]], xp=np)).astype(np.int64)
     kept = np.flatnonzero(np.any(colors != 0, axis=1))
     colors, patches = colors[kept], np.asarray(patches)[kept]
-    physical = jax.tree.map(lambda leaf: np.asarray(leaf)[kept], gaussians)
+    physical = take(jax.tree.map(np.asarray, gaussians), kept)
     classes = classes_of(colors)
     a, b, angle = canonical(jax.tree.map(lambda leaf: leaf.astype(np.float64), physical), xp=np)
     low, high = (np.exp2(x / SCALE_UNITS) for x in SCALE_RANGE)
@@ -319,12 +294,9 @@ def dequantise(rows: Rows, *, columns: int) -> Gaussians2D:
     means = _centers(rows.patches, rows.patch_size, columns) + symbols[:, 6:] * stored.offset_step[:, None]
     normal = symbols[:, :3] * widths[[0, 1, 1]] / np.sqrt(stored.a * stored.b)[:, None]
     # Written out, since a library's matrix product may add in any order.
-    matrix = LUMA_CHROMA
-    colors = [normal[:, 0] * matrix[0, c] + normal[:, 1] * matrix[1, c] + normal[:, 2] * matrix[2, c] for c in range(3)]
-    return Gaussians2D(
-        means.astype(np.float32),
-        np.stack([stored.a, stored.b], axis=-1).astype(np.float32),
-        (symbols[:, 5] * math.pi / stored.levels).astype(np.float32),
-        np.stack(colors, axis=-1).astype(np.float32),
-        np.ones(len(symbols), bool),
-    )
+    m = LUMA_CHROMA
+    colors = [normal[:, 0] * m[0, c] + normal[:, 1] * m[1, c] + normal[:, 2] * m[2, c] for c in range(3)]
+    angles = symbols[:, 5] * math.pi / stored.levels
+    scales, rgb = (np.stack(columns_of, axis=-1) for columns_of in ([stored.a, stored.b], colors))
+    means, scales, angles, rgb = (part.astype(np.float32) for part in (means, scales, angles, rgb))
+    return Gaussians2D(means, scales, angles, rgb, np.ones(len(symbols), bool))

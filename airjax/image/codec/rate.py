@@ -50,11 +50,8 @@ def _neighbour_mean(x: Float[Array, "n k"], used, grid: tuple[int, int]) -> tupl
 def estimated_bits(lattice: Lattice, rate: dict[str, Any], *, stage: int, grid: tuple[int, int]) -> Float[Array, ""]:
     """Bits of one stage of one image, without the mask of its patches.
 
-    Args:
-      lattice: rows of all patches of the grid.
-      rate: parameters of `init_rate`.
-      stage: 0 for the first, whose colours are predicted from their neighbours.
-      grid: (rows, columns) of patches.
+    The lattice has the rows of all patches of the (rows, columns) grid, `rate` the parameters of `init_rate`. Colours
+    of stage 0 are predicted from their neighbours.
     """
     v, used = lattice.values, lattice.used
     colors = v[:, :3]

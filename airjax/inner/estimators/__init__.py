@@ -30,52 +30,10 @@ subclass of `Estimator` with a formula and a name; training, the study of estima
 the registry or as it is. Nothing here knows what a state is made of.
 """
 
-from airjax.inner.estimators.base import (
-    ESTIMATORS,
-    Anchored,
-    Estimator,
-    OuterGradient,
-    Problem,
-    clip_rows,
-    estimator,
-    outer_gradient,
-    register,
-    surrogate,
-)
-
-# The registry has the order of the table above.
-# isort: split
+# ruff: noqa: F401, I001  (imported for others; the registry gets the order of the table above)
+from airjax.inner.estimators.base import ESTIMATORS, Anchored, Estimator, OuterGradient, Problem
+from airjax.inner.estimators.base import clip_rows, estimator, outer_gradient, register, surrogate
 from airjax.inner.estimators.first_order import Budget, FirstOrder, MetaSgd, MultiAnchor, Reptile, ZeroStep
-
-# isort: split
 from airjax.inner.estimators.exact import Truncated, Unrolled
 from airjax.inner.estimators.implicit import Implicit, Neumann
-
-# isort: split
 from airjax.inner.estimators.evolution import EvolutionStrategies, FiniteDifference, PersistentES
-
-__all__ = [
-    "ESTIMATORS",
-    "Anchored",
-    "Budget",
-    "Estimator",
-    "EvolutionStrategies",
-    "FiniteDifference",
-    "FirstOrder",
-    "Implicit",
-    "MetaSgd",
-    "MultiAnchor",
-    "Neumann",
-    "OuterGradient",
-    "PersistentES",
-    "Problem",
-    "Reptile",
-    "Truncated",
-    "Unrolled",
-    "ZeroStep",
-    "clip_rows",
-    "estimator",
-    "outer_gradient",
-    "register",
-    "surrogate",
-]

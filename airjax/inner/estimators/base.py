@@ -44,13 +44,7 @@ class Problem(NamedTuple):
 
 
 class OuterGradient(NamedTuple):
-    """Result of an estimator; constants to every gradient.
-
-    Fields:
-      start: estimate of dO / dG_0, shaped like the start.
-      rates: estimate of dO / drates, shaped like the rates; zeros where the estimator has none.
-      loss: O as the estimator saw it, scalar.
-    """
+    """Estimates of dO / dG_0 and of dO / drates (zeros where the estimator has none), and O as the estimator saw it."""
 
     start: Any
     rates: Any
@@ -90,18 +84,15 @@ class Estimator:
 
 
 def outer_gradient(key: jax.Array, start: Any, rates: Any, problem: Problem, *, estimator: Estimator) -> OuterGradient:
-    """The estimate of the gradient of O at `start` and `rates`.
+    """The estimate of the gradient of O at `start` and `rates`; `vmap` it over keys, starts and problems.
+
+    Nothing is differentiated through this function: gradients stop at all three arguments.
 
     Args:
       key: for estimators that draw; the others do not look at it.
       start: G_0, pytree of floating arrays.
       rates: a prefix of the start's pytree, see `airjax.inner.optimizers.scaled_adam`.
-      problem: see `Problem`.
       estimator: static.
-
-    Returns:
-      See `OuterGradient`. Nothing is differentiated through this function: gradients stop at all three arguments.
-      `vmap` it over keys, starts and problems.
     """
     start, rates = jax.tree.map(jnp.asarray, (start, rates))
     start, rates = jax.lax.stop_gradient((start, rates))
@@ -115,15 +106,10 @@ def surrogate(start: Any, gradient: Any) -> Float[Array, ""]:
 
 
 def clip_rows(gradient: Any, rates: Any, active: Bool[AnyArray, " n"], *, limit: float) -> Any:
-    """A gradient of norm 1 in which no row counts for more than `limit` times the median of those in use.
+    """A gradient (n, ..) of norm 1 in which no row counts for more than `limit` times the median of the active ones.
 
     Through many steps some Gaussians are chaotic: their exact gradient is thousands of times that of the others, and
     says nothing of where to go; and so are some images. Norms are taken in units of the rates. Zero stays zero.
-
-    Args:
-      gradient: pytree of arrays (n, ..).
-      rates: a prefix of it.
-      active: rows in use.
     """
     parts = jax.tree.leaves(scaled(rates, gradient))
     norms = jnp.sqrt(sum(jnp.sum(jnp.square(part.reshape(len(active), -1)), axis=1) for part in parts))
@@ -133,18 +119,12 @@ def clip_rows(gradient: Any, rates: Any, active: Bool[AnyArray, " n"], *, limit:
     return scaled(clipped / jnp.maximum(norms * total, 1e-30), gradient)
 
 
-# --- the registry --------------------------------------------------------------------------------------------
-
 ESTIMATORS: dict[str, type[Estimator]] = {}
 Kind = TypeVar("Kind", bound=type[Estimator])
 
 
 def register(name: str) -> Callable[[Kind], Kind]:
-    """Class decorator: makes an estimator known by a name, to configurations and command lines.
-
-    Raises:
-      ValueError: the name belongs to another class.
-    """
+    """Class decorator: makes an estimator known by a name; one that belongs to another class is a ValueError."""
 
     def decorate(kind: Kind) -> Kind:
         known = ESTIMATORS.get(name, kind)
@@ -158,20 +138,13 @@ def register(name: str) -> Callable[[Kind], Kind]:
 
 
 def estimator(name: str, **options: Any) -> Estimator:
-    """The estimator of that name; its options are the fields of its class.
-
-    Raises:
-      ValueError: no such name, or an option that it does not take or that is out of range.
-    """
+    """The estimator of that name; another name, or options that are not its fields or out of range: ValueError."""
     if name not in ESTIMATORS:
         raise ValueError(f"estimator: expected one of {', '.join(ESTIMATORS)}, got {name!r}")
     try:
         return ESTIMATORS[name](**options)
     except TypeError as error:
         raise ValueError(f"{name}: expected its own options, got {', '.join(options) or 'none'} ({error})") from error
-
-
-# --- the objective -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -222,7 +195,7 @@ class Anchored(Estimator):
         return OuterGradient(jax.tree.map(weighted, grads), by_rate, jnp.dot(losses, shares))
 
     def _shares(self, start: Any) -> jax.Array:
-        return jnp.array(self.shares, float_type(start))
+        return jnp.array(self.shares, jax.tree.leaves(start)[0].dtype)
 
 
 def half_way(horizon: int) -> tuple[int, ...]:
@@ -233,11 +206,6 @@ def half_way(horizon: int) -> tuple[int, ...]:
 def no_rates(rates: Any) -> Any:
     """Zeros like the rates."""
     return jax.tree.map(jnp.zeros_like, rates)
-
-
-def float_type(tree: Any) -> Any:
-    """The dtype of the first leaf."""
-    return jax.tree.leaves(tree)[0].dtype
 
 
 def check_steps(**steps: int) -> None:

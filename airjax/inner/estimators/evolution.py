@@ -9,15 +9,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 
-from airjax.inner.estimators.base import (
-    Anchored,
-    OuterGradient,
-    check_positive,
-    check_steps,
-    float_type,
-    half_way,
-    register,
-)
+from airjax.inner.estimators.base import Anchored, OuterGradient, check_positive, check_steps, half_way, register
 from airjax.inner.optimizers import scaled
 
 
@@ -30,11 +22,6 @@ class EvolutionStrategies(Anchored):
 
     with R the rates, which must be > 0, so that sigma counts inner steps; the rates move by rate_sigma times
     themselves. Salimans et al., 2017.
-
-    Fields: as `Budget`, and
-      sigma: > 0, the change of the start in inner steps.
-      pairs: >= 1.
-      rate_sigma: > 0, the relative change of the rates.
     """
 
     draws: ClassVar[bool] = True
@@ -60,18 +47,22 @@ class EvolutionStrategies(Anchored):
                 moved = _moved(start, scaled(rates, noise), sign * self.sigma)
                 return self.objective(moved, _scaled_by_noise(rates, rate_noise, sign * self.rate_sigma), problem)
 
-            plus, minus = jax.lax.map(one, jnp.array([1.0, -1.0], float_type(start)))
+            plus, minus = jax.lax.map(one, _signs(start))
             return self._estimate(noise, rate_noise, plus - minus, rates), 0.5 * (plus + minus)
 
-        (by_start, by_rates), losses = jax.lax.map(pair, jax.random.split(key, self.pairs))
-        by_start, by_rates = jax.tree.map(lambda a: jnp.mean(a, axis=0), (by_start, by_rates))
-        return OuterGradient(by_start, by_rates, jnp.mean(losses))
+        return self._mean(pair, key)
 
     def _estimate(self, noise, rate_noise, difference, rates):
         """One pair's estimate for the start and for the rates, from the difference that it made."""
         inverse = jax.tree.map(lambda r: difference / (2 * self.sigma * r), rates)
         by_rates = jax.tree.map(lambda e, r: e * difference / (2 * self.rate_sigma * r), rate_noise, rates)
         return scaled(inverse, noise), by_rates
+
+    def _mean(self, pair, key):
+        """The mean of (estimate, loss) over the pairs."""
+        estimates, losses = jax.lax.map(pair, jax.random.split(key, self.pairs))
+        by_start, by_rates = jax.tree.map(lambda a: jnp.mean(a, axis=0), estimates)
+        return OuterGradient(by_start, by_rates, jnp.mean(losses))
 
 
 @register("pes")
@@ -81,8 +72,6 @@ class PersistentES(EvolutionStrategies):
 
     Each window changes the rates anew, and its loss is multiplied with the sum of all changes so far. The start is
     changed once, before the first window, so that for it this is `es`, anchor by anchor. 2 K pairs steps.
-
-    Fields: as `EvolutionStrategies`.
     """
 
     @classmethod
@@ -93,7 +82,7 @@ class PersistentES(EvolutionStrategies):
         def pair(key):
             keys = jax.random.split(key, len(self.anchors) + 1)
             noise = _normal(keys[0], start)
-            signs = jnp.array([1.0, -1.0], float_type(start))
+            signs = _signs(start)
             states = [_moved(start, scaled(rates, noise), sign * self.sigma) for sign in signs]
             inner_states = [problem.make_tx(rates).init(state) for state in states]
             changes = jax.tree.map(jnp.zeros_like, rates)
@@ -113,9 +102,7 @@ class PersistentES(EvolutionStrategies):
                 loss, step = loss + 0.5 * share * (values[0] + values[1]), anchor
             return estimate, loss
 
-        estimates, losses = jax.lax.map(pair, jax.random.split(key, self.pairs))
-        by_start, by_rates = jax.tree.map(lambda a: jnp.mean(a, axis=0), estimates)
-        return OuterGradient(by_start, by_rates, jnp.mean(losses))
+        return self._mean(pair, key)
 
 
 @register("finite_difference")
@@ -123,8 +110,7 @@ class PersistentES(EvolutionStrategies):
 class FiniteDifference(Anchored):
     """Central differences of O, one number of the start and of the rates after the other: the oracle for tiny problems.
 
-    Fields: as `Budget`, and
-      epsilon: > 0, the change of a number of the start, and the relative change of a rate.
+    `epsilon` is the change of a number of the start, and the relative change of a rate.
     """
 
     epsilon: float = 1e-5
@@ -148,6 +134,10 @@ class FiniteDifference(Anchored):
 
         by_start, by_rates = unravel(jax.lax.map(slope, jnp.arange(flat.size)))
         return OuterGradient(by_start, by_rates, objective(flat))
+
+
+def _signs(start: Any) -> jax.Array:
+    return jnp.array([1.0, -1.0], jax.tree.leaves(start)[0].dtype)
 
 
 def _normal(key: jax.Array, tree: Any) -> Any:

@@ -16,11 +16,8 @@ from airjax.inner.estimators.base import Anchored, Estimator, OuterGradient, che
 class Unrolled(Anchored):
     """The gradient of O itself, through every inner step (MAML). Needs losses that can be differentiated twice.
 
-    Reverse mode over the loop with a state stored every sqrt(K) steps and the steps between computed again: about
-    4 K gradients in time, memory that grows with sqrt(K).
-
-    Fields: as `Budget`, and
-      checkpoint_every: of `refine`; None for sqrt(K).
+    Reverse mode over the loop with a state stored every `checkpoint_every` steps (None for sqrt(K)) and the steps
+    between computed again: about 4 K gradients in time, memory that grows with sqrt(K).
     """
 
     needs_second_order: ClassVar[bool] = True
@@ -44,13 +41,10 @@ class Unrolled(Anchored):
 @register("truncated")
 @dataclass(frozen=True)
 class Truncated(Estimator):
-    """grad M(G_K) taken back through the last w steps exactly, with J := I before them. K steps, about 4 w more.
+    """grad M(G_K) taken back through the last w = window steps exactly, with J := I before them.
 
-    With w = K this is `unrolled` at one anchor; the optimiser's state at step K - w is a constant.
-
-    Fields:
-      num_steps: K.
-      window: w, 1 to K.
+    K = num_steps, and about 4 w more. With w = K this is `unrolled` at one anchor; the optimiser's state at step K - w
+    is a constant.
     """
 
     needs_second_order: ClassVar[bool] = True

@@ -25,11 +25,7 @@ class ZeroStep(Estimator):
 @register("first_order")
 @dataclass(frozen=True)
 class FirstOrder(Estimator):
-    """grad M(G_K) with J_K := I (first-order MAML; Finn et al., 2017). K steps and one gradient.
-
-    Fields:
-      num_steps: K.
-    """
+    """grad M(G_K), K = num_steps, with J_K := I (first-order MAML; Finn et al., 2017). K steps and one gradient."""
 
     num_steps: int
 
@@ -48,13 +44,8 @@ class MultiAnchor(Estimator):
       K ~ Uniform{min_steps .. max_steps};   S / N = mean over k = s, 2 s, .. <= K of grad M(G_k),   J := I
       mix * grad M(G_0) + (1 - mix) * S / N
 
-    Steps after the last anchor change nothing, and are not taken. About E[K] (1 + 1 / s) gradients. Under `vmap`
-    each problem draws its own K, and all wait for the largest.
-
-    Fields:
-      min_steps, max_steps: range of K, min_steps >= stride.
-      stride: s.
-      mix: lambda, in [0, 1]; 0 in the headline rows of the paper.
+    Steps after the last anchor change nothing, and are not taken. About E[K] (1 + 1 / s) gradients, s = stride. Under
+    `vmap` each problem draws its own K, and all wait for the largest. The headline rows of the paper have mix = 0.
     """
 
     draws: ClassVar[bool] = True
@@ -66,10 +57,8 @@ class MultiAnchor(Estimator):
     def __post_init__(self):
         check_steps(min_steps=self.min_steps, max_steps=self.max_steps, stride=self.stride)
         if not self.stride <= self.min_steps <= self.max_steps:
-            raise ValueError(
-                f"min_steps: expected at least stride {self.stride} and at most max_steps {self.max_steps}, "
-                f"got {self.min_steps}"
-            )
+            limits = f"stride {self.stride} and at most max_steps {self.max_steps}"
+            raise ValueError(f"min_steps: expected at least {limits}, got {self.min_steps}")
         if not 0 <= self.mix <= 1:
             raise ValueError(f"mix: expected 0 to 1, got {self.mix}")
 
@@ -103,8 +92,6 @@ class Budget(Anchored):
 
     Ours: MetaGrad draws its anchors evenly up to 500 steps, whatever the user's patience. Here it is said: anchors
     (0, 20, 100) with weights (1, 2, 1) serve one who mostly takes 20 steps, and the anchor 0 keeps the prediction good.
-
-    Fields: see `Anchored`; anchors are increasing step numbers, weights one number >= 0 each.
     """
 
     @classmethod
@@ -117,7 +104,7 @@ class Budget(Anchored):
 
 @register("meta_sgd")
 @dataclass(frozen=True)
-class MetaSgd(Anchored):
+class MetaSgd(Budget):
     """`budget`, and the learning rates learned with the start (after Meta-SGD; Li et al., 2017).
 
     With directions u_j held fixed, G_k = G_0 + rates * (u_1 + .. + u_k), so that
@@ -125,15 +112,9 @@ class MetaSgd(Anchored):
       dO / drates = sum over i of weights_i * <grad M(G_k_i), (G_k_i - G_0) / rates>   for each attribute,
 
     which costs nothing beyond the gradients at the anchors. Learn the logarithm of the rates (multiply by rates).
-
-    Fields: as `Budget`.
     """
 
     learns_rates: ClassVar[bool] = True
-
-    @classmethod
-    def at(cls, horizon: int) -> Self:
-        return cls((0, *half_way(horizon), horizon))
 
     def __call__(self, key, start, rates, problem):
         return self.first_order(start, rates, problem)
@@ -144,10 +125,7 @@ class MetaSgd(Anchored):
 class Reptile(Estimator):
     """(G_0 - G_K) / (K rates): the mean direction of the loop, grad L(G_0) for one step of gradient descent. K steps.
 
-    Nichol et al., 2018. It follows the inner loss; the outer one is only reported. A rate of 0 gives 0.
-
-    Fields:
-      num_steps: K.
+    Nichol et al., 2018. It follows the inner loss; the outer one is only reported. A rate of 0 gives 0; K = num_steps.
     """
 
     num_steps: int

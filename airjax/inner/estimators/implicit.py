@@ -13,6 +13,42 @@ from airjax.inner.estimators.base import Estimator, OuterGradient, check_positiv
 from airjax.inner.optimizers import scaled
 
 
+def _conjugate_gradients(matrix, right, iterations: int):
+    """(I + matrix)^-1 right; stops at a direction along which the quadratic form is not positive."""
+    dot = optax.tree.vdot
+
+    def step(carry, _):
+        x, r, p, rr, alive = carry
+        applied = jax.tree.map(jnp.add, p, matrix(p))
+        form = dot(p, applied)
+        alive = alive & (form > 0) & (rr > 0)
+        length = jnp.where(alive, rr / jnp.where(alive, form, 1), 0)
+        x = jax.tree.map(lambda a, b: a + length * b, x, p)
+        r = jax.tree.map(lambda a, b: a - length * b, r, applied)
+        rr_next = dot(r, r)
+        share = jnp.where(alive, rr_next / jnp.where(alive, rr, 1), 0)
+        p = jax.tree.map(lambda a, b: a + share * b, r, p)
+        return (x, r, p, rr_next, alive), None
+
+    start = (jax.tree.map(jnp.zeros_like, right), right, right, dot(right, right), jnp.asarray(True))
+    (x, *_), _ = jax.lax.scan(step, start, None, length=iterations)
+    # Stopped at the first direction, there is nothing but the right-hand side: the first-order gradient.
+    empty = dot(x, x) == 0
+    return jax.tree.map(lambda a, b: jnp.where(empty, b, a), x, right)
+
+
+def _neumann(matrix, right, iterations: int):
+    """right - matrix right + matrix^2 right - ..., `iterations` products."""
+
+    def step(carry, _):
+        total, term = carry
+        term = jax.tree.map(jnp.negative, matrix(term))
+        return (jax.tree.map(jnp.add, total, term), term), None
+
+    (total, _), _ = jax.lax.scan(step, (right, right), None, length=iterations)
+    return total
+
+
 @register("implicit")
 @dataclass(frozen=True)
 class Implicit(Estimator):
@@ -26,13 +62,9 @@ class Implicit(Estimator):
 
     by `iterations` steps of conjugate gradients. Each is one Hessian-vector product, about 2 gradients. Where L curves
     down (not positive definite) they stop with what they have, which is why the library's solver does not serve here.
-    Memory does not grow with K. Rates must be > 0. What `update_mask` freezes counts as of rate 0.
-
-    Fields:
-      num_steps: K.
-      iterations: >= 1.
-      strength: how far the loop may go from its start, in units of the rates; gradient descent over K steps goes as
-        far as strength K does.
+    Memory does not grow with K. Rates must be > 0. What `update_mask` freezes counts as of rate 0. The strength is how
+    far the loop may go from its start, in units of the rates: gradient descent over K steps goes as far as strength K
+    does.
     """
 
     needs_second_order: ClassVar[bool] = True
@@ -48,10 +80,7 @@ class Implicit(Estimator):
     def at(cls, horizon: int) -> Self:
         return cls(num_steps=horizon, iterations=5)
 
-    @staticmethod
-    def solve(matrix, right, iterations: int):
-        """(I + matrix)^-1 right."""
-        return _conjugate_gradients(matrix, right, iterations)
+    solve = staticmethod(_conjugate_gradients)  # (I + matrix)^-1 right
 
     def __call__(self, key, start, rates, problem):
         inverse = jax.tree.map(lambda r: 1 / (self.strength * r), rates)
@@ -89,48 +118,6 @@ class Implicit(Estimator):
 @register("implicit_neumann")
 @dataclass(frozen=True)
 class Neumann(Implicit):
-    """`implicit` by as many terms of the Neumann series sum (-A)^i, which is right only where |A| < 1.
+    """`implicit` by as many terms of the Neumann series sum (-A)^i, which is right only where |A| < 1."""
 
-    Fields: as `Implicit`.
-    """
-
-    @staticmethod
-    def solve(matrix, right, iterations: int):
-        """(I + matrix)^-1 right."""
-        return _neumann(matrix, right, iterations)
-
-
-def _conjugate_gradients(matrix, right, iterations: int):
-    """(I + matrix)^-1 right; stops at a direction along which the quadratic form is not positive."""
-    dot = optax.tree.vdot
-
-    def step(carry, _):
-        x, r, p, rr, alive = carry
-        applied = jax.tree.map(jnp.add, p, matrix(p))
-        form = dot(p, applied)
-        alive = alive & (form > 0) & (rr > 0)
-        length = jnp.where(alive, rr / jnp.where(alive, form, 1), 0)
-        x = jax.tree.map(lambda a, b: a + length * b, x, p)
-        r = jax.tree.map(lambda a, b: a - length * b, r, applied)
-        rr_next = dot(r, r)
-        share = jnp.where(alive, rr_next / jnp.where(alive, rr, 1), 0)
-        p = jax.tree.map(lambda a, b: a + share * b, r, p)
-        return (x, r, p, rr_next, alive), None
-
-    start = (jax.tree.map(jnp.zeros_like, right), right, right, dot(right, right), jnp.asarray(True))
-    (x, *_), _ = jax.lax.scan(step, start, None, length=iterations)
-    # Stopped at the first direction, there is nothing but the right-hand side: the first-order gradient.
-    empty = dot(x, x) == 0
-    return jax.tree.map(lambda a, b: jnp.where(empty, b, a), x, right)
-
-
-def _neumann(matrix, right, iterations: int):
-    """right - matrix right + matrix^2 right - ..., `iterations` products."""
-
-    def step(carry, _):
-        total, term = carry
-        term = jax.tree.map(jnp.negative, matrix(term))
-        return (jax.tree.map(jnp.add, total, term), term), None
-
-    (total, _), _ = jax.lax.scan(step, (right, right), None, length=iterations)
-    return total
+    solve = staticmethod(_neumann)

@@ -18,7 +18,6 @@ import pytest
 
 from airjax.errors import AirjaxError, FormatError
 from airjax.gaussians import Gaussians2D
-from airjax.image.codec import air_file
 from airjax.image.codec.air_file import Encoded, compact, decode, encode, info, truncate_stages
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -277,7 +276,7 @@ def test_channels_and_stages_beyond_the_limits():
 
 def test_stage_too_large_for_a_chunk(monkeypatch):
     """The limit is lowered, so that the test needs no 2 GiB."""
-    monkeypatch.setattr(air_file, "MAX_CHUNK", 8 + 2 * 32)
+    monkeypatch.setattr("airjax.image.codec.chunks.MAX_CHUNK", 8 + 2 * 32)
     assert len(encode(random_set(0, (2,)))) == 46 + 20 + 64
     with pytest.raises(AirjaxError, match="stage 1: expected at most"):
         encode(random_set(0, (2, 3)))
