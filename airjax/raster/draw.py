@@ -66,13 +66,9 @@ def render(
         is drawn in one piece, whatever its size.
       smooth_cutoff, any_order: see `airjax.raster.additive.accumulate`.
 
-    Returns:
-      `Rendered`, not clipped. Inside a transformation, where the capacity is too small, the image is NaN and
-      `overflow` is True.
-
     Raises:
       ValueError: an impossible size or scale; no capacity inside a JAX transformation; with concrete arrays, a
-        capacity that is too small.
+        capacity that is too small. Inside a transformation the image is then NaN, and `overflow` True.
       AirjaxError: no capacity, and more than `airjax.raster.plan.MAX_PAIRS` pairs in a single row of tiles.
     """
     check_request(image_size, scale, tile_size)
