@@ -106,10 +106,8 @@ def _runs(lists: TileLists) -> _Runs:
 
 def _gather(splats: Splats, lists: TileLists, tiling: Tiling) -> Float[Array, "L k M"]:
     """The slots of every chunk, means measured from the chunk's tile centre; an empty slot has opacity 0."""
-    active = splats.active[:, None]
-    table = jnp.where(
-        active, jnp.concatenate([splats.means, splats.factors, splats.opacities[:, None], splats.values], axis=1), 0.0
-    )
+    rows = jnp.concatenate([splats.means, splats.factors, splats.opacities[:, None], splats.values], axis=1)
+    table = jnp.where(splats.active[:, None], rows, 0.0)
     table = jnp.concatenate([table, jnp.zeros((1, table.shape[1]), table.dtype)])
     return gather_table(table, lists, tiling)
 

@@ -98,9 +98,7 @@ def capacity_of(
 ) -> Capacity:
     """What `render` needs inside a JAX transformation for a concrete set; AirjaxError for more pairs than MAX_PAIRS.
 
-    Args:
-      image_size, tile_size: see `render`; at another scale, of the `rescale`d set.
-      headroom: room for so many times as many pairs.
+    At another scale, give the size of the `rescale`d set, and that. There is room for `headroom` times as many pairs.
     """
     needs = count_needs(_footprints(on_ladder(gaussians)), Tiling(image_size, tile_size))
     return capacity_for(*needs, headroom=headroom)

@@ -239,9 +239,7 @@ def gather_slots(gaussians: Gaussians2D, lists: TileLists, tiling: Tiling) -> Fl
 def gather_table(table: Float[Array, "m k"], lists: TileLists, tiling: Tiling) -> Float[Array, "L k M"]:
     """Rows of a table in the slots of every chunk, the first two (a mean) measured from the chunk's tile centre.
 
-    Args:
-      table: (n + 1, k); the last row is what an empty slot gets, its mean 0.
-      lists: of n Gaussians.
+    The table has n + 1 rows for lists of n Gaussians; the last row is what an empty slot gets, its mean 0.
     """
     tile, columns = jnp.minimum(lists.tiles, tiling.num_tiles - 1), tiling.grid[1]
     centers = (jnp.stack([tile % columns, tile // columns]).astype(table.dtype) + 0.5) * tiling.tile_size

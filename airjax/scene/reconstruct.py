@@ -128,8 +128,7 @@ def reconstruct(
     """Photographs with poses to 3D Gaussians.
 
     Args:
-      scene: a folder of photographs with poses, or a scene (`airjax.scene.files.photographs.scene_of` makes one of
-        arrays).
+      scene: a folder of photographs with poses, or a scene (`photographs.scene_of` makes one of arrays).
       model: the predictor; None for the shipped one.
       views: photographs that are turned into Gaussians, spread over the scene, >= 1.
       predict_size: longest side of the photographs as the predictor sees them, pixels.
@@ -219,10 +218,7 @@ def split_views(scene: Scene, *, hold_out: int | None = None) -> tuple[Scene, Sc
 
 
 def find_bounds(scene: Scene, *, near: float | None = None, far: float | None = None) -> Bounds:
-    """Near and far: the arguments, else those of the pose file, of the scene's points, or of triangulated points.
-
-    AirjaxError for views that have nothing in common, or near not below far.
-    """
+    """Near and far: the arguments, else those of the pose file, of the scene's points, or of triangulated points."""
     if near is not None and far is not None:
         bounds = Bounds(near, far)
     else:

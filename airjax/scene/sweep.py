@@ -29,16 +29,15 @@ def match_planes(
     groups: int,
     image_size: tuple[int, int],
 ) -> Float[Array, "a b k"]:
-    """How well view `i` agrees with `others` on planes of constant depth.
+    """How well view `i` agrees with `others` on planes of constant depth, group after group.
+
+    A mean over the views that see the plane there, 0 where none does; k = groups * d.
 
     Args:
       features: of every cell; compared by their inner product, group by group.
       inverse: inverse depths of the planes in view i, 1 / world units.
       groups: parts of the features that are compared apart, of equal width.
       image_size: (h, w) pixels; beyond it a view sees nothing.
-
-    Returns:
-      (a, b, groups * d), group after group: mean over the views that see the plane there, 0 where none does.
     """
     rows, columns, _ = features.shape[1:]
     camera, own = cameras[i], features[i]

@@ -39,11 +39,10 @@ class Triangulated(NamedTuple):
 
 
 def triangulate(images: np.ndarray, cameras: Camera, *, max_views: int = 12, source: str = "scene") -> Triangulated:
-    """Points that several views agree on.
+    """Points that several views agree on; AirjaxError where they have nothing in common, or all stand at one place.
 
     Args:
-      images: (v, h, w, 3) in [0, 1], v >= 2; AirjaxError where they have nothing in common, or all stand at one place.
-      cameras: a stack of v.
+      images: (v, h, w, 3) in [0, 1], v >= 2.
       max_views: views that are searched for points, spread evenly over all, each against its two nearest neighbors.
       source: names the scene in an error.
     """

@@ -77,7 +77,7 @@ def read_cameras(path: str | os.PathLike) -> tuple[Camera, tuple[int, int]]:
 
 
 def _camera(content: dict) -> tuple[Camera, tuple[int, int]]:
-    """A camera and its image size; `_DAMAGED` for anything else."""
+    """A camera and its image size; one of `_DAMAGED` is raised for anything else."""
     with np.errstate(over="ignore"):
         k, r, t = (np.asarray(content[key], np.float32) for key in ("K", "R", "t"))
     width, height = int(content["w"]), int(content["h"])

@@ -19,16 +19,9 @@ from airjax.files import atomic_write_bytes, display_name, read_bytes
 from airjax.gaussians import Gaussians3D
 from airjax.scene.harmonics import degree_of
 
-_TYPES = {
-    **dict.fromkeys(("char", "int8"), "i1"),
-    **dict.fromkeys(("uchar", "uint8"), "u1"),
-    **dict.fromkeys(("short", "int16"), "i2"),
-    **dict.fromkeys(("ushort", "uint16"), "u2"),
-    **dict.fromkeys(("int", "int32"), "i4"),
-    **dict.fromkeys(("uint", "uint32"), "u4"),
-    **dict.fromkeys(("float", "float32"), "f4"),
-    **dict.fromkeys(("double", "float64"), "f8"),
-}
+_TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
+_TYPES |= {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}
+_TYPES |= {"float": "f4", "float32": "f4", "double": "f8", "float64": "f8"}
 _OURS = "written by airjax, opacity is a logit"  # comment of files whose opacities need no guess
 _MAX_HEADER = 2**16  # bytes
 _LEAST_SCALE, _LEAST_OPACITY = 1e-30, 1e-7  # whose logarithm and logit float32 still tells from those of 0 and 1
