@@ -12,11 +12,7 @@ from airjax.errors import AirjaxError
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """The whole content of a regular, non-empty file.
-
-    Raises:
-      AirjaxError: missing, no regular file, not readable, or empty.
-    """
+    """The whole content of a regular, non-empty file; AirjaxError for any other."""
     check_regular(path)
     try:
         return Path(path).read_bytes()
@@ -29,9 +25,6 @@ def atomic_write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> Non
 
     Nobody ever sees a part of it: when anything fails, or the program is interrupted, a file that was there
     before is untouched and the temporary one is gone. A link is followed, its target is what gets replaced.
-
-    Raises:
-      AirjaxError: the folder is missing or not writable, the disk is full, or `path` is a folder or a device.
     """
     name = display_name(path)
     target = Path(os.path.realpath(path))
@@ -57,10 +50,7 @@ def find_images(paths: Iterable[str | os.PathLike], *, suffixes: Sequence[str]) 
 
     Hidden files (names starting with a dot) are skipped. Anything that is not a folder is kept as it is, whatever
     its suffix and whether or not it exists, so that one bad name does not stop the others: reading it gives the
-    error. A file named twice is kept once.
-
-    Raises:
-      AirjaxError: a folder cannot be listed or holds no such file.
+    error. A file named twice is kept once. AirjaxError for a folder that cannot be listed or holds no such file.
     """
     files: dict[Path, None] = {}
     for path in map(Path, paths):

@@ -85,8 +85,7 @@ def mse(image: Image, rendered: Image) -> Scalar:
 def psnr(image: Image, rendered: Image) -> Scalar:
     """Peak signal-to-noise ratio in dB for peak 1: -10 log10(mse).
 
-    Identical images give +inf, no made-up cap, with a zero gradient (JSON has no infinity: whoever writes a
-    report chooses a word for it).
+    Identical images give +inf, no made-up cap, with a zero gradient (a report chooses a word for it: JSON has none).
     """
     error = mse(image, rendered)
     differ = error > 0
@@ -202,21 +201,10 @@ def _window_similarities(image, rendered, window=WINDOW, sigma=SIGMA) -> tuple[j
 def ssim_map(image: Image, rendered: Image, *, window: int = WINDOW, sigma: float = SIGMA) -> Float[Array, "a b c"]:
     """Structural similarity around each pixel whose whole window lies in the image, each channel on its own.
 
-    Statistics are weighted by a Gaussian of standard deviation `sigma` on `window` x `window` pixels,
-    normalised to sum 1; variances are the biased (weighted) ones. An axis shorter than the window uses the
-    largest odd number of taps that fits it, normalised again, so that an image of any size has a value; of a
-    single pixel only the luminance term is left.
-
-    Args:
-      image, rendered: (h, w, c).
-      window: odd number of taps.
-      sigma: standard deviation in pixels.
-
-    Returns:
-      (h - window + 1, w - window + 1, c), with the shrunk window where it applies; in [-1, 1], 1 where equal.
-
-    Raises:
-      ValueError: even or non-positive window, non-positive sigma, and as the module says.
+    In [-1, 1], 1 where equal; a = h - window + 1, b = w - window + 1. Statistics are weighted by a Gaussian of
+    standard deviation `sigma` (pixels) on `window` x `window` pixels (odd), normalised to sum 1; variances are the
+    biased (weighted) ones. An axis shorter than the window uses the largest odd number of taps that fits it, normalised
+    again, so that an image of any size has a value; of a single pixel only the luminance term is left.
 
     Reference: Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment", 2004, equation 13.
     """
@@ -261,14 +249,12 @@ def ms_ssim(image: Image, rendered: Image) -> Scalar:
 
       prod_j relu(mean contrast_j) ** weight_j * relu(mean ssim_last) ** weight_last
 
-    over five scales, each half the size of the one before (2 x 2 averages, an odd last row or column with
-    itself), with the window of `ssim`.
+    over five scales, each half the size of the one before (`_halve`), with the window of `ssim`.
 
-    Images with a side of at most 160 pixels have no room for five windows: they use the first
-    `num_ms_ssim_scales` scales, those whose shorter side is at least 11 pixels, with their weights divided by
-    their sum. Where one scale is left this is relu(SSIM), and below 11 pixels the window shrinks as in
-    `ssim_map`. Such values are not comparable with those of large images. A channel with a factor <= 0 counts
-    as 0, with zero gradient.
+    Images with a side of at most 160 pixels have no room for five windows: they use the first `num_ms_ssim_scales`,
+    with their weights divided by their sum. Where one scale is left this is relu(SSIM), and below 11 pixels the window
+    shrinks as in `ssim_map`. Such values are not comparable with those of large images. A channel with a factor <= 0
+    counts as 0, with zero gradient.
 
     Reference: Wang, Simoncelli, Bovik, "Multiscale structural similarity for image quality assessment", 2003.
     """
@@ -313,9 +299,6 @@ def patch_mse(image: Image, rendered: Image, *, patch_size: int) -> Float[Array,
 
     Patches start at the upper left corner. At the right and lower edges they may hang over (h and w need not
     be multiples of P); there only the pixels of the image count.
-
-    Raises:
-      ValueError: patch_size below 1, and as the module says.
     """
     image, rendered = _check_pair(image, rendered)
     return jnp.mean(_patch_means(jnp.square(rendered - image)[None], patch_size)[0], axis=-1)
@@ -326,9 +309,6 @@ def patch_ssim(image: Image, rendered: Image, *, patch_size: int) -> Float[Array
 
     Patches as in `patch_mse`. In [-1, 1], 1 where equal; of a patch of one pixel only the luminance term is
     left. This is the criterion of AIR's Stage Control.
-
-    Raises:
-      ValueError: patch_size below 1, and as the module says.
     """
     image, rendered = _check_pair(image, rendered)
     s, d = image + rendered, image - rendered
@@ -336,32 +316,25 @@ def patch_ssim(image: Image, rendered: Image, *, patch_size: int) -> Float[Array
     return jnp.mean(luminance * contrast, axis=-1)
 
 
-def _is_off(weight) -> bool:
-    """Whether a weight is a plain Python zero, known before tracing."""
-    return isinstance(weight, int | float) and weight == 0
-
-
 def image_loss(image: Image, rendered: Image, *, l1: float, rmse: float, ssim: float) -> Scalar:
     """The training loss: l1 * mean|d| + rmse * sqrt(mean d^2 + 1e-8) + ssim * (1 - SSIM).
 
-    SSIM is that of the function `ssim` with its defaults. AIR trains with l1 = 0.7 and ssim = 0.3.
-
-    Args:
-      image, rendered: (h, w, c).
-      l1, rmse, ssim: weights, Python numbers or scalar arrays. A term whose weight is the Python number 0 is
-        not computed at all; array weights may change without a recompile.
-
-    Returns:
-      A scalar of the images' dtype. At rendered == image it is 1e-4 * rmse, and its gradient is 0.
+    SSIM is that of the function `ssim` with its defaults. AIR trains with l1 = 0.7 and ssim = 0.3. The weights are
+    Python numbers or scalar arrays: a term whose weight is the Python number 0 is not computed at all; array weights
+    may change without a recompile. At rendered == image the loss is 1e-4 * rmse, and its gradient is 0.
     """
+
+    def used(weight) -> bool:
+        return not (isinstance(weight, int | float) and weight == 0)
+
     image, rendered = _check_pair(image, rendered)
     residual = rendered - image
     loss = jnp.zeros((), image.dtype)
-    if not _is_off(l1):
+    if used(l1):
         loss += jnp.asarray(l1, image.dtype) * _mean_abs(residual)
-    if not _is_off(rmse):
+    if used(rmse):
         loss += jnp.asarray(rmse, image.dtype) * jnp.sqrt(jnp.mean(jnp.square(residual)) + 1e-8)
-    if not _is_off(ssim):
+    if used(ssim):
         luminance, contrast = _window_similarities(image, rendered)
         loss += jnp.asarray(ssim, image.dtype) * (1.0 - jnp.mean(luminance * contrast))
     return loss

@@ -54,15 +54,12 @@ class LoadedImage(NamedTuple):
 
 
 def read_image(path: str | os.PathLike) -> LoadedImage:
-    """The first frame of a PNG, JPEG, WebP or TIFF file as upright sRGB pixels.
+    """The first frame of a PNG, JPEG, WebP or TIFF file of at most MAX_PIXELS, as upright sRGB pixels.
 
     8-bit samples are divided by 255, 16-bit grey ones by 65535 (float32 holds every value apart); 16-bit
     colour is cut to its upper 8 bits by Pillow. Transparent parts are laid over white, in sRGB values as
     browsers do. An embedded colour profile is converted to sRGB; PNG's gAMA and cHRM chunks are ignored.
-
-    Raises:
-      AirjaxError: missing, no regular file, not readable, empty, of another format, damaged, cut short, of
-        samples without a known range, or larger than MAX_PIXELS.
+    Samples need a known range: integers of at most 16 bits, or floating grey in [0, 1].
     """
     name = display_name(path)
     check_regular(path)
@@ -86,16 +83,9 @@ def read_image(path: str | os.PathLike) -> LoadedImage:
 def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
     """Writes pixels, clipped to [0, 1] and rounded to 8 bits, in the format that the suffix names.
 
-    PNG, WebP and TIFF are lossless; JPEG has quality 95 without chroma subsampling. The file appears whole or
-    not at all.
-
-    Args:
-      path: ends in one of IMAGE_SUFFIXES, in small or capital letters.
-      pixels: (h, w, 3), or (h, w, 1) for a grey image; floating, sRGB, numpy or JAX.
-
-    Raises:
-      ValueError: shape, type or a number that is not finite.
-      AirjaxError: unknown suffix, a size the format cannot hold, or the file cannot be written.
+    The suffix is one of IMAGE_SUFFIXES, in small or capital letters. PNG, WebP and TIFF are lossless; JPEG has quality
+    95 without chroma subsampling. The file appears whole or not at all. Pixels and ValueErrors as in `to_8bit`;
+    AirjaxError also for a suffix or a size that no format holds.
     """
     name = display_name(path)
     suffix = Path(path).suffix.lower()
@@ -115,10 +105,7 @@ def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
 def to_8bit(pixels: np.ndarray) -> np.ndarray:
     """Pixels as uint8: clipped to [0, 1], times 255, rounded to the nearest (halves to even).
 
-    (h, w, 3) keeps its shape, (h, w, 1) becomes (h, w).
-
-    Raises:
-      ValueError: another shape, no pixels, not floating, or not finite.
+    (h, w, 3) keeps its shape, grey (h, w, 1) becomes (h, w); ValueError for others, and those not floating or finite.
     """
     pixels = np.asarray(pixels)
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or pixels.size == 0:
@@ -143,9 +130,11 @@ def _load(file: IO[bytes]) -> LoadedImage:
         frames = getattr(image, "n_frames", 1)
         if frames > 1:
             notices.append(f"first of {frames} frames or pages used")
+        bits, tags = _sample_bits(image, file), _tiff_tags(image)
+        # Pillow turns such images around at 8 bits, but not at 16.
+        white_is_zero = tags.get(ExifTags.Base.PhotometricInterpretation) == 0
         # TIFF: Pillow turns the image upright while it loads the pixels, and drops the tag.
-        bits, white_is_zero = _sample_bits(image, file), _is_white_zero_tiff(image)
-        turned = _tiff_tags(image).get(ExifTags.Base.Orientation, 1)
+        turned = tags.get(ExifTags.Base.Orientation, 1)
         image.load()
         if image.mode.startswith(("I", "F")):
             pixels, alpha = _wide_grey(image, bits, white_is_zero, notices)
@@ -182,11 +171,6 @@ def _sample_bits(image: Image.Image, file: IO[bytes]) -> int:
         file.seek(position)
         return bits
     return 8
-
-
-def _is_white_zero_tiff(image: Image.Image) -> bool:
-    """Whether 0 means white; Pillow turns such images around at 8 bits, but not at 16."""
-    return _tiff_tags(image).get(ExifTags.Base.PhotometricInterpretation) == 0
 
 
 def _wide_grey(
@@ -243,14 +227,9 @@ def _to_srgb(image: Image.Image, notices: list[str]) -> Image.Image:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             if image.mode == "L" and source.profile.xcolor_space == "RGB ":
                 image = image.convert("RGB")
-            transform = ImageCms.buildTransform(
-                source,
-                ImageCms.createProfile("sRGB"),
-                image.mode,
-                "RGB",
-                ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                ImageCms.Flags.BLACKPOINTCOMPENSATION,
-            )
+            target, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
+            flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+            transform = ImageCms.buildTransform(source, target, image.mode, "RGB", intent, flags)
             if image.mode == "CMYK" or _changes_colors(transform, image.mode):
                 converted = transform.apply(image)
                 notices.append("colours converted from the embedded profile to sRGB")

@@ -24,14 +24,9 @@ def save_weights(
     """Write a nested dict of arrays to one safetensors file, atomically.
 
     Args:
-      path: the file; its folder must exist.
-      params: nested dicts with text keys free of "/"; floating arrays are stored as `storage`, others as is.
+      params: nested dicts, text keys free of "/"; floating arrays, all finite, are stored as `storage`, others as is.
       metadata: text by text.
       storage: "float32" or "float16".
-
-    Raises:
-      ValueError: a value that is not finite, or too large for float16; unknown storage; a bad key.
-      AirjaxError: the file cannot be written; one that was there before is untouched.
     """
     if storage not in _STORAGE:
         raise ValueError(f"storage: expected one of {sorted(_STORAGE)}, got {storage!r}")
@@ -44,16 +39,11 @@ def save_weights(
 
 
 def load_weights(path: str | Path) -> tuple[dict, dict[str, str]]:
-    """(params, metadata) of a file of `save_weights`; floating arrays come back as float32 numpy arrays.
-
-    Raises:
-      AirjaxError: the file is absent, unreadable, damaged or no safetensors file.
-    """
+    """(params, metadata) of a file of `save_weights`; floating arrays come back as float32 numpy arrays."""
     path = Path(path)
     if not path.is_file():
-        raise AirjaxError(
-            f"{path}: expected a weights file (.safetensors), found {'a folder' if path.is_dir() else 'none'}"
-        )
+        kind = "a folder" if path.is_dir() else "none"
+        raise AirjaxError(f"{path}: expected a weights file (.safetensors), found {kind}")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})

@@ -140,11 +140,7 @@ class _StageNetwork(nn.Module):
 
 
 def compact_predictor(config: PredictorConfig, patch_size: int) -> Predictor:
-    """The predictor of one stage of a patch size.
-
-    Raises:
-      ValueError: a reduction that does not divide the patch size.
-    """
+    """The predictor of one stage of a patch size, which the reduction must divide."""
     if patch_size % config.reduction:
         raise ValueError(f"reduction: expected a divisor of the patch size {patch_size}, got {config.reduction}")
     network = _StageNetwork(config)

@@ -8,8 +8,6 @@ any set.
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,7 +111,7 @@ def _scan_groups(add, slots, shape: tuple[int, int], channels: int) -> Float[Arr
     return jnp.stack(image)
 
 
-def _slot_cotangents(slots, cotangent, tile_size, smooth_cutoff):
+def _slot_cotangents(tile_size, smooth_cutoff, slots, cotangent):
     """Gradient of <cotangent, image> by every slot row, weights computed again.
 
     With h = (cotangent . colour) * slope, `airjax.raster.exponent.geometry_gradients` gives the rows of the geometry.
@@ -150,23 +148,11 @@ def _slot_cotangents(slots, cotangent, tile_size, smooth_cutoff):
         cotangent.reshape(channels, -1, num_blocks, block).transpose(2, 0, 1, 3),
     )
     out = jax.lax.map(by_block, blocks).reshape(num_blocks, rows, num_slots, block)
-    return out.transpose(2, 1, 0, 3).reshape(num_slots, rows, -1)[..., :tiles]
+    return (out.transpose(2, 1, 0, 3).reshape(num_slots, rows, -1)[..., :tiles],)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _accumulate(slots, tile_size, smooth_cutoff):
-    return _sum_slots(slots, tile_size, smooth_cutoff)
-
-
-def _accumulate_fwd(slots, tile_size, smooth_cutoff):
-    return _sum_slots(slots, tile_size, smooth_cutoff), slots
-
-
-def _accumulate_bwd(tile_size, smooth_cutoff, slots, cotangent):
-    return (_slot_cotangents(slots, cotangent, tile_size, smooth_cutoff),)
-
-
-_accumulate.defvjp(_accumulate_fwd, _accumulate_bwd)
+_accumulate = jax.custom_vjp(_sum_slots, nondiff_argnums=(1, 2))
+_accumulate.defvjp(lambda slots, *options: (_sum_slots(slots, *options), slots), _slot_cotangents)
 
 
 def accumulate(
@@ -177,14 +163,10 @@ def accumulate(
     Args:
       slots: (L, 5 + c, T); rows are mean x, mean y (pixels from the tile's centre), the factor p, r, s of
         `airjax.gaussians.factors` (1/pixel) and the colours. An empty slot has colour zero and p, s > 0.
-      tile_size: B, pixels.
       smooth_cutoff: a C2 ramp in place of the step at the cut-off (same support), so that finite differences hold.
       any_order: differentiate through the plain sum, to any order and in both modes (slower, more memory); the
         renderers then also have a `jax.linear_transpose` in the colours. By default reverse mode only, by a gradient
         that computes the weights again.
-
-    Returns:
-      (c, Q, T), not clipped.
     """
     if any_order:
         return _sum_colors(slots[:, :GEOMETRY], slots[:, GEOMETRY:], tile_size, smooth_cutoff)
@@ -204,21 +186,14 @@ def untile(tiles: Float[Array, "c Q T"], *, grid: tuple[int, int], tile_size: in
 
 
 def render_patches(gaussians: Gaussians2D, *, patches: PatchGrid, any_order: bool = False) -> Float[Array, "h w c"]:
-    """Image of a predicted set, one Gaussian per patch, through static lists: no sort, no capacity.
+    """Image of a predicted set, one Gaussian per patch, row by row, through static lists: no sort, no capacity.
 
-    Args:
-      gaussians: rows * columns slots, row by row.
-      patches: the grid; a Gaussian that reaches farther than `patches.rings` is drawn incompletely.
-      any_order: see `accumulate`.
-
-    Returns:
-      (rows * P, columns * P, c), whole patches; crop it to the image.
+    Whole patches: crop it to the image. A Gaussian that reaches farther than `patches.rings` is drawn incompletely.
+    `any_order` as in `accumulate`.
     """
     if any_order:
-        slots, colors = (
-            patch_slots(without_colors(gaussians), patches=patches),
-            patch_colors(_shown(gaussians), patches=patches),
-        )
+        slots = patch_slots(without_colors(gaussians), patches=patches)
+        colors = patch_colors(_shown(gaussians), patches=patches)
         tiles = _sum_colors(slots, colors, patches.size, False)
     else:
         tiles = accumulate(patch_slots(gaussians, patches=patches), tile_size=patches.size)

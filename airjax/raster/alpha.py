@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from airjax.gaussians import CUTOFF
 from airjax.raster.exponent import gauss, geometry_gradients, monomials
@@ -62,19 +62,13 @@ class Drawn(NamedTuple):
 def composite(
     splats: Splats, lists: TileLists, tiling: Tiling, *, alpha_max: float, stop: float, any_order: bool = False
 ) -> Drawn:
-    """Splats over one another, the first in front.
+    """Splats over one another, the first in front; add (1 - alpha) * background.
 
     Args:
-      splats: n slots.
       lists: tile lists of `splats.footprints`, which keep the order; constants to every gradient.
-      tiling: the tiles.
       alpha_max: largest alpha of a Gaussian at a pixel; no gradient passes where it is reached.
       stop: see the module.
-      any_order: differentiate through the sums, to any order and in both modes (slower, more memory). By default
-        reverse mode only, by a gradient that computes the weights again.
-
-    Returns:
-      `Drawn`; add (1 - alpha) * background.
+      any_order: see `airjax.raster.additive.accumulate`.
     """
     slots = _gather(splats, lists, tiling)
     composite = _sum_chunks if any_order else _composite_chunks
@@ -112,10 +106,8 @@ def _runs(lists: TileLists) -> _Runs:
 
 def _gather(splats: Splats, lists: TileLists, tiling: Tiling) -> Float[Array, "L k M"]:
     """The slots of every chunk, means measured from the chunk's tile centre; an empty slot has opacity 0."""
-    active = splats.active[:, None]
-    table = jnp.where(
-        active, jnp.concatenate([splats.means, splats.factors, splats.opacities[:, None], splats.values], axis=1), 0.0
-    )
+    rows = jnp.concatenate([splats.means, splats.factors, splats.opacities[:, None], splats.values], axis=1)
+    table = jnp.where(splats.active[:, None], rows, 0.0)
     table = jnp.concatenate([table, jnp.zeros((1, table.shape[1]), table.dtype)])
     return gather_table(table, lists, tiling)
 
@@ -170,11 +162,6 @@ def _weigh(slot, transmittance, options):
     alpha = _alpha(slot, options)
     behind = transmittance * (1.0 - alpha)
     return behind, jnp.where(behind > options.stop, transmittance * alpha, 0.0)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _composite_chunks(slots, runs, options):
-    return _sum_chunks(slots, runs, options)
 
 
 def _composite_chunks_fwd(slots, runs, options):
@@ -260,9 +247,5 @@ def _slot_cotangents(slots, transmittance, behind, cotangent, options):
     return jnp.stack(geometry + values, axis=-1).transpose(1, 0, 2)
 
 
+_composite_chunks = jax.custom_vjp(_sum_chunks, nondiff_argnums=(2,))
 _composite_chunks.defvjp(_composite_chunks_fwd, _composite_chunks_bwd)
-
-
-def front_to_back(depths: Float[Array, " n"], visible: Bool[Array, " n"]) -> Int[Array, " n"]:
-    """Indices of a set by depth, invisible slots last; ties in the order of the set."""
-    return jnp.argsort(jnp.where(visible, depths, jnp.inf), stable=True).astype(jnp.int32)

@@ -18,7 +18,7 @@ from airjax.raster.additive import render_lists
 from airjax.raster.plan import (
     capacity_for,
     check_request,
-    count_chunks,
+    count_needs,
     count_pairs,
     is_traced,
     plan_lists,
@@ -58,7 +58,6 @@ def render(
     """Image of any set of Gaussians: the exact additive sum (AIR section 3.1), by sorted tile lists.
 
     Args:
-      gaussians: n slots, c channels.
       image_size: (h, w) pixels of the plane that the set was made for.
       scale: the result has round(scale * image_size) pixels; means and scales are multiplied by it.
       tile_size: pixels; it changes the speed, not the image.
@@ -67,13 +66,9 @@ def render(
         is drawn in one piece, whatever its size.
       smooth_cutoff, any_order: see `airjax.raster.additive.accumulate`.
 
-    Returns:
-      `Rendered`, not clipped. Inside a transformation, where the capacity is too small, the image is NaN and
-      `overflow` is True.
-
     Raises:
       ValueError: an impossible size or scale; no capacity inside a JAX transformation; with concrete arrays, a
-        capacity that is too small.
+        capacity that is too small. Inside a transformation the image is then NaN, and `overflow` True.
       AirjaxError: no capacity, and more than `airjax.raster.plan.MAX_PAIRS` pairs in a single row of tiles.
     """
     check_request(image_size, scale, tile_size)
@@ -89,7 +84,7 @@ def render(
         return Rendered(_render_planned(gaussians, tiling, draw), jnp.asarray(False))
     rendered = _render_jitted(gaussians, tiling, capacity, smooth_cutoff, any_order)
     if rendered.overflow:
-        raise too_small(capacity, *_needs(gaussians, tiling))
+        raise too_small(capacity, *count_needs(_footprints(gaussians), tiling))
     return rendered
 
 
@@ -101,24 +96,12 @@ def planned_lists(gaussians: Gaussians2D, *, image_size: tuple[int, int], tile_s
 def capacity_of(
     gaussians: Gaussians2D, *, image_size: tuple[int, int], tile_size: int = TILE_SIZE, headroom: float = 1.0
 ) -> Capacity:
-    """What `render` needs inside a JAX transformation for a concrete set.
+    """What `render` needs inside a JAX transformation for a concrete set; AirjaxError for more pairs than MAX_PAIRS.
 
-    Args:
-      gaussians: n slots.
-      image_size, tile_size: see `render`; at another scale, of the `rescale`d set.
-      headroom: room for so many times as many pairs.
-
-    Raises:
-      AirjaxError: more pairs than MAX_PAIRS.
+    At another scale, give the size of the `rescale`d set, and that. There is room for `headroom` times as many pairs.
     """
-    return capacity_for(*_needs(on_ladder(gaussians), Tiling(image_size, tile_size)), headroom=headroom)
-
-
-def _needs(gaussians: Gaussians2D, tiling: Tiling) -> tuple[int, int]:
-    """Pairs and chunks of a concrete set."""
-    footprints = _footprints(gaussians)
-    pairs = count_pairs(footprints, tiling)
-    return pairs, count_chunks(footprints, tiling, pairs=pairs)
+    needs = count_needs(_footprints(on_ladder(gaussians)), Tiling(image_size, tile_size))
+    return capacity_for(*needs, headroom=headroom)
 
 
 def _render(

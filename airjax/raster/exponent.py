@@ -39,9 +39,8 @@ def geometry_gradients(moments: Float[Array, "6 ..."], geometry: list[Slots]) ->
       dL/d mean x = p <h (p dx + r dy)>,   dL/d mean y = r <h (p dx + r dy)> + s^2 <h dy>
       dL/dp = -<h (p dx + r dy) dx>,   dL/dr = -<h (p dx + r dy) dy>,   dL/ds = -s <h dy^2>
 
-    Args:
-      moments: <h x^i y^j> for the six `monomials`, about the tile's centre; one matrix product.
-      geometry: mean x, mean y (from the tile's centre), p, r, s.
+    The moments are <h x^i y^j> for the six `monomials`, one matrix product; the geometry is mean x, mean y, p, r, s.
+    Both are measured from the tile's centre.
     """
     m, (u, v, p, r, s) = moments, geometry
     h_x, h_y = m[1] - u * m[0], m[2] - v * m[0]

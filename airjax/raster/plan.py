@@ -46,26 +46,17 @@ def count_pairs(footprints: Footprints, tiling: Tiling) -> int:
     return int(_num_pairs(footprints, tiling))
 
 
-def count_chunks(footprints: Footprints, tiling: Tiling, *, pairs: int) -> int:
-    """Number of chunks that the lists of concrete footprints fill; `pairs` is the result of `count_pairs`.
-
-    Raises:
-      AirjaxError: more pairs than MAX_PAIRS.
-    """
+def count_needs(footprints: Footprints, tiling: Tiling) -> tuple[int, int]:
+    """Pairs and chunks of concrete footprints; AirjaxError for more pairs than MAX_PAIRS."""
+    pairs = count_pairs(footprints, tiling)
     check_pairs(pairs)
-    return int(_num_chunks(footprints, tiling, max_pairs=ladder(pairs)))
+    return pairs, int(_num_chunks(footprints, tiling, max_pairs=ladder(pairs)))
 
 
 def plan_lists(footprints: Footprints, tiling: Tiling, *, pairs: int | None = None) -> TileLists:
-    """Tile lists of concrete footprints, the chunks that stay unused cut off.
+    """Tile lists of concrete footprints, the chunks that stay unused cut off; AirjaxError as `count_needs`.
 
-    Args:
-      footprints: n slots.
-      tiling: the tiles.
-      pairs: result of `count_pairs`, where it is known already.
-
-    Raises:
-      AirjaxError: more pairs than MAX_PAIRS.
+    `pairs` is the result of `count_pairs`, where it is known already.
     """
     pairs = count_pairs(footprints, tiling) if pairs is None else pairs
     check_pairs(pairs)

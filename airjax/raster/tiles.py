@@ -95,10 +95,7 @@ def without_colors(gaussians: Gaussians2D) -> Gaussians2D:
 
 
 def tile_ranges(footprints: Footprints, tiling: Tiling) -> Int[Array, "n 4"]:
-    """First and one past the last tile column, then row, of each box.
-
-    A non-finite or off-canvas Gaussian has an empty range.
-    """
+    """First and one past the last tile column, then row, of each box; empty for a non-finite or off-canvas Gaussian."""
     (rows, columns), block_tiles = tiling.grid, tiling.block_tiles
     half = footprints.half_extents * (1 + 1e-5)  # rounding of the box must never lose a pixel
     limits = jnp.array([columns, rows], jnp.int32)
@@ -118,8 +115,8 @@ def tile_ranges(footprints: Footprints, tiling: Tiling) -> Int[Array, "n 4"]:
 
 def pair_counts(footprints: Footprints, tiling: Tiling) -> Int[Array, " n"]:
     """How many tiles the box of each Gaussian touches: their sum is the capacity that `sorted_lists` needs."""
-    r = tile_ranges(footprints, tiling)
-    return (r[:, 1] - r[:, 0]) * (r[:, 3] - r[:, 2])
+    left, right, top, bottom = tile_ranges(footprints, tiling).T
+    return (right - left) * (bottom - top)
 
 
 def num_pairs(footprints: Footprints, tiling: Tiling) -> Int[Array, ""]:
@@ -195,16 +192,7 @@ def num_chunks(footprints: Footprints, tiling: Tiling, *, max_pairs: int) -> Int
 def sorted_lists(footprints: Footprints, tiling: Tiling, *, capacity: int | Capacity) -> TileLists:
     """Tile lists of any set; within a tile in the order of the set.
 
-    Args:
-      footprints: n slots, positions in pixels.
-      tiling: the tiles.
-      capacity: see `Capacity`; a number is that of the pairs.
-
-    Returns:
-      Lists of `capacity.chunks` chunks, by default pairs // L + T, which is always enough.
-
-    Raises:
-      ValueError: a capacity below 1.
+    `capacity` is at least 1; a number is that of the pairs. By default there are pairs // L + T chunks, always enough.
     """
     max_pairs, max_chunks = capacity if isinstance(capacity, Capacity) else (capacity, None)
     if max_pairs < 1:
@@ -244,17 +232,14 @@ def trim(lists: TileLists, num_chunks: int) -> TileLists:
 
 
 def gather_slots(gaussians: Gaussians2D, lists: TileLists, tiling: Tiling) -> Float[Array, "L k M"]:
-    """The slots of every chunk, means measured from the chunk's tile centre."""
+    """`gather_table` of the `slot_table`."""
     return gather_table(slot_table(gaussians), lists, tiling)
 
 
 def gather_table(table: Float[Array, "m k"], lists: TileLists, tiling: Tiling) -> Float[Array, "L k M"]:
     """Rows of a table in the slots of every chunk, the first two (a mean) measured from the chunk's tile centre.
 
-    Args:
-      table: (n + 1, k); the last row is what an empty slot gets, its mean 0.
-      lists: of n Gaussians.
-      tiling: the tiles.
+    The table has n + 1 rows for lists of n Gaussians; the last row is what an empty slot gets, its mean 0.
     """
     tile, columns = jnp.minimum(lists.tiles, tiling.num_tiles - 1), tiling.grid[1]
     centers = (jnp.stack([tile % columns, tile // columns]).astype(table.dtype) + 0.5) * tiling.tile_size
@@ -282,14 +267,9 @@ def gather_colors(colors: Float[Array, "n c"], lists: TileLists) -> Float[Array,
 
 
 def patch_slots(gaussians: Gaussians2D, *, patches: PatchGrid) -> Float[Array, "L k T"]:
-    """Static lists of a predicted set: for each patch, the Gaussians of the patches around it.
+    """Static lists of a predicted set: for each patch, the Gaussians of the patches around it, as for `accumulate`.
 
-    Args:
-      gaussians: one per patch of the grid, row by row, none reaching farther than `patches.rings`.
-      patches: the patches, which are the tiles.
-
-    Returns:
-      ((2 * rings + 1)^2, 5 + c, rows * columns) slots for `accumulate`.
+    There is one Gaussian per patch, row by row. Patches are the tiles; L = (2 * rings + 1)^2, k = 5 + c.
     """
     grid, size, rings = patches
     rows, columns = grid

@@ -31,7 +31,6 @@ def procedural_cases(
     Args:
       model: whose prediction is the start, and whose rates are the task's; None for the shipped one.
       textures: of walls and objects, in [0, 1]; None for colored noise.
-      image_size: (h, w) pixels of the views.
       context, targets: views that are given, and views that a refinement is judged by.
     """
     model = load() if model is None else model

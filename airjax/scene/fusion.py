@@ -36,11 +36,7 @@ def consistent(
       means: world units; m = v * n.
       pixels: (x, y) that each Gaussian shows, in the view that it was predicted from.
       depths: z that each view sees, by cells (`airjax.scene.predictor.Prediction`), world units.
-      cameras: a stack of v.
       empty: pixels that show the background alone; False where that is not known.
-
-    Returns:
-      True for the Gaussians to keep.
     """
     views, height, width = empty.shape
     origin = jnp.arange(len(means)) // (len(means) // views)

@@ -16,22 +16,14 @@ SH0 = 0.5 / math.sqrt(math.pi)  # 0.28209479, the constant function
 
 
 def num_harmonics(degree: int) -> int:
-    """Number k = (degree + 1)^2 of functions up to a degree.
-
-    Raises:
-      ValueError: a degree outside 0 to 4.
-    """
+    """Number k = (degree + 1)^2 of functions up to a degree of 0 to 4."""
     if not 0 <= degree <= MAX_DEGREE:
         raise ValueError(f"degree: expected 0 to {MAX_DEGREE}, got {degree}")
     return (degree + 1) ** 2
 
 
 def degree_of(count: int) -> int:
-    """Inverse of `num_harmonics`.
-
-    Raises:
-      ValueError: a count that belongs to no degree.
-    """
+    """Inverse of `num_harmonics`; ValueError for a count that belongs to no degree."""
     degree = math.isqrt(count) - 1
     if not 0 <= degree <= MAX_DEGREE or (degree + 1) ** 2 != count:
         raise ValueError(f"harmonics: expected 1, 4, 9, 16 or 25 functions, got {count}")
@@ -39,12 +31,7 @@ def degree_of(count: int) -> int:
 
 
 def basis(directions: Float[Array, "n 3"], *, degree: int) -> Float[Array, "n k"]:
-    """The functions at unit vectors.
-
-    Args:
-      directions: (n, 3) of length 1.
-      degree: static, 0 to 4.
-    """
+    """The functions at unit vectors; the degree is static."""
     num_harmonics(degree)
     x, y, z = directions[:, 0], directions[:, 1], directions[:, 2]
     xx, yy, zz = x * x, y * y, z * z

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from airjax.arrays import AnyArray
 from airjax.errors import AirjaxError
-from airjax.gaussians import Gaussians3D
+from airjax.gaussians import Gaussians3D, only_active
 from airjax.inner.optimizers import rates_from_text
 from airjax.scene.cameras import Camera
 from airjax.scene.fusion import consistent
@@ -51,22 +51,15 @@ class Model:
     ) -> Gaussians3D:
         """Gaussians of a scene from two views or more; numpy arrays, all of them active.
 
-        Gaussians that other views contradict are left out (`airjax.scene.fusion`).
-
-        Args:
-          images, cameras, near, far, sets: see `airjax.scene.predictor.predict`.
-          empty: pixels that show the background alone; None where that is not known.
-
-        Raises:
-          ValueError: as there.
+        Gaussians that other views contradict are left out (`airjax.scene.fusion`). The arguments are those of
+        `airjax.scene.predictor.predict`; `empty` are pixels of the background alone, None where that is not known.
         """
         empty = np.zeros(np.shape(images)[:3], bool) if empty is None else empty
         used = np.arange(len(images)) if sets is None else np.unique(sets)
         rows = None if sets is None else tuple(map(tuple, np.searchsorted(used, sets).tolist()))  # static
         views = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[used]), (images, cameras, empty))
-        gaussians = _predict(self.params, *views, jnp.float32(near), jnp.float32(far), config=self.config, rows=rows)
-        gaussians = jax.tree.map(np.asarray, gaussians)
-        return jax.tree.map(lambda leaf: leaf[gaussians.active], gaussians)
+        near, far = jnp.float32(near), jnp.float32(far)
+        return only_active(_predict(self.params, *views, near, far, config=self.config, rows=rows))
 
 
 @partial(jax.jit, static_argnames=("config", "rows"))
@@ -81,11 +74,7 @@ def _predict(params, images, cameras, empty, near, far, *, config, rows) -> Gaus
 
 
 def load(path: str | os.PathLike | None = None) -> Model:
-    """The shipped model, or the one in a weights file (safetensors) written by `train`.
-
-    Raises:
-      AirjaxError: not a weights file, not of a scene predictor, or weights that do not fit their configuration.
-    """
+    """The shipped model, or the one in a weights file (safetensors) written by `train`."""
     path = Path(DEFAULT_WEIGHTS if path is None else path)
     params, metadata = load_weights(path)
     if "predictor" not in metadata:

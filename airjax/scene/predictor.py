@@ -68,11 +68,7 @@ def config_to_text(config: PredictorConfig) -> str:
 
 
 def config_from_text(text: str, *, source: str) -> PredictorConfig:
-    """Inverse of `config_to_text`; `source` names the file in the error for anything else.
-
-    Raises:
-      AirjaxError: not such a text.
-    """
+    """Inverse of `config_to_text`; `source` names the file in the AirjaxError for anything else."""
     try:
         fields = json.loads(text)
         return PredictorConfig(**{**fields, "widths": tuple(fields["widths"])})
@@ -98,16 +94,11 @@ def predict(
     """Gaussians of a scene from two views or more.
 
     Args:
-      params: of `init_params`.
       images: in [0, 1], of any size.
-      cameras: a stack of u.
       near, far: depths that the views hold, world units, 0 < near < far.
       config: static.
       sets: a row for each view that gets Gaussians: its number, and the numbers of the views that it is compared with.
         None for all views, each compared with all others.
-
-    Raises:
-      ValueError: fewer than two views.
     """
     views, height, width, _ = images.shape
     if views < 2:
@@ -163,11 +154,6 @@ class _Raw(NamedTuple):
     colors: Float[Array, "n 3"]
 
 
-def _split(rows: Float[Array, "n k"]) -> _Raw:
-    """Columns by name."""
-    return _Raw(rows[:, 0:2], rows[:, 2], rows[:, 3:6], rows[:, 6:9], rows[:, 9], rows[:, 10:ROWS])
-
-
 def _place(
     outputs: Float[Array, "a b k"],
     plane: Float[Array, "a b"],
@@ -193,7 +179,8 @@ def _place(
     rows, columns, _ = outputs.shape
     grid, spacing = config.grid, CELL // config.grid
     size = rows * grid, columns * grid
-    raw = _split(outputs.reshape(rows, columns, grid, grid, ROWS).transpose(0, 2, 1, 3, 4).reshape(-1, ROWS))
+    k = outputs.reshape(rows, columns, grid, grid, ROWS).transpose(0, 2, 1, 3, 4).reshape(-1, ROWS)
+    raw = _Raw(k[:, 0:2], k[:, 2], k[:, 3:6], k[:, 6:9], k[:, 9], k[:, 10:])
     pixels = patch_centers(size, spacing)
     active = (pixels[:, 0] < image_size[1]) & (pixels[:, 1] < image_size[0])
     colors = image.reshape(size[0], spacing, size[1], spacing, 3).mean(axis=(1, 3)).reshape(-1, 3)

@@ -62,12 +62,7 @@ def noise_textures(key: jax.Array, count: int, *, size: int = 64) -> Float[Array
 
 
 def random_room(key: jax.Array, atlas: Float[Array, "T s s 3"], eyes: Float[Array, "v 3"]) -> Room:
-    """A room with 2 to 5 objects, and none where a camera stands.
-
-    Args:
-      atlas: textures to draw from.
-      eyes: where the cameras stand; the room is large enough for them.
-    """
+    """A room with 2 to 5 objects, large enough for cameras at `eyes`, and no object there; `atlas` holds textures."""
     keys = jax.random.split(key, 10)
     shape = (NUM_OBJECTS, 3)
     reach = jnp.max(jnp.abs(eyes), axis=0) + 0.3
@@ -100,10 +95,7 @@ def random_cameras(
 ) -> Camera:
     """Cameras along a line across a common line of sight: the first two 1 apart, the others around and between them.
 
-    Args:
-      image_size: (h, w) pixels.
-      num_views: v, at least 2.
-      baseline: range of the distance of the first two, in distances to what they look at.
+    There are at least 2. `baseline` is the range of the distance of the first two, in distances to what they look at.
     """
     keys = jax.random.split(key, 8)
     target = jax.random.uniform(keys[0], (3,), minval=-0.5, maxval=0.5)

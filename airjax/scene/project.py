@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from airjax.gaussians import CUTOFF, Gaussians3D
-from airjax.raster.alpha import Splats, front_to_back
+from airjax.raster.alpha import Splats
 from airjax.scene.cameras import Camera, to_camera
 from airjax.scene.harmonics import to_rgb
 from airjax.scene.quaternions import rotations
@@ -62,16 +62,9 @@ def project(
     Sigma = R S S^T R^T, Sigma' = J W Sigma W^T J^T + dilation I, with J the derivative of the projection at the mean,
     whose x / z and y / z are kept within the image and 15 % of it (30 % of the half width) around.
 
-    Args:
-      gaussians: n slots.
-      camera: one.
-      image_size: (h, w) pixels.
-      preset: see `Preset`.
-      antialiased: multiply opacities by sqrt(det / det with the dilation), so that small ones do not gain light.
-
-    Returns:
-      n splats with values (r, g, b, z). A Gaussian before the near plane, beyond the far one, or not finite is
-      inactive, and has no gradient.
+    Where `antialiased`, opacities are multiplied by sqrt(det / det with the dilation), so that small Gaussians do not
+    gain light. The values of the n splats are (r, g, b, z). A Gaussian before the near plane, beyond the far one, or
+    not finite is inactive, and has no gradient.
     """
     height, width = image_size
     visible = jax.lax.stop_gradient(_visible(gaussians, camera, preset))
@@ -104,8 +97,8 @@ def project(
     rgb = to_rgb(harmonics, _safe_unit(means - camera.center[None]))
     values = jnp.concatenate([rgb, z[:, None]], axis=1)
     splats = Splats(pixels, factors, opacities, values, _half_extents(a, xy, c, opacities, preset), visible)
-    order = jax.lax.stop_gradient(front_to_back(z, visible))
-    return jax.tree.map(lambda leaf: leaf[order], splats)
+    order = jnp.argsort(jnp.where(visible, jax.lax.stop_gradient(z), jnp.inf), stable=True).astype(jnp.int32)
+    return jax.tree.map(lambda leaf: leaf[order], splats)  # ties in the order of the set, invisible slots last
 
 
 def _visible(gaussians: Gaussians3D, camera: Camera, preset: Preset) -> Bool[Array, " n"]:

@@ -32,14 +32,13 @@ def from_rotation(rotation: Float[AnyArray, "3 3"]) -> Float[Array, " 4"]:
     xx, yy, zz = r[0, 0], r[1, 1], r[2, 2]
     wx, wy, wz = r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]
     xy, xz, yz = r[1, 0] + r[0, 1], r[0, 2] + r[2, 0], r[2, 1] + r[1, 2]
-    products = jnp.stack(
-        [
-            jnp.stack([1 + xx + yy + zz, wx, wy, wz]),
-            jnp.stack([wx, 1 + xx - yy - zz, xy, xz]),
-            jnp.stack([wy, xy, 1 - xx + yy - zz, yz]),
-            jnp.stack([wz, xz, yz, 1 - xx - yy + zz]),
-        ]
-    )
+    rows = [
+        [1 + xx + yy + zz, wx, wy, wz],
+        [wx, 1 + xx - yy - zz, xy, xz],
+        [wy, xy, 1 - xx + yy - zz, yz],
+        [wz, xz, yz, 1 - xx - yy + zz],
+    ]
+    products = jnp.stack([jnp.stack(row) for row in rows])
     quat = products[jnp.argmax(jnp.diagonal(products))]
     return quat / jnp.linalg.norm(quat) * jnp.where(quat[0] < 0, -1.0, 1.0)
 

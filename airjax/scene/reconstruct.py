@@ -106,11 +106,7 @@ class Reconstruction:
         return Snapshot(middle, self.image_size, focus, tuple(self.background.tolist()))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the Gaussians as a .ply file, whose header tells `airjax render` where to look from.
-
-        Raises:
-          AirjaxError: Gaussians that are not finite; the file cannot be written.
-        """
+        """Writes the Gaussians as a .ply file, whose header tells `airjax render` where to look from."""
         write_ply(path, self.gaussians, comments=[to_comment(self.snapshot)])
 
 
@@ -132,8 +128,7 @@ def reconstruct(
     """Photographs with poses to 3D Gaussians.
 
     Args:
-      scene: a folder of photographs with poses, or a scene (`airjax.scene.files.photographs.scene_of` makes one of
-        arrays).
+      scene: a folder of photographs with poses, or a scene (`photographs.scene_of` makes one of arrays).
       model: the predictor; None for the shipped one.
       views: photographs that are turned into Gaussians, spread over the scene, >= 1.
       predict_size: longest side of the photographs as the predictor sees them, pixels.
@@ -198,12 +193,7 @@ def prepare(
     far: float | None = None,
     hold_out: int | None = None,
 ) -> Prepared:
-    """Everything before the prediction; the arguments are those of `reconstruct`.
-
-    Raises:
-      AirjaxError: no depths (`find_bounds`).
-      ValueError: `views` or `hold_out` out of range.
-    """
+    """Everything before the prediction; arguments and errors are those of `reconstruct`."""
     if views < 1:
         raise ValueError(f"views: expected at least 1, got {views}")
     given, held_out, notices = split_views(scene, hold_out=hold_out)
@@ -214,11 +204,7 @@ def prepare(
 
 
 def split_views(scene: Scene, *, hold_out: int | None = None) -> tuple[Scene, Scene, tuple[str, ...]]:
-    """(given views, held-out views, lines for the user); see `airjax.scene.view_selection.held_out`.
-
-    Raises:
-      ValueError: hold_out < 0.
-    """
+    """(given views, held-out views, lines for the user); see `airjax.scene.view_selection.held_out`."""
     if hold_out is not None and hold_out < 0:
         raise ValueError(f"hold_out: expected 0 or more, got {hold_out}")
     given, held = view_selection.held_out(scene.splits, every=hold_out)
@@ -232,11 +218,7 @@ def split_views(scene: Scene, *, hold_out: int | None = None) -> tuple[Scene, Sc
 
 
 def find_bounds(scene: Scene, *, near: float | None = None, far: float | None = None) -> Bounds:
-    """Near and far: the arguments, else those of the pose file, of the scene's points, or of triangulated points.
-
-    Raises:
-      AirjaxError: views that have nothing in common, or near not below far.
-    """
+    """Near and far: the arguments, else those of the pose file, of the scene's points, or of triangulated points."""
     if near is not None and far is not None:
         bounds = Bounds(near, far)
     else:
@@ -250,11 +232,7 @@ def find_bounds(scene: Scene, *, near: float | None = None, far: float | None = 
 
 
 def predict(model: Model, task: Prepared) -> Gaussians3D:
-    """The Gaussians that a model makes of a prepared scene; numpy arrays, all of them active.
-
-    Raises:
-      AirjaxError: there are none.
-    """
+    """The Gaussians that a model makes of a prepared scene, at least one; numpy arrays, all of them active."""
     small, (near, far, *_) = task.small, task.bounds
     gaussians = model.predict(small.images, small.cameras, near, far, sets=task.sets, empty=small.empty)
     if not gaussians.num_slots:

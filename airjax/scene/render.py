@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -48,7 +49,7 @@ def _options(
 ) -> _Options:
     if tile_size < 1 or BLOCK % tile_size:
         raise ValueError(f"tile_size: expected a divisor of {BLOCK}, got {tile_size}")
-    preset = named_preset(preset)
+    preset = _named_preset(preset)
     block_tiles = BLOCK // tile_size if preset.three_sigma is not None else 1
     return _Options(Tiling(image_size, tile_size, block_tiles), preset, antialiased, any_order)
 
@@ -66,28 +67,19 @@ def render(
     capacity: int | Capacity | None = None,
     any_order: bool = False,
 ) -> RenderedView:
-    """A set of Gaussians as one camera sees it.
+    """A set of Gaussians as one camera sees it, not clipped; `vmap` over a stack of cameras.
 
     Args:
-      gaussians: n slots.
-      camera: one; `vmap` over a stack of them.
       image_size: (h, w) pixels of the camera's image.
       scale: the result has round(scale * image_size) pixels; the camera's intrinsics are multiplied by it.
       background: (3,) colour behind everything; None for black.
       preset: a name of `airjax.scene.project.PRESETS`, or constants of one's own.
       antialiased: see `airjax.scene.project.project`.
       tile_size: pixels; it changes the speed, not the image. It divides 16.
-      capacity: largest number of (Gaussian, tile) pairs, see `airjax.raster.tiles.Capacity`. None counts them, which
-        needs concrete arrays: inside `jit`, `grad` or `vmap` give one (`capacity_of`).
-      any_order: see `airjax.raster.alpha.composite`.
-
-    Returns:
-      `RenderedView`, not clipped. Inside a transformation, where the capacity is too small, all of it is NaN and
-      `overflow` is True.
+      capacity, any_order: see `airjax.raster.draw.render`; here as well a capacity that is too small makes all NaN.
 
     Raises:
-      ValueError: an impossible size or scale, an unknown preset; no capacity inside a JAX transformation; with concrete
-        arrays, a capacity that is too small.
+      ValueError: as there, and for an unknown preset.
       AirjaxError: no capacity, and more than `airjax.raster.plan.MAX_PAIRS` pairs.
     """
     check_request(image_size, scale, tile_size)
@@ -122,25 +114,15 @@ def capacity_of(
 ) -> Capacity:
     """What `render` needs inside a JAX transformation for a concrete set and any one of a stack of cameras.
 
-    Args:
-      gaussians: n slots.
-      cameras: a stack.
-      headroom: room for so many times as many pairs.
-      image_size, preset, antialiased, tile_size: see `render`; at another scale, of the scaled size and cameras.
-
-    Raises:
-      AirjaxError: more pairs than `airjax.raster.plan.MAX_PAIRS`.
+    Arguments and errors as `render` (at another scale, of the scaled size and cameras), and `headroom`: room for so
+    many times as many pairs.
     """
     options = _options(image_size, tile_size, preset, antialiased)
     return capacity_for(*_needs(on_ladder(gaussians), cameras, options), headroom=headroom)
 
 
-def named_preset(preset: str | Preset) -> Preset:
-    """The constants of a name.
-
-    Raises:
-      ValueError: an unknown name.
-    """
+def _named_preset(preset: str | Preset) -> Preset:
+    """The constants of a name; ValueError for an unknown one."""
     if isinstance(preset, Preset):
         return preset
     if preset not in PRESETS:
@@ -177,14 +159,8 @@ def _render(
 
 def _draw(splats: Splats, lists: TileLists, background: Float[Array, " 3"] | None, options: _Options) -> RenderedView:
     """One view through given lists."""
-    drawn = composite(
-        splats,
-        lists,
-        options.tiling,
-        alpha_max=options.preset.alpha_max,
-        stop=options.preset.stop,
-        any_order=options.any_order,
-    )
+    preset, any_order = options.preset, options.any_order
+    drawn = composite(splats, lists, options.tiling, alpha_max=preset.alpha_max, stop=preset.stop, any_order=any_order)
     image, depth = drawn.values[..., :3], drawn.values[..., 3]
     if background is not None:
         image = image + (1.0 - drawn.alpha[..., None]) * background[None, None]
@@ -192,24 +168,17 @@ def _draw(splats: Splats, lists: TileLists, background: Float[Array, " 3"] | Non
     return RenderedView(image, alpha, depth, lists.overflow)
 
 
-def _most_pairs(gaussians: Gaussians3D, cameras: Camera, options: _Options) -> Int[Array, ""]:
-    """Largest `num_pairs` of any camera; one camera at a time, which bounds the memory."""
-    return jnp.max(
-        jax.lax.map(lambda camera: num_pairs(_project(gaussians, camera, options)[1], options.tiling), cameras)
-    )
+def _most(count: Callable, gaussians: Gaussians3D, cameras: Camera, options: _Options) -> Int[Array, ""]:
+    """Largest count of any camera; one camera at a time, which bounds the memory."""
+    return jnp.max(jax.lax.map(lambda camera: count(_project(gaussians, camera, options)[1], options.tiling), cameras))
 
 
 def _most_chunks(gaussians: Gaussians3D, cameras: Camera, options: _Options, *, max_pairs: int) -> Int[Array, ""]:
-    """Largest `num_chunks` of any camera."""
-
-    def count(camera: Camera) -> Int[Array, ""]:
-        return num_chunks(_project(gaussians, camera, options)[1], options.tiling, max_pairs=max_pairs)
-
-    return jnp.max(jax.lax.map(count, cameras))
+    return _most(partial(num_chunks, max_pairs=max_pairs), gaussians, cameras, options)
 
 
 _project_jitted = jax.jit(_project, static_argnames=("options",))
 _render_jitted = jax.jit(_render, static_argnames=("capacity", "options"))
 _draw_jitted = jax.jit(_draw, static_argnames=("options",))
-_count_pairs = jax.jit(_most_pairs, static_argnames=("options",))
+_count_pairs = jax.jit(partial(_most, num_pairs), static_argnames=("options",))
 _count_chunks = jax.jit(_most_chunks, static_argnames=("options", "max_pairs"))

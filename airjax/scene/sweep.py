@@ -29,19 +29,15 @@ def match_planes(
     groups: int,
     image_size: tuple[int, int],
 ) -> Float[Array, "a b k"]:
-    """How well a view agrees with others on planes of constant depth.
+    """How well view `i` agrees with `others` on planes of constant depth, group after group.
+
+    A mean over the views that see the plane there, 0 where none does; k = groups * d.
 
     Args:
       features: of every cell; compared by their inner product, group by group.
-      cameras: a stack of v, of the images.
-      i: number of the view.
-      others: numbers of the views that it is compared with.
       inverse: inverse depths of the planes in view i, 1 / world units.
       groups: parts of the features that are compared apart, of equal width.
       image_size: (h, w) pixels; beyond it a view sees nothing.
-
-    Returns:
-      (a, b, groups * d), group after group: mean over the views that see the plane there, 0 where none does.
     """
     rows, columns, _ = features.shape[1:]
     camera, own = cameras[i], features[i]
@@ -91,14 +87,9 @@ def patch_features(images: Float[Array, "v h w 3"]) -> Float[Array, "v a b f"]:
 def _filter(planes: Float[Array, "k a b 1"], kernel: np.ndarray, spread: int) -> Float[Array, "k a b f"]:
     """3 x 3 weights on cells `spread` apart; beyond the border its cells go on."""
     planes = jnp.pad(planes, ((0, 0), (spread, spread), (spread, spread), (0, 0)), mode="edge")
+    weights, axes = jnp.asarray(kernel), ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
-        planes,
-        jnp.asarray(kernel),
-        (1, 1),
-        "VALID",
-        rhs_dilation=(spread, spread),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision="highest",
+        planes, weights, (1, 1), "VALID", rhs_dilation=(spread, spread), dimension_numbers=axes, precision="highest"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
@@ -145,9 +146,9 @@ class SceneTask(Task):
         def negative_psnr(image, camera):
             return -psnr(image, self._render(gaussians, camera, capacity, any_order))
 
-        if self.target_images is None:
-            return jnp.mean(jax.vmap(negative_psnr)(self.images, self.cameras))
-        return jnp.mean(jax.vmap(negative_psnr)(self.target_images, self.target_cameras))
+        own = self.target_images is None
+        views = (self.images, self.cameras) if own else (self.target_images, self.target_cameras)
+        return jnp.mean(jax.vmap(negative_psnr)(*views))
 
     def batches(self, step: int, num_steps: int) -> Int[np.ndarray, "s k"]:
         """The views of steps from `step` on: two, then the next two, and so on; all of them where there are no more.
@@ -171,8 +172,5 @@ class SceneTask(Task):
         return capacity_of(gaussians, cameras, image_size=size_of(self.images[0]), headroom=headroom)
 
     def _render(self, gaussians, camera, capacity, any_order) -> jax.Array:
-        size = size_of(self.images[0])
-        view = render(
-            gaussians, camera, image_size=size, background=self.background, capacity=capacity, any_order=any_order
-        )
-        return view.image
+        draw = partial(render, image_size=size_of(self.images[0]), background=self.background)
+        return draw(gaussians, camera, capacity=capacity, any_order=any_order).image

@@ -16,10 +16,8 @@ _SWING = 0.12  # radius of `around` in distances to the point that it looks at
 def around(camera: Camera, *, distance: float, num_frames: int) -> Camera:
     """A closed circle around a camera's place, looking at one point all the way; numpy arrays, a stack of f.
 
-    Args:
-      camera: one, numpy or JAX arrays; the first frame stands to its right.
-      distance: of the point from the camera, along its optical axis, world units.
-      num_frames: >= 1; one frame is the camera itself.
+    The first frame stands to its right; a single one is the camera itself. `distance` is that of the point from the
+    camera, along its optical axis, world units.
     """
     intrinsics, rotation = np.asarray(camera.intrinsics, float), np.asarray(camera.rotation, float)
     center = np.asarray(camera.center, float)

@@ -39,16 +39,12 @@ class Triangulated(NamedTuple):
 
 
 def triangulate(images: np.ndarray, cameras: Camera, *, max_views: int = 12, source: str = "scene") -> Triangulated:
-    """Points that several views agree on.
+    """Points that several views agree on; AirjaxError where they have nothing in common, or all stand at one place.
 
     Args:
       images: (v, h, w, 3) in [0, 1], v >= 2.
-      cameras: a stack of v.
       max_views: views that are searched for points, spread evenly over all, each against its two nearest neighbors.
       source: names the scene in an error.
-
-    Raises:
-      AirjaxError: the views have nothing in common, or all stand at one place.
     """
     inverse = _planes(cameras, source)
     size = fitted_size(images.shape[1:3], SIDE, CELL)
@@ -57,9 +53,8 @@ def triangulate(images: np.ndarray, cameras: Camera, *, max_views: int = 12, sou
     chosen = np.unique(np.linspace(0, len(images) - 1, min(max_views, len(images))).round().astype(int)).tolist()
     neighbors = [nearest(cameras, i, 2) for i in range(len(images))]
     partners = {i: int(neighbors[i][0]) for i in chosen}
-    maps = {
-        i: _depth_map(small, scaled, np.array([i, *neighbors[i]]), inverse) for i in {*partners, *partners.values()}
-    }
+    used = {*partners, *partners.values()}
+    maps = {i: _depth_map(small, scaled, np.array([i, *neighbors[i]]), inverse) for i in used}
     checked = [_cross_checked(small[i], scaled[i], scaled[j], maps[i], maps[j].depths) for i, j in partners.items()]
     points, colors, depths = (np.concatenate(part) for part in zip(*checked, strict=True))
     if len(points) < FEWEST:
@@ -95,7 +90,7 @@ def _planes(cameras: Camera, source: str) -> Float[Array, " d"]:
 
 def _depth_map(images: np.ndarray, cameras: Camera, index: np.ndarray, inverse: Float[Array, " d"]) -> _DepthMap:
     """Of the first view of `index`, compared with the others."""
-    stack = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], cameras)
+    stack = jax.tree.map(jnp.asarray, cameras[index])
     depths, sure = _search(jnp.asarray(images[index]), stack, inverse, image_size=images.shape[1:3])
     return _DepthMap(np.asarray(depths), np.asarray(sure))
 
@@ -123,9 +118,8 @@ def _search(images: Float[Array, "k h w 3"], cameras: Camera, inverse: Float[Arr
     half = _PATCH // 2
     padded = jnp.pad(cells.mean(axis=-1), ((0, 0), (half, half), (half, half)), mode="edge")
     rows, columns = cells.shape[1:3]
-    patches = jnp.stack(
-        [padded[:, i : i + rows, j : j + columns] for i in range(_PATCH) for j in range(_PATCH)], axis=-1
-    )
+    shifts = [(i, j) for i in range(_PATCH) for j in range(_PATCH)]
+    patches = jnp.stack([padded[:, i : i + rows, j : j + columns] for i, j in shifts], axis=-1)
     patches = patches - jnp.mean(patches, axis=-1, keepdims=True)
     contrast = jnp.sqrt(jnp.mean(jnp.square(patches), axis=-1, keepdims=True))
     patches = patches / (_PATCH * jnp.maximum(contrast, 1e-3))

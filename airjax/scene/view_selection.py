@@ -74,14 +74,8 @@ def comparisons(
 ) -> Int[np.ndarray, "k m"]:
     """The `sets` of `airjax.scene.predictor.predict`: each chosen view, and its best source views.
 
-    The best ones look the same way from a quarter of the depth aside: nearer ones have too little parallax, and ones
-    farther away show something else.
-
-    Args:
-      cameras: a stack of all views.
-      chosen: views that get Gaussians.
-      near, far: depths of the scene.
-      count: source views of each.
+    The `count` best ones look the same way from a quarter of the depth aside: nearer ones have too little parallax, and
+    ones farther away show something else.
     """
     centers, forward = np.asarray(cameras.center, float), np.asarray(cameras.forward, float)
     depth = 2 / (1 / near + 1 / far)

@@ -33,15 +33,10 @@ class Snapshot(NamedTuple):
 
 def to_comment(snapshot: Snapshot) -> str:
     """The comment of a header."""
-    content = {
-        "w": snapshot.image_size[1],
-        "h": snapshot.image_size[0],
-        "K": np.asarray(snapshot.camera.intrinsics, float).tolist(),
-        "R": np.asarray(snapshot.camera.rotation, float).tolist(),
-        "t": np.asarray(snapshot.camera.translation, float).tolist(),
-        "focus": float(snapshot.focus),
-        "background": [float(x) for x in snapshot.background],
-    }
+    camera, (height, width) = snapshot.camera, snapshot.image_size
+    arrays = {"K": camera.intrinsics, "R": camera.rotation, "t": camera.translation}
+    content = {"w": width, "h": height} | {key: np.asarray(part, float).tolist() for key, part in arrays.items()}
+    content |= {"focus": float(snapshot.focus), "background": [float(x) for x in snapshot.background]}
     return _MARK + json.dumps(content)
 
 
@@ -64,9 +59,6 @@ def read_cameras(path: str | os.PathLike) -> tuple[Camera, tuple[int, int]]:
     """(stack of cameras, (h, w) of their images) of a JSON file {"frames": [{"K", "R", "t", "w", "h"}, ..]}.
 
     K (3 x 3, pixels), R (3 x 3) and t (3) are world to camera with OpenCV axes, as in `cameras.json` of a scene.
-
-    Raises:
-      AirjaxError: not such a file, no cameras in it, poses that are no rotations, or images of different sizes.
     """
     name = display_name(Path(path))
     expected = f'{name}: expected a file of cameras, {{"frames": [{{"K", "R", "t", "w", "h"}}, ..]}}'
@@ -85,22 +77,14 @@ def read_cameras(path: str | os.PathLike) -> tuple[Camera, tuple[int, int]]:
 
 
 def _camera(content: dict) -> tuple[Camera, tuple[int, int]]:
-    """A camera and its image size.
-
-    Raises:
-      ValueError, TypeError, KeyError, OverflowError: not one.
-    """
+    """A camera and its image size; one of `_DAMAGED` is raised for anything else."""
     with np.errstate(over="ignore"):
         k, r, t = (np.asarray(content[key], np.float32) for key in ("K", "R", "t"))
     width, height = int(content["w"]), int(content["h"])
     if (k.shape, r.shape, t.shape) != ((3, 3), (3, 3), (3,)) or not all(np.isfinite(a).all() for a in (k, r, t)):
         raise ValueError("K, R, t: expected finite numbers, 3 x 3, 3 x 3 and 3")
-    if (
-        np.abs(r).max() > 2
-        or np.abs(r @ r.T - np.eye(3)).max() > 1e-3
-        or np.linalg.det(r) < 0
-        or min(k[0, 0], k[1, 1]) <= 0
-    ):
+    is_rotation = np.abs(r).max() <= 2 and np.abs(r @ r.T - np.eye(3)).max() <= 1e-3 and np.linalg.det(r) >= 0
+    if not is_rotation or min(k[0, 0], k[1, 1]) <= 0:
         raise ValueError("K, R: expected focal lengths > 0 and a rotation")
     if not (1 <= width <= _MAX_SIDE and 1 <= height <= _MAX_SIDE):
         raise ValueError("w, h: expected the sides of an image")

@@ -49,11 +49,7 @@ class ColmapModel(NamedTuple):
 
 
 def read_colmap(folder: Path) -> ColmapModel:
-    """The model in a folder: cameras and images, and points where there are some; .bin goes before .txt.
-
-    Raises:
-      AirjaxError: a file that is missing, damaged or cut short; a camera model that is no perspective one.
-    """
+    """The model in a folder: cameras and images, and points where there are some; .bin goes before .txt."""
     binary = (folder / "cameras.bin").is_file()
     suffix = ".bin" if binary else ".txt"
     files = {name: folder / f"{name}{suffix}" for name in ("cameras", "images", "points3D")}
@@ -61,9 +57,7 @@ def read_colmap(folder: Path) -> ColmapModel:
         if not files[name].is_file():
             raise AirjaxError(f"{display_name(files[name])}: expected a file of the COLMAP model, found none")
     readers = (_cameras, _images, _points) if binary else (_cameras_text, _images_text, _points_text)
-    cameras, images = (
-        _guarded(reader, files[name]) for reader, name in zip(readers, ("cameras", "images"), strict=False)
-    )
+    cameras, images = _guarded(readers[0], files["cameras"]), _guarded(readers[1], files["images"])
     points = _guarded(readers[2], files["points3D"]) if files["points3D"].is_file() else np.zeros((0, 3))
     for image in images:
         if image.camera not in cameras:
@@ -93,10 +87,8 @@ def _camera(model: int, size, params, file: Path) -> ColmapCamera:
 
 
 def _unknown_model(model: str, file: Path) -> AirjaxError:
-    known = ", ".join(_BY_NAME)
-    return AirjaxError(
-        f"{display_name(file)}: expected a camera of {known}, got {model[:40]}; undistort the images first"
-    )
+    expected = f"expected a camera of {', '.join(_BY_NAME)}"
+    return AirjaxError(f"{display_name(file)}: {expected}, got {model[:40]}; undistort the images first")
 
 
 def _image(name: str, camera: int, pose) -> ColmapImage:

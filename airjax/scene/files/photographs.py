@@ -8,8 +8,9 @@ Letters: v views, h, w pixels, p points.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,11 +87,7 @@ def scene_of(
     bounds: tuple[float, float] | None = None,
     points: np.ndarray | None = None,
 ) -> Scene:
-    """A scene made of arrays, as `Scene` describes them; its views are named by their numbers.
-
-    Raises:
-      ValueError: arrays of other shapes, or fewer than two views.
-    """
+    """A scene made of arrays, as `Scene` describes them, of two views or more; they are named by their numbers."""
     images, cameras = np.asarray(images, np.float32), jax.tree.map(np.asarray, cameras)
     if images.ndim != 4 or images.shape[3] != 3 or len(images) < 2:
         raise ValueError(f"images: expected (v, h, w, 3) of at least 2 views, got {images.shape}")
@@ -106,15 +103,9 @@ def scene_of(
 
 
 def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
-    """The scene of a folder of photographs with poses.
+    """The scene of a folder of photographs with a pose file that `airjax.scene.files.pose_formats` knows.
 
-    Args:
-      folder: with a pose file that `airjax.scene.files.pose_formats` knows.
-      max_size: longest side of an image, pixels; larger ones are downscaled, with a notice.
-
-    Raises:
-      AirjaxError: no such folder, no pose file, damaged ones, poses that are no rotations or not finite, images that
-        are missing, of mixed sizes, or cannot be read; fewer than two views.
+    Two images or more, of one size; those with a side longer than `max_size` pixels are downscaled, with a notice.
     """
     folder, name = Path(folder), display_name(folder)
     if not folder.is_dir():
@@ -204,10 +195,7 @@ def _alphas(views: list[_View]) -> np.ndarray | None:
 def fitted_size(size: Sequence[int], max_size: int, multiple: int = 1) -> tuple[int, int]:
     """The (h, w) of an image whose longest side is `max_size` pixels at most, in the same proportions.
 
-    Args:
-      size: (h, w) of the image.
-      max_size: pixels, before the rounding to multiples.
-      multiple: pixels; sides are rounded to multiples of it, those of images that are small enough too.
+    All sides are then rounded to multiples of `multiple`, those of images that are small enough too.
     """
     longest = max(size)
     height, width = (max(1, round(side * min(max_size, longest) / longest / multiple)) * multiple for side in size)
@@ -217,22 +205,18 @@ def fitted_size(size: Sequence[int], max_size: int, multiple: int = 1) -> tuple[
 def resize(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """(h, w, c) or (h, w) float32 pixels in another (h, w): means over the area of each pixel."""
     height, width = size
+    return _by_channel(lambda c: np.asarray(Image.fromarray(c).resize((width, height), Image.Resampling.BOX)), image)
 
-    def resize_channel(channel: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(channel).resize((width, height), Image.Resampling.BOX))
 
-    if image.ndim == 2:
-        return resize_channel(image)
-    return np.stack([resize_channel(image[..., c]) for c in range(image.shape[2])], axis=-1)
+def _by_channel(fn: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
+    """fn of (h, w), or of each channel of (h, w, c)."""
+    return fn(image) if image.ndim == 2 else np.stack([fn(channel) for channel in np.moveaxis(image, -1, 0)], axis=-1)
 
 
 def undistort(image: np.ndarray, intrinsics: np.ndarray, distortion: Sequence[float]) -> np.ndarray:
-    """The image that a camera without lens distortion would have taken. Beyond its edges the image is continued.
+    """The (h, w, c) or (h, w) image that a camera without lens distortion would have taken, with the same intrinsics.
 
-    Args:
-      image: (h, w, c) or (h, w).
-      intrinsics: (3, 3), of the image and of the result.
-      distortion: k1, k2, p1, p2, k3 (Brown and Conrady, in OpenCV's order).
+    `distortion` is k1, k2, p1, p2, k3 (Brown and Conrady, in OpenCV's order). Beyond its edges the image is continued.
     """
     k1, k2, p1, p2, k3 = distortion
     height, width = image.shape[:2]
@@ -245,8 +229,4 @@ def undistort(image: np.ndarray, intrinsics: np.ndarray, distortion: Sequence[fl
         v = y * radial + p1 * (rr + 2 * y * y) + 2 * p2 * x * y
     places = [v * intrinsics[1, 1] + intrinsics[1, 2] - 0.5, u * intrinsics[0, 0] + intrinsics[0, 2] - 0.5]
     places = np.clip(np.nan_to_num(places), -1, [[[height]], [[width]]])  # the interpolation reads out of bounds at NaN
-    if image.ndim == 2:
-        return map_coordinates(image, places, order=1, mode="nearest")
-    return np.stack(
-        [map_coordinates(image[..., c], places, order=1, mode="nearest") for c in range(image.shape[2])], -1
-    )
+    return _by_channel(partial(map_coordinates, coordinates=places, order=1, mode="nearest"), image)

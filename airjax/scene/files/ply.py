@@ -19,16 +19,9 @@ from airjax.files import atomic_write_bytes, display_name, read_bytes
 from airjax.gaussians import Gaussians3D
 from airjax.scene.harmonics import degree_of
 
-_TYPES = {
-    **dict.fromkeys(("char", "int8"), "i1"),
-    **dict.fromkeys(("uchar", "uint8"), "u1"),
-    **dict.fromkeys(("short", "int16"), "i2"),
-    **dict.fromkeys(("ushort", "uint16"), "u2"),
-    **dict.fromkeys(("int", "int32"), "i4"),
-    **dict.fromkeys(("uint", "uint32"), "u4"),
-    **dict.fromkeys(("float", "float32"), "f4"),
-    **dict.fromkeys(("double", "float64"), "f8"),
-}
+_TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
+_TYPES |= {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}
+_TYPES |= {"float": "f4", "float32": "f4", "double": "f8", "float64": "f8"}
 _OURS = "written by airjax, opacity is a logit"  # comment of files whose opacities need no guess
 _MAX_HEADER = 2**16  # bytes
 _LEAST_SCALE, _LEAST_OPACITY = 1e-30, 1e-7  # whose logarithm and logit float32 still tells from those of 0 and 1
@@ -44,15 +37,9 @@ class Ply(NamedTuple):
 
 
 def write_ply(path: str | os.PathLike, gaussians: Gaussians3D, *, comments: Sequence[str] = ()) -> None:
-    """The active Gaussians of a set as a .ply file, atomically.
-
-    Args:
-      comments: single lines of ASCII for the header.
+    """The active Gaussians of a set, all finite, as a .ply file, atomically; comments are single lines of ASCII.
 
     An opacity of 0 or 1 and a scale of 0 have no logit and no logarithm: they are moved by 1e-7 and to 1e-30.
-
-    Raises:
-      AirjaxError: values that are not finite; the file cannot be written.
     """
     atomic_write_bytes(path, to_ply(gaussians, comments=comments, source=display_name(path)))
 
@@ -76,9 +63,8 @@ def to_ply(gaussians: Gaussians3D, *, comments: Sequence[str] = (), source: str 
     columns |= {f"rot_{i}": quats[:, i] for i in range(4)}
     table = np.stack(list(columns.values()), axis=1).astype("<f4") if count else np.zeros((0, len(columns)), "<f4")
     if not np.isfinite(table).all():
-        raise AirjaxError(
-            f"{source}: expected finite Gaussians, got {int((~np.isfinite(table)).any(axis=1).sum())} others"
-        )
+        others = int((~np.isfinite(table)).any(axis=1).sum())
+        raise AirjaxError(f"{source}: expected finite Gaussians, got {others} others")
     lines = ["ply", "format binary_little_endian 1.0", *(f"comment {line}" for line in (_OURS, *comments))]
     lines.append(f"element vertex {count}")
     lines += [f"property float {name}" for name in columns]
@@ -90,9 +76,6 @@ def read_ply(path: str | os.PathLike) -> Ply:
 
     Opacities are logits, unless all of them lie in [0, 1] in a file of another program: then they are taken as they
     are, with a notice, since logits of a real scene lie on both sides of 0 and beyond 1.
-
-    Raises:
-      AirjaxError: not such a file, damaged or cut short, or values that are not finite.
     """
     return from_ply(read_bytes(path), source=display_name(path))
 

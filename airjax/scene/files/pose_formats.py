@@ -60,11 +60,7 @@ class Format(NamedTuple):
 
 
 def read_poses(folder: Path) -> Poses:
-    """The poses in a folder, by the first of `FORMATS` whose files are there.
-
-    Raises:
-      AirjaxError: no pose file, a damaged one, or poses that are no rotations or not finite.
-    """
+    """The poses in a folder, by the first of `FORMATS` whose files are there."""
     for form in FORMATS:
         files = sorted(folder.glob(form.pattern))
         if files and form.matches(folder):
