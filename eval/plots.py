@@ -58,7 +58,7 @@ class Panel:
 
 def draw_panels(title: str, panels: Sequence[Panel]) -> bytes:
     """Panels side by side under one title and one legend, a PNG file. Raises ValueError: no panel."""
-    return _png(panels_figure(title, panels))
+    return png(panels_figure(title, panels))
 
 
 def panels_figure(title: str, panels: Sequence[Panel]) -> Figure:
@@ -93,9 +93,9 @@ def _draw_line(axes: Axes, line: Line, index: int, *, zorder: float) -> Line2D:
     return axes.plot(x[finite], y[finite], style, marker="o", markersize=4, color=color, zorder=zorder)[0]
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+def png(figure: Figure) -> bytes:
+    """The file of a figure."""
+    figure.savefig(buffer := io.BytesIO(), format="png")
     return buffer.getvalue()
 
 
@@ -128,18 +128,18 @@ def panel_zoom(image_size: tuple[int, int]) -> float:
     return min(1.0, _MAX_SIDE / longest)
 
 
-def draw_picture(
+def picture_figure(
     original: np.ndarray,
     reconstruction: np.ndarray,
     encoded: Encoded,
     caption: Sequence[str],
     *,
     prefixes: Sequence[tuple[str, np.ndarray]] = (),
-) -> bytes:
-    """Original, reconstruction, error, and where the Gaussians of each stage lie, a PNG file.
+) -> Figure:
+    """Original, reconstruction, error, and where the Gaussians of each stage lie.
 
-    Two by two panels for a wide image, four in a row for a tall one; pixels are neither invented nor mixed where the
-    image is enlarged.
+    Two by two panels for a wide image, four in a row for a tall one, laid out in whole pixels: they are neither
+    invented nor mixed where the image is enlarged.
 
     Args:
       original, reconstruction: (h, w, 3) float in [0, 1].
@@ -150,18 +150,6 @@ def draw_picture(
     Raises:
       ValueError: the images are not of one size.
     """
-    return _png(picture_figure(original, reconstruction, encoded, caption, prefixes=prefixes))
-
-
-def picture_figure(
-    original: np.ndarray,
-    reconstruction: np.ndarray,
-    encoded: Encoded,
-    caption: Sequence[str],
-    *,
-    prefixes: Sequence[tuple[str, np.ndarray]] = (),
-) -> Figure:
-    """The figure of `draw_picture`; axes are laid out in whole pixels, so that images keep theirs."""
     for name, image in (("original", original), ("reconstruction", reconstruction), *prefixes):
         if image.shape != (*encoded.image_size, 3):
             raise ValueError(f"{name}: expected {(*encoded.image_size, 3)} like the file, got {image.shape}")

@@ -25,14 +25,10 @@ class Meta(Phase):
     """Meta-training of a predictor that is trained already; a wing says what its tasks are.
 
     The inner problem is a `Task` from the prediction, the outer loss that of the task.
-
-    Class facts:
-      head: names of the layers that are trained as the head.
-      start_rates: the inner learning rates that training starts from.
     """
 
-    head: ClassVar[tuple[str, ...]]
-    start_rates: ClassVar[Any]
+    head: ClassVar[tuple[str, ...]]  # names of the layers that are trained as the head
+    start_rates: ClassVar[Any]  # the inner learning rates that training starts from
 
     estimator: Estimator  # of the outer gradient, see `airjax.inner.estimators`
     trained: str = "head"  # "head" for the last layers, "all" for all weights, "rates" for no weight
@@ -76,11 +72,8 @@ class Meta(Phase):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Surrogate loss of one prediction, whose gradient is the estimated one, and its metrics.
 
-        Args:
-          key: of the estimator.
-          task: with the rates that `log_rates` are the logarithms of.
-          gaussians: the prediction, differentiable.
-          capacity: of the renderer; a prediction that needs more sends no gradient (the metric "overflow").
+        `log_rates` are the logarithms of the rates of `task`. A prediction that needs more than the renderer's
+        `capacity` sends no gradient (the metric "overflow").
         """
         start, active, rates = task.coordinates(gaussians), gaussians.active, task.rates
         problem = task.problem(active, capacity=capacity, any_order=self.estimator.needs_second_order)

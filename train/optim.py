@@ -41,10 +41,8 @@ class Phase:
         del experiment
         return {"params": params}
 
-    def loss(
-        self, trained: State, batch: Any, key: jax.Array, experiment: Experiment
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean loss of a batch, and its metrics."""
+    def loss(self, trained: State, batch: Any, key: jax.Array, experiment: Experiment):
+        """(mean loss of a batch, its metrics by name)."""
         raise NotImplementedError
 
     def make_tx(self, optimizer: Optimizer, num_steps: int) -> optax.GradientTransformation:

@@ -19,7 +19,7 @@ from airjax.image.codec.chunks import CHUNK_OVERHEAD
 from airjax.image.codec.compress import compress
 from airjax.photographs import read_image
 from eval.image.measures import as_written, bits_per_pixel, decode_pixels, score
-from eval.plots import draw_picture
+from eval.plots import picture_figure, png
 from eval.timing import Timing, time_warm
 
 REPETITIONS = 5
@@ -52,7 +52,7 @@ def compare(original: Path, file: Path, decoded: Path, weights: Path | None) -> 
         f"encode {1e3 * encode.median:.0f} ms, decode {1e3 * decode.median:.0f} ms (warm, median of {REPETITIONS})",
     ]
     shown = [(f"stage {n}: {size / 1024:.1f} kB, {psnr:.1f} dB", part) for n, size, psnr, part in prefixes(image, data)]
-    picture = draw_picture(image, reconstruction, encoded, facts, prefixes=shown)
+    picture = png(picture_figure(image, reconstruction, encoded, facts, prefixes=shown))
     return [*facts, *(f"the beginning of the file, {title}" for title, _ in shown)], picture
 
 
