@@ -14,8 +14,8 @@ from train.settings import config_errors, load_config
 
 CONFIGS = Path(__file__).with_name("configs")
 # What a config may describe, and the function that does it: (config, weights file or None for the shipped one, folder
-# of the reports) -> number of images or scenes that could not be read, 0 for a benchmark. AirjaxError where there are no
-# such weights or images, or none that can be read.
+# of the reports) -> number of images or scenes that could not be read. AirjaxError: no such weights, no such images, or
+# none that can be read.
 RUNNERS = {
     quality.ImageEvaluation: quality.run,
     bench.Benchmark: bench.run,

@@ -9,14 +9,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from airjax.errors import AirjaxError
-from eval.report import format_table, number
+from eval.report import format_table, number, write_report
 
 EXP_ROW = "plain exp loop"
 # The unit of ru_maxrss: kibibytes on Linux, bytes on macOS.
@@ -120,3 +121,12 @@ def table(rows: Sequence[Row]) -> str:
         values = 1e3 * median, 1e3 * least, repetitions, row.evaluations, *rates, (row.peak_bytes or math.nan) / 1e9
         cells.append([row.what, *map(number, values, (1, 1, 0, 0, 2, 1, 2))])
     return format_table(head, cells)
+
+
+def write_rows(out: Path, config: Any, rows: Sequence[Row], facts: Mapping[str, Any] | None = None) -> None:
+    """Prints the table of a benchmark, and writes it with further facts to `bench.json`; see `write_report`."""
+    print(table(rows))
+    description = f"{config.description}; times in seconds"
+    content = {"name": config.name, "description": description, "rows": [row.as_json() for row in rows]}
+    write_report(out / "bench.json", config, {**content, **(facts or {})})
+    print(f"report: {out / 'bench.json'}")

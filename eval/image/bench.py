@@ -38,8 +38,8 @@ from airjax.raster.additive import render_patches
 from airjax.raster.draw import TILE_SIZE, capacity_of, planned_lists, render
 from airjax.raster.tiles import CHUNK, Capacity, patch_grid
 from eval.image.measures import decode_pixels
-from eval.report import number, write_report
-from eval.timing import EXP_ROW, Row, Timing, exp_row, run_python, table, time_warm
+from eval.report import number
+from eval.timing import EXP_ROW, Row, Timing, exp_row, run_python, time_warm, write_rows
 from train.settings import check_at_least
 
 
@@ -212,19 +212,12 @@ def gradient_rows(subject: Subject) -> list[Row]:
 
 def solve_rows(subject: Subject) -> list[Row]:
     """The whole color solve, and one step of it: the difference of two lengths, divided."""
-    gaussians, few, many = subject.encoded.gaussians, 1, 1 + subject.config.solve_steps
-    count = subject.list_evaluations
-    short = subject.time(
-        f"color solve, {few} step", lambda: solve(gaussians, subject.image, num_steps=few), evaluations=count
-    )
-    long = subject.time(
-        f"color solve, {many} steps", lambda: solve(gaussians, subject.image, num_steps=many), evaluations=count
-    )
-    per_step = Timing(
-        (long.timing.median - short.timing.median) / (many - few),
-        (long.timing.least - short.timing.least) / (many - few),
-        subject.config.repetitions,
-    )
+    count, more = subject.list_evaluations, subject.config.solve_steps
+    work = partial(solve, subject.encoded.gaussians, subject.image)
+    short = subject.time("color solve, 1 step", partial(work, num_steps=1), evaluations=count)
+    long = subject.time(f"color solve, {1 + more} steps", partial(work, num_steps=1 + more), evaluations=count)
+    median, least = ((b - a) / more for a, b in zip(short.timing[:2], long.timing[:2], strict=True))
+    per_step = Timing(median, least, subject.config.repetitions)
     return [short, long, Row("color solve, each further step", per_step, 0)]
 
 
@@ -245,17 +238,14 @@ def machine_rows(subject: Subject) -> list[Row]:
     @jax.jit
     def networks(params, image):
         # Each stage on the image itself: the work is that of an encode, the numbers mean nothing.
-        return [
-            p.apply(
-                params[f"stage{i}"], patches_of(pad_to_patches(image, s.patch_map.patch_size), s.patch_map.patch_size)
-            )
-            for i, (s, p) in enumerate(zip(model.stages, predictors(model.stages), strict=True))
-        ]
+        sizes = [stage.patch_map.patch_size for stage in model.stages]
+        inputs = [patches_of(pad_to_patches(image, size), size) for size in sizes]
+        pairs = zip(predictors(model.stages), inputs, strict=True)
+        return [predictor.apply(params[f"stage{i}"], patches) for i, (predictor, patches) in enumerate(pairs)]
 
     side = 256 * max(1, round(8 * subject.config.machine_scale ** (1 / 3)))
     matrix = jnp.full((side, side), 1.0 / side, jnp.float32)
     matmul = jax.jit(lambda a: a @ a)
-
     return [
         subject.time("networks, all stages", lambda: networks(model.params, image), flops=subject.network_flops),
         subject.time(f"plain matmul, {side}^3", lambda: matmul(matrix), flops=2.0 * side**3),
@@ -324,10 +314,7 @@ def _rate(row: Row, name: str) -> float:
 
 
 def run(config: Benchmark, weights: Path | None, out: Path) -> int:
-    """Measures, prints the table and writes `bench.json`; 0 failures.
-
-    Raises AirjaxError: no such weights, no photograph, or a command of another process failed.
-    """
+    """Measures, prints the table and writes `bench.json`; AirjaxError also if a command of another process failed."""
     model = load(weights)
     path = find_images([config.images], suffixes=IMAGE_SUFFIXES)[0]
     subject = Subject(model, weights, path, read_image(path).pixels, config)
@@ -340,17 +327,8 @@ def run(config: Benchmark, weights: Path | None, out: Path) -> int:
     counts = [number(c, 0) for c in subject.encoded.stage_counts]
     print(f"{config.description}; {width}x{height}, weights {model.name}")
     print(f"{subject.encoded.gaussians.num_slots:,} Gaussians, per stage {' + '.join(counts)}")
-    print(table(rows))
     for name, share in shares(rows).items():
         print(f"{name}: {share:.0%}")
-    report = {
-        "name": config.name,
-        "description": f"{config.description}; times in seconds",
-        "weights": model.name,
-        "stage_counts": list(subject.encoded.stage_counts),
-        "rows": [row.as_json() for row in rows],
-        "shares": shares(rows),
-    }
-    write_report(out / "bench.json", config, report)
-    print(f"report: {out / 'bench.json'}")
+    counts = list(subject.encoded.stage_counts)
+    write_rows(out, config, rows, {"weights": model.name, "stage_counts": counts, "shares": shares(rows)})
     return 0
