@@ -116,18 +116,16 @@ class Subject:
     def patch_evaluations(self) -> int:
         """Exponentials of one rendering by patch grids, all stages."""
         maps = [stage.patch_map for stage in self.model.stages]
-        return sum(
-            (2 * m.rings + 1) ** 2 * math.prod(patch_grid(self.size, m.patch_size)) * m.patch_size**2 for m in maps
-        )
+        return sum((2 * m.rings + 1) ** 2 * self._patches(m.patch_size) * m.patch_size**2 for m in maps)
 
     @property
     def network_flops(self) -> float:
         """Floating-point operations of all stages' networks: two per multiply-add."""
-        return 2.0 * sum(
-            stage.network.multiply_adds(stage.patch_map.patch_size)
-            * math.prod(patch_grid(self.size, stage.patch_map.patch_size))
-            for stage in self.model.stages
-        )
+        sized = [(stage.network, stage.patch_map.patch_size) for stage in self.model.stages]
+        return 2.0 * sum(network.multiply_adds(side) * self._patches(side) for network, side in sized)
+
+    def _patches(self, patch_size: int) -> int:
+        return math.prod(patch_grid(self.size, patch_size))
 
     def time(
         self, what: str, function: Callable[[], Any], *, evaluations: int | None = None, flops: float | None = None
@@ -164,7 +162,7 @@ def decode_rows(subject: Subject) -> list[Row]:
     ]
 
 
-def floats_of(gaussians: Gaussians2D) -> dict[str, jax.Array]:
+def _floats_of(gaussians: Gaussians2D) -> dict[str, jax.Array]:
     """The fields that have a gradient."""
     return {name: getattr(gaussians, name) for name in ("means", "scales", "angles", "colors")}
 
@@ -172,8 +170,7 @@ def floats_of(gaussians: Gaussians2D) -> dict[str, jax.Array]:
 def gradient_functions(subject: Subject) -> tuple[Callable, Callable]:
     """Two functions of nothing to (loss, gradient): mean squared error, by every number of every Gaussian.
 
-    The first draws through sorted lists, made anew in every run, the second through the patch grids of the stages.
-    The Gaussians are the same, so both return the same loss.
+    The first draws the Gaussians through sorted lists, made anew in every run, the second through patch grids.
     """
     image, size = jnp.asarray(subject.image), subject.size
     gaussians = jax.device_put(subject.encoded.gaussians)
@@ -197,7 +194,7 @@ def gradient_functions(subject: Subject) -> tuple[Callable, Callable]:
         gradient = jax.jit(jax.value_and_grad(lambda floats: jnp.mean(jnp.square(draw(floats) - image))))
         return lambda: gradient(floats)
 
-    return make(draw_lists, floats_of(gaussians)), make(draw_patches, [floats_of(g) for g in stages])
+    return make(draw_lists, _floats_of(gaussians)), make(draw_patches, [_floats_of(g) for g in stages])
 
 
 def gradient_rows(subject: Subject) -> list[Row]:
@@ -302,15 +299,15 @@ def shares(rows: list[Row]) -> dict[str, float]:
         ("renderer, exponentials per second against the plain exp loop", "render", EXP_ROW, "evaluations"),
         ("networks, FLOP per second against the plain matmul", "networks", "plain matmul", "flops"),
     )
+
+    def rate(name: str, field: str) -> float:
+        return getattr(by_name[name], field) / by_name[name].timing.median
+
     return {
-        title: _rate(by_name[name], field) / _rate(by_name[loop], field)
+        title: rate(name, field) / rate(loop, field)
         for title, name, loop, field in compared
         if name in by_name and loop in by_name
     }
-
-
-def _rate(row: Row, name: str) -> float:
-    return getattr(row, name) / row.timing.median
 
 
 def run(config: Benchmark, weights: Path | None, out: Path) -> int:
