@@ -124,9 +124,6 @@ def readable(subjects: Subjects, problems: list[str]) -> Iterator[Subject]:
         raise AirjaxError(f"{subjects}: expected a case that can be read, found none")
 
 
-# --- measuring -------------------------------------------------------------------------------------------------------
-
-
 def measure(subject: Subject, model: Any, rates: Any, config: Curves) -> Curve:
     """Refines a start, a prediction or one from scratch for `model` None, and looks at it on the way."""
     task = jax.tree.map(jnp.asarray, subject.task(rates))
@@ -161,9 +158,6 @@ def measure(subject: Subject, model: Any, rates: Any, config: Curves) -> Curve:
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     begin = time.perf_counter()
     return work(), time.perf_counter() - begin
-
-
-# --- report ----------------------------------------------------------------------------------------------------------
 
 
 def summary(config: Curves, psnr: np.ndarray) -> dict[str, Any]:

@@ -209,9 +209,6 @@ class _Training:
         checkpoint.save(self._folder, self.step, self.state, keep=self._config.keep, extra=extra)
 
 
-# --- pieces of the loop --------------------------------------------------------------------------------
-
-
 class _Clock:
     """Wall-clock seconds of this session, and of all."""
 
@@ -410,9 +407,6 @@ def _write_panel(path: Path, panel: np.ndarray) -> None:
     path.parent.mkdir(exist_ok=True)
     Image.fromarray(panel).save(buffer := io.BytesIO(), "PNG")
     atomic_write_bytes(path, buffer.getvalue())
-
-
-# --- whose folder is it? --------------------------------------------------------------------------------
 
 
 def _leaves(run: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -121,8 +120,3 @@ class Variants:
         options = (self.rates if trained == "rates" else self.head).get(name)
         chosen = ESTIMATORS[name].at(self.horizon) if options is None else estimator(name, **options)
         return kind(chosen, trained, trained == "rates" or chosen.learns_rates, **fields)
-
-
-def shortened(phase: Meta, horizon: int) -> Meta:
-    """The phase with its estimator at another horizon, for smoke runs."""
-    return dataclasses.replace(phase, estimator=phase.estimator.at(horizon))

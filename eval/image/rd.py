@@ -153,9 +153,6 @@ def compare(
     return comparisons
 
 
-# --- reports ---------------------------------------------------------------------------------------------
-
-
 def write_reports(results: Sequence[ImageCurves], codecs: Sequence[Codec], config: RateDistortion, out: Path) -> None:
     """The last image's report in one folder per codec, and `<codec>.json`: means over the images so far."""
     last = results[-1]
@@ -229,9 +226,6 @@ def plot(results: Sequence[ImageCurves], codecs: Sequence[Codec], config: RateDi
     titles = {"PSNR, dB": psnr, "MS-SSIM, dB:  -10 log10(1 - MS-SSIM)": ms_ssim}
     panels = [Panel(title, "bits per pixel", tuple(lines), log2_x=True) for title, lines in titles.items()]
     return draw_panels(f"{config.description}: {count}", panels)
-
-
-# --- the run ---------------------------------------------------------------------------------------------
 
 
 def run(config: RateDistortion, weights: Path | None, out: Path) -> int:

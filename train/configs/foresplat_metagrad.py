@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from train.configs import foresplat
 from train.loop import LoopConfig
-from train.meta import Variants, shortened
+from train.meta import Variants
 from train.optim import Optimizer
 from train.scene.experiment import SceneExperiment
 from train.scene.losses import SceneMeta
@@ -38,7 +38,7 @@ def experiment(smoke: bool, variant: str = "multi_anchor", seed: int = 0) -> Sce
     optimizer = Optimizer(learning_rate=VARIANTS.learning_rates[phase.trained], warmup=20)
     base = foresplat.experiment(smoke).with_(optimizer=optimizer, data={"batch_size": 2, "seed": 100 + seed})
     if smoke:
-        phase = shortened(replace(phase, capacity=(8192, 1024)), 2)
+        phase = replace(phase, estimator=phase.estimator.at(2), capacity=(8192, 1024))
         return base.with_(name=f"{name}_smoke", phase=phase, loop={"seed": seed})
     loop = LoopConfig(num_steps=200, seed=seed, log_every=10, checkpoint_every=20)
     return base.with_(name=name, phase=phase, loop=loop, init="runs/foresplat/weights.safetensors")

@@ -6,13 +6,15 @@ Then --variant unrolled, --seed 1, and so on. A variant is the name of an estima
 every stage, "full_..." all weights, and those of `VARIANTS.rates` as "rates_..." the inner learning rates alone.
 """
 
+from dataclasses import replace
+
 from airjax.image.model import DEFAULT_WEIGHTS
 from airjax.image.presets import SCALABLE
 from train.configs import joint
 from train.image.experiment import ImageExperiment
 from train.image.meta import ImageMeta
 from train.loop import LoopConfig
-from train.meta import Variants, shortened
+from train.meta import Variants
 from train.optim import Optimizer
 
 STEPS = 20  # inner steps of the study
@@ -45,7 +47,8 @@ def experiment(smoke: bool, variant: str = "budget", seed: int = 0) -> ImageExpe
     optimizer = Optimizer(learning_rate=VARIANTS.learning_rates[phase.trained], warmup=10)
     base = joint.experiment(smoke).with_(optimizer=optimizer, data={"seed": seed})
     if smoke:
+        phase = replace(phase, estimator=phase.estimator.at(3))
         loop = LoopConfig(num_steps=4, seed=seed, log_every=2, checkpoint_every=2)
-        return base.with_(name=f"{name}_smoke", phase=shortened(phase, 3), stages=SCALABLE[:2], loop=loop)
+        return base.with_(name=f"{name}_smoke", phase=phase, stages=SCALABLE[:2], loop=loop)
     loop = LoopConfig(num_steps=60, seed=seed, log_every=10, checkpoint_every=20)
     return base.with_(name=name, phase=phase, stages=SCALABLE, loop=loop, init=str(DEFAULT_WEIGHTS))

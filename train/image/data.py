@@ -124,9 +124,6 @@ class DataConfig:
             _check_within(name, value, low, high)
 
 
-# Files
-
-
 def find_photographs(folders: Iterable[str | os.PathLike]) -> tuple[Path, ...]:
     """All photographs under the folders, recursively, hidden ones left out.
 
@@ -195,9 +192,6 @@ def load_photographs(folders: Iterable[str | os.PathLike], *, cache_mb: int = 40
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         decoded = dict(enumerate(pool.map(read_photograph, paths[:num_held])))
     return Photographs(paths, areas, decoded)
-
-
-# The guard
 
 
 def check_not_evaluation(paths: Iterable[str | os.PathLike]) -> None:
@@ -315,9 +309,6 @@ def jpeg_artifacts(image: Pixels, *, quality: int) -> Pixels:
     """The image after JPEG compression (Pillow's default subsampling) at a quality in 1..100."""
     Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(buffer := io.BytesIO(), "JPEG", quality=quality)
     return np.asarray(Image.open(buffer), np.float32) / np.float32(255)
-
-
-# The pipeline
 
 
 class _Entries:
