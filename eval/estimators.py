@@ -47,19 +47,14 @@ class Estimators:
             raise AirjaxError(f"draws: expected at least 2, got {self.draws}")
 
 
-def cases_of(config: Estimators, model: Any, problems: list[str]) -> list[Case]:
-    """The tasks of the subjects, from a model's predictions; `problems` as in `eval.curves.readable`."""
-    rates = model.rates if config.rates is None else config.rates
-    subjects = readable(config.subjects, problems)
-    return [Case(subject.name, subject.task(rates), subject.start(model)) for subject in subjects]
-
-
 def run(config: Estimators, weights: Path | None, out: Path) -> int:
     """Measures every estimator at every horizon; writes `estimators.json` as it goes, `.png`; see `eval.config`."""
     model = config.subjects.load_model(str(weights or ""))
     problems: list[str] = []
     records: list[Fidelity] = []
-    cases = cases_of(config, model, problems)
+    rates = model.rates if config.rates is None else config.rates
+    subjects = readable(config.subjects, problems)
+    cases = [Case(subject.name, subject.task(rates), subject.start(model)) for subject in subjects]
     kinds = [ESTIMATORS[name] for name in config.estimators]
     total = len(config.horizons) * len({Unrolled.name, *config.estimators})
     with tqdm(total=total, unit="program", disable=None) as progress:

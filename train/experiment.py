@@ -46,7 +46,6 @@ class Experiment:
 
     def adapt(self, params: dict, like: Any, source: Path) -> Any:
         """Loaded weights as those that this model starts from; `source` names them in errors."""
-        del like, source
         return params
 
     def with_(self, **changes: Any) -> Self:
@@ -93,7 +92,6 @@ class Experiment:
         batches_fn, draw = self.open_data()
 
         def panel(state: State, step: int) -> np.ndarray:
-            del step
             return np.asarray(jnp.round(255 * jnp.clip(draw(state["params"]), 0, 1))).astype(np.uint8)
 
         state = run_loop(

@@ -91,8 +91,8 @@ def run(
       state: pytree of arrays, all finite; copied, so it stays valid. Replicated over the devices.
       step_fn: (state, batch) -> (state, metrics); pure, jitted here with the state donated. Metrics are
         scalars; one is called "loss"; those whose names start with "psnr" are shown beside it.
-      batches_fn: start_step -> iterator over the batches that follow after that many steps; each a pytree of
-        numpy arrays whose axis 0 is divisible by the number of devices (scalars are replicated).
+      batches_fn: start_step -> iterator over the batches after that many steps; each a pytree of numpy arrays whose
+        axis 0 is divisible by the number of devices (scalars are replicated).
       panel_fn: (state, step) -> uint8 (h, w, 3), every `panel_every` steps.
       resolved_config: what the folder's run is: dataclass or dict; another one in the same folder is refused.
       echo: takes each line of text for the screen.
@@ -448,12 +448,9 @@ def _claim_folder(out_dir: Path, config: LoopConfig, resolved_config: Any, scree
             raise AirjaxError(f"{path}: expected the settings of a run, got something else") from error
         compared = {*before, *now} - free_names(config, "loop") - free_names(resolved_config, "config")
         if changed := [name for name in sorted(compared) if before.get(name) != now.get(name)]:
-            name = changed[0]
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-            raise AirjaxError(
-                f"{out_dir}: holds a run with other settings: {name} was {before.get(name)!r}, is now "
-                f"{now.get(name)!r}{more}; choose another folder"
-            )
+            first = f"{changed[0]} was {before.get(changed[0])!r}, is now {now.get(changed[0])!r}{more}"
+            raise AirjaxError(f"{out_dir}: holds a run with other settings: {first}; choose another folder")
         for name in ("versions", "devices"):
             if theirs.get(name) != ours[name]:
                 screen.say(f"note: {name} were {theirs.get(name)}, are now {ours[name]}")

@@ -41,7 +41,6 @@ class Meta(Phase):
 
     def make_trained(self, params: Any, experiment: Any) -> State:
         """The weights, and logarithms of the inner rates by name."""
-        del experiment
         log_rates = {name: jnp.float32(math.log(rate)) for name, rate in self.start_rates._asdict().items()}
         return {"params": params, "log_rates": log_rates}
 
@@ -54,7 +53,6 @@ class Meta(Phase):
         tx = optimizer.make(num_steps)
 
         def label(path, leaf):
-            del leaf
             names = [entry.key for entry in path]
             if names[0] == "log_rates":
                 return "rates" if self.learn_rates else "frozen"

@@ -38,7 +38,6 @@ class Phase:
 
     def make_trained(self, params: Any, experiment: Experiment) -> State:
         """All that is trained, or kept with it, by name; the weights are "params"."""
-        del experiment
         return {"params": params}
 
     def loss(self, trained: State, batch: Any, key: jax.Array, experiment: Experiment):
@@ -74,5 +73,4 @@ class Phase:
 
     def metadata(self, state: State) -> dict[str, str]:
         """What the weights file says of this phase, beside the model's own configuration."""
-        del state
         return {}

@@ -136,13 +136,11 @@ class Subject:
 
 def encode_rows(subject: Subject) -> list[Row]:
     """Pixels to bytes."""
-    steps = subject.config.solve_steps
-    patch, lists = subject.patch_evaluations, subject.list_evaluations
+    steps, patch = subject.config.solve_steps, subject.patch_evaluations
+    both = patch + subject.list_evaluations
     return [
         subject.time("encode, networks only", lambda: air_file.encode(subject.encode(0)), evaluations=patch),
-        subject.time(
-            f"encode, {steps} solve steps", lambda: air_file.encode(subject.encode(steps)), evaluations=patch + lists
-        ),
+        subject.time(f"encode, {steps} solve steps", lambda: air_file.encode(subject.encode(steps)), evaluations=both),
         subject.time("encode, compact file", lambda: air_file.encode(compress(subject.model, subject.image))),
     ]
 

@@ -69,6 +69,7 @@ def _jpeg(label: str, subsampling: int) -> Pillow:
     return Pillow(label, "JPEG", "jpg", "jpeg_qualities", options, "optimized Huffman tables, baseline")
 
 
+_AVIF_DEFAULTS = "Pillow's defaults: 4:2:0, speed 6, all cores"
 PILLOW: dict[str, Pillow] = {
     "jpeg-420": _jpeg("JPEG 4:2:0", 2),
     "jpeg-444": _jpeg("JPEG 4:4:4", 0),
@@ -86,14 +87,7 @@ PILLOW: dict[str, Pillow] = {
         "irreversible 9/7 wavelet and color transform, one layer, the same compression ratio for all images",
         "ratio",
     ),
-    "avif": Pillow(
-        "AVIF",
-        "AVIF",
-        "avif",
-        "avif_qualities",
-        lambda q: {"quality": q},
-        "Pillow's defaults: 4:2:0, speed 6, all cores",
-    ),
+    "avif": Pillow("AVIF", "AVIF", "avif", "avif_qualities", lambda quality: {"quality": quality}, _AVIF_DEFAULTS),
 }
 
 

@@ -167,16 +167,6 @@ def write_reports(results: Sequence[ImageCurves], codecs: Sequence[Codec], confi
         write_report(out / f"{codec.name}.json", config, content)
 
 
-def write_bd_rates(results: Sequence[ImageCurves], codecs: Sequence[Codec], config: RateDistortion, out: Path) -> None:
-    """`bd_rate.json`: every codec against the anchor."""
-    rates = {
-        name: {**item.of_means._asdict(), "mean_percent": item.mean_percent, "num_images": item.num_images}
-        for name, item in compare(results, codecs, config.anchor_bpp).items()
-    }
-    content = {"anchor": ANCHOR, "anchor_bpp": list(config.anchor_bpp), "codecs": rates}
-    write_report(out / "bd_rate.json", config, content)
-
-
 def tables(results: Sequence[ImageCurves], codecs: Sequence[Codec], config: RateDistortion) -> str:
     """One table per codec, and the delta rates."""
     parts = []
@@ -241,7 +231,12 @@ def run(config: RateDistortion, weights: Path | None, out: Path) -> int:
     for result in measure_images(config.images, paths, measure_all):
         results.append(result)
         write_reports(results, codecs, config, out)
-    write_bd_rates(results, codecs, config, out)
+    rates = {
+        name: {**item.of_means._asdict(), "mean_percent": item.mean_percent, "num_images": item.num_images}
+        for name, item in compare(results, codecs, config.anchor_bpp).items()
+    }
+    content = {"anchor": ANCHOR, "anchor_bpp": list(config.anchor_bpp), "codecs": rates}
+    write_report(out / "bd_rate.json", config, content)
     atomic_write_bytes(out / "rd.png", plot(results, codecs, config))
     print(tables(results, codecs, config))
     print(f"reports and plot: {out}")

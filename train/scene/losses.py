@@ -69,7 +69,6 @@ class Vanilla(ScenePhase):
 
     def scene_loss(self, trained: State, context: Views, targets: Views, key: jax.Array, experiment: SceneExperiment):
         """See `ScenePhase.scene_loss`."""
-        del key
         bounds = context.near, context.far
         found = predict(trained["params"], context.images, context.cameras, *bounds, config=experiment.predictor)
         size, capacity = experiment.data.image_size, Capacity(*self.capacity)
