@@ -98,8 +98,6 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-# --- an encoded photograph ---------------------------------------------------------------------------------------
-
 ERROR_GAIN = 4
 _MIN_SIDE, _MAX_SIDE = 480, 1024  # pixels of a panel's long side; smaller and larger images are resized
 _MARGIN, _TITLE, _ROW = 16, 30, 30  # pixels: around panels, above a panel, of a line of text

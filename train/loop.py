@@ -281,7 +281,7 @@ def _last_good(folder: Path) -> str:
 
 
 class _Mean:
-    """Means of metrics over the steps since the last log line, each over the steps that reported it (NaN: did not)."""
+    """Means of metrics over the steps since the last log line that reported them (NaN: did not)."""
 
     def __init__(self, sums: dict | None = None):
         self.sums: dict[str, tuple[float, int]] = dict(sums or {})

@@ -60,9 +60,9 @@ def _check_range(name: str, value: tuple[float, float], low: float, high: float)
 class Augment:
     """How often and how strongly a crop is changed. The changed crop is also the target of the network.
 
-    The first three fields and `blur`, `noise`, `jitter`, `jpeg` are probabilities in [0, 1], drawn
-    independently for each crop; at 0 the step is skipped and costs nothing. Every range is (low, high). Raises
-    AirjaxError: a probability outside [0, 1], or a range that is not ordered or not possible.
+    `flip`, `turn`, `downscale`, `blur`, `noise`, `jitter` and `jpeg` are probabilities in [0, 1], drawn independently
+    for each crop; at 0 the step is skipped and costs nothing. Every range is (low, high). Raises AirjaxError: a
+    probability outside [0, 1], or a range that is not ordered or not possible.
     """
 
     flip: float = 0.5  # of a left-right mirror image
@@ -109,8 +109,7 @@ class DataConfig:
     batch_size: int = 8  # crops in a batch
     seed: int = 0  # in [0, 2^32)
     augment: Augment = field(default_factory=Augment)  # see `Augment`
-    # memory for decoded photographs, MB. Those that do not fit are decoded whenever they are drawn, which is slower and
-    # changes no batch
+    # memory for decoded photographs, MB; those that do not fit are decoded whenever they are drawn, which is slower
     cache_mb: int = free(4096)
 
     def __post_init__(self):
@@ -197,9 +196,8 @@ def load_photographs(folders: Iterable[str | os.PathLike], *, cache_mb: int = 40
 def check_not_evaluation(paths: Iterable[str | os.PathLike]) -> None:
     """Refuse images on which results are reported.
 
-    A file is refused if a part of its path, links followed, begins with kodak, kodim, div2k or eval_1024
-    (upper or lower case), or if its bytes are those of a file in `evaluation_hashes.txt`. Raises AirjaxError: names the
-    first such file.
+    A file is refused if a part of its path, links followed, begins with kodak, kodim, div2k or eval_1024 (in any case),
+    or if its bytes are those of a file in `evaluation_hashes.txt`. Raises AirjaxError: names the first such file.
     """
     hashes = _evaluation_hashes()
     for path in map(Path, paths):
