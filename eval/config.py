@@ -13,7 +13,9 @@ from eval.scene import bench as scene_bench
 from train.settings import config_errors, load_config
 
 CONFIGS = Path(__file__).with_name("configs")
-# What a config may describe, and the function that does it: (config, weights, out) -> number of failures.
+# What a config may describe, and the function that does it: (config, weights file or None for the shipped one, folder
+# of the reports) -> number of images or scenes that could not be read. AirjaxError: no such weights, no such images, or
+# none that can be read.
 RUNNERS = {
     quality.ImageEvaluation: quality.run,
     bench.Benchmark: bench.run,
@@ -26,13 +28,9 @@ RUNNERS = {
 
 
 def load_evaluation(config: Path, overrides: dict[str, object]) -> Any:
-    """The evaluation that a config file describes, with the fields in `overrides` replaced.
+    """The evaluation that a config file (or the name of one in eval/configs) describes, with some fields replaced.
 
-    Args:
-      config: the file, or the name of one in eval/configs.
-
-    Raises:
-      AirjaxError: no such file, a mistake in it, or an option that this kind of evaluation does not have.
+    Raises AirjaxError: no such file, a mistake in it, or an option that this kind of evaluation does not have.
     """
     path, make = load_config(config, "evaluation", folder=CONFIGS)
     with config_errors(path):

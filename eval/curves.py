@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -123,9 +124,6 @@ def readable(subjects: Subjects, problems: list[str]) -> Iterator[Subject]:
         raise AirjaxError(f"{subjects}: expected a case that can be read, found none")
 
 
-# --- measuring -------------------------------------------------------------------------------------------------------
-
-
 def measure(subject: Subject, model: Any, rates: Any, config: Curves) -> Curve:
     """Refines a start, a prediction or one from scratch for `model` None, and looks at it on the way."""
     task = jax.tree.map(jnp.asarray, subject.task(rates))
@@ -162,24 +160,17 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return work(), time.perf_counter() - begin
 
 
-# --- report ----------------------------------------------------------------------------------------------------------
-
-
 def summary(config: Curves, psnr: np.ndarray) -> dict[str, Any]:
-    """Means over seeds and cases, and differences from the first start, with both kinds of error bars.
+    """Means of (s, r, c, k) dB over seeds and cases, and differences from the first start, both with error bars.
 
     An error "over seeds" is the standard error of the means over cases, one for each training seed: what another
     training would change. One "over cases" is that of the means over seeds, one for each image or scene: what other
     images would change. Both are NaN where there is only one.
-
-    Args:
-      psnr: (s, r, c, k) dB.
     """
     by_seed, by_case = psnr.mean(axis=2), psnr.mean(axis=1)
     mean = by_case.mean(axis=1)
 
-    def named(rows: Any) -> dict[str, Any]:
-        return {start.name: row for start, row in zip(config.starts, rows, strict=True)}
+    named = partial(_by_start, config)
 
     def bars(values: np.ndarray) -> dict[str, Any]:
         """Standard error over axis 1."""
@@ -201,15 +192,17 @@ def summary(config: Curves, psnr: np.ndarray) -> dict[str, Any]:
     }
 
 
+def _by_start(config: Curves, rows: Any) -> dict[str, Any]:
+    return {start.name: row for start, row in zip(config.starts, rows, strict=True)}
+
+
 def steps_to_reach(steps: Sequence[int], psnr: Sequence[float], level: float) -> float | None:
     """The step at which a mean curve first reaches a level, linear in the step between two points; None for never."""
     reached = np.flatnonzero(np.asarray(psnr) >= level)
     if not len(reached):
         return None
     i = reached[0]
-    if i == 0:
-        return float(steps[0])
-    return float(np.interp(level, psnr[i - 1 : i + 1], steps[i - 1 : i + 1]))
+    return float(np.interp(level, psnr[i - 1 : i + 1], steps[i - 1 : i + 1])) if i else float(steps[0])
 
 
 def table(config: Curves, report: dict[str, Any]) -> str:
@@ -248,52 +241,49 @@ def plot(config: Curves, report: dict[str, Any]) -> bytes:
     """PNG of PSNR, and of the difference from the first start with its errors over cases, over the steps."""
     steps = np.array(config.steps[1:])
 
-    def lines(values: dict, errors: dict) -> tuple[Line, ...]:
-        return tuple(
-            Line(name, steps, np.array(row[1:], float), np.array(errors[name][1:], float))
-            for name, row in values.items()
+    def panel(title: str, key: str) -> Panel:
+        values, errors = (
+            {name: np.array(row[1:], float) for name, row in report[field].items()}
+            for field in (key, f"{key}_error_over_cases")
         )
+        lines = tuple(Line(name, steps, values[name], errors[name]) for name in values)
+        return Panel(title, "refinement steps", lines, log2_x=True)
 
-    label = "refinement steps"
-    panels = [Panel("PSNR, dB", label, lines(report["psnr"], report["psnr_error_over_cases"]), log2_x=True)]
+    panels = [panel("PSNR, dB", "psnr")]
     if len(config.starts) > 1:
-        title = f"PSNR minus that of {config.starts[0].name}, dB"
-        differences = lines(report["difference"], report["difference_error_over_cases"])
-        panels.append(Panel(title, label, differences, log2_x=True))
+        panels.append(panel(f"PSNR minus that of {config.starts[0].name}, dB", "difference"))
     return draw_panels(config.description, panels)
 
 
 def run(config: Curves, weights: Path | None, out: Path) -> int:
-    """Measures all starts on all cases, prints tables, writes `curves.json` and `curves.png`.
+    """Measures all starts on all cases, prints tables, writes `curves.json` and `curves.png`; see `eval.config`.
 
-    What was measured before is kept in `out/curves` and not measured again: an interrupted run goes on.
-
-    Returns:
-      The number of cases that could not be read.
-
-    Raises:
-      AirjaxError: no such weights, no case that can be read; `weights` given, since the configuration names them.
+    What was measured before is kept in `out/curves` and not measured again: an interrupted run goes on. Raises
+    AirjaxError also where `weights` are given, since the configuration names them.
     """
     if weights is not None:
         raise AirjaxError("--weights: not an option of refinement curves, whose configuration names the weights")
-    models = [[_load(config, file) for file in start.files] for start in config.starts]
-    count = sum(map(len, models))
-    total = len(config.subjects)
+    load = config.subjects.load_model
+    models = [[None if file == SCRATCH else load(file) for file in start.files] for start in config.starts]
+    count, total = sum(map(len, models)), len(config.subjects)
     print(f"{config.description}: {total} cases, {count} sets of weights, {config.steps[-1]} steps")
     names: list[str] = []
-    records: list[list[list[Measured]]] = []
+    records: list[list[list[Curve]]] = []
+    environments: list[dict] = []
     problems: list[str] = []
     with tqdm(total=total * count, unit="curve", disable=None) as progress:
+
+        def measured(subject: Subject, model: Any, start: Start) -> Curve:
+            curve, environment = _cached_curve(subject, model, start, config, out)
+            environments.append(environment)
+            progress.update()
+            return curve
+
         for subject in readable(config.subjects, problems):
             names.append(subject.name)
-            records.append([])
-            for start, row in zip(config.starts, models, strict=True):
-                records[-1].append([])
-                for model in row:
-                    records[-1][-1].append(_cached_curve(subject, model, _rates(start, model, subject), config, out))
-                    progress.update()
-    report = make_report(config, models, names, [[[m.record for m in row] for row in case] for case in records])
-    environments = [measured.environment for case in records for row in case for measured in row]
+            pairs = list(zip(config.starts, models, strict=True))
+            records.append([[measured(subject, model, start) for model in row] for start, row in pairs])
+    report = make_report(config, models, names, records)
     write_report(out / "curves.json", config, report, environments=environments)
     atomic_write_bytes(out / "curves.png", plot(config, report))
     print(table(config, report))
@@ -303,23 +293,14 @@ def run(config: Curves, weights: Path | None, out: Path) -> int:
 
 
 def make_report(config: Curves, models: list[list[Any]], names: list[str], records: list[list[list[Curve]]]) -> dict:
-    """The report of `run`.
-
-    Args:
-      models: by start and seed.
-      names: of the cases.
-      records: by case, start and seed.
-    """
+    """The report of `run`: models by start and seed, names of the cases, records by case, start and seed."""
 
     def values(field: str) -> np.ndarray:
         """(s, r, c, ..)."""
         stacked = np.array([[[getattr(curve, field) for curve in row] for row in case] for case in records], float)
         return np.moveaxis(stacked, 0, 2)
 
-    def named(rows: Any) -> dict[str, Any]:
-        return {start.name: row for start, row in zip(config.starts, rows, strict=True)}
-
-    seconds = values("psnr_by_seconds")
+    named, seconds = partial(_by_start, config), values("psnr_by_seconds")
     return {
         "description": config.description,
         "weights": named([[SCRATCH if model is None else model.name for model in row] for row in models]),
@@ -333,29 +314,11 @@ def make_report(config: Curves, models: list[list[Any]], names: list[str], recor
     }
 
 
-def _load(config: Curves, file: str) -> Any:
-    return None if file == SCRATCH else config.subjects.load_model(file)
-
-
-def _rates(start: Start, model: Any, subject: Subject) -> Any:
-    """Those of the start, of the weights, or of the wing."""
-    return start.rates or (subject.rates if model is None else model.rates)
-
-
-def _cached_curve(subject: Subject, model: Any, rates: Any, config: Curves, out: Path) -> Measured:
+def _cached_curve(subject: Subject, model: Any, start: Start, config: Curves, out: Path) -> Measured:
     """`measure`, or its result from an earlier run for the same case, weights, settings and code."""
-    return cached(
-        lambda: measure(subject, model, rates, config),
-        Curve,
-        out / "curves",
-        arrays=(subject.arrays, None if model is None else model.params),
-        settings=(
-            config.steps,
-            config.seconds,
-            rates,
-            subject.capacity,
-            subject.loss_fn,
-            code_version(sys.modules[type(subject).__module__]),
-        ),
-        code=sys.modules[__name__],
-    )
+    rates = start.rates or (subject.rates if model is None else model.rates)
+    arrays = subject.arrays, None if model is None else model.params
+    code = code_version(sys.modules[type(subject).__module__])
+    settings = config.steps, config.seconds, rates, subject.capacity, subject.loss_fn, code
+    work = partial(measure, subject, model, rates, config)
+    return cached(work, Curve, out / "curves", arrays=arrays, settings=settings, code=sys.modules[__name__])

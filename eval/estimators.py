@@ -47,26 +47,14 @@ class Estimators:
             raise AirjaxError(f"draws: expected at least 2, got {self.draws}")
 
 
-def cases_of(config: Estimators, model: Any, problems: list[str]) -> list[Case]:
-    """The tasks of the subjects, from a model's predictions; `problems` as in `eval.curves.readable`."""
-    rates = model.rates if config.rates is None else config.rates
-    subjects = readable(config.subjects, problems)
-    return [Case(subject.name, subject.task(rates), subject.start(model)) for subject in subjects]
-
-
 def run(config: Estimators, weights: Path | None, out: Path) -> int:
-    """Measures every estimator at every horizon; prints the tables, writes `estimators.json` and `.png` as it goes.
-
-    Returns:
-      The number of cases that could not be read.
-
-    Raises:
-      AirjaxError: no such weights, or no case that can be read.
-    """
+    """Measures every estimator at every horizon; writes `estimators.json` as it goes, `.png`; see `eval.config`."""
     model = config.subjects.load_model(str(weights or ""))
     problems: list[str] = []
     records: list[Fidelity] = []
-    cases = cases_of(config, model, problems)
+    rates = model.rates if config.rates is None else config.rates
+    subjects = readable(config.subjects, problems)
+    cases = [Case(subject.name, subject.task(rates), subject.start(model)) for subject in subjects]
     kinds = [ESTIMATORS[name] for name in config.estimators]
     total = len(config.horizons) * len({Unrolled.name, *config.estimators})
     with tqdm(total=total, unit="program", disable=None) as progress:
@@ -79,9 +67,7 @@ def run(config: Estimators, weights: Path | None, out: Path) -> int:
         options = {"horizons": config.horizons, "draws": config.draws, "seed": config.seed}
         comparison = compare(kinds, cases, progress=keep, **options)
     atomic_write_bytes(out / "estimators.png", plot(config, comparison))
-    print(table(comparison))
-    print("cosine by group of coordinates")
-    print(group_table(comparison))
+    print(table(comparison), "cosine by group of coordinates", group_table(comparison), sep="\n")
     print(f"report: {out / 'estimators.json'}")
     return len(problems)
 
@@ -111,20 +97,15 @@ def error_over_cases(values: tuple[float, ...]) -> float:
 
 def table(records: Comparison) -> str:
     """One line per estimator and horizon: means over the cases, the cosine with its error over them."""
-    rows = [
-        [
-            record.name,
-            str(record.horizon),
-            number(float(np.mean(record.cosine)), 3),
-            number(error_over_cases(record.cosine), 3),
-            number(float(np.mean(record.bias)), 3),
-            number(float(np.mean(record.variance)), 2),
-            number(float(np.mean(record.milliseconds)), 1),
-            number(record.megabytes, 1),
-        ]
-        for record in _by_name(records)
-    ]
-    return format_table(["estimator", "K", "cosine", "+-", "bias", "variance", "ms", "MB"], rows)
+
+    def row(record: Fidelity) -> list[str]:
+        cosine, bias, variance, milliseconds = (float(np.mean(getattr(record, field))) for field in SCALARS)
+        values = cosine, error_over_cases(record.cosine), bias, variance, milliseconds, record.megabytes
+        cells = map(number, values, (3, 3, 3, 2, 1, 1))
+        return [record.name, str(record.horizon), *cells]
+
+    head = ["estimator", "K", "cosine", "+-", "bias", "variance", "ms", "MB"]
+    return format_table(head, map(row, _by_name(records)))
 
 
 def group_table(records: Comparison) -> str:
@@ -140,19 +121,16 @@ def group_table(records: Comparison) -> str:
 def plot(config: Estimators, records: Comparison) -> bytes:
     """PNG of the cosine and of the time over the horizon."""
 
-    def lines(field: str) -> tuple[Line, ...]:
-        names = dict.fromkeys(record.name for record in records)
-        x = np.array(config.horizons)
-        values = {name: [getattr(record, field) for record in records if record.name == name] for name in names}
-        return tuple(
-            Line(name, x, np.array([np.mean(row) for row in rows]), np.array([error_over_cases(row) for row in rows]))
-            for name, rows in values.items()
-        )
+    def line(name: str, field: str) -> Line:
+        rows = [getattr(record, field) for record in records if record.name == name]
+        errors = np.array([error_over_cases(row) for row in rows])
+        return Line(name, np.array(config.horizons), np.array([np.mean(row) for row in rows]), errors)
 
-    panels = [
-        Panel("cosine with the exact gradient", "inner steps", lines("cosine"), log2_x=True),
-        Panel("milliseconds", "inner steps", lines("milliseconds"), log2_x=True),
-    ]
+    def panel(title: str, field: str) -> Panel:
+        names = dict.fromkeys(record.name for record in records)
+        return Panel(title, "inner steps", tuple(line(name, field) for name in names), log2_x=True)
+
+    panels = panel("cosine with the exact gradient", "cosine"), panel("milliseconds", "milliseconds")
     return draw_panels(config.description, panels)
 
 

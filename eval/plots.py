@@ -10,7 +10,6 @@ import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -58,7 +57,7 @@ class Panel:
 
 def draw_panels(title: str, panels: Sequence[Panel]) -> bytes:
     """Panels side by side under one title and one legend, a PNG file. Raises ValueError: no panel."""
-    return _png(panels_figure(title, panels))
+    return png(panels_figure(title, panels))
 
 
 def panels_figure(title: str, panels: Sequence[Panel]) -> Figure:
@@ -93,13 +92,11 @@ def _draw_line(axes: Axes, line: Line, index: int, *, zorder: float) -> Line2D:
     return axes.plot(x[finite], y[finite], style, marker="o", markersize=4, color=color, zorder=zorder)[0]
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+def png(figure: Figure) -> bytes:
+    """The file of a figure."""
+    figure.savefig(buffer := io.BytesIO(), format="png")
     return buffer.getvalue()
 
-
-# --- an encoded photograph ---------------------------------------------------------------------------------------
 
 ERROR_GAIN = 4
 _MIN_SIDE, _MAX_SIDE = 480, 1024  # pixels of a panel's long side; smaller and larger images are resized
@@ -128,18 +125,18 @@ def panel_zoom(image_size: tuple[int, int]) -> float:
     return min(1.0, _MAX_SIDE / longest)
 
 
-def draw_picture(
+def picture_figure(
     original: np.ndarray,
     reconstruction: np.ndarray,
     encoded: Encoded,
     caption: Sequence[str],
     *,
     prefixes: Sequence[tuple[str, np.ndarray]] = (),
-) -> bytes:
-    """Original, reconstruction, error, and where the Gaussians of each stage lie, a PNG file.
+) -> Figure:
+    """Original, reconstruction, error, and where the Gaussians of each stage lie.
 
-    Two by two panels for a wide image, four in a row for a tall one; pixels are neither invented nor mixed where the
-    image is enlarged.
+    Two by two panels for a wide image, four in a row for a tall one, laid out in whole pixels: they are neither
+    invented nor mixed where the image is enlarged.
 
     Args:
       original, reconstruction: (h, w, 3) float in [0, 1].
@@ -150,27 +147,14 @@ def draw_picture(
     Raises:
       ValueError: the images are not of one size.
     """
-    return _png(picture_figure(original, reconstruction, encoded, caption, prefixes=prefixes))
-
-
-def picture_figure(
-    original: np.ndarray,
-    reconstruction: np.ndarray,
-    encoded: Encoded,
-    caption: Sequence[str],
-    *,
-    prefixes: Sequence[tuple[str, np.ndarray]] = (),
-) -> Figure:
-    """The figure of `draw_picture`; axes are laid out in whole pixels, so that images keep theirs."""
     for name, image in (("original", original), ("reconstruction", reconstruction), *prefixes):
         if image.shape != (*encoded.image_size, 3):
             raise ValueError(f"{name}: expected {(*encoded.image_size, 3)} like the file, got {image.shape}")
-    layout = _layout(encoded.image_size, len(prefixes))
-    width = layout.width
+    width, text_top, boxes = _layout(encoded.image_size, len(prefixes))
     # Facts are broken between, not within; a letter takes some 9 pixels, an entry of the legend 160.
     lines = textwrap.wrap("   ".join(fact.replace(" ", "\xa0") for fact in caption), width // 9)
     entries = width // 160
-    height = layout.text_top + _ROW * (-(-len(encoded.stage_counts) // entries) + len(lines)) + _MARGIN
+    height = text_top + _ROW * (-(-len(encoded.stage_counts) // entries) + len(lines)) + _MARGIN
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="#FAFAF8")
     shown = [
         ("original", original),
@@ -179,7 +163,7 @@ def picture_figure(
         ("Gaussian centers by stage", np.repeat(0.3 * original.mean(axis=-1, keepdims=True), 3, axis=-1)),
         *prefixes,
     ]
-    for (title, image), (left, top, panel_width, panel_height) in zip(shown, layout.panels, strict=True):
+    for (title, image), (left, top, panel_width, panel_height) in zip(shown, boxes, strict=True):
         box = left / width, 1 - (top + panel_height) / height, panel_width / width, panel_height / height
         axes = figure.add_axes(box, xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
         axes.set_axis_off()
@@ -190,21 +174,16 @@ def picture_figure(
         legend = figure.legend(
             handles=dots, loc="upper left", ncols=entries, frameon=False, markerscale=8 / dots[0].get_ms()
         )
-        legend.set_bbox_to_anchor((0, 1 - layout.text_top / height))
+        legend.set_bbox_to_anchor((0, 1 - text_top / height))
     figure.text(_MARGIN / width, _MARGIN / height, "\n".join(lines), linespacing=1.5)
     return figure
 
 
-class _Layout(NamedTuple):
-    """Pixels: width of the page, top of the texts, and (left, top, width, height) of each panel."""
+def _layout(image_size: tuple[int, int], num_prefixes: int) -> tuple[int, int, list[tuple[int, int, int, int]]]:
+    """Pixels: width of the page, top of the texts, and (left, top, width, height) of each panel.
 
-    width: int
-    text_top: int
-    panels: list[tuple[int, int, int, int]]
-
-
-def _layout(image_size: tuple[int, int], num_prefixes: int) -> _Layout:
-    """Four large panels, and a strip of small ones that fills the width of the page."""
+    Four large panels, and a strip of small ones that fills the width of the page.
+    """
     zoom, columns = panel_zoom(image_size), 2 if image_size[1] >= image_size[0] else 4
     height, width = (max(1, round(side * zoom)) for side in image_size)
     step_x, step_y = max(width, _MIN_SIDE // 2) + _MARGIN, height + _TITLE + _MARGIN
@@ -215,7 +194,7 @@ def _layout(image_size: tuple[int, int], num_prefixes: int) -> _Layout:
         small_height = max(1, round(small * image_size[0] / image_size[1]))
         panels += [(_MARGIN + i * (small + _MARGIN), bottom + _TITLE, small, small_height) for i in range(num_prefixes)]
         bottom += small_height + _TITLE + _MARGIN
-    return _Layout(page_width, bottom, panels)
+    return page_width, bottom, panels
 
 
 def _draw_centers(axes: Axes, encoded: Encoded, zoom: float) -> list[Line2D]:

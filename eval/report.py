@@ -38,14 +38,8 @@ def format_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
             raise ValueError(f"rows: expected {len(head)} cells like the head, got {len(line)}: {line}")
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     lines.insert(1, ["-" * width for width in widths])
-    text = (
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
-    return "\n".join(line.rstrip() for line in text)
+    padded = ([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines)
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
 def number(value: float | None, digits: int) -> str:
@@ -96,18 +90,10 @@ def _version(name: str) -> str | None:
 def write_report(
     path: Path, config: Any, content: Mapping[str, Any], *, environments: Iterable[Mapping[str, Any]] = ()
 ) -> None:
-    """Writes a report with the settings of its evaluation, and with what its numbers were measured with.
+    """Writes the report `content` with the settings of its evaluation `config`; otherwise as `write_json`.
 
-    Args:
-      path: the JSON file; its folder is made if absent.
-      config: dataclass of the evaluation.
-      content: the report, JSON values.
-      environments: of the measurements in it (`Measured.environment`), each different one is listed once; none for
-        those of this process.
-
-    Raises:
-      AirjaxError: the file cannot be written.
-      OSError: the folder cannot be made.
+    `environments` are those of the measurements in it (`Measured.environment`), each different one is listed once; none
+    for that of this process.
     """
     distinct: list[Mapping[str, Any]] = []
     for item in environments:
@@ -137,10 +123,7 @@ def _without_infinities(value: Any) -> Any:
 
 
 class Measured(NamedTuple):
-    """Fields:
-    record: the numbers.
-    environment: what they were measured with, now or before; see `environment`.
-    """
+    """Numbers, and what they were measured with, now or before; see `environment`."""
 
     record: Any
     environment: dict[str, Any]
@@ -149,17 +132,14 @@ class Measured(NamedTuple):
 def cached(
     measure: Callable[[], Record], kind: type[Record], folder: Path, *, arrays: Any, settings: Any, code: ModuleType
 ) -> Measured:
-    """What `measure` gives, or gave before by the same code for the same arrays and settings.
+    """What `measure` gives, or gave before by the same code for the same arrays and settings, kept in `folder`.
 
     So an interrupted evaluation goes on where it was.
 
     Args:
-      measure: gives a `kind` of numbers and lists of them.
-      kind: its type.
-      folder: where it is kept, one JSON file for each identity.
+      measure: gives a `kind` of numbers and lists of them; `code` is its module.
       arrays: pytree of all that is measured.
       settings: how, as `settings_of` takes it.
-      code: the module of `measure`.
     """
     identity = hashlib.sha256(json.dumps([code_version(code), settings_of(settings)]).encode())
     for array in map(np.asarray, jax.tree.leaves(arrays)):

@@ -9,14 +9,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from airjax.errors import AirjaxError
-from eval.report import format_table, number
+from eval.report import format_table, number, write_report
 
 EXP_ROW = "plain exp loop"
 # The unit of ru_maxrss: kibibytes on Linux, bytes on macOS.
@@ -32,15 +33,11 @@ class Timing(NamedTuple):
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Timing:
-        """The summary of at least one measurement."""
         return cls(statistics.median(seconds), min(seconds), len(seconds))
 
 
 def time_warm(function: Callable[[], Any], repetitions: int) -> tuple[Timing, Any]:
-    """Times `function` after one call that is not counted (it compiles); (timing, what the first call returned).
-
-    Arrays of JAX in the result are waited for.
-    """
+    """(timing of a function and of the arrays of JAX in its result, what the first call returned, which compiles)."""
     if repetitions < 1:
         raise ValueError(f"repetitions: expected at least 1, got {repetitions}")
     result = jax.block_until_ready(function())
@@ -118,17 +115,18 @@ def table(rows: Sequence[Row]) -> str:
     head = ["what", "median ms", "min ms", "runs", "exp evaluations", "Gexp/s", "GFLOP/s", "peak GB"]
     cells = []
     for row in rows:
-        rate = 1e-9 / row.timing.median if row.timing.median > 0 else math.nan
-        cells.append(
-            [
-                row.what,
-                number(1e3 * row.timing.median, 1),
-                number(1e3 * row.timing.least, 1),
-                str(row.timing.repetitions),
-                number(row.evaluations, 0),
-                number(row.evaluations * rate if row.evaluations else None, 2),
-                number(row.flops * rate if row.flops else None, 1),
-                number(row.peak_bytes / 1e9 if row.peak_bytes else None, 2),
-            ]
-        )
+        median, least, repetitions = row.timing
+        rate = 1e-9 / median if median > 0 else math.nan
+        rates = [value * rate if value else None for value in (row.evaluations, row.flops)]
+        values = 1e3 * median, 1e3 * least, repetitions, row.evaluations, *rates, (row.peak_bytes or math.nan) / 1e9
+        cells.append([row.what, *map(number, values, (1, 1, 0, 0, 2, 1, 2))])
     return format_table(head, cells)
+
+
+def write_rows(out: Path, config: Any, rows: Sequence[Row], facts: Mapping[str, Any] | None = None) -> None:
+    """Prints the table of a benchmark, and writes it with further facts to `bench.json`; see `write_report`."""
+    print(table(rows))
+    description = f"{config.description}; times in seconds"
+    content = {"name": config.name, "description": description, "rows": [row.as_json() for row in rows]}
+    write_report(out / "bench.json", config, {**content, **(facts or {})})
+    print(f"report: {out / 'bench.json'}")

@@ -30,19 +30,15 @@ def save(folder: str | Path, step: int, state: Any, *, keep: int = 2, extra: dic
     """Write `state` as the checkpoint of `step`, delete all but the newest `keep`, and return its folder.
 
     Args:
-      folder: parent of the checkpoints; created if absent.
       step: steps done so far, >= 0; an existing checkpoint of the same step is replaced.
       state: pytree of arrays (typed random keys included).
-      keep: number of checkpoints that stay, >= 1.
       extra: small JSON values kept beside the arrays; `read_extra` returns them.
     """
     if step < 0 or keep < 1:
         raise ValueError(f"step, keep: expected step >= 0 and keep >= 1, got {step} and {keep}")
     folder, arrays = Path(folder).absolute(), _named_arrays(state)
-    items = ocp.args.Composite(
-        arrays=ocp.args.PyTreeSave(
-            {name: value for name, value in arrays.items() if value.size}
-        ),  # orbax takes no other
+    items = ocp.args.Composite(  # orbax takes no empty arrays
+        arrays=ocp.args.PyTreeSave({name: value for name, value in arrays.items() if value.size}),
         meta=ocp.args.JsonSave({"extra": extra or {}, "shapes": _shapes(arrays)}),
     )
     with _manager(folder, max_to_keep=keep, cleanup_tmp_directories=True, todelete_subdir=_DELETED) as manager:
@@ -70,13 +66,9 @@ def latest_step(folder: str | Path) -> int | None:
 def restore(folder: str | Path, state_like: Any, step: int | None = None) -> Any:
     """The state saved at `step` (default: the newest), in the structure and on the devices of `state_like`.
 
-    Args:
-      folder: parent of the checkpoints.
-      state_like: pytree of arrays or `jax.ShapeDtypeStruct`. Each restored array gets the sharding of its leaf, if
-        that has one, so a checkpoint of one device can be restored on eight and the reverse.
-
-    Raises:
-      AirjaxError: no such checkpoint, other names, shapes or types than `state_like`, or damaged files.
+    `state_like` is a pytree of arrays or `jax.ShapeDtypeStruct`. Each restored array gets the sharding of its leaf, if
+    that has one, so a checkpoint of one device can be restored on eight and the reverse. Raises AirjaxError: no such
+    checkpoint, other names, shapes or types than `state_like`, or damaged files.
     """
     path, meta = _read_meta(folder, step)
     like = _named_arrays(state_like)

@@ -46,7 +46,6 @@ class Experiment:
 
     def adapt(self, params: dict, like: Any, source: Path) -> Any:
         """Loaded weights as those that this model starts from; `source` names them in errors."""
-        del like, source
         return params
 
     def with_(self, **changes: Any) -> Self:
@@ -68,12 +67,7 @@ class Experiment:
     def load_params(self, path: str | Path, like: Any) -> Any:
         """Weights from a safetensors file or the newest checkpoint of a run folder, of any phase.
 
-        Args:
-          path: of the file or folder.
-          like: fresh weights of this model.
-
-        Raises:
-          AirjaxError: none there, damaged, or other names and shapes than those of `like`.
+        Raises AirjaxError: none there, damaged, or other names and shapes than `like`, fresh weights of this model.
         """
         path = Path(path)
         if not path.exists():
@@ -87,22 +81,17 @@ class Experiment:
     def run(self, out_dir: str | Path, init: str | Path | None = None) -> State:
         """Trains, resuming what `out_dir` holds, and writes out_dir/weights.safetensors at the end.
 
-        Args:
-          init: weights to start from instead of those of the configuration.
-
-        Raises:
-          AirjaxError: no data, no such weights, or a folder of another experiment.
+        `init` are weights to start from instead of those of the configuration. Raises AirjaxError: no data, no such
+        weights, or a folder of another experiment.
         """
         out_dir = Path(out_dir)
         make_state, step_fn = self.make_step()
         params = self.init_params(jax.random.key(self.loop.seed))
-        source = init or self.init
-        if source is not None:
+        if (source := init or self.init) is not None:
             params = self.load_params(source, params)
         batches_fn, draw = self.open_data()
 
         def panel(state: State, step: int) -> np.ndarray:
-            del step
             return np.asarray(jnp.round(255 * jnp.clip(draw(state["params"]), 0, 1))).astype(np.uint8)
 
         state = run_loop(
@@ -114,7 +103,6 @@ class Experiment:
             out_dir=out_dir,
             resolved_config=self,
         )
-        params = jax.tree.map(np.asarray, state["params"])
         metadata = {**self.metadata(), **self.phase.metadata(state)}
-        save_weights(out_dir / "weights.safetensors", params, metadata)
+        save_weights(out_dir / "weights.safetensors", jax.tree.map(np.asarray, state["params"]), metadata)
         return state

@@ -80,8 +80,6 @@ def run(
     batches_fn: Callable[[int], Iterator[Any]],
     out_dir: str | Path,
     panel_fn: Callable[[State, int], np.ndarray] | None = None,
-    eval_fn: Callable[[State, int], dict[str, float]] | None = None,
-    eval_every: int | None = None,
     resolved_config: Any = None,
     echo: Callable[[str], None] = print,
 ) -> State:
@@ -90,21 +88,17 @@ def run(
     Writes in `out_dir`: config.json, log.jsonl, checkpoints/, panels/, and with tensorboardX tensorboard/.
 
     Args:
-      config: see `LoopConfig`.
       state: pytree of arrays, all finite; copied, so it stays valid. Replicated over the devices.
       step_fn: (state, batch) -> (state, metrics); pure, jitted here with the state donated. Metrics are
         scalars; one is called "loss"; those whose names start with "psnr" are shown beside it.
-      batches_fn: start_step -> iterator over the batches that follow after that many steps; each a pytree of
-        numpy arrays whose axis 0 is divisible by the number of devices (scalars are replicated).
+      batches_fn: start_step -> iterator over the batches after that many steps; each a pytree of numpy arrays whose
+        axis 0 is divisible by the number of devices (scalars are replicated).
       panel_fn: (state, step) -> uint8 (h, w, 3), every `panel_every` steps.
-      eval_fn: (state, step) -> scalars, every `eval_every` steps and after the last; logged as "eval/name".
       resolved_config: what the folder's run is: dataclass or dict; another one in the same folder is refused.
       echo: takes each line of text for the screen.
 
-    Raises:
-      AirjaxError: the folder holds another run, a damaged checkpoint; the data ended early.
-      NonFiniteLossError: see there.
-      SystemExit: 130 or 143 after SIGINT or SIGTERM, once the step is done and its checkpoint written.
+    Raises AirjaxError: the folder holds another run or a damaged checkpoint, or the data ended early;
+    NonFiniteLossError; SystemExit (130, 143) after SIGINT or SIGTERM, once the step and its checkpoint are done.
     """
     out_dir, screen = Path(out_dir), _Screen(config, echo)
     with _only_process(out_dir), _Signals() as signals:
@@ -120,7 +114,7 @@ def run(
                     training.dispatch(_next_batch(batches, training.step))
                     finished = training.is_over()
                     stop = signals.received is not None  # asked once: report may take long, and only then saves
-                    training.report(finished, stop, panel_fn, eval_fn, eval_every)
+                    training.report(finished, stop, panel_fn)
                     if finished or stop:
                         break
             finally:
@@ -177,28 +171,21 @@ class _Training:
             self._compiled = True
             self._screen.say(f"step {self.step}: done after {self.clock.session():.1f} s")
         elif len(self._pending) > 1:
-            # One step ahead, not more: the host prepares the next batch while the device works, and a signal
-            # or the time limit waits for two steps at most.
+            # The host prepares the next batch while the device works; a signal waits for two steps at most.
             jax.block_until_ready(self._pending[-2][1]["loss"])
 
-    def report(
-        self, finished: bool, stop: bool, panel_fn: Callable | None, eval_fn: Callable | None, eval_every: int | None
-    ) -> None:
-        """Whatever is due after this step: log line, picture, evaluation, checkpoint."""
+    def report(self, finished: bool, stop: bool, panel_fn: Callable | None) -> None:
+        """Whatever is due after this step: log line, picture, checkpoint."""
         config, step, record = self._config, self.step, {}
         if finished or step % config.log_every == 0:
             self._settle()
-            record |= self._window.take()
-        # The log line comes before the checkpoint: a kill between the two leaves a line too many, which
-        # resuming drops, and never one too few. If a picture or an evaluation fails, the checkpoint is still
-        # written.
+            record = self._window.take()
+        # The log line comes before the checkpoint: a kill between the two leaves a line too many, which resuming
+        # drops, and never one too few. If a picture fails, the checkpoint is still written.
         try:
             if panel_fn is not None and _is_due(step, config.panel_every):
                 self._settle()
                 _write_panel(self._out_dir / "panels" / f"step_{step:08d}.png", panel_fn(self.state, step))
-            if eval_fn is not None and (finished or _is_due(step, eval_every)):
-                self._settle()
-                record |= {f"eval/{name}": float(value) for name, value in eval_fn(self.state, step).items()}
             if record:
                 self.journal.write(step, self.clock.elapsed(), record)
         finally:
@@ -222,11 +209,8 @@ class _Training:
         checkpoint.save(self._folder, self.step, self.state, keep=self._config.keep, extra=extra)
 
 
-# --- pieces of the loop --------------------------------------------------------------------------------
-
-
 class _Clock:
-    """Wall-clock seconds of this run, those of earlier sessions included."""
+    """Wall-clock seconds of this session, and of all."""
 
     def __init__(self, before: float):
         self._before, self._start = before, time.monotonic()
@@ -297,17 +281,16 @@ def _last_good(folder: Path) -> str:
 
 
 class _Mean:
-    """Means of metrics over the steps since the last log line, each over the steps that reported it (NaN: did not)."""
+    """Means of metrics over the steps since the last log line that reported them (NaN: did not)."""
 
     def __init__(self, sums: dict | None = None):
         self.sums: dict[str, tuple[float, int]] = dict(sums or {})
 
     def add(self, metrics: Metrics) -> None:
         for name, value in metrics.items():
-            if np.isnan(value):
-                continue
-            total, count = self.sums.get(name, (0.0, 0))
-            self.sums[name] = (total + float(value), count + 1)
+            if not np.isnan(value):
+                total, count = self.sums.get(name, (0.0, 0))
+                self.sums[name] = total + float(value), count + 1
 
     def take(self) -> dict[str, float]:
         means = {name: total / count for name, (total, count) in self.sums.items()}
@@ -332,12 +315,11 @@ class _Signals:
         self.received = number
         self._restore()
 
-    def _restore(self) -> None:
+    def _restore(self, *_) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def __exit__(self, *_) -> None:
-        self._restore()
+    __exit__ = _restore
 
 
 class _Screen:
@@ -367,16 +349,14 @@ class _Screen:
         self._bar = None
 
     def advance(self, step: int, clock: _Clock, record: Metrics, *, last: bool) -> None:
-        shown = {k: v for k, v in record.items() if k == "loss" or k.removeprefix("eval/").startswith("psnr")}
-        self._shown |= {name: f"{value:.4g}" for name, value in shown.items()}
+        shown = [name for name in record if name == "loss" or name.startswith("psnr")]
+        self._shown |= {name: f"{record[name]:.4g}" for name in shown}
         if self._bar is not None:
             self._bar.set_postfix(self._shown, refresh=False)
             self._bar.update()
             return
-        log_point = "loss" in record
-        self._points += log_point
-        evaluated = any(name.startswith("eval/") for name in record)
-        if record and (last or evaluated or (log_point and self._points % PLAIN_LINE_EVERY == 1)):
+        self._points += bool(record)
+        if record and (last or self._points % PLAIN_LINE_EVERY == 1):
             numbers = "  ".join(f"{name} {value}" for name, value in self._shown.items())
             self.say(f"step {step}/{self._config.num_steps}  {clock.elapsed():.0f} s  {numbers}")
 
@@ -425,22 +405,15 @@ def _write_panel(path: Path, panel: np.ndarray) -> None:
     if panel.dtype != np.uint8 or panel.ndim != 3 or panel.shape[2] != 3:
         raise ValueError(f"panel_fn: expected uint8 (h, w, 3), got {panel.dtype} {panel.shape}")
     path.parent.mkdir(exist_ok=True)
-    buffer = io.BytesIO()
-    Image.fromarray(panel).save(buffer, "PNG")
+    Image.fromarray(panel).save(buffer := io.BytesIO(), "PNG")
     atomic_write_bytes(path, buffer.getvalue())
 
 
-# --- whose folder is it? --------------------------------------------------------------------------------
-
-
-def _leaves(value: Any, name: str) -> dict[str, Any]:
-    """The values of nested settings by dotted name."""
-    if not isinstance(value, dict):
-        return {name: value}
-    leaves: dict[str, Any] = {}
-    for key, item in value.items():
-        leaves |= _leaves(item, f"{name}.{key}")
-    return leaves
+def _leaves(run: dict[str, Any]) -> dict[str, Any]:
+    """The values of a run's nested settings by dotted name."""
+    nested = {"loop": run["loop"], "config": run["config"]}
+    named = jax.tree_util.tree_flatten_with_path(nested, is_leaf=lambda value: not isinstance(value, dict))[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): value for path, value in named}
 
 
 @contextlib.contextmanager
@@ -459,29 +432,25 @@ def _only_process(out_dir: Path) -> Iterator[None]:
 
 def _claim_folder(out_dir: Path, config: LoopConfig, resolved_config: Any, screen: _Screen) -> None:
     """Write config.json, or make sure that the one already there describes the same run."""
-    versions = {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__}
     ours = {
         "seed": config.seed,
         "loop": settings_of(config),
         "config": settings_of(resolved_config),
-        "versions": versions,
+        "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
         "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
     }
     path = out_dir / "config.json"
     if path.exists():
         try:
             theirs = json.loads(path.read_text(encoding="utf-8"))
-            before, now = (_leaves(run["loop"], "loop") | _leaves(run["config"], "config") for run in (theirs, ours))
+            before, now = _leaves(theirs), _leaves(ours)
         except (ValueError, KeyError, TypeError) as error:
             raise AirjaxError(f"{path}: expected the settings of a run, got something else") from error
         compared = {*before, *now} - free_names(config, "loop") - free_names(resolved_config, "config")
         if changed := [name for name in sorted(compared) if before.get(name) != now.get(name)]:
-            name = changed[0]
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-            raise AirjaxError(
-                f"{out_dir}: holds a run with other settings: {name} was {before.get(name)!r}, is now "
-                f"{now.get(name)!r}{more}; choose another folder"
-            )
+            first = f"{changed[0]} was {before.get(changed[0])!r}, is now {now.get(changed[0])!r}{more}"
+            raise AirjaxError(f"{out_dir}: holds a run with other settings: {first}; choose another folder")
         for name in ("versions", "devices"):
             if theirs.get(name) != ours[name]:
                 screen.say(f"note: {name} were {theirs.get(name)}, are now {ours[name]}")

@@ -22,15 +22,9 @@ CONFIGS = Path(__file__).with_name("configs")
 
 
 def load_experiment(config: Path, smoke: bool, *, variant: str | None = None, seed: int | None = None) -> Any:
-    """The experiment that a config file describes.
+    """The experiment that a config file (or the name of one in train/configs) describes, tiny with `smoke`.
 
-    Args:
-      config: the file, or the name of one in train/configs.
-      smoke: the tiny variant.
-      variant, seed: further arguments of its function, where it has them.
-
-    Raises:
-      AirjaxError: no such file, a mistake in it, or an option that it does not have.
+    Raises AirjaxError: no such file, a mistake in it, or an option (`variant`, `seed`) that its function does not have.
     """
     path, make = load_config(config, "experiment", folder=CONFIGS)
     known = inspect.signature(make).parameters

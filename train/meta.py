@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -25,14 +24,10 @@ class Meta(Phase):
     """Meta-training of a predictor that is trained already; a wing says what its tasks are.
 
     The inner problem is a `Task` from the prediction, the outer loss that of the task.
-
-    Class facts:
-      head: names of the layers that are trained as the head.
-      start_rates: the inner learning rates that training starts from.
     """
 
-    head: ClassVar[tuple[str, ...]]
-    start_rates: ClassVar[Any]
+    head: ClassVar[tuple[str, ...]]  # names of the layers that are trained as the head
+    start_rates: ClassVar[Any]  # the inner learning rates that training starts from
 
     estimator: Estimator  # of the outer gradient, see `airjax.inner.estimators`
     trained: str = "head"  # "head" for the last layers, "all" for all weights, "rates" for no weight
@@ -46,7 +41,6 @@ class Meta(Phase):
 
     def make_trained(self, params: Any, experiment: Any) -> State:
         """The weights, and logarithms of the inner rates by name."""
-        del experiment
         log_rates = {name: jnp.float32(math.log(rate)) for name, rate in self.start_rates._asdict().items()}
         return {"params": params, "log_rates": log_rates}
 
@@ -59,7 +53,6 @@ class Meta(Phase):
         tx = optimizer.make(num_steps)
 
         def label(path, leaf):
-            del leaf
             names = [entry.key for entry in path]
             if names[0] == "log_rates":
                 return "rates" if self.learn_rates else "frozen"
@@ -76,11 +69,8 @@ class Meta(Phase):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Surrogate loss of one prediction, whose gradient is the estimated one, and its metrics.
 
-        Args:
-          key: of the estimator.
-          task: with the rates that `log_rates` are the logarithms of.
-          gaussians: the prediction, differentiable.
-          capacity: of the renderer; a prediction that needs more sends no gradient (the metric "overflow").
+        `log_rates` are the logarithms of the rates of `task`. A prediction that needs more than the renderer's
+        `capacity` sends no gradient (the metric "overflow").
         """
         start, active, rates = task.coordinates(gaussians), gaussians.active, task.rates
         problem = task.problem(active, capacity=capacity, any_order=self.estimator.needs_second_order)
@@ -128,8 +118,3 @@ class Variants:
         options = (self.rates if trained == "rates" else self.head).get(name)
         chosen = ESTIMATORS[name].at(self.horizon) if options is None else estimator(name, **options)
         return kind(chosen, trained, trained == "rates" or chosen.learns_rates, **fields)
-
-
-def shortened(phase: Meta, horizon: int) -> Meta:
-    """The phase with its estimator at another horizon, for smoke runs."""
-    return dataclasses.replace(phase, estimator=phase.estimator.at(horizon))

@@ -38,13 +38,10 @@ class Phase:
 
     def make_trained(self, params: Any, experiment: Experiment) -> State:
         """All that is trained, or kept with it, by name; the weights are "params"."""
-        del experiment
         return {"params": params}
 
-    def loss(
-        self, trained: State, batch: Any, key: jax.Array, experiment: Experiment
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean loss of a batch, and its metrics."""
+    def loss(self, trained: State, batch: Any, key: jax.Array, experiment: Experiment):
+        """(mean loss of a batch, its metrics by name)."""
         raise NotImplementedError
 
     def make_tx(self, optimizer: Optimizer, num_steps: int) -> optax.GradientTransformation:
@@ -76,5 +73,4 @@ class Phase:
 
     def metadata(self, state: State) -> dict[str, str]:
         """What the weights file says of this phase, beside the model's own configuration."""
-        del state
         return {}

@@ -43,12 +43,10 @@ def settings_of(value: Any) -> Any:
 
 def free_names(value: Any, name: str) -> set[str]:
     """Dotted names of the `free` fields of a configuration called `name`."""
-    if isinstance(value, dict):
-        return set().union(*(free_names(item, f"{name}.{key}") for key, item in value.items()))
-    if not dataclasses.is_dataclass(value):
-        return set()
     names: set[str] = set()
-    for field in dataclasses.fields(value):
+    for key, item in value.items() if isinstance(value, dict) else ():
+        names |= free_names(item, f"{name}.{key}")
+    for field in dataclasses.fields(value) if dataclasses.is_dataclass(value) else ():
         inner = f"{name}.{field.name}"
         names |= {inner} if field.metadata.get("free") else free_names(getattr(value, field.name), inner)
     return names
@@ -62,13 +60,9 @@ def check_at_least(config: Any, low: int, *names: str) -> None:
 
 
 def load_config(path: Path, function: str, *, folder: Path) -> tuple[Path, Callable[..., Any]]:
-    """A config file and its function of that name; the file is a program and is run.
+    """A config file, or the bare name of one in `folder`, and its function of that name; the file is run.
 
-    Args:
-      path: the file, or the bare name of one in `folder`.
-
-    Raises:
-      AirjaxError: no such file, a mistake in it, or no such function.
+    Raises AirjaxError: no such file, a mistake in it, or no such function.
     """
     if len(path.parts) == 1 and not path.suffix:
         names = sorted(file.stem for file in folder.glob("[a-z]*.py"))

@@ -4,7 +4,7 @@ python -m eval.main --config eval/configs/foresplat_estimators.py
 """
 
 from airjax.scene.task import RATES
-from eval.configs.metagrad_estimators import ESTIMATORS
+from eval.configs.metagrad_estimators import NAMES
 from eval.estimators import Estimators
 from eval.scene.subjects import ProceduralScenes
 
@@ -15,6 +15,6 @@ def evaluation() -> Estimators:
         name="foresplat_estimators",
         description="outer gradients on procedural scenes, two views of 32x32",
         subjects=ProceduralScenes(num_scenes=8, image_size=(32, 32)),
-        estimators=tuple(name for name in ESTIMATORS if name != "implicit_neumann"),
+        estimators=tuple(name for name in NAMES if name != "implicit_neumann"),
         rates=RATES,
     )

@@ -8,8 +8,5 @@ from eval.image.rd import RateDistortion
 
 def evaluation() -> RateDistortion:
     """As on Kodak (eval/configs/rd_kodak.py)."""
-    return RateDistortion(
-        name="rd_div2k",
-        description="two DIV2K validation images, bicubic x2 (1020x678)",
-        images="../shared/data/div2k_valid_x2",
-    )
+    description, images = "two DIV2K validation images, bicubic x2 (1020x678)", "../shared/data/div2k_valid_x2"
+    return RateDistortion(name="rd_div2k", description=description, images=images)

@@ -14,13 +14,10 @@ from scipy.interpolate import PchipInterpolator
 
 
 class BDRate(NamedTuple):
-    """Fields:
-    percent: size at equal PSNR against the anchor, in per cent: -20 is a fifth smaller; None where nothing overlaps.
-    psnr_range: the interval in dB that was averaged over; None likewise.
-    """
+    """Size at equal PSNR against the anchor; None where nothing overlaps."""
 
-    percent: float | None
-    psnr_range: tuple[float, float] | None
+    percent: float | None  # -20 is a fifth smaller
+    psnr_range: tuple[float, float] | None  # the interval in dB that was averaged over
 
 
 def bd_rate(
@@ -35,12 +32,7 @@ def bd_rate(
 
     Points with a rate or a PSNR that is not finite, and points that cost more than another without being better, are
     left out. A curve of fewer than two points overlaps with nothing. Nothing is extrapolated: where the anchor does not
-    fill `bpp_range`, the interval is smaller.
-
-    Args:
-      anchor_bpp, anchor_psnr: (k,) points of the anchor in any order, bits per pixel above 0 and dB.
-      bpp, psnr: (m,) points of the other codec.
-      bpp_range: of the anchor, bits per pixel.
+    fill `bpp_range`, the interval is smaller. Points are (k,) and (m,), in any order, bits per pixel above 0 and dB.
     """
     anchor, other = _curve(anchor_bpp, anchor_psnr), _curve(bpp, psnr)
     if min(len(anchor[0]), len(other[0])) < 2:

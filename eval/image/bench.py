@@ -38,8 +38,8 @@ from airjax.raster.additive import render_patches
 from airjax.raster.draw import TILE_SIZE, capacity_of, planned_lists, render
 from airjax.raster.tiles import CHUNK, Capacity, patch_grid
 from eval.image.measures import decode_pixels
-from eval.report import number, write_report
-from eval.timing import EXP_ROW, Row, Timing, exp_row, run_python, table, time_warm
+from eval.report import number
+from eval.timing import EXP_ROW, Row, Timing, exp_row, run_python, time_warm, write_rows
 from train.settings import check_at_least
 
 
@@ -116,18 +116,16 @@ class Subject:
     def patch_evaluations(self) -> int:
         """Exponentials of one rendering by patch grids, all stages."""
         maps = [stage.patch_map for stage in self.model.stages]
-        return sum(
-            (2 * m.rings + 1) ** 2 * math.prod(patch_grid(self.size, m.patch_size)) * m.patch_size**2 for m in maps
-        )
+        return sum((2 * m.rings + 1) ** 2 * self._patches(m.patch_size) * m.patch_size**2 for m in maps)
 
     @property
     def network_flops(self) -> float:
         """Floating-point operations of all stages' networks: two per multiply-add."""
-        return 2.0 * sum(
-            stage.network.multiply_adds(stage.patch_map.patch_size)
-            * math.prod(patch_grid(self.size, stage.patch_map.patch_size))
-            for stage in self.model.stages
-        )
+        sized = [(stage.network, stage.patch_map.patch_size) for stage in self.model.stages]
+        return 2.0 * sum(network.multiply_adds(side) * self._patches(side) for network, side in sized)
+
+    def _patches(self, patch_size: int) -> int:
+        return math.prod(patch_grid(self.size, patch_size))
 
     def time(
         self, what: str, function: Callable[[], Any], *, evaluations: int | None = None, flops: float | None = None
@@ -138,13 +136,11 @@ class Subject:
 
 def encode_rows(subject: Subject) -> list[Row]:
     """Pixels to bytes."""
-    steps = subject.config.solve_steps
-    patch, lists = subject.patch_evaluations, subject.list_evaluations
+    steps, patch = subject.config.solve_steps, subject.patch_evaluations
+    both = patch + subject.list_evaluations
     return [
         subject.time("encode, networks only", lambda: air_file.encode(subject.encode(0)), evaluations=patch),
-        subject.time(
-            f"encode, {steps} solve steps", lambda: air_file.encode(subject.encode(steps)), evaluations=patch + lists
-        ),
+        subject.time(f"encode, {steps} solve steps", lambda: air_file.encode(subject.encode(steps)), evaluations=both),
         subject.time("encode, compact file", lambda: air_file.encode(compress(subject.model, subject.image))),
     ]
 
@@ -164,7 +160,7 @@ def decode_rows(subject: Subject) -> list[Row]:
     ]
 
 
-def floats_of(gaussians: Gaussians2D) -> dict[str, jax.Array]:
+def _floats_of(gaussians: Gaussians2D) -> dict[str, jax.Array]:
     """The fields that have a gradient."""
     return {name: getattr(gaussians, name) for name in ("means", "scales", "angles", "colors")}
 
@@ -172,8 +168,7 @@ def floats_of(gaussians: Gaussians2D) -> dict[str, jax.Array]:
 def gradient_functions(subject: Subject) -> tuple[Callable, Callable]:
     """Two functions of nothing to (loss, gradient): mean squared error, by every number of every Gaussian.
 
-    The first draws through sorted lists, made anew in every run, the second through the patch grids of the stages.
-    The Gaussians are the same, so both return the same loss.
+    The first draws the Gaussians through sorted lists, made anew in every run, the second through patch grids.
     """
     image, size = jnp.asarray(subject.image), subject.size
     gaussians = jax.device_put(subject.encoded.gaussians)
@@ -197,7 +192,7 @@ def gradient_functions(subject: Subject) -> tuple[Callable, Callable]:
         gradient = jax.jit(jax.value_and_grad(lambda floats: jnp.mean(jnp.square(draw(floats) - image))))
         return lambda: gradient(floats)
 
-    return make(draw_lists, floats_of(gaussians)), make(draw_patches, [floats_of(g) for g in stages])
+    return make(draw_lists, _floats_of(gaussians)), make(draw_patches, [_floats_of(g) for g in stages])
 
 
 def gradient_rows(subject: Subject) -> list[Row]:
@@ -212,19 +207,12 @@ def gradient_rows(subject: Subject) -> list[Row]:
 
 def solve_rows(subject: Subject) -> list[Row]:
     """The whole color solve, and one step of it: the difference of two lengths, divided."""
-    gaussians, few, many = subject.encoded.gaussians, 1, 1 + subject.config.solve_steps
-    count = subject.list_evaluations
-    short = subject.time(
-        f"color solve, {few} step", lambda: solve(gaussians, subject.image, num_steps=few), evaluations=count
-    )
-    long = subject.time(
-        f"color solve, {many} steps", lambda: solve(gaussians, subject.image, num_steps=many), evaluations=count
-    )
-    per_step = Timing(
-        (long.timing.median - short.timing.median) / (many - few),
-        (long.timing.least - short.timing.least) / (many - few),
-        subject.config.repetitions,
-    )
+    count, more = subject.list_evaluations, subject.config.solve_steps
+    work = partial(solve, subject.encoded.gaussians, subject.image)
+    short = subject.time("color solve, 1 step", partial(work, num_steps=1), evaluations=count)
+    long = subject.time(f"color solve, {1 + more} steps", partial(work, num_steps=1 + more), evaluations=count)
+    median, least = ((b - a) / more for a, b in zip(short.timing[:2], long.timing[:2], strict=True))
+    per_step = Timing(median, least, subject.config.repetitions)
     return [short, long, Row("color solve, each further step", per_step, 0)]
 
 
@@ -245,17 +233,14 @@ def machine_rows(subject: Subject) -> list[Row]:
     @jax.jit
     def networks(params, image):
         # Each stage on the image itself: the work is that of an encode, the numbers mean nothing.
-        return [
-            p.apply(
-                params[f"stage{i}"], patches_of(pad_to_patches(image, s.patch_map.patch_size), s.patch_map.patch_size)
-            )
-            for i, (s, p) in enumerate(zip(model.stages, predictors(model.stages), strict=True))
-        ]
+        sizes = [stage.patch_map.patch_size for stage in model.stages]
+        inputs = [patches_of(pad_to_patches(image, size), size) for size in sizes]
+        pairs = zip(predictors(model.stages), inputs, strict=True)
+        return [predictor.apply(params[f"stage{i}"], patches) for i, (predictor, patches) in enumerate(pairs)]
 
     side = 256 * max(1, round(8 * subject.config.machine_scale ** (1 / 3)))
     matrix = jnp.full((side, side), 1.0 / side, jnp.float32)
     matmul = jax.jit(lambda a: a @ a)
-
     return [
         subject.time("networks, all stages", lambda: networks(model.params, image), flops=subject.network_flops),
         subject.time(f"plain matmul, {side}^3", lambda: matmul(matrix), flops=2.0 * side**3),
@@ -312,22 +297,19 @@ def shares(rows: list[Row]) -> dict[str, float]:
         ("renderer, exponentials per second against the plain exp loop", "render", EXP_ROW, "evaluations"),
         ("networks, FLOP per second against the plain matmul", "networks", "plain matmul", "flops"),
     )
+
+    def rate(name: str, field: str) -> float:
+        return getattr(by_name[name], field) / by_name[name].timing.median
+
     return {
-        title: _rate(by_name[name], field) / _rate(by_name[loop], field)
+        title: rate(name, field) / rate(loop, field)
         for title, name, loop, field in compared
         if name in by_name and loop in by_name
     }
 
 
-def _rate(row: Row, name: str) -> float:
-    return getattr(row, name) / row.timing.median
-
-
 def run(config: Benchmark, weights: Path | None, out: Path) -> int:
-    """Measures, prints the table and writes `bench.json`; 0 failures.
-
-    Raises AirjaxError: no such weights, no photograph, or a command of another process failed.
-    """
+    """Measures, prints the table and writes `bench.json`; AirjaxError also if a command of another process failed."""
     model = load(weights)
     path = find_images([config.images], suffixes=IMAGE_SUFFIXES)[0]
     subject = Subject(model, weights, path, read_image(path).pixels, config)
@@ -340,17 +322,8 @@ def run(config: Benchmark, weights: Path | None, out: Path) -> int:
     counts = [number(c, 0) for c in subject.encoded.stage_counts]
     print(f"{config.description}; {width}x{height}, weights {model.name}")
     print(f"{subject.encoded.gaussians.num_slots:,} Gaussians, per stage {' + '.join(counts)}")
-    print(table(rows))
     for name, share in shares(rows).items():
         print(f"{name}: {share:.0%}")
-    report = {
-        "name": config.name,
-        "description": f"{config.description}; times in seconds",
-        "weights": model.name,
-        "stage_counts": list(subject.encoded.stage_counts),
-        "rows": [row.as_json() for row in rows],
-        "shares": shares(rows),
-    }
-    write_report(out / "bench.json", config, report)
-    print(f"report: {out / 'bench.json'}")
+    counts = list(subject.encoded.stage_counts)
+    write_rows(out, config, rows, {"weights": model.name, "stage_counts": counts, "shares": shares(rows)})
     return 0

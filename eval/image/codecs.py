@@ -57,29 +57,24 @@ class Pillow:
     format: str  # Pillow's name
     feature: str  # Pillow's name of the library behind it, for `PIL.features`
     ladder: str  # name of the field of `eval.image.rd.RateDistortion` with the settings
-    knob: str  # meaning of a setting
     options: Callable[[float], dict[str, Any]]  # a setting to the options of `Image.save`
     note: str  # the options in words
+    knob: str = "quality"  # meaning of a setting
 
 
 def _jpeg(label: str, subsampling: int) -> Pillow:
     def options(quality: float) -> dict[str, Any]:
         return {"quality": quality, "subsampling": subsampling, "optimize": True}
 
-    return Pillow(label, "JPEG", "jpg", "jpeg_qualities", "quality", options, "optimized Huffman tables, baseline")
+    return Pillow(label, "JPEG", "jpg", "jpeg_qualities", options, "optimized Huffman tables, baseline")
 
 
+_AVIF_DEFAULTS = "Pillow's defaults: 4:2:0, speed 6, all cores"
 PILLOW: dict[str, Pillow] = {
     "jpeg-420": _jpeg("JPEG 4:2:0", 2),
     "jpeg-444": _jpeg("JPEG 4:4:4", 0),
     "webp": Pillow(
-        "WebP",
-        "WEBP",
-        "webp",
-        "webp_qualities",
-        "quality",
-        lambda quality: {"quality": quality, "method": 6},
-        "lossy, method 6",
+        "WebP", "WEBP", "webp", "webp_qualities", lambda quality: {"quality": quality, "method": 6}, "lossy, method 6"
     ),
     # mct: Pillow's default codes R, G and B apart, which costs 2 to 4 dB. Equal ratios: with Pillow's other knob, equal
     # PSNR ("dB"), rough images take most of the bits, and the mean over images is 1 to 3 dB worse at equal mean rate.
@@ -88,19 +83,11 @@ PILLOW: dict[str, Pillow] = {
         "JPEG2000",
         "jpg_2000",
         "jpeg2000_ratios",
-        "ratio",
         lambda ratio: {"irreversible": True, "mct": 1, "quality_mode": "rates", "quality_layers": [ratio]},
         "irreversible 9/7 wavelet and color transform, one layer, the same compression ratio for all images",
+        "ratio",
     ),
-    "avif": Pillow(
-        "AVIF",
-        "AVIF",
-        "avif",
-        "avif_qualities",
-        "quality",
-        lambda quality: {"quality": quality},
-        "Pillow's defaults: 4:2:0, speed 6, all cores",
-    ),
+    "avif": Pillow("AVIF", "AVIF", "avif", "avif_qualities", lambda quality: {"quality": quality}, _AVIF_DEFAULTS),
 }
 
 

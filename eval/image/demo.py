@@ -19,8 +19,8 @@ from airjax.image.codec.chunks import CHUNK_OVERHEAD
 from airjax.image.codec.compress import compress
 from airjax.photographs import read_image
 from eval.image.measures import as_written, bits_per_pixel, decode_pixels, score
-from eval.plots import draw_picture
-from eval.timing import Timing, time_warm
+from eval.plots import picture_figure, png
+from eval.timing import time_warm
 
 REPETITIONS = 5
 NUM_PREFIXES = 4
@@ -41,7 +41,9 @@ def compare(original: Path, file: Path, decoded: Path, weights: Path | None) -> 
             actual, expected = (f"{w}x{h}" for h, w in (pixels.shape[:2], encoded.image_size))
             raise AirjaxError(f"{display_name(path)}: expected {expected} pixels like {file}, got {actual}")
     scores = score(image, reconstruction)
-    encode, decode = warm_times(image, data, weights)
+    model = load(weights)
+    encode, _ = time_warm(lambda: air_file.encode(compress(model, image)), REPETITIONS)
+    decode, _ = time_warm(lambda: decode_pixels(data), REPETITIONS)
     height, width = encoded.image_size
     facts = [
         f"{original.name}, {width}x{height}",
@@ -52,7 +54,7 @@ def compare(original: Path, file: Path, decoded: Path, weights: Path | None) -> 
         f"encode {1e3 * encode.median:.0f} ms, decode {1e3 * decode.median:.0f} ms (warm, median of {REPETITIONS})",
     ]
     shown = [(f"stage {n}: {size / 1024:.1f} kB, {psnr:.1f} dB", part) for n, size, psnr, part in prefixes(image, data)]
-    picture = draw_picture(image, reconstruction, encoded, facts, prefixes=shown)
+    picture = png(picture_figure(image, reconstruction, encoded, facts, prefixes=shown))
     return [*facts, *(f"the beginning of the file, {title}" for title, _ in shown)], picture
 
 
@@ -66,14 +68,6 @@ def prefixes(image: np.ndarray, data: bytes) -> list[tuple[int, int, float, np.n
         part = decode_pixels(data[:size], partial=True)
         result.append((stages, size, score(image, part).psnr, as_written(part)))
     return result
-
-
-def warm_times(image: np.ndarray, data: bytes, weights: Path | None) -> tuple[Timing, Timing]:
-    """Pixels to bytes with the default options, and bytes to pixels, after a first run that compiles."""
-    model = load(weights)
-    encode, _ = time_warm(lambda: air_file.encode(compress(model, image)), REPETITIONS)
-    decode, _ = time_warm(lambda: decode_pixels(data), REPETITIONS)
-    return encode, decode
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -58,7 +58,7 @@ def as_written(rendered: np.ndarray) -> np.ndarray:
 
 def score(image: np.ndarray, rendered: np.ndarray) -> Scores:
     """Scores of a rendered image after rounding to 8 bits, (h, w, 3) float32 both."""
-    return Scores(*(float(value) for value in _score(image, as_written(rendered))))
+    return Scores(*map(float, _score(image, as_written(rendered))))
 
 
 @jax.jit
@@ -85,11 +85,9 @@ def measure_file(
     repetitions: int,
     finish: Callable[[Any], np.ndarray] = np.asarray,
 ) -> tuple[FileResult, bytes]:
-    """Encodes and decodes one image, warm and timed: (numbers, the file).
+    """Encodes and decodes an image (h, w, 3) in [0, 1], warm and timed: (numbers, the file).
 
-    Args:
-      image: (h, w, 3) float32 in [0, 1].
-      finish: what was decoded to (h, w, 3) float32 pixels; not part of the time of `decode`.
+    `finish` turns what was decoded into float32 pixels, which is not part of the time of `decode`.
     """
     encode_time, data = time_warm(encode, repetitions)
     decode_time, decoded = time_warm(lambda: decode(data), repetitions)
@@ -136,8 +134,7 @@ def measure_images(
 ) -> Iterator[Result]:
     """Results of `measure` (file name, pixels) for one image after another, those in `folder`.
 
-    An image that cannot be read or measured is one line on the screen, and has no result. Raises AirjaxError: there is
-    no result at all.
+    An image that cannot be read or measured is one line on the screen. Raises AirjaxError: there is no result at all.
     """
     num_results = 0
     with tqdm(paths, unit="image", disable=None) as progress:

@@ -17,19 +17,8 @@ from airjax.image.codec import air_file
 from airjax.image.codec.air_file import Encoded, truncate_stages
 from airjax.image.model import Model
 from airjax.raster.draw import capacity_of, render
-from eval.image.measures import (
-    METRICS,
-    FileResult,
-    Scores,
-    bits_per_pixel,
-    decode_pixels,
-    measure_file,
-    measure_images,
-    num_perfect,
-    operating_points,
-    prepare,
-    score,
-)
+from eval.image import measures
+from eval.image.measures import FileResult, Scores, bits_per_pixel, decode_pixels, measure_file, num_perfect, score
 from eval.report import codec_report, finite_mean, format_table, number, write_report
 from eval.timing import peak_memory
 from train.settings import check_at_least
@@ -114,15 +103,11 @@ def evaluate_file(
     return result._replace(num_gaussians=sum(air_file.info(data).stage_counts))
 
 
-def evaluate_image(model: Model, image: np.ndarray, source: str, config: ImageEvaluation) -> ImageResult:
+def evaluate_image(model: Model, source: str, image: np.ndarray, *, config: ImageEvaluation) -> ImageResult:
     """Everything about one image, (h, w, 3) float32 in [0, 1]."""
     networks = model.encode(image, max_gaussians=config.max_gaussians, solve_steps=0)
-    files = tuple(
-        evaluate_file(
-            model, image, max_gaussians=config.max_gaussians, solve_steps=steps, repetitions=config.repetitions
-        )
-        for steps in config.solve_steps
-    )
+    evaluate = partial(evaluate_file, model, image, max_gaussians=config.max_gaussians, repetitions=config.repetitions)
+    files = tuple(evaluate(solve_steps=steps) for steps in config.solve_steps)
     return ImageResult(source, image.shape[:2], evaluate_stages(image, networks), files)
 
 
@@ -144,9 +129,8 @@ def tables(results: list[ImageResult], config: ImageEvaluation) -> str:
         files = [result.files[j] for result in results]
         rows = [[f.num_gaussians, f.num_bytes, f.bpp, 1e3 * f.encode.median, 1e3 * f.decode.median] for f in files]
         head = ["image", "Gaussians", "bytes", "bpp", "encode ms", "decode ms"]
-        parts.append(
-            f"{codec}: size, and warm times (median of {config.repetitions}; pixels to bytes, bytes to pixels)"
-        )
+        how = f"median of {config.repetitions}; pixels to bytes, bytes to pixels"
+        parts.append(f"{codec}: size, and warm times ({how})")
         parts.append(_table_with_mean(head, names, rows, [0, 0, 3, 1, 1]))
     if perfect := sum(num_perfect(result.files) for result in results):
         parts.append(f"{perfect} files are perfect; they are left out of the mean PSNR")
@@ -155,18 +139,18 @@ def tables(results: list[ImageResult], config: ImageEvaluation) -> str:
 
 def _table_with_mean(head: list[str], names: list[str], rows: list[list[float]], digits: list[int]) -> str:
     means = [finite_mean(column) for column in zip(*rows, strict=True)]
-    cells = [
-        [name, *(number(value, d) for value, d in zip(row, digits, strict=True))]
-        for name, row in zip([*names, f"mean of {len(names)}"], [*rows, means], strict=True)
-    ]
-    return format_table(head, cells) + "\n"
+    named = zip([*names, f"mean of {len(names)}"], [*rows, means], strict=True)
+    return format_table(head, [[name, *map(number, row, digits)] for name, row in named]) + "\n"
 
 
 def stage_points(results: list[ImageResult]) -> dict[str, list]:
     """CompressAI's lists, one operating point per stage: the mean over images."""
     stages = list(zip(*(result.stages for result in results), strict=True))
     return {
-        **{metric: [finite_mean(s.scores[i] for s in stage) for stage in stages] for i, metric in enumerate(METRICS)},
+        **{
+            metric: [finite_mean(s.scores[i] for s in stage) for stage in stages]
+            for i, metric in enumerate(measures.METRICS)
+        },
         "bpp": [finite_mean(s.bpp for s in stage) for stage in stages],
         "num_gaussians": [finite_mean(s.num_gaussians for s in stage) for stage in stages],
     }
@@ -177,15 +161,13 @@ def codec_reports(results: list[ImageResult], config: ImageEvaluation, model: Mo
     limit = "no limit on" if config.max_gaussians is None else f"at most {config.max_gaussians}"
 
     def describe(steps: int) -> str:
-        return (
-            f"{config.description}; weights {model.name}, {limit} Gaussians, {steps} color-solve steps, "
-            "lossless profile; times in seconds, warm"
-        )
+        how = f"weights {model.name}, {limit} Gaussians, {steps} color-solve steps, lossless profile"
+        return f"{config.description}; {how}; times in seconds, warm"
 
     reports = {}
     for j, steps in enumerate(config.solve_steps):
         name, files = f"airjax-{codec_name(steps)}", [result.files[j] for result in results]
-        report = codec_report(name, describe(steps), operating_points([files]))
+        report = codec_report(name, describe(steps), measures.operating_points([files]))
         reports[name] = {**report, "perfect_images": num_perfect(files), "peak_memory_bytes": peak_memory()}
     description = f"{describe(0)}; one point per stage"
     reports["airjax-stages"] = codec_report("airjax-stages", description, stage_points(results))
@@ -193,19 +175,14 @@ def codec_reports(results: list[ImageResult], config: ImageEvaluation, model: Mo
 
 
 def run(config: ImageEvaluation, weights: Path | None, out: Path) -> int:
-    """Measures all images, prints the tables, writes the reports; the number of images that could not be read.
+    """Measures all images and prints the tables; see `eval.config`.
 
-    Args:
-      weights: a weights file; None for the shipped one.
-      out: folder of the reports: `airjax-<setting>.json`, `airjax-stages.json`, and those of each image in a folder of
-        that name.
-
-    Raises:
-      AirjaxError: no such weights, no such folder, no image in it, or none that can be read.
+    Writes `airjax-<setting>.json`, `airjax-stages.json`, and those of each image in a folder of that name.
     """
-    model, paths = prepare(config, weights)
+    model, paths = measures.prepare(config, weights)
     results: list[ImageResult] = []
-    for result in measure_images(config.images, paths, lambda name, image: evaluate_image(model, image, name, config)):
+    measure = partial(evaluate_image, model, config=config)
+    for result in measures.measure_images(config.images, paths, measure):
         results.append(result)
         for name, report in codec_reports([result], config, model).items():
             content = {**report, "source": result.source, "image_size": list(result.image_size)}

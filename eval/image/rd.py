@@ -6,8 +6,9 @@ files, metrics are taken on 8-bit images (`eval.image.measures.score`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -100,16 +101,9 @@ def measure(codec: Codec, image: np.ndarray, repetitions: int) -> tuple[FileResu
     """
     prepared = codec.prepare(image)
     try:
-        return tuple(
-            measure_file(
-                image,
-                lambda setting=setting: codec.encode(prepared, setting),
-                codec.decode,
-                repetitions=repetitions,
-                finish=codec.finish,
-            )[0]
-            for setting in codec.settings
-        )
+        encodes = [partial(codec.encode, prepared, setting) for setting in codec.settings]
+        measured = partial(measure_file, image, decode=codec.decode, repetitions=repetitions, finish=codec.finish)
+        return tuple(measured(encode)[0] for encode in encodes)
     except (OSError, ValueError) as error:
         size = f"{image.shape[1]}x{image.shape[0]}"
         raise AirjaxError(f"{codec.label} cannot hold a {size} image ({error})") from error
@@ -130,10 +124,8 @@ def bd_rates(means: dict[str, dict[str, list]], bpp_range: tuple[float, float]) 
     """Delta rate of every codec but the anchor, against the anchor; empty without an anchor."""
     if ANCHOR not in means:
         return {}
-    values = {
-        name: [np.array(lists[key], float) for key in ("bpp", "psnr-rgb")]  # None becomes NaN
-        for name, lists in means.items()
-    }
+    keys = "bpp", "psnr-rgb"
+    values = {name: [np.array(lists[key], float) for key in keys] for name, lists in means.items()}  # None becomes NaN
     anchor = values.pop(ANCHOR)
     return {name: bd_rate(*anchor, *other, bpp_range=bpp_range) for name, other in values.items()}
 
@@ -161,9 +153,6 @@ def compare(
     return comparisons
 
 
-# --- reports ---------------------------------------------------------------------------------------------
-
-
 def write_reports(results: Sequence[ImageCurves], codecs: Sequence[Codec], config: RateDistortion, out: Path) -> None:
     """The last image's report in one folder per codec, and `<codec>.json`: means over the images so far."""
     last = results[-1]
@@ -176,17 +165,6 @@ def write_reports(results: Sequence[ImageCurves], codecs: Sequence[Codec], confi
         perfect = sum(num_perfect(result.files[codec.name]) for result in results)
         content = {**report, "images": [result.source for result in results], "perfect_files": perfect}
         write_report(out / f"{codec.name}.json", config, content)
-
-
-def write_bd_rates(results: Sequence[ImageCurves], codecs: Sequence[Codec], config: RateDistortion, out: Path) -> None:
-    """`bd_rate.json`: every codec against the anchor."""
-    rates = {
-        name: {**item.of_means._asdict(), "mean_percent": item.mean_percent, "num_images": item.num_images}
-        for name, item in compare(results, codecs, config.anchor_bpp).items()
-    }
-    write_report(
-        out / "bd_rate.json", config, {"anchor": ANCHOR, "anchor_bpp": list(config.anchor_bpp), "codecs": rates}
-    )
 
 
 def tables(results: Sequence[ImageCurves], codecs: Sequence[Codec], config: RateDistortion) -> str:
@@ -207,10 +185,8 @@ def tables(results: Sequence[ImageCurves], codecs: Sequence[Codec], config: Rate
     labels = {codec.name: codec.label for codec in codecs}
     if comparisons := compare(results, codecs, config.anchor_bpp):
         low, high = config.anchor_bpp
-        parts.append(
-            f"BD-rate: size at equal PSNR against {labels[ANCHOR]}, over its PSNRs at {low:g} to {high:g} bpp, "
-            "as far as the codec has them too"
-        )
+        interval = f"over its PSNRs at {low:g} to {high:g} bpp, as far as the codec has them too"
+        parts.append(f"BD-rate: size at equal PSNR against {labels[ANCHOR]}, {interval}")
         head = ["codec", "of the mean curves", "PSNR used, dB", "mean over images", "images"]
         parts.append(format_table(head, [_bd_row(labels[name], item) for name, item in comparisons.items()]))
     return "\n".join(parts)
@@ -218,26 +194,16 @@ def tables(results: Sequence[ImageCurves], codecs: Sequence[Codec], config: Rate
 
 def _bd_row(label: str, comparison: Comparison) -> list[str]:
     interval = comparison.of_means.psnr_range
-    return [
-        label,
-        _percent(comparison.of_means.percent),
-        "no overlap" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}",
-        _percent(comparison.mean_percent),
-        str(comparison.num_images),
-    ]
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.1f} %"
+    of_means, mean = (
+        "-" if value is None else f"{value:+.1f} %" for value in (comparison.of_means.percent, comparison.mean_percent)
+    )
+    used = "no overlap" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
+    return [label, of_means, used, mean, str(comparison.num_images)]
 
 
 def plot(results: Sequence[ImageCurves], codecs: Sequence[Codec], config: RateDistortion) -> bytes:
     """PSNR and MS-SSIM over bits per pixel, a PNG file. MS-SSIM is shown as -10 log10(1 - MS-SSIM), dB."""
     count = "1 image" if len(results) == 1 else f"mean of {len(results)} images at equal settings"
-    return draw_panels(f"{config.description}: {count}", tuple(_panels(results, codecs)))
-
-
-def _panels(results: Sequence[ImageCurves], codecs: Sequence[Codec]) -> Iterator[Panel]:
     psnr, ms_ssim = [], []
     for codec in codecs:
         lists = curve(results, codec)
@@ -247,23 +213,13 @@ def _panels(results: Sequence[ImageCurves], codecs: Sequence[Codec]) -> Iterator
         # The largest finite value is that of the float32 next to 1.
         error = np.maximum(1 - np.array(lists["ms-ssim-rgb"], float), 2.0**-24)
         ms_ssim.append(Line(codec.label, bpp[shown], -10 * np.log10(error)[shown]))
-    yield Panel("PSNR, dB", "bits per pixel", tuple(psnr), log2_x=True)
-    yield Panel("MS-SSIM, dB:  -10 log10(1 - MS-SSIM)", "bits per pixel", tuple(ms_ssim), log2_x=True)
-
-
-# --- the run ---------------------------------------------------------------------------------------------
+    titles = {"PSNR, dB": psnr, "MS-SSIM, dB:  -10 log10(1 - MS-SSIM)": ms_ssim}
+    panels = [Panel(title, "bits per pixel", tuple(lines), log2_x=True) for title, lines in titles.items()]
+    return draw_panels(f"{config.description}: {count}", panels)
 
 
 def run(config: RateDistortion, weights: Path | None, out: Path) -> int:
-    """Measures all images, prints the tables, writes reports and plot; the number of images that failed.
-
-    Args:
-      weights: a weights file; None for the shipped one.
-      out: folder of the reports: `<codec>.json`, `<codec>/<image>.json`, `bd_rate.json`, `rd.png`.
-
-    Raises:
-      AirjaxError: no such weights, no such folder, no image in it, or none that can be measured.
-    """
+    """Prints tables, writes `<codec>.json`, `<codec>/<image>.json`, `bd_rate.json`, `rd.png`; see `eval.config`."""
     model, paths = prepare(config, weights)
     codecs = make_codecs(config, model)
 
@@ -275,7 +231,12 @@ def run(config: RateDistortion, weights: Path | None, out: Path) -> int:
     for result in measure_images(config.images, paths, measure_all):
         results.append(result)
         write_reports(results, codecs, config, out)
-    write_bd_rates(results, codecs, config, out)
+    rates = {
+        name: {**item.of_means._asdict(), "mean_percent": item.mean_percent, "num_images": item.num_images}
+        for name, item in compare(results, codecs, config.anchor_bpp).items()
+    }
+    content = {"anchor": ANCHOR, "anchor_bpp": list(config.anchor_bpp), "codecs": rates}
+    write_report(out / "bd_rate.json", config, content)
     atomic_write_bytes(out / "rd.png", plot(results, codecs, config))
     print(tables(results, codecs, config))
     print(f"reports and plot: {out}")

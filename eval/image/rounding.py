@@ -61,46 +61,26 @@ def measure(model: Model, image: np.ndarray, quality: float, solve_steps: int) -
         return score(image, np.asarray(render(gaussians, image_size=image.shape[:2]).image)).psnr
 
     quantized, source = compress_and_source(model, image, CompressOptions(quality, solve_steps=solve_steps))
-    data = air_file.encode(quantized)
+    data, count = air_file.encode(quantized), sum(quantized.stage_counts)
     threshold = mse_threshold_of(quality)
     unaware = model.encode(image, mse_threshold=threshold, ssim_threshold=2.0, solve_steps=2 * solve_steps)
-    count = sum(quantized.stage_counts)
-    return RoundingResult(
-        psnr_of(air_file.decode(data).gaussians),
-        psnr_of(source),
-        psnr_of(unaware.gaussians),
-        unaware.gaussians.num_slots,
-        count,
-        8 * len(data) / max(1, count),
-        bits_per_pixel(len(data), image.shape[:2]),
-    )
+    decibels = map(psnr_of, (air_file.decode(data).gaussians, source, unaware.gaussians))
+    bits, bpp = 8 * len(data) / max(1, count), bits_per_pixel(len(data), image.shape[:2])
+    return RoundingResult(*decibels, unaware.gaussians.num_slots, count, bits, bpp)
 
 
 def table(qualities: tuple[float, ...], means: list[RoundingResult]) -> str:
     """One line per quality: means over the images."""
     head = ["quality", "PSNR", "same rows", "loss dB", "no quantizer", "Gaussians", "Gaussians", "bits each", "bpp"]
     rows = [
-        [
-            number(quality, 0),
-            number(m.psnr, 2),
-            number(m.same_rows, 2),
-            number(m.same_rows - m.psnr, 2),
-            number(m.unaware, 2),
-            number(m.unaware_gaussians, 0),
-            number(m.num_gaussians, 0),
-            number(m.bits_per_gaussian, 1),
-            number(m.bpp, 3),
-        ]
+        (quality, m.psnr, m.same_rows, m.same_rows - m.psnr, *m[2:])  # from `unaware` on, as in the head
         for quality, m in zip(qualities, means, strict=True)
     ]
-    return format_table(head, rows)
+    return format_table(head, [list(map(number, row, (0, 2, 2, 2, 2, 0, 0, 1, 3))) for row in rows])
 
 
 def run(config: Rounding, weights: Path | None, out: Path) -> int:
-    """Measures all images, prints the table, writes `rounding.json`; the number of images that could not be read.
-
-    Raises AirjaxError: no such weights, no image, or none that can be read.
-    """
+    """Measures all images, prints the table, writes `rounding.json`; see `eval.config`."""
     model, paths = prepare(config, weights)
 
     def measure_all(name: str, image: np.ndarray) -> tuple[str, list[RoundingResult]]:

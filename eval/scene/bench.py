@@ -21,8 +21,7 @@ from airjax.scene.cameras import unproject
 from airjax.scene.harmonics import from_rgb
 from airjax.scene.procedural import Views, random_views
 from airjax.scene.render import TILE_SIZE, capacity_of, render
-from eval.report import write_report
-from eval.timing import Row, exp_row, table, time_warm
+from eval.timing import Row, exp_row, time_warm, write_rows
 from train.scene.data import SceneData, texture_atlas
 from train.settings import check_at_least
 
@@ -96,10 +95,7 @@ def make_views(config: SceneBenchmark, side: int) -> Views:
 
 
 def run(config: SceneBenchmark, weights: Path | None, out: Path) -> int:
-    """Measures, prints the table and writes `bench.json`; 0 failures.
-
-    Raises AirjaxError: weights, which a renderer does not have.
-    """
+    """Measures, prints the table and writes `bench.json`; AirjaxError for weights, which a renderer does not have."""
     if weights is not None:
         raise AirjaxError("--weights: not an option of this benchmark, whose sets are made without a predictor")
     rows, make = [], jax.jit(cell_gaussians, static_argnums=1)
@@ -108,12 +104,5 @@ def run(config: SceneBenchmark, weights: Path | None, out: Path) -> int:
         rows += rows_of(jax.block_until_ready(make(views, cell)), views, config.repetitions)
     rows.append(exp_row(config.machine_scale, config.repetitions))
     print(config.description)
-    print(table(rows))
-    report = {
-        "name": config.name,
-        "description": f"{config.description}; times in seconds",
-        "rows": [row.as_json() for row in rows],
-    }
-    write_report(out / "bench.json", config, report)
-    print(f"report: {out / 'bench.json'}")
+    write_rows(out, config, rows)
     return 0

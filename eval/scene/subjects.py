@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,16 +61,8 @@ class SceneSubject:
 
     def task(self, rates: Any) -> SceneTask:
         """Refinement towards the given views, judged by the others."""
-        return SceneTask(
-            self.images,
-            self.cameras,
-            self.near,
-            self.background,
-            self.judged_images,
-            self.judged_cameras,
-            rates,
-            self.loss_fn,
-        )
+        task = SceneTask(self.images, self.cameras, self.near, self.background, rates=rates, loss_fn=self.loss_fn)
+        return replace(task, target_images=self.judged_images, target_cameras=self.judged_cameras)
 
     def start(self, model: Model | None) -> Gaussians3D:
         """The prediction, or Gaussians at the points."""
@@ -135,21 +127,22 @@ class ProceduralScenes(_Scenes):
         images, cameras, near, far = views.images[given], views.cameras[given], float(views.near), float(views.far)
         count = 2 * self.image_size[0] * self.image_size[1]
         points, colors = random_points(np.random.default_rng(index), images, cameras, near, far, count)
-        return SceneSubject(
-            f"{FIRST_SEED + index}",
+        name, capacity = f"{FIRST_SEED + index}", Capacity(*self.capacity) if self.capacity else None
+        shown, background = (views.images[judged], views.cameras[judged]), np.zeros(3, np.float32)
+        subject = SceneSubject(
+            name,
             images,
             cameras,
             (images, cameras),
             near,
             far,
-            views.images[judged],
-            views.cameras[judged],
+            *shown,
             points,
             colors,
-            np.zeros(3, np.float32),
-            capacity=Capacity(*self.capacity) if self.capacity else None,
+            background,
             loss_fn=self.loss_fn,
         )
+        return replace(subject, capacity=capacity)
 
 
 @dataclass(frozen=True)
@@ -177,19 +170,8 @@ class RealScenes(_Scenes):
         parts = prepare(scene, views=self.views, predict_size=self.predict_size)
         given, bounds = parts.given, parts.bounds
         points = bounds.triangulated or triangulate(given.images, given.cameras, source=folder)
-        return SceneSubject(
-            Path(folder).name,
-            given.images,
-            given.cameras,
-            (parts.small.images, parts.small.cameras),
-            bounds.near,
-            bounds.far,
-            parts.held_out.images,
-            parts.held_out.cameras,
-            points.points,
-            points.colors,
-            scene.background,
-            sets=parts.sets,
-            empty=parts.small.empty,
-            loss_fn=self.loss_fn,
-        )
+        small, held_out = parts.small, parts.held_out
+        views = given.images, given.cameras, (small.images, small.cameras), bounds.near, bounds.far
+        judged = held_out.images, held_out.cameras, points.points, points.colors, scene.background
+        subject = SceneSubject(Path(folder).name, *views, *judged, loss_fn=self.loss_fn)
+        return replace(subject, sets=parts.sets, empty=small.empty)

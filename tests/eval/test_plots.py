@@ -16,17 +16,21 @@ from eval.plots import (
     Line,
     Panel,
     draw_panels,
-    draw_picture,
     error_image,
     panel_zoom,
     panels_figure,
     picture_figure,
+    png,
     stage_colors,
 )
 
 
 def pixels_of(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def draw_picture(*args, **options):
+    return png(picture_figure(*args, **options))
 
 
 # --- panels ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -154,7 +154,7 @@ def test_the_callers_state_stays_valid_and_the_step_is_traced_once(tmp_path):
     toy(tmp_path / "twins", LoopConfig(2), state=twins, step_fn=counted)
 
 
-def test_panels_evaluation_and_screen(tmp_path):
+def test_panels_and_screen(tmp_path):
     lines, seen = [], []
 
     def panel_fn(state, step):
@@ -162,14 +162,11 @@ def test_panels_evaluation_and_screen(tmp_path):
         return np.full((4, 6, 3), step, np.uint8)
 
     config = LoopConfig(10, log_every=5, panel_every=4, checkpoint_every=0)
-    evaluate = lambda state, step: {"psnr": np.float32(step), "other": 1}  # noqa: E731
-    toy(tmp_path, config, panel_fn=panel_fn, eval_fn=evaluate, eval_every=3, echo=lines.append)
+    toy(tmp_path, config, panel_fn=panel_fn, echo=lines.append)
     assert seen == [4, 8]
     picture = np.asarray(Image.open(tmp_path / "panels" / "step_00000008.png"))
     np.testing.assert_array_equal(picture, np.full((4, 6, 3), 8))
-    evals = [(line["step"], line["eval/psnr"]) for line in read_log(tmp_path) if "eval/psnr" in line]
-    assert evals == [(3, 3), (6, 6), (9, 9), (10, 10)]
-    assert [line["step"] for line in read_log(tmp_path)] == [3, 5, 6, 9, 10]
+    assert [line["step"] for line in read_log(tmp_path)] == [5, 10]
     assert any("step 1: compiling for 1 x cpu" in line for line in lines)
     assert any(line.startswith("step 5/10") and "loss" in line and "psnr_1" in line for line in lines)
     assert "finished at step 10 of 10" in lines[-1]
@@ -207,13 +204,13 @@ def test_tensorboard_where_it_is_installed(tmp_path, monkeypatch):
 # --- stopping and going on -----------------------------------------------------------------------------
 
 
-def test_a_signal_during_an_evaluation_waits_for_the_next_step(tmp_path, reference):
+def test_a_signal_during_a_picture_waits_for_the_next_step(tmp_path, reference):
     def interrupted(state, step):
         os.kill(os.getpid(), signal.SIGTERM)
-        return {}
+        return np.zeros((2, 2, 3), np.uint8)
 
     with pytest.raises(SystemExit):
-        toy(tmp_path, eval_fn=interrupted, eval_every=7)
+        toy(tmp_path, replace(CONFIG, panel_every=7), panel_fn=interrupted)
     assert checkpoint.latest_step(tmp_path / "checkpoints") == 8
     assert_same(toy(tmp_path), reference[0])
 
@@ -293,12 +290,12 @@ def test_a_state_that_is_not_finite_is_never_written(tmp_path):
         toy(tmp_path / "start", state={"x": jnp.full(2, jnp.nan)}, step_fn=overflow)
 
 
-def test_a_failing_evaluation_does_not_cost_the_checkpoint(tmp_path, reference):
+def test_a_failing_picture_does_not_cost_the_checkpoint(tmp_path, reference):
     def broken(state, step):
-        raise RuntimeError("evaluation broke")
+        raise RuntimeError("picture broke")
 
-    with pytest.raises(RuntimeError, match="evaluation broke"):
-        toy(tmp_path, eval_fn=broken, eval_every=10)
+    with pytest.raises(RuntimeError, match="picture broke"):
+        toy(tmp_path, replace(CONFIG, panel_every=10), panel_fn=broken)
     assert checkpoint.latest_step(tmp_path / "checkpoints") == 10
     assert_same(toy(tmp_path), reference[0])
 

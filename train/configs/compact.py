@@ -16,24 +16,15 @@ from train.optim import Optimizer
 
 def experiment(smoke: bool) -> ImageExperiment:
     """The shipped weights; `smoke` is a minute on a CPU and starts from fresh weights."""
-    base = joint.experiment(smoke)
-    full = base.with_(
+    base = joint.experiment(smoke).with_(optimizer=Optimizer(learning_rate=6e-4), data={"seed": 2})
+    if smoke:
+        phase = Compact(joint=Joint(stage_weights=(0.2, 1.0)))
+        return base.with_(name="compact_smoke", phase=phase, stages=SCALABLE[:2])
+    return base.with_(
         name="compact",
         phase=Compact(joint=Joint(stage_weights=(0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 1.0), budget=(0.3, 1.1))),
         stages=SCALABLE,
-        optimizer=Optimizer(learning_rate=6e-4),
         loop=LoopConfig(num_steps=13_000, seed=2, log_every=50, checkpoint_every=250, panel_every=1000),
-        data={"seed": 2},
         init="runs/joint",
         init_stages=(0, 0, 1, 2, 3, 4, 5),
-    )
-    if not smoke:
-        return full
-    return full.with_(
-        name="compact_smoke",
-        phase=Compact(joint=Joint(stage_weights=(0.2, 1.0))),
-        stages=SCALABLE[:2],
-        loop=base.loop,
-        init=None,
-        init_stages=None,
     )

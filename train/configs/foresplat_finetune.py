@@ -5,10 +5,8 @@ python -m train.main --config train/configs/foresplat_finetune.py
 Points of the real scenes are triangulated before the first step.
 """
 
-from airjax.scene.predictor import PredictorConfig
-from train.loop import LoopConfig
+from train.configs import foresplat
 from train.optim import Optimizer
-from train.scene.data import SceneData
 from train.scene.experiment import SceneExperiment
 from train.scene.losses import Vanilla
 
@@ -17,22 +15,9 @@ SCENES = tuple(f"../shared/data/scenes/{name}" for name in ("redkitchen", "castl
 
 def experiment(smoke: bool) -> SceneExperiment:
     """The run; `smoke` is a minute on a CPU."""
-    full = SceneExperiment(
-        name="foresplat_finetune",
-        phase=Vanilla(capacity=(40960, 4096)),
-        predictor=PredictorConfig(grid=2),
-        optimizer=Optimizer(learning_rate=3e-4, warmup=50),
-        loop=LoopConfig(num_steps=1600, log_every=20, checkpoint_every=100, panel_every=500),
-        data=SceneData(photographs="../shared/data/photos_train", scenes=SCENES, real=1, seed=1),
-        init="runs/foresplat",
-    )
-    if not smoke:
-        return full
-    return full.with_(
-        name="foresplat_finetune_smoke",
-        phase=Vanilla(capacity=(8192, 1024)),
-        predictor=PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16)),
-        loop=LoopConfig(num_steps=4, log_every=2, checkpoint_every=2),
-        data={"photographs": None, "scenes": SCENES[2:3], "image_size": (32, 32), "batch_size": 2},
-        init=None,
-    )
+    data = {"scenes": SCENES[2:3] if smoke else SCENES, "real": 1, "seed": 1}
+    base = foresplat.experiment(smoke).with_(optimizer=Optimizer(learning_rate=3e-4, warmup=50), data=data)
+    if smoke:
+        return base.with_(name="foresplat_finetune_smoke")
+    phase = Vanilla(capacity=(40960, 4096))
+    return base.with_(name="foresplat_finetune", phase=phase, loop={"num_steps": 1600}, init="runs/foresplat")

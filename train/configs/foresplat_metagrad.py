@@ -7,11 +7,12 @@ layers; "rates_..." of `VARIANTS.rates` trains the inner learning rates alone. z
 iterations.
 """
 
-from airjax.scene.predictor import PredictorConfig
+from dataclasses import replace
+
+from train.configs import foresplat
 from train.loop import LoopConfig
-from train.meta import Variants, shortened
+from train.meta import Variants
 from train.optim import Optimizer
-from train.scene.data import SceneData
 from train.scene.experiment import SceneExperiment
 from train.scene.losses import SceneMeta
 
@@ -33,23 +34,11 @@ VARIANTS = Variants(
 
 def experiment(smoke: bool, variant: str = "multi_anchor", seed: int = 0) -> SceneExperiment:
     """One finetuning; `smoke` is a minute on a CPU."""
-    phase = VARIANTS.phase(SceneMeta, variant)
-    full = SceneExperiment(
-        name=f"foresplat_metagrad_{variant}_{seed}",
-        phase=phase,
-        predictor=PredictorConfig(grid=2),
-        optimizer=Optimizer(learning_rate=VARIANTS.learning_rates[phase.trained], warmup=20),
-        loop=LoopConfig(num_steps=200, seed=seed, log_every=10, checkpoint_every=20),
-        data=SceneData(photographs="../shared/data/photos_train", batch_size=2, seed=100 + seed),
-        init="runs/foresplat/weights.safetensors",
-    )
-    if not smoke:
-        return full
-    return full.with_(
-        name=f"{full.name}_smoke",
-        phase=shortened(VARIANTS.phase(SceneMeta, variant, capacity=(8192, 1024)), 2),
-        predictor=PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16)),
-        loop=LoopConfig(num_steps=4, seed=seed, log_every=2, checkpoint_every=2),
-        data={"photographs": None, "image_size": (32, 32)},
-        init=None,
-    )
+    phase, name = VARIANTS.phase(SceneMeta, variant), f"foresplat_metagrad_{variant}_{seed}"
+    optimizer = Optimizer(learning_rate=VARIANTS.learning_rates[phase.trained], warmup=20)
+    base = foresplat.experiment(smoke).with_(optimizer=optimizer, data={"batch_size": 2, "seed": 100 + seed})
+    if smoke:
+        phase = replace(phase, estimator=phase.estimator.at(2), capacity=(8192, 1024))
+        return base.with_(name=f"{name}_smoke", phase=phase, loop={"seed": seed})
+    loop = LoopConfig(num_steps=200, seed=seed, log_every=10, checkpoint_every=20)
+    return base.with_(name=name, phase=phase, loop=loop, init="runs/foresplat/weights.safetensors")

@@ -6,13 +6,15 @@ Then --variant unrolled, --seed 1, and so on. A variant is the name of an estima
 every stage, "full_..." all weights, and those of `VARIANTS.rates` as "rates_..." the inner learning rates alone.
 """
 
+from dataclasses import replace
+
 from airjax.image.model import DEFAULT_WEIGHTS
 from airjax.image.presets import SCALABLE
-from train.image.data import PHOTOMETRIC, DataConfig
+from train.configs import joint
 from train.image.experiment import ImageExperiment
 from train.image.meta import ImageMeta
 from train.loop import LoopConfig
-from train.meta import Variants, shortened
+from train.meta import Variants
 from train.optim import Optimizer
 
 STEPS = 20  # inner steps of the study
@@ -41,25 +43,12 @@ VARIANTS = Variants(
 
 def experiment(smoke: bool, variant: str = "budget", seed: int = 0) -> ImageExperiment:
     """One finetuning; `smoke` is a minute on a CPU."""
-    phase = VARIANTS.phase(ImageMeta, variant)
-    full = ImageExperiment(
-        name=f"metagrad_{variant}_{seed}",
-        phase=phase,
-        stages=SCALABLE,
-        optimizer=Optimizer(learning_rate=VARIANTS.learning_rates[phase.trained], warmup=10),
-        loop=LoopConfig(num_steps=60, seed=seed, log_every=10, checkpoint_every=20),
-        data=DataConfig(
-            folders=("../shared/data/photos_train",), crop_size=128, batch_size=4, augment=PHOTOMETRIC, seed=seed
-        ),
-        init=str(DEFAULT_WEIGHTS),
-    )
-    if not smoke:
-        return full
-    return full.with_(
-        name=f"{full.name}_smoke",
-        stages=SCALABLE[:2],
-        phase=shortened(phase, 3),
-        loop=LoopConfig(num_steps=4, seed=seed, log_every=2, checkpoint_every=2),
-        data={"crop_size": 32, "batch_size": 2},
-        init=None,
-    )
+    phase, name = VARIANTS.phase(ImageMeta, variant), f"metagrad_{variant}_{seed}"
+    optimizer = Optimizer(learning_rate=VARIANTS.learning_rates[phase.trained], warmup=10)
+    base = joint.experiment(smoke).with_(optimizer=optimizer, data={"seed": seed})
+    if smoke:
+        phase = replace(phase, estimator=phase.estimator.at(3))
+        loop = LoopConfig(num_steps=4, seed=seed, log_every=2, checkpoint_every=2)
+        return base.with_(name=f"{name}_smoke", phase=phase, stages=SCALABLE[:2], loop=loop)
+    loop = LoopConfig(num_steps=60, seed=seed, log_every=10, checkpoint_every=20)
+    return base.with_(name=name, phase=phase, stages=SCALABLE, loop=loop, init=str(DEFAULT_WEIGHTS))

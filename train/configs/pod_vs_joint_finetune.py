@@ -6,8 +6,6 @@ python -m train.main --config train/configs/pod_vs_joint_finetune.py
 fresh weights, so that it needs no other run.
 """
 
-import dataclasses
-
 from train.configs import pod_vs_joint_joint
 from train.image.experiment import ImageExperiment
 from train.optim import Optimizer
@@ -15,13 +13,8 @@ from train.optim import Optimizer
 
 def experiment(smoke: bool) -> ImageExperiment:
     """`pod_vs_joint_joint.py` for half the time, from other weights, at half the rate (as `finetune.py`)."""
-    base = pod_vs_joint_joint.experiment(smoke)
-    optimizer = Optimizer(learning_rate=7.5e-4)
+    base = pod_vs_joint_joint.experiment(smoke).with_(optimizer=Optimizer(learning_rate=7.5e-4))
     if smoke:
-        return base.with_(name="pod_vs_joint_finetune_smoke", optimizer=optimizer)
-    return base.with_(
-        name="pod_vs_joint_finetune",
-        optimizer=optimizer,
-        loop=dataclasses.replace(base.loop, num_steps=3_000, max_seconds=180),
-        init="runs/pod_vs_joint_pod",
-    )
+        return base.with_(name="pod_vs_joint_finetune_smoke")
+    loop = {"num_steps": 3_000, "max_seconds": 180}
+    return base.with_(name="pod_vs_joint_finetune", loop=loop, init="runs/pod_vs_joint_pod")

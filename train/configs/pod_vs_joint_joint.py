@@ -12,29 +12,21 @@ scale the three by one factor, or the times are not equal.
 """
 
 from airjax.image.presets import COMPACT
-from train.image.data import PHOTOMETRIC, DataConfig
+from train.configs import joint
 from train.image.experiment import ImageExperiment
 from train.image.losses import Joint
 from train.loop import LoopConfig
-from train.optim import Optimizer
 
 
 def experiment(smoke: bool) -> ImageExperiment:
     """Half the stages and a quarter of the pixels of `joint.py`; `smoke` is half a minute on a CPU."""
-    full = ImageExperiment(
+    base = joint.experiment(smoke)
+    if smoke:
+        return base.with_(name="pod_vs_joint_joint_smoke", loop={"panel_every": 0, "max_seconds": 60})
+    return base.with_(
         name="pod_vs_joint_joint",
         phase=Joint(stage_weights=(0.2, 0.2, 1.0)),
         stages=COMPACT[:3],
-        optimizer=Optimizer(learning_rate=1.5e-3),
         loop=LoopConfig(num_steps=6_200, log_every=20, checkpoint_every=500, max_seconds=360),
-        data=DataConfig(folders=("../shared/data/photos_train",), crop_size=64, batch_size=4, augment=PHOTOMETRIC),
-    )
-    if not smoke:
-        return full
-    return full.with_(
-        name="pod_vs_joint_joint_smoke",
-        phase=Joint(stage_weights=(0.2, 1.0)),
-        stages=COMPACT[:2],
-        loop=LoopConfig(num_steps=20, log_every=5, checkpoint_every=10, max_seconds=60),
-        data={"crop_size": 32, "batch_size": 2},
+        data={"crop_size": 64},
     )

@@ -1,15 +1,12 @@
 """Random crops of photographs for training: endless, deterministic, addressed by the number of the step.
 
-Batch k is a pure function of the configuration, the photographs and k, so a run that was killed after step k
-and started again with `start_step=k` sees what it would have seen. Two facts about grain carry this: a
-`MapDataset` is addressed by index, and `random_map` hands every element a counter-based generator keyed by
-(seed, index), where the index keeps counting through the epochs. Randomness is therefore fresh in every crop
-of every epoch, and nothing is re-seeded. (Batches also depend on how Pillow decodes and resizes; between
-Pillow versions a level may differ.)
+Batch k is a pure function of the configuration, the photographs and k, so a run that was killed after step k and
+started again with `start_step=k` sees what it would have seen: a `MapDataset` of grain is addressed by index, and
+`random_map` hands every element a generator keyed by (seed, index), where the index keeps counting through the epochs.
+(Batches also depend on how Pillow decodes and resizes; between Pillow versions a level may differ.)
 
-Every pixel is about equally likely to be drawn, not every photograph: one epoch takes about area / crop^2
-crops from each. Photographs narrower than the crop are continued by mirroring, since enlarging them would
-teach blur.
+Every pixel is about equally likely to be drawn, not every photograph: one epoch takes about area / crop^2 crops from
+each. Photographs narrower than the crop are continued by mirroring, since enlarging them would teach blur.
 
     with contextlib.closing(batches(DataConfig("photos"), start_step=step)) as stream:
         for step, images in enumerate(stream, start=step): ...
@@ -45,10 +42,11 @@ _EVALUATION_NAME = re.compile("kodak|kodim|div2k|eval_1024", re.IGNORECASE)
 # What Pillow raises for damaged headers; a decompression bomb is no OSError.
 _HEADER_ERRORS = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+Photo = UInt8[np.ndarray, "h w 3"]
+Pixels = Float[np.ndarray, "h w 3"]  # in [0, 1]
 
 
-def check_within(name: str, value: float, low: float, high: float) -> None:
-    """Refuse a number outside [low, high], and NaN."""
+def _check_within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise AirjaxError(f"{name}: expected a number in [{low:g}, {high:g}], got {value!r}")
 
@@ -62,9 +60,9 @@ def _check_range(name: str, value: tuple[float, float], low: float, high: float)
 class Augment:
     """How often and how strongly a crop is changed. The changed crop is also the target of the network.
 
-    The first three fields and `blur`, `noise`, `jitter`, `jpeg` are probabilities in [0, 1], drawn
-    independently for each crop; at 0 the step is skipped and costs nothing. Every range is (low, high). Raises
-    AirjaxError: a probability outside [0, 1], or a range that is not ordered or not possible.
+    `flip`, `turn`, `downscale`, `blur`, `noise`, `jitter` and `jpeg` are probabilities in [0, 1], drawn independently
+    for each crop; at 0 the step is skipped and costs nothing. Every range is (low, high). Raises AirjaxError: a
+    probability outside [0, 1], or a range that is not ordered or not possible.
     """
 
     flip: float = 0.5  # of a left-right mirror image
@@ -87,10 +85,9 @@ class Augment:
     jpeg_quality: tuple[int, int] = (40, 95)
 
     def __post_init__(self):
-        for name in ("flip", "turn", "downscale", "blur", "noise", "jitter", "jpeg"):
-            check_within(name, getattr(self, name), 0.0, 1.0)
-        check_within("jitter_strength", self.jitter_strength, 0.0, 1.0)
-        check_within("jitter_hue", self.jitter_hue, 0.0, 0.5)
+        for name in ("flip", "turn", "downscale", "blur", "noise", "jitter", "jpeg", "jitter_strength"):
+            _check_within(name, getattr(self, name), 0.0, 1.0)
+        _check_within("jitter_hue", self.jitter_hue, 0.0, 0.5)
         _check_range("downscale_factor", self.downscale_factor, 1.0, 16.0)
         _check_range("blur_sigma", self.blur_sigma, 0.05, 16.0)
         _check_range("noise_photons", self.noise_photons, 1.0, 1e9)
@@ -112,26 +109,18 @@ class DataConfig:
     batch_size: int = 8  # crops in a batch
     seed: int = 0  # in [0, 2^32)
     augment: Augment = field(default_factory=Augment)  # see `Augment`
-    # memory for decoded photographs, MB. Those that do not fit are decoded whenever they are drawn, which is slower and
-    # changes no batch
+    # memory for decoded photographs, MB; those that do not fit are decoded whenever they are drawn, which is slower
     cache_mb: int = free(4096)
 
     def __post_init__(self):
         folders = (self.folders,) if isinstance(self.folders, str | os.PathLike) else tuple(self.folders)
         object.__setattr__(self, "folders", tuple(os.fspath(folder) for folder in folders))
-        for name, low, high in (
-            ("crop_size", 1, 2**15),
-            ("batch_size", 1, 2**20),
-            ("seed", 0, 2**32 - 1),
-            ("cache_mb", 0, 2**40),
-        ):
+        limits = {"crop_size": (1, 2**15), "batch_size": (1, 2**20), "seed": (0, 2**32 - 1), "cache_mb": (0, 2**40)}
+        for name, (low, high) in limits.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise AirjaxError(f"{name}: expected an int, got {value!r}")
-            check_within(name, value, low, high)
-
-
-# Files
+            _check_within(name, value, low, high)
 
 
 def find_photographs(folders: Iterable[str | os.PathLike]) -> tuple[Path, ...]:
@@ -143,29 +132,22 @@ def find_photographs(folders: Iterable[str | os.PathLike]) -> tuple[Path, ...]:
     paths: list[Path] = []
     for folder in map(Path, folders):
         if not folder.is_dir():
-            raise AirjaxError(f"{display_name(folder)}: expected a folder of photographs, found {_kind(folder)}")
+            kind = "a file" if folder.exists() else "nothing"
+            raise AirjaxError(f"{display_name(folder)}: expected a folder of photographs, found {kind}")
         names = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
         names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
         found = [folder / name for name in sorted(names, key=Path.as_posix) if (folder / name).is_file()]
         if not found:
-            raise AirjaxError(
-                f"{display_name(folder)}: no photographs in this folder (expected {' '.join(IMAGE_SUFFIXES)})"
-            )
+            kinds = " ".join(IMAGE_SUFFIXES)
+            raise AirjaxError(f"{display_name(folder)}: no photographs in this folder (expected {kinds})")
         paths += found
     if not paths:
         raise AirjaxError("no folder of photographs given")
     return tuple(paths)
 
 
-def _kind(path: Path) -> str:
-    return "a file" if path.exists() else "nothing"
-
-
-def read_photograph(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
-    """A photograph as 8-bit sRGB; `read_image` says what becomes of other kinds of pixels.
-
-    Raises AirjaxError: as `read_image`.
-    """
+def read_photograph(path: str | os.PathLike) -> Photo:
+    """A photograph as 8-bit sRGB; see `read_image` for other kinds of pixels, and for errors."""
     return to_8bit(read_image(path).pixels)
 
 
@@ -189,7 +171,7 @@ class Photographs:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+    def __getitem__(self, index: int) -> Photo:
         held = self.decoded.get(index)
         return read_photograph(self.paths[index]) if held is None else held
 
@@ -211,23 +193,18 @@ def load_photographs(folders: Iterable[str | os.PathLike], *, cache_mb: int = 40
     return Photographs(paths, areas, decoded)
 
 
-# The guard
-
-
 def check_not_evaluation(paths: Iterable[str | os.PathLike]) -> None:
     """Refuse images on which results are reported.
 
-    A file is refused if a part of its path, links followed, begins with kodak, kodim, div2k or eval_1024
-    (upper or lower case), or if its bytes are those of a file in `evaluation_hashes.txt`. Raises AirjaxError: names the
-    first such file.
+    A file is refused if a part of its path, links followed, begins with kodak, kodim, div2k or eval_1024 (in any case),
+    or if its bytes are those of a file in `evaluation_hashes.txt`. Raises AirjaxError: names the first such file.
     """
     hashes = _evaluation_hashes()
     for path in map(Path, paths):
         for part in {*path.absolute().parts, *path.resolve().parts}:
             if _EVALUATION_NAME.match(part):
-                raise AirjaxError(
-                    f"{display_name(path)}: refused for training, {part!r} is the name of an evaluation set"
-                )
+                why = f"{part!r} is the name of an evaluation set"
+                raise AirjaxError(f"{display_name(path)}: refused for training, {why}")
         try:
             # The size is looked at first, so that a large folder need not be read.
             names = hashes.get(path.stat().st_size, {})
@@ -252,13 +229,8 @@ def _evaluation_hashes() -> dict[int, dict[str, str]]:
 # One crop. Each step takes and returns (crop, crop, 3) float32 in [0, 1], except `cut`, which returns uint8.
 
 
-def sample(
-    photograph: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator, *, crop_size: int, augment: Augment
-) -> Float[np.ndarray, "crop crop 3"]:
-    """A random augmented crop, float32 in [0, 1].
-
-    The degradations follow the light: lens, sensor, development, file.
-    """
+def sample(photograph: Photo, rng: np.random.Generator, *, crop_size: int, augment: Augment) -> Pixels:
+    """A random augmented crop, float32. The degradations follow the light: lens, sensor, development, file."""
     image = cut(photograph, rng, crop_size=crop_size, augment=augment)
     if rng.random() < augment.flip:
         image = image[:, ::-1]
@@ -279,20 +251,16 @@ def sample(
     return image
 
 
-def cut(
-    photograph: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator, *, crop_size: int, augment: Augment
-) -> UInt8[np.ndarray, "crop crop 3"]:
+def cut(photograph: Photo, rng: np.random.Generator, *, crop_size: int, augment: Augment) -> Photo:
     """A square at a uniformly random place, reduced with probability `augment.downscale`."""
     height, width = photograph.shape[:2]
     if min(height, width) < crop_size:
         missing = [(0, max(crop_size - side, 0)) for side in (height, width)]
         photograph = np.pad(photograph, (*missing, (0, 0)), mode="symmetric")
         height, width = photograph.shape[:2]
-
     if rng.random() >= augment.downscale:
         top, left = rng.integers(0, (height - crop_size, width - crop_size), endpoint=True)
         return photograph[top : top + crop_size, left : left + crop_size]
-
     side = min(rng.uniform(*augment.downscale_factor) * crop_size, height, width)
     top, left = rng.uniform(0.0, (height - side, width - side))
     kernel = Image.Resampling.LANCZOS if rng.random() < 0.5 else Image.Resampling.BOX
@@ -304,35 +272,25 @@ def cut(
     # A sum of fractions may pass the border by a rounding error, which Pillow refuses.
     right, bottom = min(left - x0 + side, near.shape[1]), min(top - y0 + side, near.shape[0])
     box = (left - x0, top - y0, right, bottom)
-    resized = Image.fromarray(np.ascontiguousarray(near)).resize((crop_size, crop_size), kernel, box=box)
-    return np.asarray(resized)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(near)).resize((crop_size, crop_size), kernel, box=box))
 
 
-def gaussian_blur(image: Float[np.ndarray, "h w 3"], *, sigma: float) -> Float[np.ndarray, "h w 3"]:
+def gaussian_blur(image: Pixels, *, sigma: float) -> Pixels:
     """Blur with a Gaussian of standard deviation `sigma` pixels, cut at 3 sigma; borders are mirrored."""
     radius = math.ceil(3 * sigma)
     return np.clip(ndimage.gaussian_filter(image, sigma, mode="reflect", radius=radius, axes=(0, 1)), 0, 1)
 
 
-def shot_noise(
-    image: Float[np.ndarray, "h w 3"], rng: np.random.Generator, *, photons: float
-) -> Float[np.ndarray, "h w 3"]:
+def shot_noise(image: Pixels, rng: np.random.Generator, *, photons: float) -> Pixels:
     """Noise of variance image / photons: a Poisson count in its normal limit, at a tenth of the time."""
     noise = rng.standard_normal(image.shape, np.float32)
     return np.clip(image + noise * np.sqrt(image / np.float32(photons)), 0, 1)
 
 
-def color_jitter(
-    image: Float[np.ndarray, "h w 3"], *, gain: float, contrast: float, saturation: float, hue: float
-) -> Float[np.ndarray, "h w 3"]:
-    """Saturation about the luma, hue as a rotation about the gray axis, contrast about the mean luma, then a
-    gain.
+def color_jitter(image: Pixels, *, gain: float, contrast: float, saturation: float, hue: float) -> Pixels:
+    """Saturation about the luma, hue (full turns) about the gray axis, contrast about the mean luma, then a gain.
 
     All four are linear, so they are one matrix and one offset. Grays stay gray. (1, 1, 1, 0) changes nothing.
-
-    Args:
-      gain, contrast, saturation: factors, >= 0.
-      hue: full turns.
     """
     to_luma = np.tile(_LUMA[:, None], (1, 3))
     saturate = saturation * np.eye(3) + (1 - saturation) * to_luma
@@ -345,19 +303,14 @@ def color_jitter(
     return np.clip(image @ matrix.astype(np.float32) + np.float32(offset), 0, 1)
 
 
-def jpeg_artifacts(image: Float[np.ndarray, "h w 3"], *, quality: int) -> Float[np.ndarray, "h w 3"]:
+def jpeg_artifacts(image: Pixels, *, quality: int) -> Pixels:
     """The image after JPEG compression (Pillow's default subsampling) at a quality in 1..100."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(buffer, "JPEG", quality=quality)
+    Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(buffer := io.BytesIO(), "JPEG", quality=quality)
     return np.asarray(Image.open(buffer), np.float32) / np.float32(255)
 
 
-# The pipeline
-
-
 class _Entries:
-    """A source for grain: each photograph as often as squares of the crop's size fit into its area, at least
-    once."""
+    """A source for grain: each photograph as often as crops fit into its area, at least once."""
 
     def __init__(self, photographs: Photographs, crop_size: int):
         self._photographs = photographs
@@ -374,11 +327,7 @@ class _Entries:
 def dataset(config: DataConfig, photographs: Photographs | None = None) -> grain.MapDataset:
     """The endless list of batches: element k is batch k, (b, crop, crop, 3) float32 in [0, 1].
 
-    Args:
-      photographs: what `load_photographs(config.folders)` returned, where several data sets share it.
-
-    Raises:
-      AirjaxError: as `load_photographs`.
+    `photographs` are those of `load_photographs(config.folders)`, where several data sets share them.
     """
     if photographs is None:
         photographs = load_photographs(config.folders, cache_mb=config.cache_mb)
@@ -390,31 +339,16 @@ def dataset(config: DataConfig, photographs: Photographs | None = None) -> grain
 
 
 def batches(
-    config: DataConfig,
-    *,
-    start_step: int = 0,
-    photographs: Photographs | None = None,
-    num_threads: int = 1,
-    prefetch: int = 2,
+    config: DataConfig, *, start_step: int = 0, photographs: Photographs | None = None, num_threads: int = 1
 ) -> grain.DatasetIterator:
-    """Iterate over the batches from `start_step` on, without end.
+    """Iterate over the batches of `dataset` from `start_step` >= 0 on, without end.
 
-    Each batch is (b, crop, crop, 3) float32 in [0, 1], prepared in background threads; `close()` stops them.
-
-    Args:
-      start_step: number of the first batch, >= 0.
-      photographs: see `dataset`.
-      num_threads: threads that prepare batches; the number changes no batch. 0 prepares them in the caller.
-      prefetch: batches kept ready.
-
-    Raises:
-      AirjaxError: as `load_photographs`; while iterating, for a damaged photograph that is not held in
-        memory.
-      ValueError: a negative `start_step`.
+    They are prepared by background threads, which change no batch (0: by the caller); `close()` stops them. Raises
+    AirjaxError: as `load_photographs`, and while iterating for a damaged photograph that is not held in memory.
     """
     if start_step < 0:
         raise ValueError(f"start_step: expected at least 0, got {start_step}")
-    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2)
     stream = iter(dataset(config, photographs).to_iter_dataset(options))
     stream.set_state({"next_index": start_step})
     return stream

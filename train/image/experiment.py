@@ -20,16 +20,12 @@ from train.image.data import DataConfig, batches, dataset, load_photographs
 
 @dataclass(frozen=True, kw_only=True)
 class ImageExperiment(Experiment):
-    """Training on crops of photographs.
-
-    Fields: as `Experiment`, and
-      stages: the model.
-      init_stages: which stage of `init` each stage starts from; None for the same in the same order. What is new in a
-        network (inputs, votes) starts at zero.
-    """
+    """Training on crops of photographs."""
 
     stages: tuple[StageConfig, ...]
     data: DataConfig
+    # which stage of `init` each stage starts from; None for the same in the same order. What is new in a network
+    # (inputs, votes) starts at zero
     init_stages: tuple[int, ...] | None = None
 
     def init_params(self, key: jax.Array) -> dict[str, Any]:

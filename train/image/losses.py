@@ -80,7 +80,7 @@ class Compact(Phase):
     loss = Joint's + weight * lambda(color_step) / (2 rmse) * bits / numbers of the image
 
     The image is drawn from rounded Gaussians, stage after stage, with straight-through gradients. With the bin width of
-    the colours drawn per image, one set of weights serves every quality. lambda is the slope of distortion over rate of
+    the colors drawn per image, one set of weights serves every quality. lambda is the slope of distortion over rate of
     a uniform quantiser of that width at high rate, (pi / 6) ln 2 * color_step^2 per bit; the division turns it from
     squared errors into the root that the rest of the loss is.
     """
@@ -142,15 +142,9 @@ class Compact(Phase):
 def draw_control(
     key: jax.Array, *, num_slots: int, log10_mse: tuple[float, float], budget: tuple[float, float]
 ) -> StageControl:
-    """A random Stage Control for one training image.
-
-    Args:
-      num_slots: of all stages.
-      log10_mse, budget: see `Joint`.
-    """
+    """A random Stage Control for one training image with `num_slots` in all stages; ranges as in `Joint`."""
     key_mse, key_budget = jax.random.split(key)
-    low, high = log10_mse
-    threshold = 10 ** jax.random.uniform(key_mse, (), jnp.float32, low, high)
+    threshold = 10 ** jax.random.uniform(key_mse, (), jnp.float32, *log10_mse)
     most = num_slots * jax.random.uniform(key_budget, (), jnp.float32, *budget)
     return StageControl(threshold, jnp.float32(0.05), most)
 

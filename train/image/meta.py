@@ -23,23 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageMeta(Meta):
-    """Meta-training of a staged predictor; the last layer of every stage is the head.
-
-    Fields: as `Meta`, and
-      log10_mse: range of the Stage Control threshold, drawn per image (log-uniform).
-      budget: range of the Gaussian budget, in shares of all slots, drawn per image.
-      pairs: (Gaussian, tile) pairs per slot in use that the renderer has room for.
-      loss_fn: the inner loss, see `airjax.image.task.ImageTask`.
-    """
+    """Meta-training of a staged predictor; the last layer of every stage is the head."""
 
     head: ClassVar[tuple[str, ...]] = ("head", "mean_share")
     # Chosen by hand on crops of training photographs.
     start_rates: ClassVar[Coordinates[float]] = Coordinates(means=0.2, log_scales=0.04, angles=0.04, colors=0.01)
 
+    # log10_mse, budget: as in `train.image.losses.Joint`
     log10_mse: tuple[float, float] = (-6.0, -5.0)
     budget: tuple[float, float] = (0.25, 0.42)
-    pairs: int = 14
-    loss_fn: ImageLoss = squared_error
+    pairs: int = 14  # (Gaussian, tile) pairs per slot in use that the renderer has room for
+    loss_fn: ImageLoss = squared_error  # the inner loss, see `airjax.image.task.ImageTask`
 
     def capacity(self, image_size: tuple[int, int], num_slots: int) -> Capacity:
         """Room in the renderer for the largest budget."""

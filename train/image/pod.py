@@ -1,10 +1,10 @@
-"""Training by POD: each stage learns to predict what some inner steps make of its rows."""
+"""Training by POD."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -82,13 +82,12 @@ class Pod(Phase):
             for i, (name, start) in enumerate(zip(names, self.start_steps, strict=True)):
                 params = state["params"][name]
                 if i:
-                    params = _copy_where(state["step"] == start, state["params"][names[i - 1]], params)
+                    copies = partial(jnp.where, state["step"] == start)  # of the stage before
+                    params = jax.tree.map(copies, state["params"][names[i - 1]], params)
                 # Outside `vmap`, so that only one branch runs.
+                operands = params, state["opt_state"][name], carry, images, controls
                 (params, opt_state, carry), (loss, decibels, used) = jax.lax.cond(
-                    state["step"] >= start,
-                    partial(train, i),
-                    skip,
-                    *(params, state["opt_state"][name], carry, images, controls),
+                    state["step"] >= start, partial(train, i), skip, *operands
                 )
                 new["params"][name], new["opt_state"][name] = params, opt_state
                 metrics |= {f"pod{i}": loss, f"psnr{i}": decibels}
@@ -105,13 +104,9 @@ class Pod(Phase):
         inner_tx = inner_adam(self.inner_learning_rate)
 
         def loss_of_image(image, control, rendered, left):
+            patch_size, stages_left = stages[i].patch_map.patch_size, len(stages) - i if i else 1  # as in run_stages
             active = stage_control(
-                image,
-                rendered,
-                patch_size=stages[i].patch_map.patch_size,
-                control=control,
-                stages_left=len(stages) - i if i else 1,  # as in run_stages
-                gaussians_left=left,
+                image, rendered, patch_size=patch_size, control=control, stages_left=stages_left, gaussians_left=left
             )
             options = {"stage": stages[i], "num_steps": self.inner_steps[i], "l1": self.l1, "ssim": self.ssim}
             loss, out = pod_stage(params, image, rendered, active, inner_tx, **options)
@@ -129,7 +124,3 @@ class Pod(Phase):
             raise AirjaxError(f"start_steps: expected less than num_steps {num_steps}, got {self.start_steps}")
         if len({(stage.network, stage.patch_map.patch_size) for stage in stages}) > 1:
             raise AirjaxError("stages: expected the same network and patch size in all, since each starts as a copy")
-
-
-def _copy_where(condition: jax.Array, source: Any, params: Any) -> Any:
-    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), source, params)

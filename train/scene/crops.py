@@ -41,11 +41,9 @@ def load_posed(folder: str | Path) -> PosedScene:
     """
     scene = load(folder, max_size=max(SIZES))
     points = triangulate(scene.images, scene.cameras, source=str(folder)).points
-    levels = []
-    for side in SIZES:
-        smaller = scene.shrunk(side)
-        levels.append((np.rint(255 * smaller.images).astype(np.uint8), smaller.cameras.intrinsics))
-    return PosedScene(str(folder), tuple(levels), scene.cameras.rotation, scene.cameras.translation, points)
+    shrunk = map(scene.shrunk, SIZES)
+    levels = tuple((np.rint(255 * part.images).astype(np.uint8), part.cameras.intrinsics) for part in shrunk)
+    return PosedScene(str(folder), levels, scene.cameras.rotation, scene.cameras.translation, points)
 
 
 def sample(rng: np.random.Generator, scene: PosedScene, *, num_views: int, image_size: tuple[int, int]) -> Views:
@@ -71,9 +69,8 @@ def sample(rng: np.random.Generator, scene: PosedScene, *, num_views: int, image
             continue
         corner = np.rint(pixel[chosen] - [image_size[1] / 2, image_size[0] / 2]).astype(int)
         corner = np.clip(corner, 0, [width - image_size[1], height - image_size[0]])
-        crops = np.stack(
-            [images[i, y : y + image_size[0], x : x + image_size[1]] for i, (x, y) in zip(chosen, corner, strict=True)]
-        )
+        corners = zip(chosen, corner, strict=True)
+        crops = np.stack([images[i, y : y + image_size[0], x : x + image_size[1]] for i, (x, y) in corners])
         shifted = intrinsics[chosen].copy()
         shifted[:, :2, 2] -= corner
         cameras = Camera(shifted, scene.rotation[chosen], scene.translation[chosen])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,13 +63,8 @@ def texture_atlas(data: SceneData, *, test: bool = False) -> np.ndarray:
 
 
 def batches(data: SceneData, scenes: Sequence[PosedScene], start_step: int) -> Iterator[dict[str, Any]]:
-    """What the scenes of a step are made from, the same for the same step, however often a run was stopped.
-
-    Yields:
-      "seeds" of procedural scenes, and where there are any the views of "real" ones.
-    """
-    step = start_step
-    while True:
+    """The "seeds" of the procedural scenes of a step, and the views of "real" ones; they depend on the step alone."""
+    for step in itertools.count(start_step):
         rng = np.random.default_rng((data.seed, step))
         batch = {"seeds": rng.integers(2**32, size=data.batch_size - data.real, dtype=np.uint32)}
         if data.real:
@@ -76,7 +72,6 @@ def batches(data: SceneData, scenes: Sequence[PosedScene], start_step: int) -> I
             samples = [sample(rng, scenes[rng.integers(len(scenes))], **options) for _ in range(data.real)]
             batch["real"] = jax.tree.map(lambda *leaves: np.stack(leaves), *samples)
         yield batch
-        step += 1
 
 
 def split_views(views: Views, context: int) -> tuple[Views, Views]:

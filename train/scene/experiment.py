@@ -21,11 +21,7 @@ from train.scene.data import SceneData, batches, draw_views, split_views, textur
 
 @dataclass(frozen=True, kw_only=True)
 class SceneExperiment(Experiment):
-    """Training on scenes.
-
-    Fields: as `Experiment`, and
-      predictor: the model.
-    """
+    """Training on scenes."""
 
     predictor: PredictorConfig
     data: SceneData

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import jax
@@ -29,11 +30,7 @@ class ScenePhase(Phase):
     """Base of the phases of scenes: the mean over the scenes of a step."""
 
     def scene_loss(self, trained: State, context: Views, targets: Views, key: jax.Array, experiment: SceneExperiment):
-        """Loss of one scene, and its metrics.
-
-        Args:
-          context, targets: views that are given, and views that are judged.
-        """
+        """Loss of one scene, and its metrics; `context` views are given, `targets` are judged."""
         raise NotImplementedError
 
     def loss(self, trained: State, batch: Views, key: jax.Array, experiment: SceneExperiment):
@@ -72,13 +69,11 @@ class Vanilla(ScenePhase):
 
     def scene_loss(self, trained: State, context: Views, targets: Views, key: jax.Array, experiment: SceneExperiment):
         """See `ScenePhase.scene_loss`."""
-        del key
         bounds = context.near, context.far
         found = predict(trained["params"], context.images, context.cameras, *bounds, config=experiment.predictor)
         size, capacity = experiment.data.image_size, Capacity(*self.capacity)
-        drawn = jax.vmap(lambda camera: render(found.gaussians, camera, image_size=size, capacity=capacity))(
-            targets.cameras
-        )
+        draw = partial(render, found.gaussians, image_size=size, capacity=capacity)
+        drawn = jax.vmap(lambda camera: draw(camera))(targets.cameras)
         fits = ~jnp.any(drawn.overflow)
         # Before the loss: its derivative at NaN would reach the views that did not overflow.
         rendered = jnp.where(fits, drawn.image, targets.images)
@@ -109,29 +104,20 @@ class SceneMeta(Meta, ScenePhase):
     The inner problem is the refinement towards the context views; the outer loss is minus the PSNR in dB of views that
     neither the network nor the refinement has seen.
 
-    Fields: as `Meta`, and
-      capacity: of the renderer.
-      loss_fn: the inner loss, see `airjax.scene.task.SceneTask`.
     """
 
     head: ClassVar[tuple[str, ...]] = ("hidden", "head")
     start_rates: ClassVar[Coordinates[float]] = RATES
 
-    capacity: tuple[int, int] = (32768, 3072)
-    loss_fn: ViewLoss = view_loss
+    capacity: tuple[int, int] = (32768, 3072)  # of the renderer
+    loss_fn: ViewLoss = view_loss  # the inner loss, see `airjax.scene.task.SceneTask`
 
     def scene_loss(self, trained: State, context: Views, targets: Views, key: jax.Array, experiment: SceneExperiment):
         """See `ScenePhase.scene_loss`."""
         bounds = context.near, context.far
         found = predict(trained["params"], context.images, context.cameras, *bounds, config=experiment.predictor)
-        task = SceneTask(
-            context.images,
-            context.cameras,
-            context.near,
-            target_images=targets.images,
-            target_cameras=targets.cameras,
-            rates=self.rates(trained["log_rates"]),
-            loss_fn=self.loss_fn,
-        )
+        task = SceneTask(context.images, context.cameras, context.near, loss_fn=self.loss_fn)
+        task = replace(task, target_images=targets.images, target_cameras=targets.cameras)
+        task = replace(task, rates=self.rates(trained["log_rates"]))
         capacity = Capacity(*self.capacity)
         return self.task_loss(key, task, found.gaussians, trained["log_rates"], capacity=capacity)

@@ -63,7 +63,7 @@ def test_a_resumed_run_sees_what_the_killed_one_would_have_seen(config):
 def test_threads_and_memory_change_no_batch(config):
     """Oracle: the stream made in the caller with all photographs in memory."""
     whole = np.stack(_take(config, 8, num_threads=0))
-    np.testing.assert_array_equal(np.stack(_take(config, 8, num_threads=3, prefetch=5)), whole)
+    np.testing.assert_array_equal(np.stack(_take(config, 8, num_threads=3)), whole)
     assert not data.load_photographs(config.folders, cache_mb=0).decoded
     np.testing.assert_array_equal(np.stack(_take(replace(config, cache_mb=0), 8)), whole)
 
