@@ -1,4 +1,4 @@
-"""Hostile files: 2,000 cases of `fuzz` (tests/helpers) decode or are refused, in one line, quickly and with little memory."""
+"""Hostile files: 2,000 cases of tests/helpers/fuzz.py decode or are refused, in one line, quickly, in little memory."""
 
 import time
 import tracemalloc
