@@ -29,7 +29,7 @@ from airjax.scene.harmonics import from_rgb
 from airjax.scene.quaternions import from_rotation, multiply
 from airjax.scene.sweep import PATCH_SCALES, match_planes, normalize, patch_features
 
-ROWS = 13  # numbers of a Gaussian, see `_Raw`
+ROWS = 13  # numbers of a Gaussian, see `_place`
 
 
 @dataclass(frozen=True)
@@ -143,17 +143,6 @@ def _inverse_depth_at(
     return 1.0 / far + plane / (planes - 1) * (1.0 / near - 1.0 / far)
 
 
-class _Raw(NamedTuple):
-    """The 13 numbers of each Gaussian as the decoder gives them, any real numbers."""
-
-    offsets: Float[Array, "n 2"]
-    depths: Float[Array, " n"]
-    log_scales: Float[Array, "n 3"]
-    quats: Float[Array, "n 3"]
-    logits: Float[Array, " n"]
-    colors: Float[Array, "n 3"]
-
-
 def _place(
     outputs: Float[Array, "a b k"],
     plane: Float[Array, "a b"],
@@ -180,20 +169,20 @@ def _place(
     grid, spacing = config.grid, CELL // config.grid
     size = rows * grid, columns * grid
     k = outputs.reshape(rows, columns, grid, grid, ROWS).transpose(0, 2, 1, 3, 4).reshape(-1, ROWS)
-    raw = _Raw(k[:, 0:2], k[:, 2], k[:, 3:6], k[:, 6:9], k[:, 9], k[:, 10:])
+    offset, depth, log_scale, quat, logit, color = jnp.split(k, (2, 3, 6, 9, 10), axis=-1)  # any real numbers
     pixels = patch_centers(size, spacing)
     active = (pixels[:, 0] < image_size[1]) & (pixels[:, 1] < image_size[0])
     colors = image.reshape(size[0], spacing, size[1], spacing, 3).mean(axis=(1, 3)).reshape(-1, 3)
     plane = jnp.repeat(jnp.repeat(plane, grid, axis=0), grid, axis=1).ravel()
-    plane = jnp.clip(plane + 2 * jnp.tanh(raw.depths), -0.5, config.planes)
-    depth = 1.0 / _inverse_depth_at(plane, near, far, config.planes)
-    means = unproject(camera, pixels + spacing * jnp.tanh(raw.offsets), depth)
+    plane = jnp.clip(plane + 2 * jnp.tanh(depth[:, 0]), -0.5, config.planes)
+    depths = 1.0 / _inverse_depth_at(plane, near, far, config.planes)
+    means = unproject(camera, pixels + spacing * jnp.tanh(offset), depths)
     focal = 0.5 * (camera.intrinsics[0, 0] + camera.intrinsics[1, 1])
     disc = jnp.array(_DISC) * spacing
-    scales = (depth / focal)[:, None] * disc[None] * jnp.exp(3 * jnp.tanh(raw.log_scales / 3))
-    quats = jnp.concatenate([jnp.ones_like(raw.quats[:, :1]), raw.quats], axis=-1)
+    scales = (depths / focal)[:, None] * disc[None] * jnp.exp(3 * jnp.tanh(log_scale / 3))
+    quats = jnp.concatenate([jnp.ones_like(quat[:, :1]), quat], axis=-1)
     quats = quats / jnp.linalg.norm(quats, axis=-1, keepdims=True)
     to_world = jnp.broadcast_to(from_rotation(camera.rotation.T)[None], quats.shape)
-    harmonics = from_rgb(colors + 0.5 * raw.colors)[:, None]
-    opacities = jax.nn.sigmoid(raw.logits + 1)
+    harmonics = from_rgb(colors + 0.5 * color)[:, None]
+    opacities = jax.nn.sigmoid(logit[:, 0] + 1)
     return Gaussians3D(means, scales, multiply(to_world, quats), opacities, harmonics, active), pixels
