@@ -162,7 +162,7 @@ def _fit_pixels(
     try:
         for latest in _states(pixels, resume, partial, options, screen):
             state = latest
-        assert state is not None, "a fit has at least one segment, or was resumed"
+        assert state is not None  # a fit has a step at least
         return finished(state, pixels, solve_steps=options.solve_steps)
     except KeyboardInterrupt:
         if state is None:

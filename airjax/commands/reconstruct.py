@@ -1,4 +1,4 @@
-"""The command `airjax reconstruct`: a folder of posed photographs to a .ply file of 3D Gaussians."""
+"""`airjax reconstruct`: a folder of posed photographs to a .ply file of 3D Gaussians."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from airjax.commands.options import MAX_SIDE, MAX_STEPS, add_options, add_output
 from airjax.commands.outputs import guarded
 from airjax.commands.session import Clock, Fatal, Screen, progress_bar, start_jax
 from airjax.errors import AirjaxError
+from airjax.files import display_name
 from airjax.scene.defaults import HOLD_OUT, MAX_SIZE, PREDICT_SIZE, REFINE_STEPS, VIEWS
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ HELP = "a folder of photographs with poses to 3D Gaussians (.ply)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
+    """The options of `airjax reconstruct`."""
     what = "folder with transforms.json, poses_bounds.npy, a COLMAP model in sparse/0, or cameras.json"
     parser.add_argument("input", metavar="SCENE", help=what)
     add_output(parser, "file", "SCENE.ply here")
@@ -61,8 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
     """Reads the photographs, reconstructs the scene, writes the file and says what is in it."""
-    from airjax.files import display_name
-
     source = Path(options.input)
     target = Path(f"{source.resolve().name}.ply" if options.output is None else options.output)
     if target.suffix.lower() != ".ply":
@@ -71,15 +70,13 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
 
 
 def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen: Screen) -> None:
-    from airjax.files import display_name
     from airjax.scene.files.photographs import load
+    from airjax.scene.reconstruct import reconstruct
 
     name = display_name(source)
     scene = load(source, max_size=options.max_size)
     screen.notices(source, scene.notices)
     start_jax(screen)
-    from airjax.scene.reconstruct import reconstruct
-
     model = _load_model(options.weights)
     with progress_bar(screen, total=options.refine, unit="step", desc="refine") as bar, Clock() as clock:
         made = reconstruct(

@@ -1,4 +1,4 @@
-"""The command `airjax render`: a .ply file of 3D Gaussians to an image, to frames, or to an animation."""
+"""`airjax render`: a .ply file of 3D Gaussians to an image, to frames, or to an animation."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from airjax.commands.options import MAX_SIDE, add_options, add_output, whole
 from airjax.commands.outputs import check_free, guarded
 from airjax.commands.session import Clock, Screen, progress_bar, start_jax
 from airjax.errors import AirjaxError
+from airjax.files import atomic_write_bytes, display_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from airjax.scene.files.camera_file import Snapshot
 
 HELP = "3D Gaussians (.ply) to an image, to frames or to an animation"
-PRESETS = ("gsplat", "gsplat-1.4", "gsplat-1.6", "inria")  # names of `airjax.scene.project.PRESETS`, default first
 FRAMES, FRAME_SECONDS = 48, 1 / 24
+PRESETS = ("gsplat", "gsplat-1.4", "gsplat-1.6", "inria")  # names of `airjax.scene.project.PRESETS`, default first
 _ANIMATED = {".gif": {}, ".webp": {"quality": 90, "method": 4}}  # suffix to the options of Pillow's writer
 
 
@@ -37,7 +38,7 @@ class Shot(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
+    """The options of `airjax render`."""
     parser.add_argument("input", metavar="FILE", help=".ply file, of airjax or of another program")
     add_output(parser, "image, .gif or .webp animation, or folder of frames", "scene.png beside scene.ply")
     add_options(
@@ -63,7 +64,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
     """Reads the Gaussians, draws them and writes the frames."""
-    from airjax.files import display_name
     from airjax.photographs import IMAGE_SUFFIXES
 
     source = Path(options.input)
@@ -82,7 +82,6 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
 def _render(
     source: Path, target: Path, *, options: argparse.Namespace, screen: Screen, is_folder: bool = False
 ) -> None:
-    from airjax.files import display_name
     from airjax.scene.files.camera_file import from_comments
     from airjax.scene.files.ply import read_ply
 
@@ -143,7 +142,7 @@ def _given_cameras(path: Path) -> tuple[Camera, tuple[int, int]]:
 
     if not path.is_dir():
         return read_cameras(path)
-    scene = load(path, max_size=2**15)
+    scene = load(path, max_size=MAX_SIDE)
     return scene.cameras, scene.images.shape[1:3]
 
 
@@ -180,7 +179,6 @@ def _write_file(frames: Iterator[np.ndarray], count: int, target: Path) -> None:
     """An image, or an animation."""
     from PIL import Image
 
-    from airjax.files import atomic_write_bytes
     from airjax.photographs import to_8bit, write_image
 
     suffix = target.suffix.lower()

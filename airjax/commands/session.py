@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
+_CACHE_FOLDER = "jax_compilation_cache_dir"  # an option of JAX
+
+
 class Fatal(Exception):
     """Aborts the whole run: the files still to come would fail in the same way. The message is the user's line."""
 
@@ -103,7 +106,7 @@ def enable_compilation_cache() -> Path | None:
     """
     import jax
 
-    if chosen := getattr(jax.config, "jax_compilation_cache_dir", None):
+    if chosen := getattr(jax.config, _CACHE_FOLDER):
         return Path(chosen)
     try:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -113,7 +116,7 @@ def enable_compilation_cache() -> Path | None:
         return None
     if not os.access(folder, os.W_OK | os.X_OK):
         return None
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update(_CACHE_FOLDER, str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     return folder
 

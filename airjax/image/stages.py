@@ -58,7 +58,8 @@ def stage_control_of(
     mse_threshold: float = MSE_THRESHOLD, ssim_threshold: float = SSIM_THRESHOLD, max_gaussians: float = float("inf")
 ) -> StageControl:
     """Stage Control of three plain numbers, without a quantiser."""
-    return StageControl(*(np.asarray(x, np.float32) for x in (mse_threshold, ssim_threshold, max_gaussians)))
+    arrays = (np.asarray(number, np.float32) for number in (mse_threshold, ssim_threshold, max_gaussians))
+    return StageControl(*arrays)
 
 
 class Stage(NamedTuple):

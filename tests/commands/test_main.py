@@ -43,6 +43,7 @@ def test_names_of_the_package_and_light_start():
         "import airjax.raster.draw\n"
         "assert airjax.render is render is sys.modules['airjax.raster.draw'].render\n"
         "assert not hasattr(airjax, 'nothing')\n"
+        "assert all(hasattr(airjax, name) for name in airjax.__all__)\n"
         "assert not {'orbax', 'tensorstore', 'grain'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -4,10 +4,12 @@ import errno
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command_line import SIZE, assert_refused, failing, listing, photo
 
+from airjax.commands import outputs
 from airjax.image.codec import air_file
 
 
@@ -152,3 +154,10 @@ def test_failed_writes_leave_nothing(run, air_bytes, monkeypatch, function, numb
         assert_refused(run(*command), before, "cannot be written", os.strerror(number))
     result = run("encode", "a.png", "b.png")
     assert len(result.err) == 2 and result.status == 2 and listing() == before
+
+
+def test_an_output_that_is_gone_again_is_in_nobodys_way(tmp_path):
+    """Two names without a file are not the same file."""
+    work = outputs.guarded(lambda source, target: None, [], SimpleNamespace(force=False))
+    work(tmp_path / "a.png", tmp_path / "a.air")
+    work(tmp_path / "b.png", tmp_path / "b.air")

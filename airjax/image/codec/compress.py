@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from airjax.arrays import size_of
 from airjax.gaussians import Gaussians2D, join, pad, take
 from airjax.image.codec import air_file
 from airjax.image.codec.payload import Quantised
@@ -120,11 +121,11 @@ def _predict(model: Model, image: np.ndarray, options: CompressOptions) -> list[
     control = control._replace(color_step=np.asarray(color_step_of(options.quality), np.float32))
     trace = iterate_stages(configs, model.params, jax.device_put(image), control, skip_idle=True)
     # One after the other: a stage's image is given up before the next but one is drawn.
-    stages = []
-    for stage, config in zip(trace, configs, strict=True):
-        gaussians, codes = jax.device_get((stage.gaussians, stage.codes))
-        stages.append(_Stage.of(gaussians, codes, config, image.shape[:2]))
-    return stages
+    predicted = [jax.device_get((stage.gaussians, stage.codes)) for stage in trace]
+    return [
+        _Stage.of(gaussians, codes, config, size_of(image))
+        for (gaussians, codes), config in zip(predicted, configs, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -161,13 +162,15 @@ class _Stage:
         return replace(self, gaussians=gaussians, patches=rows.patches, amplitudes=amplitudes)
 
 
-def _refine(stages: list[_Stage], task: ImageTask, *, num_steps: int, progress) -> list[_Stage]:
+def _refine(
+    stages: list[_Stage], task: ImageTask, *, num_steps: int, progress: Callable[[int], None] | None
+) -> list[_Stage]:
     """All stages refined together; every Gaussian stays in its stage and with its patch."""
     ends = np.cumsum([0, *(stage.gaussians.num_slots for stage in stages)])
     if ends[-1] == 0:
         return stages
-    union = join([stage.gaussians for stage in stages])
-    union = run(task, union, num_steps=num_steps, progress=progress)
+    union = run(task, join([stage.gaussians for stage in stages]), num_steps=num_steps, progress=progress)
+    assert isinstance(union, Gaussians2D)
     parts = [take(union, slice(a, b)) for a, b in pairwise(ends)]
     pairs = zip(stages, parts, strict=True)
     return [replace(stage, gaussians=part, amplitudes=amplitudes_of(part)) for stage, part in pairs]
