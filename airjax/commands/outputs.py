@@ -104,8 +104,8 @@ def _make_folder(output: str, suffixes: Sequence[str]) -> None:
 
 def guarded(work: Work, sources: Iterable[Path], options: argparse.Namespace, *, ours: bytes | None = None) -> Work:
     """`work`, after a check that its target may be written, see `check_free`; sources and earlier targets may not."""
-    taken: dict[tuple[int, int] | None, str] = {_identity(source): "an input" for source in sources}
-    taken.pop(None, None)  # a file that is not there
+    taken = dict.fromkeys(map(_identity, sources), "an input")
+    taken.pop(None, None)  # a name without a file is nobody's
 
     def guarded(source: Path, target: Path) -> None:
         name = display_name(target)

@@ -22,7 +22,7 @@ HELP = "a folder of photographs with poses to 3D Gaussians (.ply)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
+    """The options of `airjax reconstruct`."""
     what = "folder with transforms.json, poses_bounds.npy, a COLMAP model in sparse/0, or cameras.json"
     parser.add_argument("input", metavar="SCENE", help=what)
     add_output(parser, "file", "SCENE.ply here")

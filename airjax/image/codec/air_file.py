@@ -122,7 +122,8 @@ def encode(content: Encoded | Quantised) -> bytes:
         rows = _rows(content.gaussians)
         header = Header(content.image_size, rows.shape[1] - _GEOMETRY, PROFILE_LOSSLESS, len(content.stage_counts))
         payloads = _pack_rows(rows, content.stage_counts)
-    return container.assemble(header, payloads)
+    tag = container.STAGE_TAGS[header.profile].encode()
+    return container.assemble(header, [(tag, payload) for payload in payloads])
 
 
 def _pack_rows(rows: np.ndarray, counts: tuple[int, ...]) -> list[bytes]:

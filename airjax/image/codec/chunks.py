@@ -53,16 +53,15 @@ class Header(NamedTuple):
     num_stages: int
 
 
-def assemble(header: Header, payloads: Iterable[bytes]) -> bytes:
-    """A whole file of the payloads of its stages; each is copied once. An AirjaxError for sizes beyond the limits."""
+def assemble(header: Header, chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """A whole file with these (tag, payload) after its header; each is copied once. An AirjaxError for bad sizes."""
     height, width = header.image_size
     if problem := size_problem(height, width, header.channels):
         raise AirjaxError(problem)
     head = _HEADER.pack(width, height, header.channels, header.profile, header.num_stages)
-    tag = STAGE_TAGS[header.profile].encode()
     parts = [_PREAMBLE.pack(SIGNATURE, VERSION)]
-    for name, payload in ((b"AHDR", head), *((tag, payload) for payload in payloads), (b"AEND", b"")):
-        parts += [_CHUNK_HEAD.pack(len(payload), name), payload, _CRC.pack(zlib.crc32(payload, zlib.crc32(name)))]
+    for tag, payload in ((b"AHDR", head), *chunks, (b"AEND", b"")):
+        parts += [_CHUNK_HEAD.pack(len(payload), tag), payload, _CRC.pack(zlib.crc32(payload, zlib.crc32(tag)))]
     return b"".join(parts)
 
 
