@@ -8,9 +8,5 @@ from eval.image.rd import RateDistortion
 
 def evaluation() -> RateDistortion:
     """The shipped weights, refined; the other codecs for the comparison that the tables make."""
-    return RateDistortion(
-        name="rd_refine_kodak",
-        description="Kodak-24 (768x512), airjax with 50 refinement steps",
-        images="../shared/data/kodak",
-        refine_steps=50,
-    )
+    description, images = "Kodak-24 (768x512), airjax with 50 refinement steps", "../shared/data/kodak"
+    return RateDistortion(name="rd_refine_kodak", description=description, images=images, refine_steps=50)

@@ -204,6 +204,10 @@ def _bd_row(label: str, comparison: Comparison) -> list[str]:
 def plot(results: Sequence[ImageCurves], codecs: Sequence[Codec], config: RateDistortion) -> bytes:
     """PSNR and MS-SSIM over bits per pixel, a PNG file. MS-SSIM is shown as -10 log10(1 - MS-SSIM), dB."""
     count = "1 image" if len(results) == 1 else f"mean of {len(results)} images at equal settings"
+    return draw_panels(f"{config.description}: {count}", _panels(results, codecs))
+
+
+def _panels(results: Sequence[ImageCurves], codecs: Sequence[Codec]) -> list[Panel]:
     psnr, ms_ssim = [], []
     for codec in codecs:
         lists = curve(results, codec)
@@ -214,8 +218,7 @@ def plot(results: Sequence[ImageCurves], codecs: Sequence[Codec], config: RateDi
         error = np.maximum(1 - np.array(lists["ms-ssim-rgb"], float), 2.0**-24)
         ms_ssim.append(Line(codec.label, bpp[shown], -10 * np.log10(error)[shown]))
     titles = {"PSNR, dB": psnr, "MS-SSIM, dB:  -10 log10(1 - MS-SSIM)": ms_ssim}
-    panels = [Panel(title, "bits per pixel", tuple(lines), log2_x=True) for title, lines in titles.items()]
-    return draw_panels(f"{config.description}: {count}", panels)
+    return [Panel(title, "bits per pixel", tuple(lines), log2_x=True) for title, lines in titles.items()]
 
 
 def run(config: RateDistortion, weights: Path | None, out: Path) -> int:
