@@ -179,7 +179,7 @@ def conics(gaussians: Gaussians2D) -> Float[Array, "n 3"]:
 def factors(gaussians: Gaussians2D) -> Float[Array, "n 3"]:
     """Upper triangular factor U = [[p, r], [0, s]] of the inverse covariances, rows (p, r, s) in 1/pixel.
 
-    d^T Sigma^-1 d = |U d|^2 = (p dx + r dy)^2 + (s dy)^2. The conic says the same, but for a needle its three terms
+    d^T Sigma^-1 d = |U d|^2 = (p dx + r dy)^2 + (s dy)^2. The conic is the same form, but for a needle its three terms
     are aspect^2 times their sum and cancel; here only the two terms of a square root of it do. Inactive slots get the
     identity.
     """

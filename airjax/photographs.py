@@ -13,11 +13,12 @@ import io
 import os
 import struct
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes, check_regular, display_name, reason
@@ -38,8 +39,10 @@ _READABLE = "a PNG, JPEG, WebP or TIFF image"
 
 # What Pillow's readers raise on damaged files: OSError and SyntaxError on purpose, the others from inside its
 # parsers. The fuzz test in tests/test_photographs.py looks for more.
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, RuntimeError)
-_DAMAGED += (struct.error, zlib.error, ImageCms.PyCMSError, MemoryError)
+_DAMAGED = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, RuntimeError),
+    *(struct.error, zlib.error, ImageCms.PyCMSError, MemoryError),
+)
 
 
 class LoadedImage(NamedTuple):
@@ -138,7 +141,7 @@ class _Refused(Exception):
     """A readable image that has no meaning as a photograph; the message goes after the file's name."""
 
 
-def _load(file: io.BufferedIOBase) -> LoadedImage:
+def _load(file: IO[bytes]) -> LoadedImage:
     notices: list[str] = []
     with Image.open(file, formats=("PNG", "JPEG", "WEBP", "TIFF")) as image:
         if image.width * image.height > MAX_PIXELS:
@@ -148,7 +151,7 @@ def _load(file: io.BufferedIOBase) -> LoadedImage:
             notices.append(f"first of {frames} frames or pages used")
         # TIFF: Pillow turns the image upright while it loads the pixels, and drops the tag.
         bits, white_is_zero = _sample_bits(image, file), _is_white_zero_tiff(image)
-        turned = image.tag_v2.get(ExifTags.Base.Orientation, 1) if image.format == "TIFF" else 1
+        turned = _tiff_tags(image).get(ExifTags.Base.Orientation, 1)
         image.load()
         if image.mode.startswith(("I", "F")):
             pixels, alpha = _wide_grey(image, bits, white_is_zero, notices)
@@ -169,10 +172,15 @@ def _load(file: io.BufferedIOBase) -> LoadedImage:
     return LoadedImage(np.ascontiguousarray(pixels), tuple(notices), alpha)
 
 
-def _sample_bits(image: Image.Image, file: io.BufferedIOBase) -> int:
+def _tiff_tags(image: Image.Image) -> Mapping[int, Any]:
+    """The tags of a TIFF file; none of other formats."""
+    return image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+
+
+def _sample_bits(image: Image.Image, file: IO[bytes]) -> int:
     """Bits per sample in the file. Pillow's mode does not tell: it reads 16-bit colour as 8-bit modes."""
     if image.format == "TIFF":
-        return max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))
+        return max(_tiff_tags(image).get(ExifTags.Base.BitsPerSample, (1,)))
     if image.format == "PNG":
         position = file.tell()
         file.seek(24)  # after the signature (8), the chunk head (8), width and height (4 each)
@@ -184,7 +192,7 @@ def _sample_bits(image: Image.Image, file: io.BufferedIOBase) -> int:
 
 def _is_white_zero_tiff(image: Image.Image) -> bool:
     """Whether 0 means white; Pillow turns such images around at 8 bits, but not at 16."""
-    return image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0
+    return _tiff_tags(image).get(ExifTags.Base.PhotometricInterpretation) == 0
 
 
 def _wide_grey(

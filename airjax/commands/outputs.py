@@ -209,10 +209,10 @@ def read_photograph(source: Path, screen: Screen) -> np.ndarray:
     """(h, w, 3) pixels in [0, 1]; what was done to them on the way in is said on the screen."""
     from airjax.photographs import read_image
 
-    pixels, notices, _ = read_image(source)
-    for notice in notices:
+    image = read_image(source)
+    for notice in image.notices:
         screen.notice(f"{display_name(source)}: {notice}")
-    return pixels
+    return image.pixels
 
 
 def content(image_size: tuple[int, int], stage_counts: tuple[int, ...]) -> str:

@@ -5,16 +5,17 @@ Letters: n Gaussians, c channels.
 
 from __future__ import annotations
 
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from airjax.arrays import AnyArray
 from airjax.gaussians import Gaussians2D
 
-Leaf = TypeVar("Leaf")
+Leaf = TypeVar("Leaf", bound=Any)
 
 FLOOR = 0.5  # pixels, of the diagonal of a Cholesky factor
 _ROUND = 1e-3  # a covariance whose variances differ by less, relatively, is drawn as if they differed by that much
@@ -58,7 +59,7 @@ class CholeskyCoordinates(NamedTuple, Generic[Leaf]):
         factors = np.stack([p, (u - v) * cos * sin / first, s], axis=-1)
         return CholeskyCoordinates(*map(jnp.asarray, (gaussians.means, factors, gaussians.colors)))
 
-    def gaussians(self, active: Bool[Array, " n"]) -> Gaussians2D:
+    def gaussians(self, active: Bool[AnyArray, " n"]) -> Gaussians2D:
         """The set with these coordinates; finite with finite gradients everywhere, also where a Gaussian is round."""
         p, q, s = jnp.moveaxis(jnp.clip(self.factors, -_MAX_FACTOR, _MAX_FACTOR), -1, 0)
         scales, angles = principal_axes(jnp.sqrt(p**2 + FLOOR**2), q, jnp.sqrt(s**2 + FLOOR**2))

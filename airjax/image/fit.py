@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ from airjax.inner.task import SEGMENT, State, advance, start_state
 from airjax.raster.draw import render
 
 # The coordinates of each of FORMS.
-COORDINATES: dict[str, type] = {"scale_rotation": Coordinates, "cholesky": CholeskyCoordinates}
+COORDINATES: dict[str, Any] = {"scale_rotation": Coordinates, "cholesky": CholeskyCoordinates}
 
 SPREAD = 0.6  # standard deviation of a new Gaussian in units of the distance to its neighbours, 1 / sqrt(density)
 UNIFORM_SHARE = 0.3  # of the probability of a place in a content start; the rest follows the gradients of the image
@@ -93,7 +93,7 @@ def content_start(
     rng = _generator(key)
     size = image.shape[:2]
     slopes = [np.gradient(image, axis=axis) if size[axis] > 1 else np.zeros_like(image) for axis in (0, 1)]
-    density = _mixed(np.sum(np.square(slopes), axis=(0, -1), dtype=np.float64), UNIFORM_SHARE)
+    density = _mixed(np.asarray(np.sum(np.square(slopes), axis=(0, -1), dtype=np.float64)), UNIFORM_SHARE)
     means, pixels = sampled(rng, density, num_gaussians)
     # The density of single pixels is noisy; what counts is that of the neighbourhood one Gaussian is for.
     side = 2 * round(math.sqrt(density.size / num_gaussians)) + 1
@@ -143,7 +143,8 @@ def _on_device(gaussians: Gaussians2D) -> Gaussians2D:
 
 
 def _set(means, scales, angles, colors) -> Gaussians2D:
-    return Gaussians2D(*(np.float32(x) for x in (means, scales, angles, colors)), np.ones(len(means), bool))
+    means, scales, angles, colors = (np.asarray(x, np.float32) for x in (means, scales, angles, colors))
+    return Gaussians2D(means, scales, angles, colors, np.ones(len(means), bool))
 
 
 # --- additions -----------------------------------------------------------------------------------------------------
@@ -305,13 +306,13 @@ def fit_states(
 
 
 def _start(key: jax.Array, image: np.ndarray, config: FitConfig) -> State:
-    options = {"num_gaussians": config.plan[0][1], "form": config.form}
+    count, form = config.plan[0][1], config.form
     key = jax.random.fold_in(key, config.num_steps)  # a number that no addition has
     if config.start == "random":
-        coordinates = random_start(key, image.shape[:2], **options)
+        coordinates = random_start(key, image.shape[:2], num_gaussians=count, form=form)
     else:
-        coordinates = content_start(key, image, **options)
-    active = jnp.ones(options["num_gaussians"], bool)
+        coordinates = content_start(key, image, num_gaussians=count, form=form)
+    active = jnp.ones(count, bool)
     gaussians = pad(coordinates.gaussians(active), config.num_gaussians)
     return start_state(ImageTask(image, config.rates), gaussians)
 

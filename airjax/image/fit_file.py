@@ -90,7 +90,8 @@ def load_fit(path: Path) -> tuple[FitState, Job]:
         arrays = _restored(tensors, job.config)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise AirjaxError(f"{name}: expected the whole state of a fit, got a damaged one ({error})") from error
-    state = State(step, *arrays, loss=float(loss), capacity=Capacity(pairs, chunks))
+    coordinates, active, inner_state = arrays
+    state = State(step, coordinates, active, inner_state, float(loss), Capacity(pairs, chunks))
     return FitState(state, float(quality)), job
 
 
@@ -132,7 +133,8 @@ def _restored(tensors: dict, config: FitConfig) -> tuple:
 
 
 def _job_text(job: Job) -> str:
-    return json.dumps([asdict(job.config) | {"rates": list(map(float, job.config.rates))}, job.seed, job.image])
+    rates = [float(rate) for rate in job.config.rates or ()]
+    return json.dumps([asdict(job.config) | {"rates": rates}, job.seed, job.image])
 
 
 def _job(text: str) -> Job:

@@ -14,14 +14,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from airjax.arrays import AnyArray, size_of
 from airjax.gaussians import Gaussians2D
 from airjax.inner.optimizers import scaled_adam
 from airjax.inner.task import Task
 from airjax.raster.draw import capacity_of, render
 from airjax.raster.tiles import Capacity
 
-Leaf = TypeVar("Leaf")
-ImageLoss = Callable[[Float[Array, "h w c"], Float[Array, "h w c"]], Float[Array, ""]]
+Leaf = TypeVar("Leaf", bound=Any)
+ImageLoss = Callable[[Float[AnyArray, "h w c"], Float[Array, "h w c"]], Float[Array, ""]]
 
 
 class Coordinates(NamedTuple, Generic[Leaf]):
@@ -40,11 +41,11 @@ class Coordinates(NamedTuple, Generic[Leaf]):
     colors: Leaf
 
     @classmethod
-    def of(cls, gaussians: Gaussians2D) -> Coordinates[jax.Array]:
+    def of(cls, gaussians: Gaussians2D) -> Coordinates[AnyArray]:
         """The coordinates of a set, differentiable."""
         return Coordinates(gaussians.means, jnp.log(gaussians.scales), gaussians.angles, gaussians.colors)
 
-    def gaussians(self, active: Bool[Array, " n"]) -> Gaussians2D:
+    def gaussians(self, active: Bool[AnyArray, " n"]) -> Gaussians2D:
         """The set with these coordinates; scales are kept between 1e-3 and 1e4 pixels."""
         scales = jnp.exp(jnp.clip(self.log_scales, -6.9, 9.2))
         return Gaussians2D(self.means, scales, self.angles, self.colors, active)
@@ -60,7 +61,7 @@ def refinement_adam(rates: Any = RATES) -> optax.GradientTransformation:
     return scaled_adam(rates, warmup=10, decay=100.0)
 
 
-def squared_error(image: Float[Array, "h w c"], rendered: Float[Array, "h w c"]) -> Float[Array, ""]:
+def squared_error(image: Float[AnyArray, "h w c"], rendered: Float[AnyArray, "h w c"]) -> Float[Array, ""]:
     """Half the sum of squared differences: its gradient by a Gaussian is the same in a crop as in the whole image."""
     return 0.5 * jnp.sum(jnp.square(rendered - image))
 
@@ -77,7 +78,7 @@ class ImageTask(Task):
       loss_fn: (image, rendered) -> inner loss, static.
     """
 
-    image: Float[Array, "h w c"]
+    image: Float[AnyArray, "h w c"]
     rates: Any = RATES
     loss_fn: ImageLoss = field(default=squared_error, metadata={"static": True})
 
@@ -89,14 +90,14 @@ class ImageTask(Task):
         """See `Task.coordinates`."""
         return type(self.rates).of(gaussians)
 
-    def gaussians(self, coordinates: Any, active: Bool[Array, " n"]) -> Gaussians2D:
+    def gaussians(self, coordinates: Any, active: Bool[AnyArray, " n"]) -> Gaussians2D:
         """See `Task.gaussians`."""
         return coordinates.gaussians(active)
 
     def loss(
         self,
         coordinates: Any,
-        active: Bool[Array, " n"],
+        active: Bool[AnyArray, " n"],
         batch: Any = None,
         *,
         capacity: Capacity,
@@ -106,7 +107,7 @@ class ImageTask(Task):
         return self.loss_fn(self.image, self._render(coordinates, active, capacity, any_order))
 
     def outer_loss(
-        self, coordinates: Any, active: Bool[Array, " n"], *, capacity: Capacity, any_order: bool = False
+        self, coordinates: Any, active: Bool[AnyArray, " n"], *, capacity: Capacity, any_order: bool = False
     ) -> Float[Array, ""]:
         """Minus the PSNR in dB, so that every image, and every number of steps, counts for its decibels."""
         error = squared_error(self.image, self._render(coordinates, active, capacity, any_order))
@@ -114,8 +115,8 @@ class ImageTask(Task):
 
     def plan(self, gaussians: Gaussians2D, *, headroom: float, thorough: bool) -> Capacity:
         """See `Task.plan`; there is one image to look at."""
-        return capacity_of(gaussians, image_size=self.image.shape[:2], headroom=headroom)
+        return capacity_of(gaussians, image_size=size_of(self.image), headroom=headroom)
 
     def _render(self, coordinates, active, capacity, any_order) -> jax.Array:
-        size, gaussians = self.image.shape[:2], coordinates.gaussians(active)
-        return render(gaussians, image_size=size, capacity=capacity, any_order=any_order).image
+        gaussians = coordinates.gaussians(active)
+        return render(gaussians, image_size=size_of(self.image), capacity=capacity, any_order=any_order).image

@@ -17,7 +17,7 @@ import numpy as np
 
 from airjax.inner.estimators import Estimator, Unrolled, clip_rows, outer_gradient
 from airjax.inner.optimizers import scaled
-from airjax.inner.task import Case, Task, shared_capacity, start_state
+from airjax.inner.task import Case, shared_capacity, start_state
 
 ROW_CLIP = 10.0  # as training has it
 
@@ -105,7 +105,7 @@ def angle(estimates: np.ndarray, exact: np.ndarray) -> tuple[float, float, float
     return cosine, math.sqrt(max(0.0, 1 - cosine**2)), variance
 
 
-def make_gradient(estimator: Estimator, capacity: Any) -> Callable[[jax.Array, Task, Any, jax.Array], Any]:
+def make_gradient(estimator: Estimator, capacity: Any) -> jax.stages.Wrapped:
     """(key, task, start, active) -> the clipped estimate in units of the rates, coordinates; jitted.
 
     Args:

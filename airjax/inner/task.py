@@ -16,8 +16,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
+from airjax.arrays import AnyArray
 from airjax.errors import AirjaxError
-from airjax.gaussians import Gaussians2D, Gaussians3D, ladder, pad, take
+from airjax.gaussians import AnyGaussians, on_ladder, take
 from airjax.inner.estimators.base import Problem
 from airjax.inner.refine import Refined, refine
 
@@ -46,12 +47,18 @@ class Task:
         """The numbers that the optimizer moves, a pytree of arrays (n, ..); differentiable."""
         raise NotImplementedError
 
-    def gaussians(self, coordinates: Any, active: Bool[Array, " n"]) -> Any:
+    def gaussians(self, coordinates: Any, active: Bool[AnyArray, " n"]) -> Any:
         """The Gaussians with these coordinates; any real numbers are valid."""
         raise NotImplementedError
 
     def loss(
-        self, coordinates: Any, active: Bool[Array, " n"], batch: Any = None, *, capacity: Any, any_order: bool = False
+        self,
+        coordinates: Any,
+        active: Bool[AnyArray, " n"],
+        batch: Any = None,
+        *,
+        capacity: Any,
+        any_order: bool = False,
     ) -> Float[Array, ""]:
         """The inner loss; NaN where the renderer's lists overflow.
 
@@ -63,7 +70,7 @@ class Task:
         raise NotImplementedError
 
     def outer_loss(
-        self, coordinates: Any, active: Bool[Array, " n"], *, capacity: Any, any_order: bool = False
+        self, coordinates: Any, active: Bool[AnyArray, " n"], *, capacity: Any, any_order: bool = False
     ) -> Float[Array, ""]:
         """What a refinement is judged by, for estimators; arguments as in `loss`."""
         raise NotImplementedError
@@ -81,7 +88,7 @@ class Task:
         """
         raise NotImplementedError
 
-    def problem(self, active: Bool[Array, " n"], *, capacity: Any, any_order: bool = False) -> Problem:
+    def problem(self, active: Bool[AnyArray, " n"], *, capacity: Any, any_order: bool = False) -> Problem:
         """The same for estimators of the outer gradient: functions of the coordinates alone."""
         options = {"capacity": capacity, "any_order": any_order}
         return Problem(
@@ -119,15 +126,15 @@ class State(NamedTuple):
 
     step: int
     coordinates: Any
-    active: Bool[Array, " n"]
+    active: Bool[AnyArray, " n"]
     inner_state: Any = None
     loss: float = float("nan")
     capacity: Any = None
 
 
-def start_state(task: Task, gaussians: Gaussians2D | Gaussians3D) -> State:
+def start_state(task: Task, gaussians: AnyGaussians) -> State:
     """The state before the first step, with slots added up to a number that many sets share."""
-    gaussians = jax.tree.map(jnp.asarray, pad(gaussians, ladder(gaussians.num_slots)))
+    gaussians = on_ladder(gaussians)
     return State(0, task.coordinates(gaussians), gaussians.active)
 
 
@@ -180,8 +187,8 @@ def _segment(
 
 
 def run(
-    task: Task, gaussians: Any, *, num_steps: int, progress: Callable[[int], None] | None = None
-) -> Gaussians2D | Gaussians3D:
+    task: Task, gaussians: AnyGaussians, *, num_steps: int, progress: Callable[[int], None] | None = None
+) -> AnyGaussians:
     """Gaussians after `num_steps` of refinement, in the same slots; numpy arrays.
 
     Args:

@@ -17,19 +17,19 @@ from jaxtyping import Array, Float
 
 BAND_PATCHES = 2**14  # patches whose features are held at a time, about 300 MB
 RAW_ROWS = 8  # mean 2, scales 2, angle 1, colour 3
-QUALITY = 2  # numbers that tell a network with votes what quality is asked for; zeros where nothing is rounded
+QUALITY = 2  # inputs of a network with votes, for the requested quality; zeros where nothing is rounded
 
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """Size of the network of one stage.
+    """Network size of one stage.
 
     Fields:
       features: width F of the patch features.
       blocks: number of residual blocks.
       expansion: hidden width of a block's MLP, in multiples of F.
-      reduction: the network sees means over squares of so many pixels; it divides P.
-      votes: further numbers per patch, for the quantiser; such a network is also told the quality.
+      reduction: side of the squares of pixels whose means are the input; it divides P.
+      votes: further numbers per patch, for the quantiser; such a network also has the quality as an input.
     """
 
     features: int = 128
@@ -52,7 +52,7 @@ class Predictor(NamedTuple):
     Fields:
       init: (key) -> params.
       apply: (params, patches (r, c, 3 P^2), quality (2,)) -> raw (r, c, 8 + votes).
-      reach: how many patches away, on each axis, a patch can still change a raw row.
+      reach: distance in patches, on each axis, at which a patch still changes a raw row.
     """
 
     init: Callable[[jax.Array], Any]
@@ -77,7 +77,7 @@ def _reduce(patches: Float[Array, "r c p"], reduction: int) -> Float[Array, "r c
     return jnp.mean(squares, axis=(3, 5)).reshape(rows, columns, -1)
 
 
-def _neighbours(x: Float[Array, "r c f"]) -> list[Float[Array, "r c f"]]:
+def _neighbors(x: Float[Array, "r c f"]) -> list[Float[Array, "r c f"]]:
     """The nine shifted copies of a grid, zero outside."""
     padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
     rows, columns = x.shape[:2]
@@ -87,8 +87,8 @@ def _neighbours(x: Float[Array, "r c f"]) -> list[Float[Array, "r c f"]]:
 class _Norm(nn.Module):
     """LayerNorm over the features, with the parameters of flax's.
 
-    The means are matrix products with a constant: XLA's CPU backend stores what goes into a product, and would
-    otherwise compute the depthwise filter before it once for the mean, once for the variance and once for the result.
+    The means are matrix products with a constant: XLA's CPU backend stores the input of a product. It would otherwise
+    compute the depthwise filter before it three times, for the mean, the variance and the result.
     """
 
     @nn.compact
@@ -112,7 +112,7 @@ class _Block(nn.Module):
         features = self.config.features
         kernel = self.param("depthwise", nn.initializers.normal(1 / 3), (9, features))
         # Nine shifted products fuse into one loop; XLA's grouped convolution on the CPU is 30 times slower.
-        y = sum(part * kernel[None, None, i] for i, part in enumerate(_neighbours(x)))
+        y = sum(part * kernel[None, None, i] for i, part in enumerate(_neighbors(x)))
         y = _Norm(name="norm")(y)
         y = nn.Dense(features * self.config.expansion, name="up")(y)
         y = nn.gelu(y, approximate=True)
@@ -123,9 +123,9 @@ class _StageNetwork(nn.Module):
     """Residual patches to raw rows.
 
     The residual of a late stage is a hundred times smaller than that of the first, and smaller in the sky than in
-    leaves. So each patch is divided by the local contrast (rms over the patch and its neighbours), the network sees
-    the normalised patch and the logarithm of the contrast, and the predicted colour is multiplied back. A colour
-    starts as a share of the patch mean, which starts training near 18 dB instead of 9.
+    leaves. So each patch is divided by the local contrast (rms over the patch and its neighbours); the inputs are the
+    normalised patch and the logarithm of the contrast, and the predicted colour is multiplied by the contrast. A colour
+    starts as a share of the patch mean, so that training starts near 18 dB instead of 9.
     """
 
     config: PredictorConfig
@@ -134,7 +134,7 @@ class _StageNetwork(nn.Module):
     def __call__(self, patches, quality):
         patches = _reduce(patches, self.config.reduction)
         energy = jnp.mean(jnp.square(patches), axis=-1, keepdims=True)
-        contrast = jnp.sqrt(sum(_neighbours(energy)) / 9 + 1e-5)
+        contrast = jnp.sqrt(sum(_neighbors(energy)) / 9 + 1e-5)
         inputs = [patches / contrast, jnp.log(contrast)]
         if self.config.votes:
             inputs.append(jnp.broadcast_to(quality, (*patches.shape[:2], QUALITY)))
@@ -154,7 +154,11 @@ class _StageNetwork(nn.Module):
 
 
 def compact_predictor(config: PredictorConfig, patch_size: int) -> Predictor:
-    """The shipped kind of predictor for one stage of the given patch size."""
+    """The predictor of one stage of a patch size.
+
+    Raises:
+      ValueError: a reduction that does not divide the patch size.
+    """
     if patch_size % config.reduction:
         raise ValueError(f"reduction: expected a divisor of the patch size {patch_size}, got {config.reduction}")
     network = _StageNetwork(config)
@@ -172,7 +176,7 @@ def compact_predictor(config: PredictorConfig, patch_size: int) -> Predictor:
 def apply_in_bands(
     predictor: Predictor, params: Any, patches: Float[Array, "r c p"], *quality: Float[Array, " 2"]
 ) -> Float[Array, "r c k"]:
-    """`predictor.apply`, for a large grid in windows of rows that overlap by its reach: same result, bounded memory."""
+    """`predictor.apply`; a large grid in windows of rows that overlap by its reach, with the same result."""
     rows, columns = patches.shape[:2]
     band = max(1, BAND_PATCHES // columns)
     size = band + 2 * predictor.reach

@@ -1,4 +1,4 @@
-"""Plane sweep networks: what of a view is matched (features), and what is made of how well it matched (decoder).
+"""Plane-sweep networks: features of a view that are compared, and a decoder of the plane-sweep volume.
 
 Letters: v views, h, w pixels, f features, d planes; a cell is a square of 2 x 2 pixels.
 """
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 CELL = 2  # pixels
-MULTIPLE = 8 * CELL  # what the sides of an image must be multiples of
+MULTIPLE = 8 * CELL  # pixels; divides the sides of an image
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class PlaneSweepConfig:
     """Size of the networks.
 
     Fields:
-      planes: d, inverse depths that are tried.
-      matching: width of the features that are compared.
+      planes: number d of inverse depths.
+      matching: width of the compared features.
       groups: comparisons of a cell with each plane.
       widths: of the decoder, at a half, a quarter, an eighth and a sixteenth of the image.
-      outputs: numbers per cell besides the planes' scores.
+      outputs: numbers per cell besides the scores of the planes.
     """
 
     planes: int = 32
@@ -38,11 +38,11 @@ class PlaneSweepConfig:
 
 
 class PlaneSweepNetworks(NamedTuple):
-    """Pairs of pure functions.
+    """The networks as pure functions.
 
     Fields:
       init: key -> params of both.
-      features: (params, images (v, h, w, 3)) -> (v, h/2, w/2, f) to be matched.
+      features: (params, images (v, h, w, 3)) -> (v, h/2, w/2, f).
       decode: (params, images, matches (v, h/2, w/2, groups * d), features) -> (scores (v, h/2, w/2, d),
         outputs (v, h/2, w/2, outputs)).
     """
@@ -78,7 +78,7 @@ class _Residual(nn.Module):
 
 
 class _Features(nn.Module):
-    """Shared by all views: half the resolution, with a look at an eighth for context."""
+    """Features of every view at half its resolution, with context from an eighth."""
 
     config: PlaneSweepConfig
 
@@ -97,7 +97,7 @@ class _Features(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """U-Net from matches, features and colours to scores and outputs."""
+    """U-Net from the plane-sweep volume, features and colours to scores and outputs."""
 
     config: PlaneSweepConfig
 
@@ -121,7 +121,7 @@ class _Decoder(nn.Module):
             x = skips[i] + _enlarge(_conv(w, f"up{i}", size=1)(x))
             x = _Residual(w, name=f"out{i}")(x)
         x = nn.gelu(_Norm(name="last")(x))
-        # The best guess without a network: the plane on which the views agree most.
+        # The scores of an untrained network: the agreement of the views on each plane.
         agreement = jnp.mean(matches.reshape(*matches.shape[:3], config.groups, -1), axis=3)
         gain = self.param("gain", nn.initializers.constant(16.0), ())
         small = nn.initializers.normal(0.01)

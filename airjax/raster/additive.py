@@ -55,7 +55,7 @@ def _ramp(t):
 
 
 def _weight_and_slope(slot, pixels, smooth_cutoff):
-    """The weight and minus its derivative by the exponent q; they are equal but for the smooth cut-off."""
+    """The weight, and minus its derivative by the exponent q; equal without the smooth cut-off."""
     if not smooth_cutoff:
         weight = _weight(slot, pixels, False)
         return weight, weight
@@ -82,7 +82,7 @@ def _sum_slots(slots: Float[Array, "L k T"], tile_size: int, smooth_cutoff: bool
 def _sum_colors(
     geometry: Float[Array, "L k T"], colors: Float[Array, "L c T"], tile_size: int, smooth_cutoff: bool
 ) -> Float[Array, "c Q T"]:
-    """`_sum_slots` with the colours apart: JAX then sees a sum that is linear in them, and can transpose it."""
+    """`_sum_slots` with separate colours: a sum that JAX knows to be linear in them, and can transpose."""
     pixels = tile_pixels(tile_size, geometry.dtype)
 
     def add(image, group):
@@ -97,10 +97,10 @@ def _sum_colors(
 
 
 def _scan_groups(add, slots, shape: tuple[int, int], channels: int) -> Float[Array, "c Q T"]:
-    """Image, `channels` arrays of `shape`, of all slots by `add(image, group)`, a few slots at a time.
+    """Sum of all slots by `add(image, group)`, a few slots at a time; an image is `channels` arrays of `shape`.
 
-    The groups run in a loop, the odd slots before it: what comes out of a loop is stored, so that a transposition
-    behind it is not fused with the sum (which would then lose its vector axis; ten times slower).
+    The groups run in a loop, the odd slots before it. The result of a loop is stored, so a transposition after it is
+    not fused with the sum, which would then lose its vector axis (ten times slower).
     """
     num_slots, dtype = jax.tree.leaves(slots)[0].shape[0], jax.tree.leaves(slots)[0].dtype
     image = tuple(jnp.zeros(shape, dtype) for _ in range(channels))
@@ -124,7 +124,7 @@ def _slot_cotangents(slots, cotangent, tile_size, smooth_cutoff):
     block = min(tiles, max(16, _BLOCK // max(1, num_slots) // 16 * 16))
     num_blocks = -(-tiles // block)
     padding = ((0, 0), (0, 0), (0, num_blocks * block - tiles))
-    # Padded columns have cotangent zero and factor zero: a weight of one that counts for nothing.
+    # Padded columns have factor zero, hence weight one, and cotangent zero: they add nothing.
     slots, cotangent = jnp.pad(slots, padding), jnp.pad(cotangent, padding)
     pixels, powers = tile_pixels(tile_size, slots.dtype), jnp.asarray(monomials(tile_size, slots.dtype))
 
@@ -132,8 +132,8 @@ def _slot_cotangents(slots, cotangent, tile_size, smooth_cutoff):
         slot, cotangent = args  # (k, L, block) and (c, Q, block)
         flat = slot.reshape(rows, -1)
         weight, slope = _weight_and_slope(flat, pixels, smooth_cutoff)
-        # To be stored once and read by every sum below. XLA's CPU backend drops the barrier before it fuses, and stores
-        # them by itself because several sums use them; other backends are asked here.
+        # Stored once and read by every sum below. XLA's CPU backend stores them without the barrier, which it drops
+        # before it fuses; other backends need it.
         if smooth_cutoff:
             weight, slope = jax.lax.optimization_barrier((weight, slope))
         else:
@@ -192,7 +192,7 @@ def accumulate(
 
 
 def slot_weights(slots: Float[Array, "L k T"], *, tile_size: int, smooth_cutoff: bool = False) -> Float[Array, "L Q T"]:
-    """The weights themselves; the image is linear in the colours, and this is the matrix (for the colour solve)."""
+    """The weights themselves: the matrix by which the image depends on the colours (AIR section 3.1)."""
     pixels = tile_pixels(tile_size, slots.dtype)
     return jnp.stack([_weight(slot, pixels, smooth_cutoff) for slot in slots])
 
@@ -258,14 +258,14 @@ def draw_slots(
 def draw_patches(
     weights: Float[Array, "L Q T"], colors: Float[Array, "n c"], *, patches: PatchGrid
 ) -> Float[Array, "h w c"]:
-    """As `draw_slots`, for the static lists of one Gaussian per patch; whole patches."""
+    """`draw_slots` for the static lists of one Gaussian per patch; whole patches."""
     tiles = _weigh(weights, patch_colors(colors, patches=patches))
     return untile(tiles, grid=patches.shape, tile_size=patches.size)
 
 
 @jax.custom_vjp
 def _weigh(weights: Float[Array, "L Q M"], colors: Float[Array, "L c M"]) -> Float[Array, "c Q M"]:
-    """Sum over slots of colour times weight. Its rule only says how to add up fast; it can be differentiated again."""
+    """Sum over slots of colour times weight; the rule for its gradient is fast and can itself be differentiated."""
 
     def add(image, group):
         return tuple(image[c] + sum(w * k[None, c] for w, k in zip(*group, strict=True)) for c in range(len(image)))

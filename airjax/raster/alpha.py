@@ -1,18 +1,19 @@
-"""The alpha renderer: Gaussians drawn over one another from front to back, exactly, through tile lists.
+"""Alpha compositing: Gaussians drawn over one another from front to back, exactly, through tile lists.
 
 Letters: n Gaussians in front-to-back order, M chunks of L slots (`airjax.raster.tiles`), B tile side in pixels,
 Q = B * B pixels, T tiles, c channels. At a pixel, with a_i the alpha of the i-th Gaussian of its tile,
 
-  T_i = (1 - a_1) .. (1 - a_i)                       what is left behind it
-  w_i = T_i-1 a_i  where T_i > stop, else 0          its weight: once so little is left, nothing more is drawn
+  T_i = (1 - a_1) .. (1 - a_i)                       transmittance behind it
+  w_i = T_i-1 a_i  where T_i > stop, else 0          its weight: at so small a transmittance nothing more is drawn
   channel = sum of w_i * value_i,   alpha = sum of w_i
 
-As T_i only falls, no Gaussian needs to know which one was the last: chunks of a list are multiplied up side by side, a
-scan over chunks says what is left before each, and then all chunks are summed side by side. The last axis is always the
-pixels of a tile.
+T_i only falls, so no Gaussian needs to know which one was drawn last: the chunks of a list are multiplied in parallel,
+a segmented scan over chunks gives the transmittance before each, and then all chunks are summed in parallel. The last
+axis is always the pixels of a tile.
 
-What XLA can fuse it computes anew for each of those who need it, and in a chain of slots that grows with their square.
-Loops (`lax.scan` over slots, `lax.map` over blocks of chunks) stand where results must be computed once.
+XLA computes a fused value again for every use of it, in a chain of slots a number of times that grows with the square
+of their number. Loops (`lax.scan` over slots, `lax.map` over blocks of chunks) stand where a value must be computed
+once.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Splats(NamedTuple):
 
     @property
     def footprints(self) -> Footprints:
-        """Where they are drawn: in the box, as far as their alpha reaches the cut-off. A constant."""
+        """Where they are drawn: in the box, up to the ellipse at which alpha is the cut-off. A constant."""
         limits = jnp.log(jnp.maximum(self.opacities, 1e-30) / CUTOFF)
         return jax.lax.stop_gradient(
             Footprints(self.means, self.half_extents, self.factors, limits, self.active & (self.opacities >= CUTOFF))
@@ -61,7 +62,7 @@ class Splats(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What a set of splats looks like.
+    """Composited splats, over nothing.
 
     Fields:
       values: (h, w, c) sum of weight times value.
@@ -72,7 +73,7 @@ class Drawn(NamedTuple):
     alpha: Float[Array, "h w"]
 
 
-def draw_over(
+def composite(
     splats: Splats,
     lists: TileLists,
     tiling: Tiling,
@@ -85,7 +86,7 @@ def draw_over(
 
     Args:
       splats: n slots.
-      lists: of `splats.footprints`, slots of a tile from front to back; constants to every gradient.
+      lists: tile lists of `splats.footprints`, which keep the order; constants to every gradient.
       tiling: the tiles.
       alpha_max: largest alpha of a Gaussian at a pixel; no gradient passes where it is reached.
       stop: see the module.
@@ -93,10 +94,10 @@ def draw_over(
         reverse mode only, by a gradient that computes the weights again.
 
     Returns:
-      `Drawn`, over nothing: add (1 - alpha) * background.
+      `Drawn`; add (1 - alpha) * background.
     """
     slots = _gather(splats, lists, tiling)
-    composite = _sum_chunks if any_order else _composite
+    composite = _sum_chunks if any_order else _composite_chunks
     channels = composite(slots, _runs(lists), _Options(tiling.tile_size, alpha_max, stop))
     *values, alpha = (_assemble(rows, lists, tiling) for rows in channels)
     return Drawn(jnp.stack(values, axis=-1), alpha)
@@ -117,10 +118,10 @@ class _Options(NamedTuple):
 
 
 class _Runs(NamedTuple):
-    """Which chunks belong together.
+    """The chunks of a tile: a run of neighbours.
 
     Fields:
-      first, last: (M, 1) whether a chunk is the first, or the last, of its tile.
+      first, last: (M, 1) whether a chunk is the first, or the last, of its run.
     """
 
     first: Bool[Array, "M 1"]
@@ -134,7 +135,7 @@ def _runs(lists: TileLists) -> _Runs:
 
 
 def _gather(splats: Splats, lists: TileLists, tiling: Tiling) -> Float[Array, "L k M"]:
-    """The slots of every chunk, means measured from the chunk's tile centre; an empty one has opacity 0."""
+    """The slots of every chunk, means measured from the chunk's tile centre; an empty slot has opacity 0."""
     active = splats.active[:, None]
     table = jnp.where(
         active,
@@ -155,15 +156,15 @@ def _alpha(slot: Float[Array, "k M"], options: _Options) -> Float[Array, "M Q"]:
     return jnp.where(alpha >= CUTOFF, alpha, 0.0)
 
 
-def _before(slots: Float[Array, "L k M"], runs: _Runs, options: _Options) -> Float[Array, "M Q"]:
-    """What is left of every pixel before each chunk."""
+def _transmittance_before(slots: Float[Array, "L k M"], runs: _Runs, options: _Options) -> Float[Array, "M Q"]:
+    """Transmittance of every pixel before each chunk."""
     whole = jnp.ones((slots.shape[2], options.tile_size**2), slots.dtype)
-    left, _ = jax.lax.scan(lambda left, slot: (left * (1.0 - _alpha(slot, options)), None), whole, slots)
-    return _running(jnp.multiply, left, runs.first, 1.0, reverse=False)
+    through, _ = jax.lax.scan(lambda through, slot: (through * (1.0 - _alpha(slot, options)), None), whole, slots)
+    return _segmented_scan(jnp.multiply, through, runs.first, 1.0, reverse=False)
 
 
-def _running(combine, rows: Float[Array, "M Q"], start: Bool[Array, "M 1"], neutral: float, *, reverse: bool):
-    """Of each row, all rows before it in its run combined; runs begin where `start` is set."""
+def _segmented_scan(combine, rows: Float[Array, "M Q"], start: Bool[Array, "M 1"], neutral: float, *, reverse: bool):
+    """Segmented exclusive scan of `combine`: all earlier rows of the same run; runs begin where `start` is set."""
 
     def join(a, b):
         (flag_a, rows_a), (flag_b, rows_b) = a, b
@@ -176,55 +177,55 @@ def _running(combine, rows: Float[Array, "M Q"], start: Bool[Array, "M 1"], neut
 
 
 def _sum_chunks(slots: Float[Array, "L k M"], runs: _Runs, options: _Options) -> tuple[Float[Array, "M Q"], ...]:
-    """Every chunk's share of each value, and last of alpha, at the pixels of its tile."""
-    return _draw_chunks(slots, _before(slots, runs, options), options)
+    """Every chunk's part of each value, and last of alpha, at the pixels of its tile."""
+    return _draw_chunks(slots, _transmittance_before(slots, runs, options), options)
 
 
-def _draw_chunks(slots, left, options):
+def _draw_chunks(slots, transmittance, options):
     channels = [0.0] * (slots.shape[1] - GEOMETRY + 1)
     for slot in slots:
-        left, weight = _weigh(slot, left, options)
+        transmittance, weight = _weigh(slot, transmittance, options)
         for c, value in enumerate(slot[GEOMETRY:]):
             channels[c] += weight * value[:, None]
         channels[-1] += weight
     return tuple(channels)
 
 
-def _weigh(slot, left, options):
-    """What is left behind a slot, and its weight."""
+def _weigh(slot, transmittance, options):
+    """Transmittance behind a slot, and its weight."""
     alpha = _alpha(slot, options)
-    behind = left * (1.0 - alpha)
-    return behind, jnp.where(behind > options.stop, left * alpha, 0.0)
+    behind = transmittance * (1.0 - alpha)
+    return behind, jnp.where(behind > options.stop, transmittance * alpha, 0.0)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _composite(slots, runs, options):
+def _composite_chunks(slots, runs, options):
     return _sum_chunks(slots, runs, options)
 
 
-def _composite_fwd(slots, runs, options):
-    left = _before(slots, runs, options)
-    return _draw_chunks(slots, left, options), (slots, runs, left)
+def _composite_chunks_fwd(slots, runs, options):
+    transmittance = _transmittance_before(slots, runs, options)
+    return _draw_chunks(slots, transmittance, options), (slots, runs, transmittance)
 
 
-def _composite_bwd(options, residuals, cotangent):
+def _composite_chunks_bwd(options, residuals, cotangent):
     """Gradient of <cotangent, rows> by every slot row, weights computed again.
 
-    With g_i = sum over channels of cotangent * value_i (the one of alpha has value 1), and for a slot that is drawn
+    With g_i = sum over channels of cotangent * value_i (for alpha the value is 1), for a slot that is drawn:
 
       dO / da_i = T_i-1 g_i - S_i / (1 - a_i),     S_i = sum over j > i of w_j g_j
 
-    S runs from the last slot of a tile to the first: adding up, it loses no digits.
+    S is summed from the last slot of a tile to the first: nothing is subtracted, so it loses no digits.
     """
-    slots, runs, left = residuals
-    products = _by_blocks(partial(_chunk_products, options=options), slots, left, cotangent)
-    behind = _running(jnp.add, products, runs.last, 0.0, reverse=True)
-    cotangents = _by_blocks(partial(_slot_cotangents, options=options), slots, left, behind, cotangent)
+    slots, runs, transmittance = residuals
+    products = _by_blocks(partial(_chunk_products, options=options), slots, transmittance, cotangent)
+    behind = _segmented_scan(jnp.add, products, runs.last, 0.0, reverse=True)
+    cotangents = _by_blocks(partial(_slot_cotangents, options=options), slots, transmittance, behind, cotangent)
     return jnp.moveaxis(cotangents, 0, 2), None
 
 
 def _by_blocks(fn, slots: Float[Array, "L k M"], *rows):
-    """fn(slots, *rows) -> (M, ..) of some chunks at a time, one block after the other."""
+    """fn(slots, *rows) -> (M, ..), one block of chunks after the other."""
     num_chunks = slots.shape[2]
     block = min(num_chunks, _BLOCK)
     num_blocks = -(-num_chunks // block)
@@ -238,23 +239,23 @@ def _by_blocks(fn, slots: Float[Array, "L k M"], *rows):
     return blocks.reshape(-1, *blocks.shape[2:])[:num_chunks]
 
 
-def _chunk_products(slots, left, cotangent, options):
+def _chunk_products(slots, transmittance, cotangent, options):
     """(M, Q) sum of w_i g_i over the slots of each chunk."""
     total = 0.0
     for slot in slots:
-        left, weight = _weigh(slot, left, options)
+        transmittance, weight = _weigh(slot, transmittance, options)
         total += weight * _against(slot, cotangent)
     return total
 
 
 def _against(slot, cotangent):
-    """g of one slot."""
+    """g_i of one slot."""
     *by_value, by_alpha = cotangent
     return by_alpha + sum(value[:, None] * rows for value, rows in zip(slot[GEOMETRY:], by_value, strict=True))
 
 
-def _slot_cotangents(slots, left, behind, cotangent, options):
-    """`_composite_bwd` for some of the chunks: (M, L, k).
+def _slot_cotangents(slots, transmittance, behind, cotangent, options):
+    """`_composite_chunks_bwd` for some of the chunks: (M, L, k).
 
     With h = dO / d(alpha before its clamp) * alpha, `airjax.raster.exponent.geometry_gradients` gives the rows of the
     geometry.
@@ -262,22 +263,22 @@ def _slot_cotangents(slots, left, behind, cotangent, options):
     powers = jnp.asarray(monomials(options.tile_size, slots.dtype).T)
     ones = jnp.ones((powers.shape[0], 1), slots.dtype)
 
-    def forward(left, slot):
+    def forward(transmittance, slot):
         alpha = _alpha(slot, options)
-        after = left * (1.0 - alpha)
-        return after, (alpha, jnp.where(after > options.stop, left, 0.0))
+        after = transmittance * (1.0 - alpha)
+        return after, (alpha, jnp.where(after > options.stop, transmittance, 0.0))
 
     def backward(behind, part):
         slot, alpha, before = part
         against, weight = _against(slot, cotangent), before * alpha
-        # Where the slot is not drawn nothing behind it is either: the sum is 0 there, as it should be.
+        # Where the slot is not drawn, nothing behind it is drawn either: both terms are 0 there, as they should be.
         slope = before * against - behind / (1.0 - alpha)
         h = jnp.where(alpha < options.alpha_max, slope * alpha, 0.0)
         moments = jax.lax.dot(h, powers, precision="highest").T
         values = [jax.lax.dot(weight * rows, ones, precision="highest")[:, 0] for rows in cotangent[:-1]]
         return behind + weight * against, (moments, values)
 
-    _, (alphas, befores) = jax.lax.scan(forward, left, slots)
+    _, (alphas, befores) = jax.lax.scan(forward, transmittance, slots)
     _, (moments, values) = jax.lax.scan(backward, behind, (slots, alphas, befores), reverse=True)
     moments, opacity = moments.transpose(1, 0, 2), slots[:, GEOMETRY - 1]
     geometry = geometry_gradients(moments, [slots[:, i] for i in range(GEOMETRY - 1)])
@@ -285,9 +286,9 @@ def _slot_cotangents(slots, left, behind, cotangent, options):
     return jnp.stack(geometry + values, axis=-1).transpose(1, 0, 2)
 
 
-_composite.defvjp(_composite_fwd, _composite_bwd)
+_composite_chunks.defvjp(_composite_chunks_fwd, _composite_chunks_bwd)
 
 
 def front_to_back(depths: Float[Array, " n"], visible: Bool[Array, " n"]) -> Int[Array, " n"]:
-    """Indices of a set by depth, those that are not visible last; ties in the order of the set."""
+    """Indices of a set by depth, invisible slots last; ties in the order of the set."""
     return jnp.argsort(jnp.where(visible, depths, jnp.inf), stable=True).astype(jnp.int32)

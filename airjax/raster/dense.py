@@ -50,8 +50,8 @@ def render_dense(
     return jnp.einsum("nhw,nc->hwc", weights, colors, precision="highest")
 
 
-def draw_dense(splats: Splats, *, image_size: tuple[int, int], alpha_max: float, stop: float) -> Drawn:
-    """Splats over one another, the first in front; arguments as `airjax.raster.alpha.draw_over`.
+def composite_dense(splats: Splats, *, image_size: tuple[int, int], alpha_max: float, stop: float) -> Drawn:
+    """Splats over one another, the first in front; arguments as `airjax.raster.alpha.composite`.
 
     A box that cuts off part of an ellipse (`Splats.half_extents`) is not looked at.
     """

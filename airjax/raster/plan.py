@@ -21,8 +21,8 @@ MAX_PAIRS = 2**24  # (Gaussian, tile) pairs that are drawn in one piece: about 2
 
 
 def is_traced(*trees: Any) -> bool:
-    """Whether any array of the trees is inside a JAX transformation."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+    """Whether the caller is inside `jit`, or any array of the trees inside another JAX transformation."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in (*jax.tree.leaves(trees), jnp.zeros(())))
 
 
 def check_request(image_size: tuple[int, int], scale: float, tile_size: int) -> None:

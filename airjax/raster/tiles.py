@@ -1,8 +1,8 @@
 """Which Gaussians touch which tile: static lists from a patch grid, sorted lists for any set.
 
 Letters: n Gaussians, T tiles, K (Gaussian, tile) pairs, L slots of a chunk, M chunks. A tile's list is cut into chunks
-of L slots so that lists of any length fit static shapes without a bound per tile: only the number of pairs of the
-whole image has a capacity, and passing it is reported.
+of L slots, so that lists of any length fit static shapes without a bound per tile. Only the pairs of the whole image
+have a capacity, and overflow is reported.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Capacity(NamedTuple):
     """Static sizes of sorted lists.
 
     Fields:
-      pairs: most (Gaussian, tile) pairs, boxes against tiles, as counted by `pair_counts`.
-      chunks: most chunks; every one costs time, used or not. None for as many as `pairs` can ever need.
+      pairs: largest number of (Gaussian, tile) pairs, boxes against tiles, as counted by `pair_counts`.
+      chunks: largest number of chunks; each costs time, used or not. None for the most that `pairs` can ever need.
     """
 
     pairs: int
@@ -76,7 +76,7 @@ class TileLists(NamedTuple):
     Fields:
       ids: (L, M) index of the Gaussian in each slot of each chunk; n where the slot is empty.
       tiles: (M,) tile of each chunk, row by row; T where the chunk is unused.
-      overflow: they did not fit the capacity; the lists are then incomplete and must not be used.
+      overflow: whether they did not fit the capacity; the lists are then incomplete and must not be used.
     """
 
     ids: Int[Array, "L M"]
@@ -85,7 +85,7 @@ class TileLists(NamedTuple):
 
 
 class Footprints(NamedTuple):
-    """Where n Gaussians are drawn: all that lists are made of.
+    """Where n Gaussians are drawn: the input of tile lists.
 
     Fields:
       means: (n, 2) pixels.
@@ -126,7 +126,7 @@ def slot_table(gaussians: Gaussians2D) -> Float[Array, "m k"]:
 
 
 def without_colors(gaussians: Gaussians2D) -> Gaussians2D:
-    """The geometry alone, no colour channel: what is made of it depends on no colour, for JAX's transposes too."""
+    """The geometry alone, no colour channel: JAX's transposes then see no dependence on colours."""
     return gaussians.with_colors(jnp.zeros((gaussians.num_slots, 0), gaussians.colors.dtype))
 
 
@@ -174,9 +174,8 @@ def _touches(
 ) -> Bool[Array, " K"]:
     """Whether the ellipse of a slot (mean, factor, limit) reaches the box of the tile's pixel centres.
 
-    Exact up to a safe rounding margin.
-
-    The exponent is convex, so outside the box its minimum lies on one of the two sides that face the mean.
+    Exact up to a safe rounding margin. The exponent is convex, so for a mean outside the box its minimum lies on one of
+    the two sides that face the mean.
     """
     half = (tile_size - 1) / 2
     u, v = slots[:, 0] - tile_x, slots[:, 1] - tile_y
@@ -266,7 +265,7 @@ def sorted_lists(footprints: Footprints, tiling: Tiling, *, capacity: int | Capa
 
 
 def _sort_by_tile(tile, g, num_tiles, n):
-    """Pairs ordered by tile. One packed 32-bit key where it fits: XLA sorts a single key five times faster."""
+    """Pairs ordered by tile, by one packed 32-bit key where it fits: XLA sorts a single key five times faster."""
     bits = max(1, (n - 1).bit_length())
     if num_tiles.bit_length() + bits > 32:
         return jax.lax.sort((tile, g), num_keys=1)
@@ -276,7 +275,7 @@ def _sort_by_tile(tile, g, num_tiles, n):
 
 
 def trim(lists: TileLists, num_chunks: int) -> TileLists:
-    """The first `num_chunks` chunks; the caller knows that the others are unused."""
+    """The first `num_chunks` chunks; the others must be unused."""
     return TileLists(lists.ids[:, :num_chunks], lists.tiles[:num_chunks], lists.overflow)
 
 
@@ -339,7 +338,7 @@ def patch_slots(gaussians: Gaussians2D, *, patches: PatchGrid) -> Float[Array, "
     border = np.pad(np.zeros(grid, table.dtype), rings, constant_values=1)
     field = _pad_grid(local, grid, rings) + blank[:, None, None] * border[None]
     slots = []
-    for i, j, part in _neighbours(field, grid, rings):
+    for i, j, part in _neighbors(field, grid, rings):
         shift = jnp.zeros_like(blank).at[0].set(j * size).at[1].set(i * size)
         slots.append(part + shift[:, None])
     return jnp.stack(slots)
@@ -348,7 +347,7 @@ def patch_slots(gaussians: Gaussians2D, *, patches: PatchGrid) -> Float[Array, "
 def patch_colors(colors: Float[Array, "n c"], *, patches: PatchGrid) -> Float[Array, "L c T"]:
     """The colour rows of `patch_slots` alone; linear in the colours."""
     field = _pad_grid(colors, patches.shape, patches.rings)
-    return jnp.stack([part for _, _, part in _neighbours(field, patches.shape, patches.rings)])
+    return jnp.stack([part for _, _, part in _neighbors(field, patches.shape, patches.rings)])
 
 
 def _pad_grid(rows: Float[Array, "n k"], grid: tuple[int, int], rings: int) -> Float[Array, "k r c"]:
@@ -356,8 +355,8 @@ def _pad_grid(rows: Float[Array, "n k"], grid: tuple[int, int], rings: int) -> F
     return jnp.pad(rows.T.reshape(-1, *grid), ((0, 0), (rings, rings), (rings, rings)))
 
 
-def _neighbours(field: Float[Array, "k r c"], grid: tuple[int, int], rings: int):
-    """(i, j, (k, T) planes seen i rows and j columns away) for all neighbours within `rings`."""
+def _neighbors(field: Float[Array, "k r c"], grid: tuple[int, int], rings: int):
+    """(i, j, (k, T) rows of the patches i rows and j columns away) for all neighbours within `rings`."""
     rows, columns = grid
     for i in range(-rings, rings + 1):
         for j in range(-rings, rings + 1):

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from airjax.arrays import AnyArray
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
@@ -24,9 +26,9 @@ class Camera:
       translation: (3,) t, world units.
     """
 
-    intrinsics: Float[Array, "*v 3 3"]
-    rotation: Float[Array, "*v 3 3"]
-    translation: Float[Array, "*v 3"]
+    intrinsics: Float[AnyArray, "*v 3 3"]
+    rotation: Float[AnyArray, "*v 3 3"]
+    translation: Float[AnyArray, "*v 3"]
 
     @property
     def center(self) -> Float[Array, "*v 3"]:
@@ -34,16 +36,13 @@ class Camera:
         return -jnp.einsum("...ij,...i->...j", self.rotation, self.translation, precision="highest")
 
     @property
-    def forward(self) -> Float[Array, "*v 3"]:
+    def forward(self) -> Float[AnyArray, "*v 3"]:
         """Unit vector of the viewing direction, in the world."""
         return self.rotation[..., 2, :]
 
     def scaled(self, scale: float) -> Camera:
         """The same camera with an image `scale` times as large."""
-        if scale == 1:
-            return self
-        factors = np.array([[scale], [scale], [1]], self.intrinsics.dtype)
-        return replace(self, intrinsics=self.intrinsics * factors)
+        return self if scale == 1 else self.resized((1, 1), (scale, scale))
 
     def __getitem__(self, index) -> Camera:
         """Some of a stack."""
@@ -56,7 +55,10 @@ class Camera:
 
 
 def look_at(
-    center: Float[Array, " 3"], target: Float[Array, " 3"], up: Float[Array, " 3"], intrinsics: Float[Array, "3 3"]
+    center: Float[AnyArray, " 3"],
+    target: Float[AnyArray, " 3"],
+    up: Float[AnyArray, " 3"],
+    intrinsics: Float[AnyArray, "3 3"],
 ) -> Camera:
     """A camera at `center` that looks at `target`, `up` pointing upwards in its image; not defined along `up`."""
     forward = _unit(target - center)
@@ -65,25 +67,25 @@ def look_at(
     return Camera(intrinsics, rotation, -jnp.dot(rotation, center, precision="highest"))
 
 
-def pinhole(focal: Float[Array, ""] | float, image_size: tuple[int, int], dtype=jnp.float32) -> Float[Array, "3 3"]:
+def pinhole(focal: Float[Array, ""] | float, image_size: tuple[int, int]) -> Float[Array, "3 3"]:
     """Intrinsics of a focal length in pixels, the principal point in the middle."""
     height, width = image_size
-    return jnp.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype)
+    return jnp.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], jnp.float32)
 
 
-def project_points(camera: Camera, points: Float[Array, "n 3"]) -> tuple[Float[Array, "n 2"], Float[Array, " n"]]:
+def project_points(camera: Camera, points: Float[AnyArray, "n 3"]) -> tuple[Float[Array, "n 2"], Float[Array, " n"]]:
     """Pixels and depths z of points of the world."""
     local = to_camera(camera, points)
     image = jnp.dot(local, camera.intrinsics.T, precision="highest")
     return image[:, :2] / image[:, 2:], local[:, 2]
 
 
-def to_camera(camera: Camera, points: Float[Array, "n 3"]) -> Float[Array, "n 3"]:
+def to_camera(camera: Camera, points: Float[AnyArray, "n 3"]) -> Float[Array, "n 3"]:
     """Camera coordinates of points of the world."""
     return jnp.dot(points, camera.rotation.T, precision="highest") + camera.translation[None]
 
 
-def unproject(camera: Camera, pixels: Float[Array, "n 2"], depths: Float[Array, " n"]) -> Float[Array, "n 3"]:
+def unproject(camera: Camera, pixels: Float[AnyArray, "n 2"], depths: Float[AnyArray, " n"]) -> Float[Array, "n 3"]:
     """Points of the world at `pixels` and depths z: the inverse of `project_points`."""
     homogeneous = jnp.concatenate([pixels, jnp.ones_like(pixels[:, :1])], axis=1)
     rays = jnp.dot(homogeneous, jnp.linalg.inv(camera.intrinsics).T, precision="highest")
@@ -91,5 +93,5 @@ def unproject(camera: Camera, pixels: Float[Array, "n 2"], depths: Float[Array, 
     return jnp.dot(local, camera.rotation, precision="highest")
 
 
-def _unit(vector: Float[Array, " 3"]) -> Float[Array, " 3"]:
+def _unit(vector: Float[AnyArray, " 3"]) -> Float[Array, " 3"]:
     return vector / jnp.linalg.norm(vector)

@@ -37,7 +37,7 @@ def procedural_cases(
     model = load() if model is None else model
     cases = []
     for i in range(count):
-        views = views_of_test_scene(i, textures, image_size=image_size, num_views=context + targets)
+        views = views_of_test_scene(textures, index=i, image_size=image_size, num_views=context + targets)
         images, cameras, near, far = views.images, views.cameras, float(views.near), float(views.far)
         gaussians = model.predict(images[:context], cameras[:context], near, far)
         task = SceneTask(
@@ -53,7 +53,7 @@ def procedural_cases(
 
 
 def views_of_test_scene(
-    index: int, textures: Float[Array, "T s s 3"] | None, *, image_size: tuple[int, int], num_views: int
+    textures: Float[Array, "T s s 3"] | None, *, index: int, image_size: tuple[int, int], num_views: int
 ) -> Views:
     """The views of test scene `index`, numpy arrays; arguments as in `procedural_cases`."""
     textures = noise_textures(jax.random.key(1), 32) if textures is None else jnp.asarray(textures)

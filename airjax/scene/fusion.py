@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from airjax.arrays import AnyArray
 from airjax.nn.plane_sweep import CELL
 from airjax.scene.cameras import Camera, project_points
 
@@ -17,7 +18,7 @@ _FEWEST = 2  # views that must contradict a Gaussian: a single one may be wrong 
 
 
 def consistent(
-    means: Float[Array, "m 3"],
+    means: Float[AnyArray, "m 3"],
     pixels: Float[Array, "m 2"],
     depths: Float[Array, "v a b"],
     cameras: Camera,

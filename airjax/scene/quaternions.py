@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from airjax.arrays import AnyArray
 
-def rotations(quats: Float[Array, "n 4"]) -> Float[Array, "n 3 3"]:
+
+def rotations(quats: Float[AnyArray, "n 4"]) -> Float[Array, "n 3 3"]:
     """Rotation matrices of quaternions of any length; the identity, without a gradient, for one of length 0."""
     squared = jnp.sum(jnp.square(quats), axis=-1, keepdims=True)
     blank = squared <= 0
@@ -21,7 +23,7 @@ def rotations(quats: Float[Array, "n 4"]) -> Float[Array, "n 3 3"]:
     return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def from_rotation(rotation: Float[Array, "3 3"]) -> Float[Array, " 4"]:
+def from_rotation(rotation: Float[AnyArray, "3 3"]) -> Float[Array, " 4"]:
     """Unit quaternion of a rotation matrix, w >= 0.
 
     4 q q^T is linear in the matrix. Each of its rows is a multiple of q; the longest is normalized.

@@ -244,7 +244,7 @@ def prepare(
     given, held_out, notices = split_views(scene, hold_out=hold_out)
     bounds = find_bounds(given, near=near, far=far)
     chosen = view_selection.spread(given.cameras, views)
-    sets = view_selection.comparisons(given.cameras, chosen, near=bounds.near, far=bounds.far)
+    sets = view_selection.comparisons(given.cameras, chosen.tolist(), near=bounds.near, far=bounds.far)
     return Prepared(given, held_out, given.shrunk(predict_size), bounds, sets, (*notices, *bounds.notices))
 
 

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from airjax.arrays import AnyArray
 from airjax.gaussians import Gaussians3D, ladder, on_ladder, pad
-from airjax.raster.alpha import Splats, draw_over
+from airjax.raster.alpha import Splats, composite
 from airjax.raster.plan import (
     capacity_for,
     check_pairs,
@@ -73,7 +74,7 @@ def render(
     *,
     image_size: tuple[int, int],
     scale: float = 1.0,
-    background: Float[Array, " 3"] | Sequence[float] | None = None,
+    background: Float[AnyArray, " 3"] | Sequence[float] | None = None,
     preset: str | Preset = "gsplat",
     antialiased: bool = False,
     tile_size: int = TILE_SIZE,
@@ -93,7 +94,7 @@ def render(
       tile_size: pixels; it changes the speed, not the image. It divides 16.
       capacity: largest number of (Gaussian, tile) pairs, see `airjax.raster.tiles.Capacity`. None counts them, which
         needs concrete arrays: inside `jit`, `grad` or `vmap` give one (`capacity_of`).
-      any_order: see `airjax.raster.alpha.draw_over`.
+      any_order: see `airjax.raster.alpha.composite`.
 
     Returns:
       `RenderedView`, not clipped. Inside a transformation, where the capacity is too small, all of it is NaN and
@@ -191,7 +192,7 @@ def _render(
 
 def _draw(splats: Splats, lists: TileLists, background: Float[Array, " 3"] | None, options: _Options) -> RenderedView:
     """One view through given lists."""
-    drawn = draw_over(
+    drawn = composite(
         splats,
         lists,
         options.tiling,

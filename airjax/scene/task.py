@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from airjax.arrays import AnyArray, size_of
 from airjax.gaussians import Gaussians3D
 from airjax.inner.optimizers import scaled_adam
 from airjax.inner.task import Task
@@ -24,7 +25,7 @@ from airjax.raster.tiles import Capacity
 from airjax.scene.cameras import Camera
 from airjax.scene.render import capacity_of, render
 
-Leaf = TypeVar("Leaf")
+Leaf = TypeVar("Leaf", bound=Any)
 ViewLoss = Callable[[Float[Array, "h w 3"], Float[Array, "h w 3"]], Float[Array, ""]]
 
 VIEWS = 2  # that a step looks at
@@ -51,7 +52,7 @@ class Coordinates(NamedTuple, Generic[Leaf]):
     rest: Leaf
 
     @classmethod
-    def of(cls, gaussians: Gaussians3D, *, unit: Float[Array, ""] | float) -> Coordinates[jax.Array]:
+    def of(cls, gaussians: Gaussians3D, *, unit: Float[Array, ""] | float) -> Coordinates[AnyArray]:
         """The coordinates of a set, differentiable; opacities stay 1e-4 away from 0 and 1, scales above 1e-6 units."""
         opacities = jnp.clip(gaussians.opacities, 1e-4, 1 - 1e-4)
         return Coordinates(
@@ -63,7 +64,7 @@ class Coordinates(NamedTuple, Generic[Leaf]):
             gaussians.harmonics[:, 1:],
         )
 
-    def gaussians(self, active: Bool[Array, " n"], *, unit: Float[Array, ""] | float) -> Gaussians3D:
+    def gaussians(self, active: Bool[AnyArray, " n"], *, unit: Float[Array, ""] | float) -> Gaussians3D:
         """The set with these coordinates."""
         return Gaussians3D(
             self.means * unit,
@@ -104,11 +105,11 @@ class SceneTask(Task):
       loss_fn: (image, rendered) -> inner loss of a view, a mean over its pixels; static.
     """
 
-    images: Float[Array, "v h w 3"]
+    images: Float[AnyArray, "v h w 3"]
     cameras: Camera
     unit: Float[Array, ""] | float
-    background: Float[Array, " 3"] | None = None
-    target_images: Float[Array, "t h w 3"] | None = None
+    background: Float[AnyArray, " 3"] | None = None
+    target_images: Float[AnyArray, "t h w 3"] | None = None
     target_cameras: Camera | None = None
     rates: Coordinates[Any] = RATES
     loss_fn: ViewLoss = field(default=view_loss, metadata={"static": True})
@@ -117,18 +118,18 @@ class SceneTask(Task):
         """`refinement_adam`."""
         return refinement_adam(rates)
 
-    def coordinates(self, gaussians: Gaussians3D) -> Coordinates[jax.Array]:
+    def coordinates(self, gaussians: Gaussians3D) -> Coordinates[AnyArray]:
         """See `Task.coordinates`."""
         return Coordinates.of(gaussians, unit=self.unit)
 
-    def gaussians(self, coordinates: Coordinates[jax.Array], active: Bool[Array, " n"]) -> Gaussians3D:
+    def gaussians(self, coordinates: Coordinates[Any], active: Bool[AnyArray, " n"]) -> Gaussians3D:
         """See `Task.gaussians`."""
         return coordinates.gaussians(active, unit=self.unit)
 
     def loss(
         self,
-        coordinates: Coordinates[jax.Array],
-        active: Bool[Array, " n"],
+        coordinates: Coordinates[Any],
+        active: Bool[AnyArray, " n"],
         batch: Int[Array, " k"] | None = None,
         *,
         capacity: Capacity,
@@ -149,8 +150,8 @@ class SceneTask(Task):
 
     def outer_loss(
         self,
-        coordinates: Coordinates[jax.Array],
-        active: Bool[Array, " n"],
+        coordinates: Coordinates[Any],
+        active: Bool[AnyArray, " n"],
         *,
         capacity: Capacity,
         any_order: bool = False,
@@ -184,10 +185,10 @@ class SceneTask(Task):
             cameras = cameras[np.unique(np.linspace(0, count - 1, _PLANNED).round().astype(int))]
         elif self.target_cameras is not None:
             cameras = jax.tree.map(lambda *parts: jnp.concatenate(parts), cameras, self.target_cameras)
-        return capacity_of(gaussians, cameras, image_size=self.images.shape[1:3], headroom=headroom)
+        return capacity_of(gaussians, cameras, image_size=size_of(self.images[0]), headroom=headroom)
 
     def _render(self, gaussians, camera, capacity, any_order) -> jax.Array:
-        size = self.images.shape[1:3]
+        size = size_of(self.images[0])
         view = render(
             gaussians, camera, image_size=size, background=self.background, capacity=capacity, any_order=any_order
         )

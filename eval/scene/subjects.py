@@ -147,7 +147,7 @@ class ProceduralScenes(_Scenes):
 
     def _open(self, index: int, textures: np.ndarray) -> SceneSubject:
         num_views = self.context + self.targets
-        views = views_of_test_scene(index, textures, image_size=self.image_size, num_views=num_views)
+        views = views_of_test_scene(textures, index=index, image_size=self.image_size, num_views=num_views)
         given, judged = slice(None, self.context), slice(self.context, None)
         images, cameras, near, far = views.images[given], views.cameras[given], float(views.near), float(views.far)
         count = 2 * self.image_size[0] * self.image_size[1]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scenes2d import exact, make, parameters, random_set
 
-from airjax.image import model
+from airjax.image import color_solve
 from airjax.image.color_solve import DAMPING, solve, solve_colors
 from airjax.raster import draw
 
@@ -174,7 +174,7 @@ def test_strips_lower_the_error_too(monkeypatch):
     """Each strip against what the others leave: not the same colours, but nearly the same error."""
     scene, image = scene_and_image()
     whole = solve(scene, image, num_steps=5)
-    for module in (model, draw):
+    for module in (color_solve, draw):
         monkeypatch.setattr(module, "STRIP_PIXELS", 16 * image.shape[1])
     strips = solve(scene, image, num_steps=5)
     start = error_of(scene, image)
@@ -187,7 +187,7 @@ def test_strips_solve_what_lies_outside_the_image(monkeypatch):
     """Gaussians centred above and below the image belong to the first and the last strip."""
     _, image = scene_and_image()
     scene = make([[20, -1.5], [20, 34.5], [20, 16]], 2.0, 0.0, np.zeros((3, 3)))
-    monkeypatch.setattr(model, "STRIP_PIXELS", 8 * image.shape[1])
+    monkeypatch.setattr(color_solve, "STRIP_PIXELS", 8 * image.shape[1])
     monkeypatch.setattr(draw, "STRIP_PIXELS", 8 * image.shape[1])
     strips = solve(scene, image, num_steps=5)
     assert np.abs(strips.colors).min() > 0

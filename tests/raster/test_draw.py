@@ -176,7 +176,7 @@ def test_impossible_geometry_is_not_drawn():
     expected_grads, expected_image = fn(parameters(join([scene, blank])))
     for field, value in POISON:
         fields = parameters(join([scene, make([[9, 9]], 1, 0, np.ones((1, 3)))]))
-        fields[field] = fields[field].at[30].set(value)
+        fields[field] = jnp.asarray(fields[field]).at[30].set(value)
         grads, image = fn(fields)
         np.testing.assert_array_equal(image, expected_image, err_msg=f"{field} = {value}")
         for name, grad in grads.items():
@@ -306,6 +306,14 @@ def test_impossible_options_raise(options, message):
     off_canvas = make([[-50, -50]], 1, 0, np.ones((1, 3)))
     with pytest.raises(ValueError, match=message):
         render(off_canvas, **options)
+
+
+def test_constants_inside_jit_are_drawn_there():
+    scene = random_set(21, 30, SIZE)
+    image = jax.jit(lambda: render(scene, image_size=SIZE, capacity=1024).image)()
+    np.testing.assert_allclose(image, render(scene, image_size=SIZE).image, atol=1e-6)
+    with pytest.raises(ValueError, match="capacity: expected a number of pairs inside a JAX transformation, got None"):
+        jax.jit(lambda: render(scene, image_size=SIZE).image)()
 
 
 def test_inside_a_transformation_a_capacity_is_required():

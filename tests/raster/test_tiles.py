@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scenes2d import SCENES, SIZE, cast, empty, exact, make, parameters, predicted, random_set
 
 from airjax.gaussians import ladder
@@ -82,6 +84,28 @@ def test_lists_hold_every_pair_once(name):
     # What is listed for nothing: an ellipse between pixel centres, or one within the safe margin for rounding.
     if name != "tiny":
         assert len(pairs) <= 1.05 * len(expected) + 3
+
+
+# Anywhere on and around the canvas, on tile borders, from dots to larger than the image, and what is not a number.
+WHERE = st.floats(-60, 120, width=32) | st.integers(-2, 8).map(lambda k: float(TILE * k)) | st.just(float("nan"))
+SCALE = st.floats(-5, 8, width=32).map(np.exp2)
+GAUSSIANS = st.tuples(WHERE, WHERE, SCALE, SCALE, st.floats(-4, 4, width=32), st.booleans())
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(GAUSSIANS, min_size=1, max_size=6))
+def test_any_set_is_listed(rows):
+    """Every touched tile once, in a list of its own, whatever the set; what is not a number touches nothing."""
+    x, y, a, b, angles, active = np.array(rows, np.float32).T
+    means = np.stack([x, y], axis=-1)
+    scene = padded(make(means, np.stack([a, b], axis=-1), angles, np.ones((len(rows), 3)), active=active > 0))
+    finite = np.isfinite(np.asarray(scene.means)).all(axis=1)
+    touched = touched_tiles(scene._replace(active=np.asarray(scene.active) & finite))
+    lists = lists_of(scene)
+    assert not lists.overflow
+    pairs = pairs_of(lists, scene.num_slots)
+    assert len({*pairs}) == len(pairs) and {i for _, i in pairs} <= {*np.flatnonzero(scene.active & finite)}
+    assert {(tile, i) for i, tile in zip(*map(np.ndarray.tolist, np.nonzero(touched)), strict=True)} <= {*pairs}
 
 
 def test_chunks_go_tile_by_tile():

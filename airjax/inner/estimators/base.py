@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from airjax.arrays import AnyArray
 from airjax.inner.optimizers import scaled, scaled_adam
 from airjax.inner.refine import Refined, refine
 
@@ -113,7 +114,7 @@ def surrogate(start: Any, gradient: Any) -> Float[Array, ""]:
     return jax.tree.reduce(jnp.add, parts)
 
 
-def clip_rows(gradient: Any, rates: Any, active: Bool[Array, " n"], *, limit: float) -> Any:
+def clip_rows(gradient: Any, rates: Any, active: Bool[AnyArray, " n"], *, limit: float) -> Any:
     """A gradient of norm 1 in which no row counts for more than `limit` times the median of those in use.
 
     Through many steps some Gaussians are chaotic: their exact gradient is thousands of times that of the others, and

@@ -64,8 +64,8 @@ class EvolutionStrategies(Anchored):
             return self._estimate(noise, rate_noise, plus - minus, rates), 0.5 * (plus + minus)
 
         (by_start, by_rates), losses = jax.lax.map(pair, jax.random.split(key, self.pairs))
-        mean = jax.tree.map(lambda a: jnp.mean(a, axis=0), (by_start, by_rates))
-        return OuterGradient(*mean, jnp.mean(losses))
+        by_start, by_rates = jax.tree.map(lambda a: jnp.mean(a, axis=0), (by_start, by_rates))
+        return OuterGradient(by_start, by_rates, jnp.mean(losses))
 
     def _estimate(self, noise, rate_noise, difference, rates):
         """One pair's estimate for the start and for the rates, from the difference that it made."""
@@ -114,7 +114,8 @@ class PersistentES(EvolutionStrategies):
             return estimate, loss
 
         estimates, losses = jax.lax.map(pair, jax.random.split(key, self.pairs))
-        return OuterGradient(*jax.tree.map(lambda a: jnp.mean(a, axis=0), estimates), jnp.mean(losses))
+        by_start, by_rates = jax.tree.map(lambda a: jnp.mean(a, axis=0), estimates)
+        return OuterGradient(by_start, by_rates, jnp.mean(losses))
 
 
 @register("finite_difference")
@@ -138,19 +139,22 @@ class FiniteDifference(Anchored):
         sizes = self.epsilon * jnp.where(jnp.arange(flat.size) < count, 1, jnp.abs(flat))
 
         def objective(flat):
-            return self.objective(*unravel(flat), problem)
+            varied_start, varied_rates = unravel(flat)
+            return self.objective(varied_start, varied_rates, problem)
 
         def slope(i):
             moved = [objective(flat.at[i].add(sign * sizes[i])) for sign in (1, -1)]
             return jnp.where(sizes[i] > 0, (moved[0] - moved[1]) / (2 * jnp.where(sizes[i] > 0, sizes[i], 1)), 0)
 
-        return OuterGradient(*unravel(jax.lax.map(slope, jnp.arange(flat.size))), objective(flat))
+        by_start, by_rates = unravel(jax.lax.map(slope, jnp.arange(flat.size)))
+        return OuterGradient(by_start, by_rates, objective(flat))
 
 
 def _normal(key: jax.Array, tree: Any) -> Any:
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
-    return structure.unflatten([jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)])
+    noise = [jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, noise)
 
 
 def _moved(tree: Any, direction: Any, length: jax.Array) -> Any:

@@ -37,8 +37,8 @@ class Unrolled(Anchored):
         def objective(start, rates):
             return self.objective(start, rates, problem, checkpoint_every=every)
 
-        loss, grads = jax.value_and_grad(objective, argnums=(0, 1))(start, rates)
-        return OuterGradient(*grads, loss)
+        loss, (by_start, by_rates) = jax.value_and_grad(objective, argnums=(0, 1))(start, rates)
+        return OuterGradient(by_start, by_rates, loss)
 
 
 @register("truncated")
@@ -73,8 +73,8 @@ class Truncated(Estimator):
             options = {"num_steps": self.window, "checkpoint_every": _root(self.window)}
             return problem.outer(problem.refine(state, rates, inner_state=before.inner_state, **options).final)
 
-        loss, grads = jax.value_and_grad(objective, argnums=(0, 1))(before.final, rates)
-        return OuterGradient(*grads, loss)
+        loss, (by_start, by_rates) = jax.value_and_grad(objective, argnums=(0, 1))(before.final, rates)
+        return OuterGradient(by_start, by_rates, loss)
 
 
 def _root(num_steps: int) -> int:

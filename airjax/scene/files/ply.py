@@ -116,7 +116,8 @@ def from_ply(data: bytes, *, source: str) -> Ply:
         return values
 
     comments = tuple(line.removeprefix("comment").strip() for line in header if line.startswith("comment"))
-    opacities, notices = take("opacity")[:, 0], ()
+    opacities = take("opacity")[:, 0]
+    notices: tuple[str, ...] = ()
     if _OURS not in comments and len(opacities) and opacities.min() >= 0 and opacities.max() <= 1:
         notices = ("opacities lie in [0, 1] and are taken as they are, not as logits",)
     else:

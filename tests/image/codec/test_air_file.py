@@ -1,6 +1,6 @@
 """The .air file: exact round trip, golden bytes, a second decoder written from the document, hostile input.
 
-The golden file is written by `python tests/image/test_bitstream.py`, run from the repository's root. When the
+The golden file is written by `python tests/image/codec/test_air_file.py`, run from the repository's root. When the
 bytes change on purpose, the version of the format changes too: add a golden file, keep the old one readable.
 """
 

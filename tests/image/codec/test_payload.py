@@ -1,7 +1,7 @@
 """The compact profile: exact round trip, golden bytes, a second decoder, prefixes.
 
-The golden file is written by `python tests/image/test_coded.py`, run from the repository's root. When the bytes change
-on purpose, the version of the format changes too: add a golden file, keep the old one readable.
+The golden file is written by `python tests/image/codec/test_payload.py`, run from the repository's root. When the bytes
+change on purpose, the version of the format changes too: add a golden file, keep the old one readable.
 """
 
 import hashlib
@@ -92,8 +92,8 @@ def test_round_trip_is_exact(name):
 def test_another_process_reads_the_same():
     """Oracle: SHA-256 of integers and floats; NumPy in the child is asked to leave AVX-512 alone."""
     files = [encode(random_set(name)) for name in SETS]
-    program = "import sys, test_coded\nfor line in sys.stdin:\n    print(test_coded.digest(bytes.fromhex(line)))\n"
-    path = os.pathsep.join((str(ROOT), str(ROOT / "tests" / "helpers")))
+    program = "import sys, test_payload\nfor line in sys.stdin:\n    print(test_payload.digest(bytes.fromhex(line)))\n"
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "helpers", Path(__file__).parent)))
     env = {**os.environ, "PYTHONPATH": path, "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512_SKX", "PYTHONHASHSEED": "7"}
     child = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
