@@ -117,7 +117,7 @@ def enable_compilation_cache() -> Path | None:
     if not os.access(folder, os.W_OK | os.X_OK):
         return None
     jax.config.update(_CACHE_FOLDER, str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # even small programs load faster than that
     return folder
 
 

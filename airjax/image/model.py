@@ -17,7 +17,7 @@ from airjax.image.codec.air_file import Encoded, compact, dequantised
 from airjax.image.color_solve import solve
 from airjax.image.defaults import MSE_THRESHOLD, QUALITY, REFINE_STEPS, SOLVE_STEPS, SSIM_THRESHOLD
 from airjax.image.presets import stages_from_text
-from airjax.image.stages import StageConfig, StageControl, init_params, iterate_stages, stage_control_of
+from airjax.image.stages import StageConfig, StageControl, init_params, predict_stages, stage_control_of
 from airjax.image.task import RATES, Coordinates, ImageTask
 from airjax.inner.optimizers import rates_from_text
 from airjax.inner.task import Progress, run
@@ -176,5 +176,4 @@ def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
 
 def predict(params, image, control: StageControl, *, stages: tuple[StageConfig, ...]) -> Gaussians2D:
     """The networks alone: the Gaussians of all stages at full capacity, stage after stage, numpy arrays."""
-    trace = iterate_stages(stages, params, jax.device_put(image), control, skip_idle=True)
-    return join([jax.device_get(stage.gaussians) for stage in trace])
+    return join([gaussians for gaussians, _ in predict_stages(stages, params, image, control)])

@@ -150,22 +150,28 @@ def run_stages(
     Gradients flow through the residuals into earlier stages. With `skip_idle` a stage in which no patch is active does
     not run its network (a branch at run time: use it outside `vmap` and `grad`; under `vmap` both branches would run).
     """
-    return tuple(iterate_stages(stages, params, image, control, skip_idle=skip_idle))
+    return tuple(_iterate_stages(stages, params, image, control, skip_idle))
 
 
-def iterate_stages(
-    stages: tuple[StageConfig, ...],
-    params: dict[str, Any],
-    image: Float[Array, "h w 3"],
-    control: StageControl,
-    *,
-    skip_idle: bool = False,
-) -> Iterator[Stage]:
-    """`run_stages`, a stage at a time.
+def predict_stages(
+    stages: tuple[StageConfig, ...], params: dict[str, Any], image: np.ndarray, control: StageControl
+) -> list[tuple[Gaussians2D, np.ndarray]]:
+    """(Gaussians at full capacity, codes) of every stage of `run_stages` on a concrete image, numpy arrays.
 
-    Outside `jit` each kind of stage is one program, compiled and loaded once however many stages are of it. `jit` over
-    all stages makes one program of as many copies, which takes longer to load than to run.
+    Without a quantiser in `control` the codes are None.
+
+    Not for `jit`: here each kind of stage is one program, compiled and loaded once however many stages are of it, and
+    the next kind is traced while a stage runs. A stage starts once the last but one is done, so that memory holds the
+    images of two stages.
     """
+    predicted: list = []
+    for stage in _iterate_stages(stages, params, jax.device_put(image), control, skip_idle=True):
+        jax.block_until_ready(predicted[-1:])
+        predicted.append((stage.gaussians, stage.codes))
+    return jax.device_get(predicted)
+
+
+def _iterate_stages(stages, params, image, control, skip_idle: bool) -> Iterator[Stage]:
     rendered = jnp.zeros_like(image)
     left = control.max_gaussians
     for i, stage in enumerate(stages):

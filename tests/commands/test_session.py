@@ -61,5 +61,6 @@ def test_cache_is_the_users_folder_and_never_an_error(tmp_path, monkeypatch, no_
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert session.enable_compilation_cache() == tmp_path / "cache" / "airjax"
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "cache" / "airjax")
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     assert session.enable_compilation_cache() == tmp_path / "cache" / "airjax"  # the one already chosen stays

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from airjax.arrays import size_of
@@ -19,7 +18,7 @@ from airjax.image.codec.quantise import CODE_RANGE, Rows, amplitudes_of, dequant
 from airjax.image.color_solve import solve
 from airjax.image.defaults import QUALITY, QUALITY_RANGE, REFINE_STEPS, SOLVE_STEPS
 from airjax.image.model import Model, checked_image, checked_stages
-from airjax.image.stages import StageConfig, iterate_stages, stage_control_of
+from airjax.image.stages import StageConfig, predict_stages, stage_control_of
 from airjax.image.task import ImageTask
 from airjax.inner.task import Progress, run
 from airjax.metrics import psnr_8bit
@@ -119,9 +118,7 @@ def _predict(model: Model, image: np.ndarray, options: CompressOptions) -> list[
     limit = math.inf if options.max_gaussians is None else options.max_gaussians
     control = stage_control_of(threshold, options.ssim_threshold, limit)
     control = control._replace(color_step=np.asarray(color_step_of(options.quality), np.float32))
-    trace = iterate_stages(configs, model.params, jax.device_put(image), control, skip_idle=True)
-    # One after the other: a stage's image is given up before the next but one is drawn.
-    predicted = [jax.device_get((stage.gaussians, stage.codes)) for stage in trace]
+    predicted = predict_stages(configs, model.params, image, control)
     return [
         _Stage.of(gaussians, codes, config, size_of(image))
         for (gaussians, codes), config in zip(predicted, configs, strict=True)
