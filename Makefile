@@ -2,7 +2,7 @@
 # make test   all tests
 # make lint   the linter, the formatter and the type checker, changing nothing
 #
-# All three first make .venv and install requirements.txt into it, once; again when requirements.txt changes.
+# All of them first make .venv and install requirements.txt into it, once; again when requirements.txt changes.
 # Another Python: make demo PYTHON=python3.12
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 PHOTO := docs/images/kodim23.png
 OUT := demo_out
 
-.PHONY: demo test test-scene test-others lint clean
+.PHONY: demo test quick lint clean
 
 demo: $(STAMP)
 	@mkdir -p $(OUT)
@@ -23,19 +23,18 @@ demo: $(STAMP)
 	@echo "--- compare"
 	$(BIN)/python -m eval.image.demo $(PHOTO) $(OUT)/photo.air $(OUT)/decoded.png -o $(OUT)/picture.png
 
-# Two halves of about equal length at a time: most of it is compiling, which keeps one core busy. Temporary files stay
-# inside .venv as well.
+# Most of the time is compiling: a worker per core takes a file at a time, and programs are kept inside .venv for the
+# other files, processes and runs that need them. Temporary files stay inside .venv as well.
+PYTEST := TMPDIR="$$PWD/$(VENV)/tmp" JAX_COMPILATION_CACHE_DIR="$$PWD/$(VENV)/programs" \
+  JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5 $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: $(STAMP)
 	@mkdir -p $(VENV)/tmp
-	@$(MAKE) --no-print-directory -j2 test-scene test-others
+	$(PYTEST)
 
-SCENE_TESTS := tests/scene tests/train tests/test_cli_scene.py
-
-test-scene: $(STAMP)
-	TMPDIR="$$PWD/$(VENV)/tmp" $(BIN)/python -m pytest $(SCENE_TESTS)
-
-test-others: $(STAMP)
-	TMPDIR="$$PWD/$(VENV)/tmp" $(BIN)/python -m pytest tests $(SCENE_TESTS:%=--ignore=%)
+quick: $(STAMP)
+	@mkdir -p $(VENV)/tmp
+	$(PYTEST) -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -2,10 +2,10 @@
 
 Shared by every function: `image` is the original and `rendered` its approximation, both (h, w, c) with no
 empty axis, of one and the same dtype, float32 or float64, and meant for the range [0, 1] (values outside are
-neither clipped nor refused; a user's number is taken on `to_8bit(rendered)`). There is no batch axis: use
-`vmap`. All work under `jit`, `grad` and `vmap`, to any order and in both modes, with finite gradients at
-`image == rendered` and on flat images. They raise TypeError for another dtype and ValueError for another
-shape. Options are keyword-only.
+neither clipped nor refused; a user's number is taken on `to_8bit(rendered)`, as `quality` does). There is no
+batch axis: use `vmap`. All but `psnr_8bit` and `quality` work under `jit`, `grad` and `vmap`, to any order and in
+both modes, with finite gradients at `image == rendered` and on flat images. They raise TypeError for another dtype
+and ValueError for another shape. Options are keyword-only.
 
 Letters: P patch size, x the original, y the rendered image, s = x + y, d = x - y, mu and var their local
 statistics.
@@ -93,6 +93,16 @@ def psnr(image: Image, rendered: Image) -> Scalar:
     return jnp.where(differ, -10.0 * jnp.log10(jnp.where(differ, error, 1.0)), jnp.inf)
 
 
+def psnr_8bit(image: Image, rendered: Image) -> float:
+    """`psnr` of the 8-bit image that a user gets, of concrete arrays; one compiled program for all images of a size."""
+    return float(_psnr_8bit(image, rendered))
+
+
+@jax.jit
+def _psnr_8bit(image, rendered):
+    return psnr(image, to_8bit(rendered))
+
+
 class Quality(NamedTuple):
     """PSNR in dB (infinite when perfect) and SSIM of the 8-bit image that a user gets."""
 
@@ -101,7 +111,7 @@ class Quality(NamedTuple):
 
 
 def quality(image: Image, rendered: Image) -> Quality:
-    """Of concrete arrays; one compiled program for all images of a size."""
+    """Both scores of concrete arrays; one compiled program for all images of a size."""
     return Quality(*map(float, _quality(image, rendered)))
 
 

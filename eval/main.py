@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from airjax import AirjaxError
-from airjax.commands.cache import enable_compilation_cache
+from airjax.commands.session import enable_compilation_cache
 from eval.config import RUNNERS, load_evaluation
 
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from airjax.commands.cache import enable_compilation_cache
+from airjax.commands.session import enable_compilation_cache
 from airjax.errors import AirjaxError
 from train.settings import config_errors, load_config
 

@@ -1,4 +1,4 @@
-"""The command `airjax fit`: one image at a time, with a bar, stopped and continued at will.
+"""`airjax fit`: one photograph at a time, with a bar, stopped and continued at will.
 
 While it runs, the state is kept beside the output as `photo.air.partial`. A run that finds one goes on from it, if it
 is of the same image, options and seed; `--target-psnr` and `--solve-steps` may differ, as no step depends on them.
@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from airjax.commands.outputs import each, expand, guarded, plan
-from airjax.commands.session import Screen
+from airjax.commands.options import add_photographs, number, whole
+from airjax.commands.outputs import air_file_line, convert, named, psnr_of, read_photograph
+from airjax.commands.session import Clock, Screen, progress_bar, start_jax
 from airjax.errors import AirjaxError
+from airjax.files import atomic_write_bytes, display_name
+from airjax.image.defaults import FIT_GAUSSIANS, FIT_SOLVE_STEPS, FIT_STEPS, FORMS, STARTS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,68 +28,85 @@ if TYPE_CHECKING:
     from airjax.image.fit import FitState
     from airjax.image.fit_file import Job
 
+HELP = "photographs to .air files by fitting each one, in minutes instead of a second"
 SAVE_SECONDS = 30.0
 CHECK_STEPS = 20  # between two looks at the 8-bit image
 
 
-def fit(
-    options: argparse.Namespace,
-    screen: Screen,
-    *,
-    start_jax: Callable[[Screen], None],
-    clock: Callable[[], AbstractContextManager],
-) -> None:
-    """The body of the command.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `airjax fit`."""
+    add_photographs(parser)
+    parser.add_argument(
+        "--gaussians",
+        type=whole(1),
+        default=FIT_GAUSSIANS,
+        metavar="N",
+        help="Gaussians of an image (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--steps", type=whole(1), default=FIT_STEPS, metavar="K", help="steps of Adam (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--start",
+        choices=STARTS,
+        default=STARTS[0],
+        help="content: half of the Gaussians where the image changes and the others, later, where the error is; "
+        "random: all of them anywhere (default: %(default)s)",
+    )
+    forms = [form.replace("_", "-") for form in FORMS]
+    parser.add_argument(
+        "--form",
+        choices=forms,
+        default=forms[0],
+        help="what the optimiser moves: scales and an angle, or a Cholesky factor of the covariance "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--target-psnr", type=number(0.0, 100.0), metavar="DB", help="stop once so many decibels are reached"
+    )
+    parser.add_argument(
+        "--solve-steps",
+        type=whole(0, 1000),
+        default=FIT_SOLVE_STEPS,
+        metavar="K",
+        help="conjugate-gradient steps on the colours at the end, 0 for none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=whole(0), default=0, metavar="S", help="of everything random (default: %(default)s)"
+    )
 
-    Args:
-      options: of the command line.
-      screen: for lines.
-      start_jax: to be called before anything is computed.
-      clock: times a `with` block; `str` of what it gives is for the screen.
-    """
-    from airjax.files import atomic_write_bytes, display_name
-    from airjax.image.codec import air_file
-    from airjax.photographs import IMAGE_SUFFIXES, read_image
 
-    sources = expand(options.inputs, IMAGE_SUFFIXES, screen)
-    jobs = plan(sources, options, ".air", (".air",), screen)
-    started: list[bool] = []
+def run(options: argparse.Namespace, screen: Screen) -> None:
+    """Fits every input; one that fails is one line of error."""
+    from airjax.image.codec.air_file import SIGNATURE
+    from airjax.photographs import IMAGE_SUFFIXES
 
     def fit_file(source: Path, target: Path) -> None:
-        name = display_name(source)
-        pixels, notices, _ = read_image(source)
-        for notice in notices:
-            screen.notice(f"{name}: {notice}")
-        partial = target.with_name(target.name + ".partial")
-        job = _job(options, pixels)
-        resume = _resumed(partial, job, options, screen)
-        if not started:
-            start_jax(screen)
-            started.append(True)
-        from airjax.image.fit import quality
+        _fit(source, target, options, screen)
 
-        try:
-            with clock() as time_taken:
-                encoded = _run(pixels, job, resume, partial, options, screen, name)
-                data = air_file.encode(encoded)
-            achieved = quality(encoded.gaussians, pixels)
-        except AirjaxError as error:
-            raise AirjaxError(f"{name}: {error}") from error
-        atomic_write_bytes(target, data)
-        if partial.is_file():
-            partial.unlink()
-        height, width = encoded.image_size
-        screen.result(
-            f"{name} -> {display_name(target)}: {width}x{height}, {encoded.gaussians.num_slots} Gaussians in 1 stage, "
-            f"{len(data)} bytes, {8 * len(data) / (height * width):.3f} bpp, {time_taken}, PSNR {achieved:.2f} dB"
+    convert(fit_file, options, screen, reads=IMAGE_SUFFIXES, writes=(".air",), ours=SIGNATURE)
+
+
+def _fit(source: Path, target: Path, options: argparse.Namespace, screen: Screen) -> None:
+    from airjax.image.codec import air_file
+
+    pixels = read_photograph(source, screen)
+    partial = _Partial(target.with_name(target.name + ".partial"), _job(options, pixels))
+    resume = partial.load(options.force, screen)
+    start_jax(screen)
+    with named(source):
+        with Clock() as clock:
+            encoded = _fit_pixels(pixels, resume, partial, options, screen, display_name(source))
+            data = air_file.encode(encoded)
+        psnr = psnr_of(encoded.gaussians, pixels)
+    atomic_write_bytes(target, data)
+    partial.delete()
+    screen.result(air_file_line(source, target, encoded, len(data), clock, psnr))
+    if options.target_psnr is not None and psnr < options.target_psnr:
+        screen.notice(
+            f"{display_name(source)}: a target of {options.target_psnr:g} dB is out of reach in {options.steps} steps; "
+            f"they give {psnr:.2f} dB"
         )
-        if options.target_psnr is not None and achieved < options.target_psnr:
-            screen.notice(
-                f"{name}: a target of {options.target_psnr:g} dB is out of reach in {options.steps} steps; "
-                f"they give {achieved:.2f} dB"
-            )
-
-    each(jobs, guarded(fit_file, sources, options, ours=air_file.SIGNATURE), screen)
 
 
 def _job(options: argparse.Namespace, pixels: np.ndarray) -> Job:
@@ -101,76 +118,113 @@ def _job(options: argparse.Namespace, pixels: np.ndarray) -> Job:
         num_steps=options.steps,
         start=options.start,
         form=options.form.replace("-", "_"),
-        additions=4 if options.start == "content" else 0,
+        additions=FitConfig.additions if options.start == "content" else 0,
     )
     return Job(config, options.seed, image_digest(pixels))
 
 
-def _resumed(partial: Path, job: Job, options: argparse.Namespace, screen: Screen) -> FitState | None:
-    """What an earlier run of the same job has left, if any.
+@dataclass(frozen=True)
+class _Partial:
+    """The file beside an output that keeps the state of its fit."""
 
-    With `--force` it is gone on from all the same, since the command may have said so from the start; what is not of
-    this job is passed over then.
+    path: Path
+    job: Job
+
+    def load(self, force: bool, screen: Screen) -> FitState | None:
+        """The state that an earlier run of the same job has left, if any.
+
+        `--force` still resumes a matching state, as the command may have had it from the start; it ignores any other.
+
+        Raises:
+          AirjaxError: something else lies there, and there is no `--force`.
+        """
+        from airjax.image.fit_file import differences, load_fit
+
+        if not os.path.lexists(self.path):
+            return None
+        name = display_name(self.path)
+        try:
+            state, other = load_fit(self.path)
+            if unlike := differences(other, self.job):
+                raise AirjaxError(f"{name}: state of another fit ({unlike}), expected one of this command")
+        except AirjaxError as error:
+            if force:
+                return None
+            raise AirjaxError(f"{error}; --force starts anew") from error
+        screen.notice(f"{name}: goes on after step {state.step}")
+        return state
+
+    def save(self, state: FitState) -> None:
+        """Raises AirjaxError where it cannot be written."""
+        from airjax.image.fit_file import save_fit
+
+        save_fit(self.path, state, self.job)
+
+    def delete(self) -> None:
+        """Removes the file; anything else of that name stays."""
+        if self.path.is_file():
+            self.path.unlink()
+
+
+def _fit_pixels(
+    pixels: np.ndarray,
+    resume: FitState | None,
+    partial: _Partial,
+    options: argparse.Namespace,
+    screen: Screen,
+    name: str,
+) -> Encoded:
+    """The Gaussians of a whole fit.
 
     Raises:
-      AirjaxError: something else lies there, and there is no `--force`.
+      KeyboardInterrupt: it was interrupted, and the message says where its state is kept.
     """
-    from airjax.files import display_name
-    from airjax.image.fit_file import differences, load_fit
+    from airjax.image.fit import finished
 
-    if not os.path.lexists(partial):
-        return None
+    state = resume
     try:
-        state, other = load_fit(partial)
-        if unlike := differences(other, job):
-            raise AirjaxError(f"{display_name(partial)}: state of another fit ({unlike}), expected one of this command")
-    except AirjaxError as error:
-        if options.force:
-            return None
-        raise AirjaxError(f"{error}; --force starts anew") from error
-    screen.notice(f"{display_name(partial)}: goes on after step {state.step}")
-    return state
-
-
-def _run(pixels, job: Job, resume: FitState | None, partial: Path, options, screen: Screen, name: str) -> Encoded:
-    """The Gaussians of a whole fit; the state is saved on the way and when it is interrupted."""
-    from airjax.files import display_name
-    from airjax.image.fit import finished, fit_states
-    from airjax.image.fit_file import save_fit
-
-    total, state, saved = job.config.num_steps, resume, time.monotonic()
-    hidden = screen.quiet or not sys.stderr.isatty()
-    bar = {"total": total, "initial": state.step if state else 0, "unit": "step", "leave": False, "disable": hidden}
-    try:
-        # The one that was kept may have been the last, or be good enough for the target of this run.
-        if state is None or not _reached(state, pixels, options):
-            with tqdm(file=sys.stderr, **bar) as bar:
-                for state in fit_states(pixels, job.config, seed=job.seed, resume=resume):
-                    bar.set_postfix_str(f"{state.psnr:.2f} dB", refresh=False)
-                    bar.update(state.step - bar.n)
-                    if _reached(state, pixels, options):
-                        break
-                    if time.monotonic() - saved >= SAVE_SECONDS:
-                        try:
-                            save_fit(partial, state, job)
-                        except AirjaxError as error:  # a full disk may have room again at the end
-                            screen.notice(f"{error}; the fit goes on without")
-                        saved = time.monotonic()
+        for latest in _states(pixels, resume, partial, options, screen):
+            state = latest
+        assert state is not None  # a fit has a step at least
         return finished(state, pixels, solve_steps=options.solve_steps)
     except KeyboardInterrupt:
         if state is None:
             raise
         try:
-            save_fit(partial, state, job)
-            kept = f"the same command goes on from {display_name(partial)}"
+            partial.save(state)
+            outcome = f"the same command goes on from {display_name(partial.path)}"
         except AirjaxError as error:
-            kept = f"the state is lost ({error})"
-        raise KeyboardInterrupt(f"{name}: interrupted after step {state.step} of {total}; {kept}") from None
+            outcome = f"the state is lost ({error})"
+        where = f"interrupted after step {state.step} of {options.steps}"
+        raise KeyboardInterrupt(f"{name}: {where}; {outcome}") from None
 
 
-def _reached(state: FitState, pixels: np.ndarray, options: argparse.Namespace) -> bool:
+def _states(
+    pixels: np.ndarray, resume: FitState | None, partial: _Partial, options: argparse.Namespace, screen: Screen
+) -> Iterator[FitState]:
+    """The states of a fit up to its last step or its target, with a bar; one is saved every SAVE_SECONDS."""
+    from airjax.image.fit import fit_states
+
+    # The state that was kept may have been the last, or be good enough for the target of this run.
+    if resume is not None and _is_reached(resume, pixels, options):
+        return
+    saved = time.monotonic()
+    with progress_bar(screen, total=options.steps, unit="step", initial=resume.step if resume else 0) as steps:
+        for state in fit_states(pixels, partial.job.config, seed=options.seed, resume=resume):
+            yield state
+            steps.set_postfix_str(f"{state.psnr:.2f} dB", refresh=False)
+            steps.update(state.step - steps.n)
+            if _is_reached(state, pixels, options):
+                return
+            if time.monotonic() - saved >= SAVE_SECONDS:
+                try:
+                    partial.save(state)
+                except AirjaxError as error:  # a full disk may have room again at the end
+                    screen.notice(f"{error}; the fit goes on without")
+                saved = time.monotonic()
+
+
+def _is_reached(state: FitState, pixels: np.ndarray, options: argparse.Namespace) -> bool:
     """Whether to stop. Looks every CHECK_STEPS steps only, so that a run that was stopped ends where another would."""
-    from airjax.image.fit import quality
-
     target = options.target_psnr
-    return target is not None and state.step % CHECK_STEPS == 0 and quality(state.gaussians, pixels) >= target
+    return target is not None and state.step % CHECK_STEPS == 0 and psnr_of(state.gaussians, pixels) >= target

@@ -7,63 +7,92 @@ with --force only, or where its first bytes say that it is of the kind that the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from airjax.commands.session import Screen, reason
+from airjax.commands.session import Clock, Screen, progress_bar
 from airjax.errors import AirjaxError, FormatError
+from airjax.files import display_name, find_images, reason
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from airjax.gaussians import Gaussians2D
+    from airjax.image.codec.air_file import Encoded
+
+
+def convert(
+    work: Callable[[Path, Path], None],
+    options: argparse.Namespace,
+    screen: Screen,
+    *,
+    reads: Sequence[str],
+    writes: Sequence[str],
+    ours: bytes | None = None,
+) -> None:
+    """`work(source, target)` for all inputs of a command, one after the other.
+
+    Args:
+      work: reads one file and writes one.
+      options: with `inputs`, `output` and `force`.
+      screen: gets one error line for every file that fails.
+      reads: suffixes of the files of a folder that are inputs.
+      writes: suffixes that an output may have, the default first.
+      ours: see `guarded`.
+
+    Raises:
+      AirjaxError: an output that cannot serve these inputs.
+    """
+    sources = expand(options.inputs, reads, screen)
+    jobs = plan(sources, options, writes, screen)
+    each(jobs, guarded(work, sources, options, ours=ours), screen)
 
 
 def expand(inputs: Iterable[str], suffixes: Sequence[str], screen: Screen) -> list[Path]:
     """The files named, those of folders included, each once; a folder that gives none is one error line."""
-    from airjax.files import display_name, find_images
-
-    found: dict[Path, None] = {}
+    files: dict[Path, None] = {}
     for name in inputs:
         try:
-            found.update(dict.fromkeys(find_images([name], suffixes=suffixes)))
+            files.update(dict.fromkeys(find_images([name], suffixes=suffixes)))
         except AirjaxError as error:
             screen.error(str(error))
         except OSError as error:
             screen.error(f"{display_name(name)}: cannot be read ({reason(error)}), expected a file or a folder")
-    return list(found)
+    return list(files)
 
 
 def plan(
     sources: list[Path],
     options: argparse.Namespace,
-    suffix: str,
-    allowed: Sequence[str],
+    suffixes: Sequence[str],
     screen: Screen,
 ) -> list[tuple[Path, Path]]:
     """(source, target) for every source: beside it, in the folder `--output`, or the file `--output`.
 
-    Sources whose targets would be the same file keep their whole names: a.jpg and a.png become a.jpg.air and a.png.air.
+    `suffixes` are those that a target may have, the default first. Sources whose targets would be the same file keep
+    their whole names: a.jpg and a.png become a.jpg.air and a.png.air.
 
     Raises:
       AirjaxError: an output that cannot serve these sources.
     """
-    from airjax.files import display_name
-
     several = len(sources) > 1 or any(os.path.isdir(name) for name in options.inputs)
     output = options.output
     if output is not None and not _is_folder_name(output, several):
-        if Path(output).suffix.lower() not in allowed:
-            raise AirjaxError(f"{display_name(output)}: expected a name ending in {', '.join(allowed)}")
+        if Path(output).suffix.lower() not in suffixes:
+            raise AirjaxError(f"{display_name(output)}: expected a name ending in {', '.join(suffixes)}")
         return [(source, Path(output)) for source in sources]
     if output is not None and sources:
-        _make_folder(output, allowed)
+        _make_folder(output, suffixes)
     folders = [source.parent if output is None else Path(output) for source in sources]
-    targets = [folder / (source.stem + suffix) for folder, source in zip(folders, sources, strict=True)]
+    targets = [folder / (source.stem + suffixes[0]) for folder, source in zip(folders, sources, strict=True)]
     counts = Counter(targets)
     for i, source in enumerate(sources):
         if counts[targets[i]] > 1:
-            whole = targets[i].with_name(source.name + suffix)
+            whole = targets[i].with_name(source.name + suffixes[0])
             screen.notice(
                 f"{display_name(source)}: another input would be written to {display_name(targets[i])} too; "
                 f"this one goes to {display_name(whole)}"
@@ -76,14 +105,12 @@ def _is_folder_name(output: str, several: bool) -> bool:
     return several or os.path.isdir(output) or output.endswith(("/", os.sep))
 
 
-def _make_folder(output: str, allowed: Sequence[str]) -> None:
+def _make_folder(output: str, suffixes: Sequence[str]) -> None:
     """The folder `--output`, made if only its last part is missing."""
-    from airjax.files import display_name
-
     name = display_name(output)
     if os.path.isdir(output):
         return
-    if os.path.lexists(output) or Path(output).suffix.lower() in allowed:
+    if os.path.lexists(output) or Path(output).suffix.lower() in suffixes:
         raise AirjaxError(f"{name}: expected a folder for the outputs of several files, got a file's name")
     try:
         os.mkdir(output)
@@ -96,7 +123,7 @@ def guarded(
     sources: Iterable[Path],
     options: argparse.Namespace,
     *,
-    ours: bytes | None,
+    ours: bytes | None = None,
 ) -> Callable[[Path, Path], None]:
     """`work`, after a check that its target may be written.
 
@@ -106,9 +133,8 @@ def guarded(
       options: with `force`.
       ours: first bytes of files that may be replaced without `force`.
     """
-    from airjax.files import display_name
-
-    taken = {identity: "an input" for source in sources if (identity := _identity(source))}
+    taken = dict.fromkeys(map(_identity, sources), "an input")
+    taken.pop(None, None)  # a name without a file is nobody's
 
     def guarded(source: Path, target: Path) -> None:
         name = display_name(target)
@@ -119,15 +145,14 @@ def guarded(
             raise AirjaxError(f"{display_name(source)}: not written to {name}, which is {owner} of this run")
         check_free(target, options, ours=ours)
         work(source, target)
-        taken[_identity(target)] = "an output"
+        if (identity := _identity(target)) is not None:
+            taken[identity] = "an output"
 
     return guarded
 
 
 def check_free(target: Path, options: argparse.Namespace, *, ours: bytes | None = None) -> None:
     """Raises AirjaxError where something else than a file is, or a file that must not be replaced (see `guarded`)."""
-    from airjax.files import display_name
-
     name = display_name(target)
     if not os.path.exists(target):
         return
@@ -156,20 +181,58 @@ def _starts_with(path: Path, start: bytes) -> bool:
 
 def each(jobs: Sequence[tuple[Path, ...]], work: Callable[..., None], screen: Screen) -> None:
     """`work(*job)` for every job; one that fails is one line with the name of its source, the first of the job."""
-    from airjax.files import display_name
-
-    hidden = screen.quiet or len(jobs) < 2 or not sys.stderr.isatty()
-    with tqdm(jobs, unit="file", disable=hidden, file=sys.stderr) as bar:
-        for job in bar:
+    with progress_bar(screen, total=len(jobs), unit="file", leave=True) as progress:
+        for job in jobs:
             try:
                 work(*job)
             except FormatError as error:  # knows the bytes, not the name
                 screen.error(f"{display_name(job[0])}: {error}")
             except AirjaxError as error:
                 screen.error(str(error))
-            except MemoryError:
+            except (MemoryError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+                    raise  # XLA reports that memory is short by a RuntimeError of these words
                 screen.error(f"{display_name(job[0])}: not enough memory, expected a smaller image")
-            except RuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):  # how XLA reports that memory is short
-                    raise
-                screen.error(f"{display_name(job[0])}: not enough memory, expected a smaller image")
+            progress.update()
+
+
+@contextlib.contextmanager
+def named(source: Path) -> Iterator[None]:
+    """Puts the name of a file before the message of an AirjaxError that comes from its content."""
+    try:
+        yield
+    except AirjaxError as error:
+        raise AirjaxError(f"{display_name(source)}: {error}") from error
+
+
+def read_photograph(source: Path, screen: Screen) -> np.ndarray:
+    """(h, w, 3) pixels in [0, 1]; what was done to them on the way in is said on the screen."""
+    from airjax.photographs import read_image
+
+    image = read_image(source)
+    for notice in image.notices:
+        screen.notice(f"{display_name(source)}: {notice}")
+    return image.pixels
+
+
+def content(image_size: tuple[int, int], stage_counts: tuple[int, ...]) -> str:
+    """Size and number of Gaussians in words."""
+    stages = "1 stage" if len(stage_counts) == 1 else f"{len(stage_counts)} stages"
+    return f"{image_size[1]}x{image_size[0]}, {sum(stage_counts)} Gaussians in {stages}"
+
+
+def psnr_of(gaussians: Gaussians2D, pixels: np.ndarray) -> float:
+    """PSNR in dB of the 8-bit image that decoding gives."""
+    from airjax.metrics import psnr_8bit
+    from airjax.raster.draw import render
+
+    return psnr_8bit(pixels, render(gaussians, image_size=pixels.shape[:2]).image)
+
+
+def air_file_line(source: Path, target: Path, encoded: Encoded, num_bytes: int, clock: Clock, psnr: float) -> str:
+    """The result of a photograph: what is in its .air file, its size, the time it took and the PSNR in dB."""
+    height, width = encoded.image_size
+    return (
+        f"{display_name(source)} -> {display_name(target)}: {content(encoded.image_size, encoded.stage_counts)}, "
+        f"{num_bytes} bytes, {8 * num_bytes / (height * width):.3f} bpp, {clock}, PSNR {psnr:.2f} dB"
+    )

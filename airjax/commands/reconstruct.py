@@ -1,4 +1,4 @@
-"""The command `airjax reconstruct`: a folder of posed photographs to a .ply file of 3D Gaussians."""
+"""`airjax reconstruct`: a folder of posed photographs to a .ply file of 3D Gaussians."""
 
 from __future__ import annotations
 
@@ -6,36 +6,38 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airjax.commands.options import MAX_SIDE, MAX_STEPS, add_output, add_weights, number, whole
 from airjax.commands.outputs import guarded
-from airjax.commands.session import Fatal, Screen, bar_of
+from airjax.commands.session import Clock, Fatal, Screen, progress_bar, start_jax
 from airjax.errors import AirjaxError
+from airjax.files import display_name
 from airjax.scene.defaults import HOLD_OUT, MAX_SIZE, PREDICT_SIZE, REFINE_STEPS, VIEWS
 
 if TYPE_CHECKING:
     from airjax.scene.model import Model
     from airjax.scene.reconstruct import Reconstruction
 
+HELP = "a folder of photographs with poses to 3D Gaussians (.ply)"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    from airjax.commands.main import _add_output, _number, _whole
-
+    """The options of `airjax reconstruct`."""
     parser.add_argument(
         "input",
         metavar="SCENE",
         help="folder with transforms.json, poses_bounds.npy, a COLMAP model in sparse/0, or cameras.json",
     )
-    _add_output(parser, "file", "SCENE.ply here")
+    add_output(parser, "file", "SCENE.ply here")
     parser.add_argument(
         "--views",
-        type=_whole(1),
+        type=whole(1),
         default=VIEWS,
         metavar="V",
         help="photographs that are turned into Gaussians, spread over the scene (default: %(default)s)",
     )
     parser.add_argument(
         "--predict-size",
-        type=_whole(16, 2**15),
+        type=whole(16, MAX_SIDE),
         default=PREDICT_SIZE,
         metavar="S",
         help="longest side in pixels of the photographs as the network sees them: a Gaussian for each pixel (default: "
@@ -43,14 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--refine",
-        type=_whole(0, 100_000),
+        type=whole(0, MAX_STEPS),
         default=REFINE_STEPS,
         metavar="K",
         help="gradient steps on the predicted Gaussians, each towards two of the photographs (default: %(default)s)",
     )
     parser.add_argument(
         "--max-size",
-        type=_whole(16, 2**15),
+        type=whole(16, MAX_SIDE),
         default=MAX_SIZE,
         metavar="P",
         help="longest side of a photograph in pixels; larger ones are downscaled, and refined and measured like that "
@@ -58,45 +60,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--hold-out",
-        type=_whole(0),
+        type=whole(0),
         metavar="N",
         help="every N-th photograph is kept back to measure with, 0 for none (default: those that the pose file marks "
         f"as test, or every {HOLD_OUT}th)",
     )
     default = "(default: from the pose file or its points, or found)"
-    distance = _number(1e-12, 1e12)
+    distance = number(1e-12, 1e12)
     parser.add_argument("--near", type=distance, metavar="Z", help=f"least depth, in units of the poses {default}")
     parser.add_argument("--far", type=distance, metavar="Z", help=f"largest depth {default}")
-    parser.add_argument("--weights", metavar="FILE", help="weights (.safetensors) other than the shipped ones")
+    add_weights(parser)
 
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
     """Reads the photographs, reconstructs the scene, writes the file and says what is in it."""
-    from airjax.files import display_name
-
     source = Path(options.input)
     target = Path(f"{source.resolve().name}.ply" if options.output is None else options.output)
     if target.suffix.lower() != ".ply":
         raise AirjaxError(f"{display_name(target)}: expected a name ending in .ply")
-    guarded(lambda source, target: _reconstruct(source, target, options, screen), [], options, ours=None)(
-        source, target
-    )
+
+    def reconstruct_folder(source: Path, target: Path) -> None:
+        _reconstruct(source, target, options, screen)
+
+    guarded(reconstruct_folder, [], options)(source, target)
 
 
 def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen: Screen) -> None:
-    from airjax.commands.main import _Clock, _start_jax
-    from airjax.files import display_name
     from airjax.scene.files.photographs import load
+    from airjax.scene.reconstruct import reconstruct
 
     name = display_name(source)
     scene = load(source, max_size=options.max_size)
     for notice in scene.notices:
         screen.notice(f"{name}: {notice}")
-    _start_jax(screen)
-    from airjax.scene.reconstruct import reconstruct
-
+    start_jax(screen)
     model = _load_model(options.weights)
-    with bar_of(screen, total=options.refine, unit="step", desc="refine") as bar, _Clock() as clock:
+    with progress_bar(screen, total=options.refine, unit="step", desc="refine") as bar, Clock() as clock:
         made = reconstruct(
             scene,
             model=model,

@@ -1,4 +1,4 @@
-"""The command `airjax render`: a .ply file of 3D Gaussians to an image, to frames, or to an animation."""
+"""`airjax render`: a .ply file of 3D Gaussians to an image, to frames, or to an animation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from airjax.commands.options import MAX_SIDE, add_output, whole
 from airjax.commands.outputs import check_free, guarded
-from airjax.commands.session import Screen, bar_of
+from airjax.commands.session import Clock, Screen, progress_bar, start_jax
 from airjax.errors import AirjaxError
+from airjax.files import atomic_write_bytes, display_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
     from airjax.scene.cameras import Camera
     from airjax.scene.files.camera_file import Snapshot
 
+HELP = "3D Gaussians (.ply) to an image, to frames or to an animation"
 FRAMES, FRAME_SECONDS = 48, 1 / 24
+PRESETS = ("gsplat", "gsplat-1.4", "gsplat-1.6", "inria")  # names of `airjax.scene.project.PRESETS`, default first
 _ANIMATED = {".gif": {}, ".webp": {"quality": 90, "method": 4}}  # suffix to the options of Pillow's writer
 
 
@@ -40,11 +44,9 @@ class Shot(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    from airjax.commands.main import _add_output, _whole
-
+    """The options of `airjax render`."""
     parser.add_argument("input", metavar="FILE", help=".ply file, of airjax or of another program")
-    _add_output(parser, "image, .gif or .webp animation, or folder of frames", "scene.png beside scene.ply")
+    add_output(parser, "image, .gif or .webp animation, or folder of frames", "scene.png beside scene.ply")
     parser.add_argument(
         "--cameras",
         metavar="CAMERAS",
@@ -53,29 +55,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--frames",
-        type=_whole(1, 100_000),
+        type=whole(1, 100_000),
         metavar="F",
         help=f"number of frames, on a smooth path past the cameras (default: one for each camera, {FRAMES} for a "
         "circle)",
     )
     parser.add_argument(
-        "--size", type=_whole(1, 2**15), metavar="P", help="longest side in pixels (default: that of the cameras)"
+        "--size", type=whole(1, MAX_SIDE), metavar="P", help="longest side in pixels (default: that of the cameras)"
     )
     parser.add_argument(
         "--background", choices=("black", "white"), help="behind everything (default: that in the file, or black)"
     )
     parser.add_argument(
-        "--preset",
-        choices=("gsplat", "gsplat-1.4", "gsplat-1.6", "inria"),
-        default="gsplat",
-        help="whose constants to draw with (default: %(default)s)",
+        "--preset", choices=PRESETS, default=PRESETS[0], help="whose constants to draw with (default: %(default)s)"
     )
     parser.add_argument("--antialiased", action="store_true", help="keep small Gaussians from growing when drawn small")
 
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
     """Reads the Gaussians, draws them and writes the frames."""
-    from airjax.files import display_name
     from airjax.photographs import IMAGE_SUFFIXES
 
     source = Path(options.input)
@@ -91,12 +89,10 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
     def render_file(source: Path, target: Path) -> None:
         _render(source, target, False, options, screen)
 
-    guarded(render_file, [source], options, ours=None)(source, target)
+    guarded(render_file, [source], options)(source, target)
 
 
 def _render(source: Path, target: Path, is_folder: bool, options: argparse.Namespace, screen: Screen) -> None:
-    from airjax.commands.main import _Clock, _start_jax
-    from airjax.files import display_name
     from airjax.scene.files.camera_file import from_comments
     from airjax.scene.files.ply import read_ply
 
@@ -109,8 +105,8 @@ def _render(source: Path, target: Path, is_folder: bool, options: argparse.Names
     count = len(shot.cameras.translation)
     if count > 1 and not several:
         raise AirjaxError(f"{display_name(target)}: expected a folder, .gif or .webp for several frames")
-    _start_jax(screen)
-    with bar_of(screen, total=count, unit="frame") as bar, _Clock() as clock:
+    start_jax(screen)
+    with progress_bar(screen, total=count, unit="frame") as bar, Clock() as clock:
         frames = _frames(gaussians, shot, options, bar)
         if is_folder:
             _write_folder(frames, count, target, options)
@@ -165,7 +161,7 @@ def _given_cameras(path: Path) -> tuple[Camera, tuple[int, int]]:
 
     if not path.is_dir():
         return read_cameras(path)
-    scene = load(path, max_size=2**15)
+    scene = load(path, max_size=MAX_SIDE)
     return scene.cameras, scene.images.shape[1:3]
 
 
@@ -203,7 +199,6 @@ def _write_file(frames: Iterator[np.ndarray], count: int, target: Path) -> None:
     """An image, or an animation."""
     from PIL import Image
 
-    from airjax.files import atomic_write_bytes
     from airjax.photographs import to_8bit, write_image
 
     suffix = target.suffix.lower()

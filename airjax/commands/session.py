@@ -1,17 +1,27 @@
-"""What a user sees of a command: results on stdout, notices and errors on stderr."""
+"""One run of the program: its screen, its clock, and JAX with a cache of compiled programs.
+
+Results go to stdout, notices, errors and progress bars to stderr.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
-from typing import TextIO
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+_CACHE_FOLDER = "jax_compilation_cache_dir"  # an option of JAX
 
 
 class Fatal(Exception):
-    """What makes the files still to come pointless; the message is the line for the user."""
+    """Aborts the whole run: the files still to come would fail in the same way. The message is the user's line."""
 
 
 class Screen:
@@ -34,21 +44,79 @@ class Screen:
         _print(_one_line(line), sys.stderr)
 
 
-def bar_of(screen: Screen, *, total: int, unit: str, desc: str | None = None) -> tqdm:
-    """A progress bar that goes away at its end; none where nobody looks: quiet, not a terminal, a single step."""
+def progress_bar(
+    screen: Screen, *, total: int, unit: str, desc: str | None = None, initial: int = 0, leave: bool = False
+) -> tqdm:
+    """A progress bar; hidden where nobody looks: --quiet, no terminal, a single step.
+
+    Args:
+      total, unit, initial: number of steps, what one is called, and how many were done by an earlier run.
+      desc: text before the bar.
+      leave: whether it stays on the screen at its end.
+    """
+    from tqdm import tqdm
+
     hidden = screen.quiet or total < 2 or not sys.stderr.isatty()
-    return tqdm(total=total, unit=unit, desc=desc, leave=False, disable=hidden, file=sys.stderr)
+    return tqdm(total=total, unit=unit, desc=desc, initial=initial, leave=leave, disable=hidden, file=sys.stderr)
 
 
-def _one_line(text: str) -> str:
-    return "airjax: " + " ".join(text.splitlines())
+class Clock:
+    """Wall time of a `with` block, and how much of it XLA spent on compiling; `str` of it is for the screen."""
+
+    def __enter__(self) -> Clock:
+        import jax
+
+        self.compiling = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_) -> None:
+        import jax
+
+        self.seconds = time.perf_counter() - self._start
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.compiling += duration_secs
+
+    def __str__(self) -> str:
+        share = f" ({1000 * self.compiling:.0f} compiling)" if self.compiling > 0.1 * self.seconds else ""
+        return f"{1000 * self.seconds:.0f} ms{share}"
 
 
-def _print(line: str, stream: TextIO) -> None:
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    line = line.encode(encoding, "backslashreplace").decode(encoding)  # names that the terminal cannot show
-    with tqdm.external_write_mode(file=stream):
-        print(line, file=stream, flush=True)
+@functools.cache  # once for a screen, which is once for a process
+def start_jax(screen: Screen) -> None:
+    """Turns the compilation cache on, and says that there may be something to wait for; only the first call does."""
+    folder = enable_compilation_cache()
+    where = "is done in every run (no cache folder can be written)" if folder is None else f"is kept in {folder}"
+    screen.notice(f"the first image of a size takes longer: its programs are compiled, which {where}")
+
+
+def enable_compilation_cache() -> Path | None:
+    """Keeps compiled programs in $XDG_CACHE_HOME/airjax (default ~/.cache/airjax).
+
+    A folder that the user has set (JAX_COMPILATION_CACHE_DIR) is left as it is.
+
+    Returns:
+      The folder; None, with nothing changed, where it cannot be made or written.
+    """
+    import jax
+
+    if chosen := getattr(jax.config, _CACHE_FOLDER):
+        return Path(chosen)
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(home) / "airjax"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return None
+    jax.config.update(_CACHE_FOLDER, str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    return folder
 
 
 def discard_output() -> None:
@@ -57,6 +125,14 @@ def discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def reason(error: OSError) -> str:
-    """The system's words for an error."""
-    return error.strerror or type(error).__name__
+def _one_line(text: str) -> str:
+    return "airjax: " + " ".join(text.splitlines())
+
+
+def _print(line: str, stream: TextIO) -> None:
+    from tqdm import tqdm
+
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    line = line.encode(encoding, "backslashreplace").decode(encoding)  # names that the terminal cannot show
+    with tqdm.external_write_mode(file=stream):
+        print(line, file=stream, flush=True)

@@ -28,15 +28,14 @@ from airjax.gaussians import Gaussians2D, pad, take
 from airjax.image.cholesky import CHOLESKY_RATES, FLOOR, CholeskyCoordinates
 from airjax.image.codec.air_file import Encoded
 from airjax.image.color_solve import solve
+from airjax.image.defaults import FIT_GAUSSIANS, FIT_SOLVE_STEPS, FIT_STEPS, FORMS, STARTS
 from airjax.image.model import checked_image
 from airjax.image.task import Coordinates, ImageTask
 from airjax.inner.task import SEGMENT, State, advance, start_state
-from airjax.metrics import psnr, to_8bit
 from airjax.raster.draw import render
 
-STARTS = ("content", "random")
-FORMS: dict[str, Any] = {"scale_rotation": Coordinates, "cholesky": CholeskyCoordinates}
-SOLVE_STEPS = 10  # of the colour solve at the end
+# The coordinates of each of FORMS.
+COORDINATES: dict[str, Any] = {"scale_rotation": Coordinates, "cholesky": CholeskyCoordinates}
 
 SPREAD = 0.6  # standard deviation of a new Gaussian in units of the distance to its neighbours, 1 / sqrt(density)
 UNIFORM_SHARE = 0.3  # of the probability of a place in a content start; the rest follows the gradients of the image
@@ -71,7 +70,7 @@ def random_start(
     factors = np.exp(rng.uniform(-0.5, 0.5, (num_gaussians, 2)))
     scales = np.maximum(SPREAD * math.sqrt(math.prod(image_size) / num_gaussians) * factors, FLOOR)
     angles = rng.uniform(0, math.pi, num_gaussians)
-    return FORMS[form].of(_set(means, scales, angles, np.zeros((num_gaussians, 3))))
+    return COORDINATES[form].of(_set(means, scales, angles, np.zeros((num_gaussians, 3))))
 
 
 def content_start(
@@ -102,7 +101,7 @@ def content_start(
     scales = np.maximum(SPREAD / np.sqrt(num_gaussians * local), FLOOR)
     colors = image[pixels] / (2 * math.pi * SPREAD**2)
     gaussians = _set(means, np.stack([scales, scales], axis=-1), np.zeros(num_gaussians), colors)
-    return FORMS[form].of(_on_device(solve(gaussians, np.asarray(image), num_steps=5)))
+    return COORDINATES[form].of(_on_device(solve(gaussians, np.asarray(image), num_steps=5)))
 
 
 def sampled(
@@ -218,10 +217,10 @@ class FitConfig:
       ValueError: an option outside its range; rates of another form.
     """
 
-    num_gaussians: int = 10_000
-    num_steps: int = 2_000
-    start: str = "content"
-    form: str = "scale_rotation"
+    num_gaussians: int = FIT_GAUSSIANS
+    num_steps: int = FIT_STEPS
+    start: str = STARTS[0]
+    form: str = FORMS[0]
     additions: int = 4
     rates: Coordinates | CholeskyCoordinates | None = None
 
@@ -234,7 +233,7 @@ class FitConfig:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.rates is None:
             object.__setattr__(self, "rates", CHOLESKY_RATES if self.form == "cholesky" else FIT_RATES)
-        expected = FORMS[self.form]
+        expected = COORDINATES[self.form]
         if type(self.rates) is not expected:
             raise ValueError(f"rates: expected {expected.__name__}, got {type(self.rates).__name__}")
 
@@ -318,17 +317,7 @@ def _start(key: jax.Array, image: np.ndarray, config: FitConfig) -> State:
     return start_state(ImageTask(image, config.rates), gaussians)
 
 
-def quality(gaussians: Gaussians2D, image: np.ndarray) -> float:
-    """PSNR in dB of the 8-bit image of a set."""
-    return float(_quality(image, render(gaussians, image_size=image.shape[:2]).image))
-
-
-@jax.jit
-def _quality(image, rendered):
-    return psnr(image, to_8bit(rendered))
-
-
-def finished(fit: FitState, image: np.ndarray, *, solve_steps: int = SOLVE_STEPS) -> Encoded:
+def finished(fit: FitState, image: np.ndarray, *, solve_steps: int = FIT_SOLVE_STEPS) -> Encoded:
     """What a file holds: the Gaussians in use as one stage, their colours solved in `solve_steps` (0: as they are)."""
     gaussians = fit.gaussians
     if solve_steps:

@@ -17,7 +17,7 @@ import numpy as np
 from airjax.errors import AirjaxError
 from airjax.files import display_name
 from airjax.gaussians import ladder
-from airjax.image.fit import FORMS, FitConfig, FitState
+from airjax.image.fit import COORDINATES, FitConfig, FitState
 from airjax.image.task import refinement_adam
 from airjax.inner.task import State
 from airjax.raster.tiles import Capacity
@@ -116,7 +116,7 @@ def _restored(tensors: dict, config: FitConfig) -> tuple:
     slots = ladder(config.num_gaussians)
 
     def template():
-        kind = FORMS[config.form]
+        kind = COORDINATES[config.form]
         widths = {"means": 2, "log_scales": 2, "factors": 3, "colors": _CHANNELS}
         coordinates = kind(*(jnp.zeros((slots, widths[f]) if f in widths else (slots,)) for f in kind._fields))
         return coordinates, jnp.zeros(slots, bool), refinement_adam(config.rates).init(coordinates)
@@ -133,12 +133,13 @@ def _restored(tensors: dict, config: FitConfig) -> tuple:
 
 
 def _job_text(job: Job) -> str:
-    return json.dumps([asdict(job.config) | {"rates": list(map(float, job.config.rates))}, job.seed, job.image])
+    rates = [float(rate) for rate in job.config.rates or ()]
+    return json.dumps([asdict(job.config) | {"rates": rates}, job.seed, job.image])
 
 
 def _job(text: str) -> Job:
     config, seed, image = json.loads(text)
-    rates = FORMS[config["form"]](*config["rates"])
+    rates = COORDINATES[config["form"]](*config["rates"])
     return Job(FitConfig(**config | {"rates": rates}), seed, image)
 
 

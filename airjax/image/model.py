@@ -8,20 +8,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians2D, join
 from airjax.image.codec.air_file import Encoded, compact, dequantised
 from airjax.image.color_solve import solve
+from airjax.image.defaults import MSE_THRESHOLD, QUALITY, REFINE_STEPS, SOLVE_STEPS, SSIM_THRESHOLD
 from airjax.image.presets import stages_from_text
-from airjax.image.stages import StageConfig, StageControl, run_stages, stage_control_of
+from airjax.image.stages import StageConfig, StageControl, init_params, iterate_stages, stage_control_of
 from airjax.image.task import RATES, Coordinates, ImageTask
 from airjax.inner.optimizers import rates_from_text
 from airjax.inner.task import run
@@ -29,7 +29,6 @@ from airjax.raster.tiles import patch_grid
 from airjax.weights_file import load_weights, weights_hash
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "compact.safetensors"
-SOLVE_STEPS = 5
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -58,10 +57,10 @@ class Model:
         *,
         num_stages: int | None = None,
         max_gaussians: int | None = None,
-        mse_threshold: float = 1e-4,
-        ssim_threshold: float = 0.05,
+        mse_threshold: float = MSE_THRESHOLD,
+        ssim_threshold: float = SSIM_THRESHOLD,
         solve_steps: int = SOLVE_STEPS,
-        refine_steps: int = 0,
+        refine_steps: int = REFINE_STEPS,
         progress: Callable[[int], None] | None = None,
     ) -> Encoded:
         """One photograph to Gaussians: all stages, refinement if asked for, then the colour solve.
@@ -98,10 +97,10 @@ class Model:
         self,
         image: np.ndarray,
         *,
-        quality: float = 45.0,
+        quality: float = QUALITY,
         num_stages: int | None = None,
         max_gaussians: int | None = None,
-        refine_steps: int = 0,
+        refine_steps: int = REFINE_STEPS,
         progress: Callable[[int], None] | None = None,
     ) -> Encoded:
         """One photograph to quantised Gaussians, as a compact .air file holds them.
@@ -113,18 +112,10 @@ class Model:
         Raises:
           ValueError, AirjaxError: as `encode`.
         """
-        from airjax.image.codec.compress import compress  # it knows models
+        from airjax.image.codec.compress import CompressOptions, compress  # it knows models
 
-        quantised = compress(
-            self,
-            image,
-            quality=quality,
-            num_stages=num_stages,
-            max_gaussians=max_gaussians,
-            refine_steps=refine_steps,
-            progress=progress,
-        )
-        return dequantised(quantised)
+        options = CompressOptions(quality, num_stages, max_gaussians, refine_steps=refine_steps)
+        return dequantised(compress(self, image, options, progress=progress))
 
 
 def checked_image(image: np.ndarray) -> np.ndarray:
@@ -168,23 +159,48 @@ def load(path: str | os.PathLike | None = None) -> Model:
     """The shipped model, or the one in a weights file (safetensors) written by `train`.
 
     Raises:
-      AirjaxError: not a weights file, or one that does not say what it is.
+      AirjaxError: not a weights file, one that does not say what it is, or weights that do not fit their stages.
     """
-    path = Path(DEFAULT_WEIGHTS if path is None else path)
+    path = DEFAULT_WEIGHTS if path is None else Path(path)
     params, metadata = load_weights(path)
     if "stages" not in metadata:
         raise AirjaxError(f"{path}: expected weights of a staged predictor (metadata 'stages'), found none")
-    params = jax.tree.map(jnp.asarray, params)
+    stages = stages_from_text(metadata["stages"], source=str(path))
+    if path != DEFAULT_WEIGHTS:  # the tests check the shipped ones: it takes as long as half an encode
+        _check_params(params, stages, path)
+    rates = metadata.get("rates")
     return Model(
-        stages_from_text(metadata["stages"], source=str(path)),
-        params,
+        stages,
+        jax.device_put(params),  # one transfer; jnp.asarray compiles a copy for every shape
         f"{path.name} {weights_hash(path)[:8]}",
-        rates_from_text(metadata["rates"], kind=Coordinates, source=str(path)) if "rates" in metadata else RATES,
+        RATES if rates is None else rates_from_text(rates, kind=Coordinates, source=str(path)),
     )
 
 
-@partial(jax.jit, static_argnames=("stages",))
+def _check_params(params: dict[str, Any], stages: tuple[StageConfig, ...], path: Path) -> None:
+    """Raises AirjaxError for stages that cannot be built, or weights of other names or shapes than theirs."""
+    try:
+        expected = _shapes({f"stage{i}": _fresh_params(stage) for i, stage in enumerate(stages)})
+    except (TypeError, ValueError) as error:
+        raise AirjaxError(f"{path}: expected stages that can be built, got others ({error})") from error
+    given = _shapes(params)
+    wrong = [name for name in {**expected, **given} if expected.get(name) != given.get(name)]
+    if wrong or not stages:
+        where = f", first at {wrong[0]}" if wrong else ""
+        raise AirjaxError(f"{path}: expected weights that fit their stage configuration, got others{where}")
+
+
+@cache
+def _fresh_params(stage: StageConfig) -> Any:
+    """Shapes of the weights of one stage; cached, since stages are mostly alike and tracing one takes a while."""
+    return jax.eval_shape(lambda: init_params(jax.random.key(0), (stage,)))["stage0"]
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    return {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(params)}
+
+
 def predict(params, image, control: StageControl, *, stages: tuple[StageConfig, ...]) -> Gaussians2D:
-    """The networks alone: the Gaussians of all stages at full capacity, stage after stage."""
-    trace = run_stages(stages, params, image, control, skip_idle=True)
-    return join([stage.gaussians for stage in trace])
+    """The networks alone: the Gaussians of all stages at full capacity, stage after stage, numpy arrays."""
+    trace = iterate_stages(stages, params, jax.device_put(image), control, skip_idle=True)
+    return join([jax.device_get(stage.gaussians) for stage in trace])

@@ -5,6 +5,7 @@ Letters: s stages, P patch size, (r, c) patch grid; an image is padded to whole 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from airjax.arrays import size_of
+from airjax.arrays import AnyArray, size_of
 from airjax.gaussians import Gaussians2D, join
 from airjax.image.codec.quantise import NUM_CODES, Lattice, predicted_codes, straight_through
 from airjax.image.color_solve import solve_colors
+from airjax.image.defaults import MSE_THRESHOLD, SSIM_THRESHOLD
 from airjax.image.patches import PatchMap, to_physical
 from airjax.metrics import patch_mse, patch_ssim
 from airjax.nn.air_stage import Predictor, PredictorConfig, apply_in_bands, compact_predictor, patches_of
@@ -46,17 +48,18 @@ class StageControl(NamedTuple):
         out of the program.
     """
 
-    mse_threshold: Float[Array, ""]
-    ssim_threshold: Float[Array, ""]
-    max_gaussians: Float[Array, ""]
-    color_step: Float[Array, ""] | None = None
+    mse_threshold: Float[AnyArray, ""]
+    ssim_threshold: Float[AnyArray, ""]
+    max_gaussians: Float[AnyArray, ""]
+    color_step: Float[AnyArray, ""] | None = None
 
 
 def stage_control_of(
-    mse_threshold: float = 1e-4, ssim_threshold: float = 0.05, max_gaussians: float = float("inf")
+    mse_threshold: float = MSE_THRESHOLD, ssim_threshold: float = SSIM_THRESHOLD, max_gaussians: float = float("inf")
 ) -> StageControl:
-    """Thresholds of 40 dB and 0.95 SSIM unless told otherwise (AIR: 35 dB, where smooth areas show the patch grid)."""
-    return StageControl(*(jnp.float32(x) for x in (mse_threshold, ssim_threshold, max_gaussians)))
+    """Stage Control of three plain numbers, without a quantiser."""
+    arrays = (np.asarray(number, np.float32) for number in (mse_threshold, ssim_threshold, max_gaussians))
+    return StageControl(*arrays)
 
 
 class Stage(NamedTuple):
@@ -164,21 +167,35 @@ def run_stages(
       One `Stage` per stage; the last `rendered` is the reconstruction. Gradients flow through the residuals into
       earlier stages.
     """
+    return tuple(iterate_stages(stages, params, image, control, skip_idle=skip_idle))
+
+
+def iterate_stages(
+    stages: tuple[StageConfig, ...],
+    params: dict[str, Any],
+    image: Float[Array, "h w 3"],
+    control: StageControl,
+    *,
+    skip_idle: bool = False,
+) -> Iterator[Stage]:
+    """`run_stages`, a stage at a time.
+
+    Outside `jit` each kind of stage is one program, compiled and loaded once however many stages are of it. `jit` over
+    all stages makes one program of as many copies, which takes longer to load than to run.
+    """
     rendered = jnp.zeros_like(image)
     left = control.max_gaussians
-    trace = []
     for i, stage in enumerate(stages):
         # The first stage lays the base of every later one, so it may take all that the budget holds.
-        stages_left = jnp.float32(len(stages) - i if i else 1)
+        stages_left = np.float32(len(stages) - i if i else 1)
         added, left = _run_stage(
             stage, params[f"stage{i}"], image, rendered, control, stages_left, left, skip_idle=skip_idle
         )
         rendered = added.rendered
-        trace.append(added)
-    return tuple(trace)
+        yield added
 
 
-# Jitted although it is not the outermost call: stages of the same kind are then traced once, not six times.
+# Jitted although it may not be the outermost call: stages of the same kind are then traced once, not six times.
 @partial(jax.jit, static_argnames=("stage", "skip_idle"))
 def _run_stage(stage, params, image, rendered, control, stages_left, left, *, skip_idle) -> tuple[Stage, jax.Array]:
     """One stage, and what it leaves of the budget."""

@@ -79,11 +79,12 @@ class Model:
 @partial(jax.jit, static_argnames=("config", "rows"))
 def _predict(params, images, cameras, empty, near, far, *, config, rows) -> Gaussians3D:
     sets = None if rows is None else np.array(rows)
-    found = predict(params, images, cameras, near, far, config=config, sets=sets)
+    prediction = predict(params, images, cameras, near, far, config=config, sets=sets)
+    gaussians = prediction.gaussians
     if sets is not None:
         cameras, empty = jax.tree.map(lambda leaf: leaf[sets[:, 0]], (cameras, empty))
-    kept = consistent(found.gaussians.means, found.pixels, found.depths, cameras, empty=empty)
-    return replace(found.gaussians, active=found.gaussians.active & kept)
+    kept = consistent(gaussians.means, prediction.pixels, prediction.depths, cameras, empty=empty)
+    return replace(gaussians, active=gaussians.active & kept)
 
 
 def load(path: str | os.PathLike | None = None) -> Model:
@@ -99,7 +100,7 @@ def load(path: str | os.PathLike | None = None) -> Model:
     config = config_from_text(metadata["predictor"], source=str(path))
     expected = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
     if jax.tree.map(np.shape, params) != jax.tree.map(lambda leaf: leaf.shape, expected):
-        raise AirjaxError(f"{path}: expected weights that fit their configuration, got others")
+        raise AirjaxError(f"{path}: expected weights that fit their configuration, got other shapes")
     text = metadata.get("rates")
     rates = RATES if text is None else rates_from_text(text, kind=Coordinates, source=str(path))
     return Model(config, params, f"{path.name} {weights_hash(path)[:8]}", rates)

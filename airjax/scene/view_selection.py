@@ -70,7 +70,7 @@ def nearest(cameras: Camera, i: int, count: int) -> Int[np.ndarray, " k"]:
 
 
 def comparisons(
-    cameras: Camera, chosen: Sequence[int], *, near: float, far: float, count: int = 2
+    cameras: Camera, chosen: Sequence[int] | np.ndarray, *, near: float, far: float, count: int = 2
 ) -> Int[np.ndarray, "k m"]:
     """The `sets` of `airjax.scene.predictor.predict`: each chosen view, and its best source views.
 

@@ -51,7 +51,7 @@ class Benchmark:
       name, description: of the evaluation, for the report.
       images: the photograph.
       max_gaussians: how many Gaussians it gets (fewer where it has fewer patches times stages).
-      solve_steps: colour-solve steps of the encode that has them.
+      solve_steps: color-solve steps of the encode that has them.
       repetitions: warm runs in this process of each row.
       process_repetitions: processes started for the cold start.
       large_side: pixels a side of the large image, the photograph tiled.

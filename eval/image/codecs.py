@@ -1,7 +1,7 @@
-"""Image codecs with one knob: airjax's compact profile, and what Pillow can write.
+"""Image codecs with one knob: airjax's compact profile, and the formats that Pillow writes.
 
 All of them work on bytes in memory, complete files with their headers. Pillow's codecs take and give 8-bit pixels and
-airjax float ones, each what it is natively called with, so that no conversion is in anyone's time.
+airjax float ones, the native type of each, so that no time includes a conversion.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, __version__, features
 
-from airjax.image.codec import air_file, compress
+from airjax.image.codec import air_file
+from airjax.image.codec.compress import CompressOptions, compress
 from airjax.image.model import Model
 from airjax.photographs import to_8bit
 from eval.image.measures import decode_pixels
@@ -28,11 +29,11 @@ class Codec:
       name: in file names and tables.
       label: in plots.
       description: what it is, with its options and version.
-      knob: what `settings` are.
+      knob: meaning of `settings`.
       settings: one per operating point, from the smallest files to the largest.
-      prepare: (h, w, 3) float32 in [0, 1] to what `encode` takes; not part of its time.
+      prepare: (h, w, 3) float32 in [0, 1] to the input of `encode`; not part of its time.
       encode: (prepared, setting) to bytes.
-      decode: bytes to what `finish` takes.
+      decode: bytes to the input of `finish`.
       finish: decoded to (h, w, 3) float32 pixels; not part of the time of `decode`.
     """
 
@@ -48,10 +49,10 @@ class Codec:
 
 
 def airjax_codec(model: Model, qualities: Sequence[float], *, refine_steps: int = 0) -> Codec:
-    """The compact profile with weights of ours; decoding draws the Gaussians at the size of the photograph."""
+    """The compact profile with our weights; decoding draws the Gaussians at the size of the photograph."""
 
     def encode(image: np.ndarray, quality: float) -> bytes:
-        return air_file.encode(compress.compress(model, image, quality=quality, refine_steps=refine_steps))
+        return air_file.encode(compress(model, image, CompressOptions(quality, refine_steps=refine_steps)))
 
     description = f"airjax, compact profile, weights {model.name}, {refine_steps} refinement steps"
     plain = np.asarray
@@ -62,14 +63,14 @@ def airjax_codec(model: Model, qualities: Sequence[float], *, refine_steps: int 
 
 @dataclass(frozen=True)
 class Pillow:
-    """What Pillow must be told to write one kind of file.
+    """One kind of file that Pillow writes.
 
     Fields:
       label: for people.
       format: Pillow's name.
       feature: Pillow's name of the library behind it, for `PIL.features`.
       ladder: name of the field of `eval.image.rd.RateDistortion` with the settings.
-      knob: what a setting is.
+      knob: meaning of a setting.
       options: a setting to the options of `Image.save`.
       note: the options in words.
     """
@@ -83,25 +84,16 @@ class Pillow:
     note: str
 
 
+def _jpeg(label: str, subsampling: int) -> Pillow:
+    def options(quality: float) -> dict[str, Any]:
+        return {"quality": quality, "subsampling": subsampling, "optimize": True}
+
+    return Pillow(label, "JPEG", "jpg", "jpeg_qualities", "quality", options, "optimized Huffman tables, baseline")
+
+
 PILLOW: dict[str, Pillow] = {
-    "jpeg-420": Pillow(
-        "JPEG 4:2:0",
-        "JPEG",
-        "jpg",
-        "jpeg_qualities",
-        "quality",
-        lambda quality: {"quality": quality, "subsampling": 2, "optimize": True},
-        "optimised Huffman tables, baseline",
-    ),
-    "jpeg-444": Pillow(
-        "JPEG 4:4:4",
-        "JPEG",
-        "jpg",
-        "jpeg_qualities",
-        "quality",
-        lambda quality: {"quality": quality, "subsampling": 0, "optimize": True},
-        "optimised Huffman tables, baseline",
-    ),
+    "jpeg-420": _jpeg("JPEG 4:2:0", 2),
+    "jpeg-444": _jpeg("JPEG 4:4:4", 0),
     "webp": Pillow(
         "WebP",
         "WEBP",
@@ -120,7 +112,7 @@ PILLOW: dict[str, Pillow] = {
         "jpeg2000_ratios",
         "ratio",
         lambda ratio: {"irreversible": True, "mct": 1, "quality_mode": "rates", "quality_layers": [ratio]},
-        "irreversible 9/7 wavelet and colour transform, one layer, the same compression ratio for all images",
+        "irreversible 9/7 wavelet and color transform, one layer, the same compression ratio for all images",
     ),
     "avif": Pillow(
         "AVIF",

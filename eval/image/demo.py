@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from airjax import AirjaxError, load
-from airjax.commands.cache import enable_compilation_cache
+from airjax.commands.session import enable_compilation_cache
 from airjax.files import atomic_write_bytes, display_name, read_bytes
 from airjax.image.codec import air_file
 from airjax.image.codec.chunks import CHUNK_OVERHEAD

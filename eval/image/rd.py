@@ -16,7 +16,7 @@ import numpy as np
 
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes
-from airjax.image.codec.compress import QUALITY_RANGE
+from airjax.image.defaults import QUALITY_RANGE
 from airjax.image.model import Model
 from eval.image.bd_rate import BDRate, bd_rate
 from eval.image.codecs import PILLOW, Codec, airjax_codec, is_available, pillow_codec

@@ -15,7 +15,7 @@ import numpy as np
 
 from airjax.errors import AirjaxError
 from airjax.image.codec import air_file
-from airjax.image.codec.compress import compress_and_source, mse_threshold_of
+from airjax.image.codec.compress import CompressOptions, compress_and_source, mse_threshold_of
 from airjax.image.model import Model
 from airjax.raster.draw import render
 from eval.image.measures import bits_per_pixel, measure_images, prepare, score
@@ -74,11 +74,11 @@ def measure(model: Model, image: np.ndarray, quality: float, solve_steps: int) -
     def psnr_of(gaussians) -> float:
         return score(image, np.asarray(render(gaussians, image_size=image.shape[:2]).image)).psnr
 
-    quantised, source = compress_and_source(model, image, quality=quality, solve_steps=solve_steps)
-    data = air_file.encode(quantised)
+    quantized, source = compress_and_source(model, image, CompressOptions(quality, solve_steps=solve_steps))
+    data = air_file.encode(quantized)
     threshold = mse_threshold_of(quality)
     unaware = model.encode(image, mse_threshold=threshold, ssim_threshold=2.0, solve_steps=2 * solve_steps)
-    count = sum(quantised.stage_counts)
+    count = sum(quantized.stage_counts)
     return RoundingResult(
         psnr_of(air_file.decode(data).gaussians),
         psnr_of(source),
@@ -92,7 +92,7 @@ def measure(model: Model, image: np.ndarray, quality: float, solve_steps: int) -
 
 def table(qualities: tuple[float, ...], means: list[RoundingResult]) -> str:
     """One line per quality: means over the images."""
-    head = ["quality", "PSNR", "same rows", "loss dB", "no quantiser", "Gaussians", "Gaussians", "bits each", "bpp"]
+    head = ["quality", "PSNR", "same rows", "loss dB", "no quantizer", "Gaussians", "Gaussians", "bits each", "bpp"]
     rows = [
         [
             number(quality, 0),

@@ -57,7 +57,7 @@ class SceneBenchmark:
 
 
 def cell_gaussians(views: Views, cell: int) -> Gaussians3D:
-    """Round, one in the middle of every cell of every view, with its mean colour; the views have exact depths."""
+    """Round, one in the middle of every cell of every view, with its mean color; the views have exact depths."""
     parts = []
     for i, (image, depths) in enumerate(zip(views.images, views.depths, strict=True)):
         camera = views.cameras[i]

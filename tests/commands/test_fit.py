@@ -7,14 +7,12 @@ run that was left alone.
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from airjax.commands import fit as fitting
-from airjax.commands import main
 from airjax.image import fit
 from airjax.image.codec import air_file
 from airjax.image.fit_file import load_fit
@@ -26,23 +24,12 @@ PARTIAL = Path("photo.air.partial")
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Runs `airjax fit` in an empty folder with one photograph and without the user's compilation cache."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("airjax.commands.cache.enable_compilation_cache", lambda: None)
+def run(run):
+    """`run` of all commands with one photograph in the folder, and `fit` unless another command is named."""
     y, x = np.mgrid[: SIZE[0], : SIZE[1]]
     pixels = np.stack([100 + 100 * (np.hypot(x - 25, y - 15) < 8), 3 * x, 5 * y], axis=-1)
     Image.fromarray(pixels.astype(np.uint8)).save("photo.png")
-
-    def program(*arguments, command="fit") -> SimpleNamespace:
-        capsys.readouterr()
-        status = main.main([command, *map(str, arguments)])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        errors = [line for line in err.splitlines() if "the first image of a size" not in line]
-        return SimpleNamespace(status=status, out=out.splitlines(), err=errors)
-
-    return program
+    return lambda *arguments, command="fit": run(command, *arguments)
 
 
 def interrupt_at(monkeypatch, call: int) -> None:

@@ -64,7 +64,7 @@ def folder(tmp_path_factory) -> Path:
 def run(tmp_path, monkeypatch, capsys, weights):
     """Runs the program in an empty folder and without the user's compilation cache."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("airjax.commands.cache.enable_compilation_cache", lambda: None)
+    monkeypatch.setattr("airjax.commands.session.enable_compilation_cache", lambda: None)
 
     def program(command, *arguments) -> SimpleNamespace:
         arguments = [command, *map(str, arguments)]

@@ -8,7 +8,7 @@ import pytest
 from scenes2d import exact, parameters
 
 from airjax.errors import AirjaxError
-from airjax.image.model import Model, load
+from airjax.image.model import DEFAULT_WEIGHTS, Model, _check_params, load
 from airjax.image.patches import PatchMap
 from airjax.image.presets import stages_to_text
 from airjax.image.stages import StageConfig, init_params, run_stages, stage_control_of
@@ -161,6 +161,37 @@ def test_weights_of_something_else_are_one_clear_error(tmp_path, metadata, messa
     save_weights(path, {"a": np.zeros(2, np.float32)}, metadata)
     with pytest.raises(AirjaxError, match=f"other.safetensors: {message}"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda params, text: ({"stage0": params["stage0"]}, text),
+            r"fit their stage .*, got others, first at \['stage1'\]",
+        ),
+        (
+            lambda params, text: (params | {"more": np.zeros(2)}, text),
+            r"fit their stage .*, got others, first at \['more'\]",
+        ),
+        (lambda params, text: (params, "[]"), r"fit their stage configuration, got others"),
+        (lambda params, text: (params, text.replace('"features": 8', '"features": "x"')), "stages that can be built"),
+        (lambda params, text: (params, text.replace('"reduction": 1', '"reduction": 3')), "stages that can be built"),
+    ],
+    ids=["fewer", "more", "no stage", "no number", "no divisor"],
+)
+def test_weights_that_do_not_fit_their_stages(tmp_path, change, message):
+    path = tmp_path / "odd.safetensors"
+    params, text = change(model().params, stages_to_text(STAGES))
+    save_weights(path, params, {"stages": text})
+    with pytest.raises(AirjaxError, match=f"odd.safetensors: expected .*{message}"):
+        load(path)
+
+
+def test_the_shipped_weights_fit_their_stages():
+    """`load` leaves this check to here."""
+    shipped = load()
+    _check_params(shipped.params, shipped.stages, DEFAULT_WEIGHTS)
 
 
 def test_no_weights_file_is_one_clear_error(tmp_path):

@@ -1,16 +1,10 @@
-"""Estimators beside the exact gradient, in both wings; oracles: hand-made gradients, the exact one itself."""
+"""Estimators beside the exact one (scenes: tests/test_extensions.py); oracles: gradients by hand, the exact one."""
 
 import numpy as np
-import pytest
-from cases import image_case, scene_case
+from cases import image_case
 
 from airjax.inner.compare import angle, compare
 from airjax.inner.estimators import EvolutionStrategies, Unrolled, ZeroStep
-
-GROUPS = {
-    "image": {"means", "log_scales", "angles", "colors"},
-    "scene": {"means", "log_scales", "quats", "logits", "base", "rest"},
-}
 
 
 def test_cosine_bias_and_variance():
@@ -21,18 +15,17 @@ def test_cosine_bias_and_variance():
     np.testing.assert_allclose(variance, 1 / 2)  # each draw is (0, 1) or (0, -1) from their mean (1, 1)
 
 
-@pytest.mark.parametrize("make", [image_case, scene_case])
-def test_estimators_beside_the_exact_one(make):
+def test_estimators_beside_the_exact_one():
     """The exact gradient agrees with itself, in every group; random ones have a variance; one step changes little.
 
     An estimator may be given as a class or as an instance; both follow the horizon.
     """
-    case, told = make(), []
+    case, told = image_case(), []
     kinds = [Unrolled, ZeroStep(), EvolutionStrategies]
     found = compare(kinds, [case, case], horizons=(1,), draws=2, progress=told.append)
     exact, zero_step, es = found
     assert told == list(found) and [record.name for record in found] == ["unrolled", "zero_step", "es"]
-    assert set(exact.groups) == GROUPS[case.name] and exact.horizon == 1
+    assert set(exact.groups) == {"means", "log_scales", "angles", "colors"} and exact.horizon == 1
     np.testing.assert_allclose([exact.cosine, *exact.groups.values()], 1, rtol=1e-6)
     assert exact.variance == (0, 0) and min(exact.milliseconds) > 0 and exact.megabytes > 0
     assert min(es.variance) > 0 and max(np.abs(es.cosine)) < 1 and es.cosine[0] != es.cosine[1]  # another key

@@ -13,23 +13,17 @@ teach blur.
 
     with contextlib.closing(batches(DataConfig("photos"), start_step=step)) as stream:
         for step, images in enumerate(stream, start=step): ...
-
-`python -m train.image.data FOLDER -o OUT` packs photographs for a journey to another machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import math
 import os
 import re
-import shutil
 import struct
-import sys
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -40,10 +34,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 from scipy import ndimage
-from tqdm import tqdm
 
 from airjax.errors import AirjaxError
-from airjax.files import display_name
+from airjax.files import display_name, reason
 from airjax.photographs import IMAGE_SUFFIXES, read_image, to_8bit
 from train.settings import free
 
@@ -54,7 +47,8 @@ _HEADER_ERRORS = (OSError, SyntaxError, ValueError, struct.error, Image.Decompre
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def _check_within(name: str, value: float, low: float, high: float) -> None:
+def check_within(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a number outside [low, high], and NaN."""
     if not low <= value <= high:
         raise AirjaxError(f"{name}: expected a number in [{low:g}, {high:g}], got {value!r}")
 
@@ -104,9 +98,9 @@ class Augment:
 
     def __post_init__(self):
         for name in ("flip", "turn", "downscale", "blur", "noise", "jitter", "jpeg"):
-            _check_within(name, getattr(self, name), 0.0, 1.0)
-        _check_within("jitter_strength", self.jitter_strength, 0.0, 1.0)
-        _check_within("jitter_hue", self.jitter_hue, 0.0, 0.5)
+            check_within(name, getattr(self, name), 0.0, 1.0)
+        check_within("jitter_strength", self.jitter_strength, 0.0, 1.0)
+        check_within("jitter_hue", self.jitter_hue, 0.0, 0.5)
         _check_range("downscale_factor", self.downscale_factor, 1.0, 16.0)
         _check_range("blur_sigma", self.blur_sigma, 0.05, 16.0)
         _check_range("noise_photons", self.noise_photons, 1.0, 1e9)
@@ -152,7 +146,7 @@ class DataConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise AirjaxError(f"{name}: expected an int, got {value!r}")
-            _check_within(name, value, low, high)
+            check_within(name, value, low, high)
 
 
 # Files
@@ -203,12 +197,7 @@ def _read_area(path: Path) -> int:
         with Image.open(path, formats=("PNG", "JPEG", "WEBP", "TIFF")) as image:
             return image.width * image.height
     except _HEADER_ERRORS as error:
-        reason = _one_line(error)
-        raise AirjaxError(f"{display_name(path)}: not a readable image ({reason})") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise AirjaxError(f"{display_name(path)}: not a readable image ({reason(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -276,7 +265,7 @@ def check_not_evaluation(paths: Iterable[str | os.PathLike]) -> None:
             names = hashes.get(path.stat().st_size, {})
             name = names.get(hashlib.sha256(path.read_bytes()).hexdigest()[:16]) if names else None
         except OSError as error:
-            raise AirjaxError(f"{display_name(path)}: not a readable image ({_one_line(error)})") from error
+            raise AirjaxError(f"{display_name(path)}: not a readable image ({reason(error)})") from error
         if name is not None:
             raise AirjaxError(f"{display_name(path)}: refused for training, it is the evaluation image {name}")
 
@@ -339,7 +328,7 @@ def cut(
     side = min(rng.uniform(*augment.downscale_factor) * crop_size, height, width)
     top, left = rng.uniform(0.0, (height - side, width - side))
     kernel = Image.Resampling.LANCZOS if rng.random() < 0.5 else Image.Resampling.BOX
-    # Pillow gets only the neighbourhood: the square and the reach of the filter, 3 target pixels, around it.
+    # Pillow gets only the neighborhood: the square and the reach of the filter, 3 target pixels, around it.
     reach = math.ceil(3 * side / crop_size) + 1
     y0, x0 = max(int(top) - reach, 0), max(int(left) - reach, 0)
     y1, x1 = math.ceil(top + side) + reach, math.ceil(left + side) + reach
@@ -368,10 +357,10 @@ def shot_noise(
 def color_jitter(
     image: Float[np.ndarray, "h w 3"], *, gain: float, contrast: float, saturation: float, hue: float
 ) -> Float[np.ndarray, "h w 3"]:
-    """Saturation about the luma, hue as a rotation about the grey axis, contrast about the mean luma, then a
+    """Saturation about the luma, hue as a rotation about the gray axis, contrast about the mean luma, then a
     gain.
 
-    All four are linear, so they are one matrix and one offset. Greys stay grey. (1, 1, 1, 0) changes nothing.
+    All four are linear, so they are one matrix and one offset. Grays stay gray. (1, 1, 1, 0) changes nothing.
 
     Args:
       gain, contrast, saturation: factors, >= 0.
@@ -461,125 +450,3 @@ def batches(
     stream = iter(dataset(config, photographs).to_iter_dataset(options))
     stream.set_state({"next_index": start_step})
     return stream
-
-
-# Packing
-
-
-@dataclass(frozen=True)
-class Packed:
-    """What `pack` wrote: number of files, their bytes, and how many of them are the original bytes."""
-
-    num_files: int
-    num_bytes: int
-    num_kept: int
-
-
-def pack(
-    folder: str | os.PathLike,
-    out: str | os.PathLike,
-    *,
-    max_side: int = 1280,
-    quality: int = 90,
-    limit_mb: float = 60.0,
-) -> Packed:
-    """Copy a folder of photographs as JPEGs small enough to travel.
-
-    A photograph longer than `max_side` is reduced (Lanczos). Each is encoded at `quality`, 4:4:4; a JPEG that
-    needs no reduction and is smaller than its re-encoding is copied as it is. `x.png` becomes `x.png.jpg`, so
-    that equal stems stay apart. The folder appears under its name only when complete.
-
-    Args:
-      out: folder to write; must not exist.
-      max_side: longest side, pixels.
-      quality: 1..100.
-      limit_mb: what the files may take together, in 10^6 bytes.
-
-    Raises:
-      AirjaxError: as `load_photographs`; `out` exists or cannot be written; the limit is exceeded (nothing is
-        left).
-      ValueError: an argument out of range.
-    """
-    _check_within("max_side", max_side, 1, 2**15)
-    _check_within("quality", quality, 1, 100)
-    _check_within("limit_mb", limit_mb, 0, 1e9)
-    folder, out = Path(folder), Path(out)
-    paths = find_photographs([folder])
-    check_not_evaluation(paths)
-    if out.exists():
-        raise AirjaxError(f"{display_name(out)}: exists already, expected the name of a new folder")
-    names = [_packed_name(path.relative_to(folder)) for path in paths]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise AirjaxError(f"{display_name(folder)}: two photographs would be packed as {twice}")
-
-    total, kept = 0, 0
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial_out = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise AirjaxError(f"{display_name(out)}: cannot be written ({_one_line(error)})") from error
-    try:
-        progress = tqdm(paths, "packing", disable=None)
-        for done, (path, name) in enumerate(zip(progress, names, strict=True), start=1):
-            data, original = _packed_bytes(path, max_side=max_side, quality=quality)
-            total, kept = total + len(data), kept + original
-            if total > limit_mb * 1e6:
-                raise AirjaxError(
-                    f"{display_name(folder)}: the first {done} of {len(paths)} photographs"
-                    f" exceed {limit_mb:g} MB; "
-                    f"lower the quality ({quality}) or the longest side ({max_side})"
-                )
-            target = partial_out / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
-        partial_out.chmod(0o755)
-        os.replace(partial_out, out)
-    except OSError as error:
-        raise AirjaxError(f"{display_name(out)}: cannot be written ({_one_line(error)})") from error
-    finally:
-        shutil.rmtree(partial_out, ignore_errors=True)
-    return Packed(len(paths), total, kept)
-
-
-def _packed_name(name: Path) -> Path:
-    return name if name.suffix == ".jpg" else name.with_name(name.name + ".jpg")
-
-
-def _packed_bytes(path: Path, *, max_side: int, quality: int) -> tuple[bytes, bool]:
-    """The JPEG that stands for a photograph, and whether it is the original file."""
-    pixels = read_photograph(path)
-    image = Image.fromarray(pixels)
-    factor = max_side / max(image.size)
-    if factor < 1:
-        image = image.resize([max(1, round(factor * side)) for side in image.size], Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
-    encoded, original = buffer.getvalue(), path.read_bytes()
-    # FF D8 FF opens every JPEG, whatever the file is called.
-    if factor >= 1 and original.startswith(b"\xff\xd8\xff") and len(original) <= len(encoded):
-        return original, True
-    return encoded, False
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of `pack`; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m train.image.data", description="Pack photographs as small JPEGs.")
-    parser.add_argument("folder", help="folder of photographs, searched recursively")
-    parser.add_argument("-o", "--out", required=True, help="folder to write; must not exist")
-    parser.add_argument("--max-side", type=int, default=1280, help="longest side, pixels (default %(default)s)")
-    parser.add_argument("--quality", type=int, default=90, help="JPEG quality, 1 to 100 (default %(default)s)")
-    parser.add_argument("--limit-mb", type=float, default=60, help="limit, all files (default %(default)s)")
-    args = parser.parse_args(argv)
-    try:
-        packed = pack(args.folder, args.out, max_side=args.max_side, quality=args.quality, limit_mb=args.limit_mb)
-    except (ValueError, OSError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2
-    size = packed.num_bytes / 1e6
-    print(f"{args.out}: {packed.num_files} files, {size:.1f} MB, {packed.num_kept} copied unchanged")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,30 +7,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from airjax.gaussians import Gaussians2D
+from airjax.arrays import size_of
+from airjax.gaussians import Gaussians2D, join, pad, take
 from airjax.image.codec import air_file
 from airjax.image.codec.payload import Quantised
 from airjax.image.codec.quantise import CODE_RANGE, Rows, amplitudes_of, dequantise, quantise
 from airjax.image.color_solve import solve
-from airjax.image.model import SOLVE_STEPS, Model, checked_image, checked_stages
-from airjax.image.stages import StageConfig, StageControl, run_stages, stage_control_of
+from airjax.image.defaults import QUALITY, QUALITY_RANGE, REFINE_STEPS, SOLVE_STEPS
+from airjax.image.model import Model, checked_image, checked_stages
+from airjax.image.stages import StageConfig, iterate_stages, stage_control_of
 from airjax.image.task import ImageTask
 from airjax.inner.task import run
-from airjax.metrics import psnr, to_8bit
+from airjax.metrics import psnr_8bit
 from airjax.raster.draw import render
 from airjax.raster.tiles import patch_grid
 
-DEFAULT_QUALITY = 45.0
-QUALITY_RANGE = (0.0, 100.0)
 # Bin width of the luma at quality 0, and how many points of quality halve it.
 _COARSEST_STEP, _HALVING = 0.36, 18.0
 # A patch asks for a Gaussian above this mean squared error, in squared bin widths.
@@ -51,17 +49,34 @@ def mse_threshold_of(quality: float) -> float:
     return _MSE_PER_STEP * color_step_of(quality) ** 2
 
 
+@dataclass(frozen=True)
+class CompressOptions:
+    """What a compact file is made for.
+
+    Fields:
+      quality: 0 to 100; sets the bin widths and, with them, where a Gaussian is worth its bits.
+      num_stages: run only the first ones; None for all.
+      max_gaussians: most Gaussians of the result; None for no limit but one per patch and stage.
+      mse_threshold: see `airjax.image.stages.StageControl`; None for what fits the quality.
+      ssim_threshold: the same; above 1 it asks for nothing.
+      solve_steps: conjugate-gradient steps on the colours in each round; 0 keeps the predicted ones.
+      refine_steps: gradient steps on all of a Gaussian (`airjax.image.task`) before rounding; 0 for none.
+    """
+
+    quality: float = QUALITY
+    num_stages: int | None = None
+    max_gaussians: int | None = None
+    mse_threshold: float | None = None
+    ssim_threshold: float = 2.0
+    solve_steps: int = SOLVE_STEPS
+    refine_steps: int = REFINE_STEPS
+
+
 def compress(
     model: Model,
     image: np.ndarray,
+    options: CompressOptions = CompressOptions(),
     *,
-    quality: float = DEFAULT_QUALITY,
-    num_stages: int | None = None,
-    max_gaussians: int | None = None,
-    mse_threshold: float | None = None,
-    ssim_threshold: float = 2.0,
-    solve_steps: int = SOLVE_STEPS,
-    refine_steps: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Quantised:
     """One photograph to quantised rows: all stages, each seeing what rounding left over, then colours and rounding.
@@ -72,82 +87,65 @@ def compress(
     Args:
       model: weights; those without a quantiser use its default bin widths.
       image: (h, w, 3) in [0, 1], any size from 1 x 1.
-      quality: 0 to 100; sets the bin widths and, with them, where a Gaussian is worth its bits.
-      num_stages: run only the first ones; None for all.
-      max_gaussians: most Gaussians of the result; None for no limit but one per patch and stage.
-      mse_threshold: see `airjax.image.stages.StageControl`; None for what fits the quality.
-      ssim_threshold: the same; above 1 it asks for nothing.
-      solve_steps: conjugate-gradient steps on the colours in each round; 0 keeps the predicted ones.
-      refine_steps: gradient steps on all of a Gaussian (`airjax.image.task`) before rounding; 0 for none.
-      progress: told how many of them are done, now and then.
+      options: quality, limits and effort.
+      progress: called now and then with the number of gradient steps done.
 
     Raises:
       ValueError: a wrong shape or an option outside its range.
       AirjaxError: the refinement did not stay finite.
     """
-    options = (num_stages, max_gaussians, mse_threshold, ssim_threshold, solve_steps, refine_steps, progress)
-    return _compress(model, image, quality, *options)[0]
+    return _compress(model, image, options, progress)[0]
 
 
 def compress_and_source(
-    model: Model,
-    image: np.ndarray,
-    *,
-    quality: float = DEFAULT_QUALITY,
-    mse_threshold: float | None = None,
-    solve_steps: int = SOLVE_STEPS,
+    model: Model, image: np.ndarray, options: CompressOptions = CompressOptions()
 ) -> tuple[Quantised, Gaussians2D]:
     """As `compress`, and the rows of the result before rounding, their colours solved as often."""
-    quantised, sets = _compress(model, image, quality, None, None, mse_threshold, 2.0, solve_steps, 0, None)
-    kept = [each.kept(rows).gaussians for each, rows in zip(sets, quantised.stages, strict=True)]
-    source = jax.tree.map(lambda *leaves: np.concatenate(leaves), *kept)
-    if not (solve_steps and source.num_slots):
+    quantised, stages = _compress(model, image, options, None)
+    source = join([stage.keep(rows).gaussians for stage, rows in zip(stages, quantised.stages, strict=True)])
+    if not (options.solve_steps and source.num_slots):
         return quantised, source
-    return quantised, solve(source, checked_image(image), num_steps=_ROUNDS * solve_steps)
+    return quantised, solve(source, checked_image(image), num_steps=_ROUNDS * options.solve_steps)
 
 
 def _compress(
-    model,
-    image,
-    quality,
-    num_stages,
-    max_gaussians,
-    mse_threshold,
-    ssim_threshold,
-    solve_steps,
-    refine_steps,
-    progress,
+    model: Model, image: np.ndarray, options: CompressOptions, progress: Callable[[int], None] | None
 ) -> tuple[Quantised, list[_Stage]]:
     """The result of `compress`, and the stages that were rounded last."""
     image = checked_image(image)
-    stages = checked_stages(model, num_stages, max_gaussians, solve_steps, refine_steps)
-    step = color_step_of(quality)
-    control = stage_control_of(
-        mse_threshold_of(quality) if mse_threshold is None else mse_threshold,
-        ssim_threshold,
-        math.inf if max_gaussians is None else max_gaussians,
-    )._replace(color_step=jnp.float32(step))
-    predicted = jax.device_get(_predict(model.params, image, control, stages=stages))
-    sets = [_Stage.of(*each, stage, image.shape[:2]) for each, stage in zip(predicted, stages, strict=True)]
-    rows = [each.rounded() for each in sets]
-    if refine_steps:
+    stages = _predict(model, image, options)
+    rows = [stage.quantise() for stage in stages]
+    if options.refine_steps:
         # Only what rounding keeps: the rows that it drops would otherwise be refined for nothing.
-        sets = [each.kept(row) for each, row in zip(sets, rows, strict=True)]
-        sets = _refine_stages(sets, ImageTask(image, model.rates), num_steps=refine_steps, progress=progress)
-        rows = [each.rounded() for each in sets]
-    for _ in range(_ROUNDS if solve_steps else 0):
-        sets = [each.kept(row) for each, row in zip(sets, rows, strict=True)]
-        stored = [dequantise(row, columns=each.columns) for each, row in zip(sets, rows, strict=True)]
-        colors = _solved_colors(stored, image, solve_steps)
-        sets = [each.colored(s.with_colors(c)) for each, s, c in zip(sets, stored, colors, strict=True)]
-        rows = [each.rounded() for each in sets]
-    return Quantised(tuple(rows), image.shape[:2]), sets
+        stages = [stage.keep(kept) for stage, kept in zip(stages, rows, strict=True)]
+        stages = _refine(stages, ImageTask(image, model.rates), num_steps=options.refine_steps, progress=progress)
+        rows = [stage.quantise() for stage in stages]
+    num_slots = sum(len(kept.patches) for kept in rows)  # in all rounds: fewer would be other programs
+    for _ in range(_ROUNDS if options.solve_steps else 0):
+        stages = [stage.keep(kept) for stage, kept in zip(stages, rows, strict=True)]
+        stored = [dequantise(kept, columns=stage.columns) for stage, kept in zip(stages, rows, strict=True)]
+        colors = _solve_colors(stored, image, num_slots=num_slots, num_steps=options.solve_steps)
+        stages = [stage.recolor(s.with_colors(c)) for stage, s, c in zip(stages, stored, colors, strict=True)]
+        rows = [stage.quantise() for stage in stages]
+    return Quantised(tuple(rows), image.shape[:2]), stages
 
 
-@partial(jax.jit, static_argnames=("stages",))
-def _predict(params, image, control: StageControl, *, stages: tuple[StageConfig, ...]):
-    """(Gaussians before rounding, codes) of every stage at full capacity."""
-    return [(stage.gaussians, stage.codes) for stage in run_stages(stages, params, image, control, skip_idle=True)]
+def _predict(model: Model, image: np.ndarray, options: CompressOptions) -> list[_Stage]:
+    """The active slots of every stage, before rounding."""
+    configs = checked_stages(
+        model, options.num_stages, options.max_gaussians, options.solve_steps, options.refine_steps
+    )
+    threshold = mse_threshold_of(options.quality) if options.mse_threshold is None else options.mse_threshold
+    limit = math.inf if options.max_gaussians is None else options.max_gaussians
+    control = stage_control_of(threshold, options.ssim_threshold, limit)
+    control = control._replace(color_step=np.asarray(color_step_of(options.quality), np.float32))
+    trace = iterate_stages(configs, model.params, jax.device_put(image), control, skip_idle=True)
+    # One after the other: a stage's image is given up before the next but one is drawn.
+    predicted = [jax.device_get((stage.gaussians, stage.codes)) for stage in trace]
+    return [
+        _Stage.of(gaussians, codes, config, size_of(image))
+        for (gaussians, codes), config in zip(predicted, configs, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -162,57 +160,67 @@ class _Stage:
     columns: int
 
     @classmethod
-    def of(cls, gaussians: Gaussians2D, codes, config: StageConfig, image_size) -> _Stage:
+    def of(cls, gaussians: Gaussians2D, codes: np.ndarray, config: StageConfig, image_size: tuple[int, int]) -> _Stage:
         """The active slots of a stage."""
         patches = np.flatnonzero(gaussians.active)
-        gaussians = jax.tree.map(lambda leaf: np.asarray(leaf)[patches], gaussians)
+        gaussians = take(gaussians, patches)
         size = config.patch_map.patch_size
         codes = np.clip(np.rint(codes), *CODE_RANGE).astype(np.int64)
         return cls(gaussians, patches, amplitudes_of(gaussians), codes, size, patch_grid(image_size, size)[1])
 
-    def rounded(self) -> Rows:
-        options = {"codes": self.codes, "patch_size": self.patch_size, "columns": self.columns}
-        return quantise(self.gaussians, self.patches, self.amplitudes, **options)
+    def quantise(self) -> Rows:
+        """Its integers, without the rows that rounding drops."""
+        return quantise(
+            self.gaussians,
+            self.patches,
+            self.amplitudes,
+            codes=self.codes,
+            patch_size=self.patch_size,
+            columns=self.columns,
+        )
 
-    def kept(self, rows: Rows) -> _Stage:
+    def keep(self, rows: Rows) -> _Stage:
         """Without the rows that rounding dropped."""
         index = np.searchsorted(self.patches, rows.patches)
-        gaussians = jax.tree.map(lambda leaf: leaf[index], self.gaussians)
-        return self._with(gaussians, rows.patches, self.amplitudes[index])
+        return replace(
+            self, gaussians=take(self.gaussians, index), patches=rows.patches, amplitudes=self.amplitudes[index]
+        )
 
-    def colored(self, stored: Gaussians2D) -> _Stage:
+    def recolor(self, stored: Gaussians2D) -> _Stage:
         """With the amplitudes of a rounded set with new colours."""
-        return self._with(self.gaussians, self.patches, amplitudes_of(stored))
-
-    def _with(self, gaussians, patches, amplitudes) -> _Stage:
-        return _Stage(gaussians, patches, amplitudes, self.codes, self.patch_size, self.columns)
+        return replace(self, amplitudes=amplitudes_of(stored))
 
 
-def _refine_stages(sets: list[_Stage], task: ImageTask, *, num_steps: int, progress) -> list[_Stage]:
+def _refine(
+    stages: list[_Stage], task: ImageTask, *, num_steps: int, progress: Callable[[int], None] | None
+) -> list[_Stage]:
     """All stages refined together; every Gaussian stays in its stage and with its patch."""
-    ends = np.cumsum([part.gaussians.num_slots for part in sets])
+    ends = np.cumsum([0, *(stage.gaussians.num_slots for stage in stages)])
     if ends[-1] == 0:
-        return sets
-    together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.gaussians for part in sets))
-    together = run(task, together, num_steps=num_steps, progress=progress)
-    parts = [jax.tree.map(lambda leaf: leaf[a:b], together) for a, b in pairwise((0, *ends))]  # noqa: B023
-    return [each._with(part, each.patches, amplitudes_of(part)) for each, part in zip(sets, parts, strict=True)]
+        return stages
+    union = run(task, join([stage.gaussians for stage in stages]), num_steps=num_steps, progress=progress)
+    assert isinstance(union, Gaussians2D)
+    parts = [take(union, slice(a, b)) for a, b in pairwise(ends)]
+    return [
+        replace(stage, gaussians=part, amplitudes=amplitudes_of(part))
+        for stage, part in zip(stages, parts, strict=True)
+    ]
 
 
-def _solved_colors(stored: list[Gaussians2D], image: np.ndarray, num_steps: int) -> list[np.ndarray]:
-    """The best colours of the geometry of all stages together, per stage."""
+def _solve_colors(stored: list[Gaussians2D], image: np.ndarray, *, num_slots: int, num_steps: int) -> list[np.ndarray]:
+    """The best colours of the geometry of all stages together, per stage; solved as a set of `num_slots`."""
     ends = np.cumsum([part.num_slots for part in stored])
     if ends[-1] == 0:
-        return [part.colors for part in stored]
-    together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *stored)
-    return np.split(np.asarray(solve(together, image, num_steps=num_steps).colors), ends[:-1])
+        return [np.asarray(part.colors) for part in stored]
+    solved = solve(pad(join(stored), num_slots), image, num_steps=num_steps)
+    return np.split(np.asarray(solved.colors)[: ends[-1]], ends[:-1])
 
 
 # --- targets ---------------------------------------------------------------------------------------------
 
 
-class Found(NamedTuple):
-    """What a search came to.
+class SearchResult(NamedTuple):
+    """The encoding that a search chose.
 
     Fields:
       quantised, data: the set and its file.
@@ -231,24 +239,25 @@ class Found(NamedTuple):
 def measured_psnr(quantised: Quantised, image: np.ndarray) -> float:
     """PSNR in dB of the 8-bit image that a decoder draws."""
     encoded = air_file.dequantised(quantised)
-    return float(_psnr(image, render(encoded.gaussians, image_size=encoded.image_size).image))
-
-
-@jax.jit
-def _psnr(image, rendered):
-    return psnr(image, to_8bit(rendered))
+    return psnr_8bit(image, render(encoded.gaussians, image_size=encoded.image_size).image)
 
 
 def search(
-    model: Model, image: np.ndarray, *, target_psnr: float | None = None, target_bpp: float | None = None, **options
-) -> Found:
+    model: Model,
+    image: np.ndarray,
+    options: CompressOptions = CompressOptions(),
+    *,
+    target_psnr: float | None = None,
+    target_bpp: float | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> SearchResult:
     """The smallest file of at least `target_psnr` dB, or the best of at most `target_bpp` bits per pixel.
 
     Bisects the quality; both grow with it but for small ripples, so the result is within about a fifth of a point of
     the best. A target out of reach gives the nearest end of the range, with `reached` false.
 
     Args:
-      model, image, options: of `compress`, without `quality`.
+      model, image, options, progress: of `compress`; the quality of the options is not used.
       target_psnr, target_bpp: exactly one of them.
 
     Raises:
@@ -258,19 +267,19 @@ def search(
         raise ValueError("expected either target_psnr or target_bpp")
     image = checked_image(image)
 
-    def attempt(quality: float) -> Found:
-        quantised = compress(model, image, quality=quality, **options)
+    def attempt(quality: float) -> SearchResult:
+        quantised = compress(model, image, replace(options, quality=quality), progress=progress)
         data = air_file.encode(quantised)
         if target_psnr is not None:
             achieved = measured_psnr(quantised, image)
-            return Found(quantised, data, quality, achieved, achieved >= target_psnr)
+            return SearchResult(quantised, data, quality, achieved, achieved >= target_psnr)
         achieved = 8 * len(data) / (image.shape[0] * image.shape[1])
-        return Found(quantised, data, quality, achieved, achieved <= target_bpp)
+        return SearchResult(quantised, data, quality, achieved, achieved <= target_bpp)
 
     return _bisect(attempt, upwards=target_psnr is not None)
 
 
-def _bisect(attempt: Callable[[float], Found], *, upwards: bool) -> Found:
+def _bisect(attempt: Callable[[float], SearchResult], *, upwards: bool) -> SearchResult:
     """The lowest quality that reaches its target (`upwards`: quality helps to reach it), else the highest."""
     low, high = QUALITY_RANGE
     easy, hard = (high, low) if upwards else (low, high)

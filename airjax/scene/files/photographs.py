@@ -169,30 +169,29 @@ class _View(NamedTuple):
 
 def _read_view(posed: Posed, max_size: int) -> _View:
     loaded = read_image(posed.file)
-    image, alpha, notices = loaded.pixels, loaded.alpha, list(loaded.notices)
-    size = image.shape[:2]
+    layers, notices = [loaded.pixels], list(loaded.notices)
+    if loaded.alpha is not None:
+        layers.append(loaded.alpha)
+    size = loaded.pixels.shape[:2]
     camera = _camera(posed, size)
     if any(posed.distortion):
-        intrinsics = np.asarray(camera.intrinsics)
-        image = undistort(image, intrinsics, posed.distortion)
-        alpha = None if alpha is None else undistort(alpha, intrinsics, posed.distortion)
+        layers = [undistort(layer, np.asarray(camera.intrinsics), posed.distortion) for layer in layers]
         notices.append("lens distortion removed")
     smaller = fitted_size(size, max_size)
     if smaller != size:
-        image, alpha = resize(image, smaller), None if alpha is None else resize(alpha, smaller)
+        layers = [resize(layer, smaller) for layer in layers]
         camera = camera.resized(size, smaller)
         notices.append(f"photographs of {size[1]}x{size[0]} pixels made smaller, to {smaller[1]}x{smaller[0]}")
-    return _View(image, alpha, camera, notices)
+    return _View(layers[0], layers[1] if len(layers) > 1 else None, camera, notices)
 
 
 def _camera(posed: Posed, size: tuple[int, int]) -> Camera:
     """The camera of a photograph of (h, w) pixels."""
     height, width = size
-    if posed.field_of_view is not None:
-        focal = 0.5 * width / np.tan(0.5 * posed.field_of_view)
+    if isinstance(posed.intrinsics, float):
+        focal = 0.5 * width / np.tan(0.5 * posed.intrinsics)
         intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
         return Camera(intrinsics, posed.rotation, posed.translation)
-    assert posed.intrinsics is not None  # a pose has one of the two
     camera = Camera(posed.intrinsics, posed.rotation, posed.translation)
     if posed.size is None:
         return camera

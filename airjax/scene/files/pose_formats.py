@@ -34,9 +34,9 @@ class Posed(NamedTuple):
       file: the image.
       rotation: (3, 3) world to camera, OpenCV axes.
       translation: (3,) world units.
-      intrinsics: (3, 3) K in pixels of the size below; None where the field of view replaces it.
-      size: (h, w) that the intrinsics are for; None for the size of the image itself.
-      field_of_view: horizontal, radians, of a camera with square pixels that looks through the middle of its image.
+      intrinsics: (3, 3) K in pixels of the size below; or the horizontal field of view in radians of a camera with
+        square pixels and the principal point in the middle.
+      size: (h, w) that K is for; None for the size of the image itself.
       distortion: k1, k2, p1, p2, k3 of OpenCV.
       split: "train", "val", "test", or "" where the pose file does not say.
     """
@@ -44,9 +44,8 @@ class Posed(NamedTuple):
     file: Path
     rotation: np.ndarray
     translation: np.ndarray
-    intrinsics: np.ndarray | None = None
+    intrinsics: np.ndarray | float
     size: tuple[float, float] | None = None
-    field_of_view: float | None = None
     distortion: tuple[float, ...] = (0.0,) * 5
     split: str = ""
 
@@ -104,7 +103,8 @@ def read_poses(folder: Path) -> Poses:
 
 def _check_pose(view: Posed) -> None:
     name = display_name(view.file)
-    k = np.eye(3) if view.intrinsics is None else view.intrinsics
+    angle = view.intrinsics if isinstance(view.intrinsics, float) else None
+    k = view.intrinsics if isinstance(view.intrinsics, np.ndarray) else np.eye(3)
     if not all((np.abs(part) < _LARGEST).all() for part in (k, view.rotation, view.translation)):  # false for NaN
         raise AirjaxError(f"{name}: expected a pose of finite numbers, got NaN, infinity or a number above {_LARGEST}")
     if not all(math.isfinite(number) for number in view.distortion):
@@ -114,8 +114,8 @@ def _check_pose(view: Posed) -> None:
         raise AirjaxError(f"{name}: expected a rotation in its pose, got a matrix that is none")
     if min(k[0, 0], k[1, 1]) <= 0:
         raise AirjaxError(f"{name}: expected a focal length > 0, got {min(k[0, 0], k[1, 1]):g}")
-    if view.field_of_view is not None and not 0 < view.field_of_view < math.pi:
-        raise AirjaxError(f"{name}: expected a field of view between 0 and 180 degrees, got {view.field_of_view:g} rad")
+    if angle is not None and not 0 < angle < math.pi:
+        raise AirjaxError(f"{name}: expected a field of view between 0 and 180 degrees, got {angle:g} rad")
     if view.size is not None and not all(1 <= side < _LARGEST for side in view.size):
         raise AirjaxError(f"{name}: expected an image of 1 pixel or more in its pose, got {view.size}")
 
@@ -129,6 +129,7 @@ def _read_transforms(folder: Path, files: list[Path]) -> Poses:
     for file in files:
         content = _json(file)
         split = file.stem.removeprefix("transforms").removeprefix("_")
+        split = split if split in ("train", "val", "test") else ""
         frames = _entry(content, "frames", list, file)
         listed += len(frames)
         for frame in frames:
@@ -136,32 +137,33 @@ def _read_transforms(folder: Path, files: list[Path]) -> Poses:
             if image is None:
                 continue
             rotation, translation = _to_camera(_matrix(_entry(frame, "transform_matrix", list, file), (4, 4), file))
-            pose = Posed(image, _OPENGL @ rotation, _OPENGL @ translation)
-            lens = _transforms_lens({**content, **frame}, file)
-            views.append(pose._replace(split=split if split in ("train", "val", "test") else "", **lens))
+            k, size, distortion = _transforms_lens({**content, **frame}, file)
+            views.append(Posed(image, _OPENGL @ rotation, _OPENGL @ translation, k, size, distortion, split))
     if not views:
         raise AirjaxError(f"{display_name(files[0])}: expected the images that it lists, found none of {listed}")
     return Poses(views, notices=_missing(listed - len(views), listed, "pose file"))
 
 
-def _transforms_lens(entry: dict, file: Path) -> dict:
-    """The fields of `Posed` that a frame, with the defaults of its file, says about its lens."""
+def _transforms_lens(
+    entry: dict, file: Path
+) -> tuple[np.ndarray | float, tuple[float, float] | None, tuple[float, ...]]:
+    """(intrinsics, size, distortion) as `Posed` has them, of a frame with the defaults of its file."""
     name = display_name(file)
     if entry.get("camera_model", "OPENCV") not in ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE"):
         raise AirjaxError(f"{name}: expected a perspective camera, got {_short(entry['camera_model'])}")
     keys = ("fl_x", "fl_y", "cx", "cy", "w", "h", "camera_angle_x", "k1", "k2", "p1", "p2", "k3")
     numbers = {key: _number(entry[key], key, file) for key in keys if key in entry}
-    lens = {"distortion": tuple(numbers.get(key, 0.0) for key in ("k1", "k2", "p1", "p2", "k3"))}
+    distortion = tuple(numbers.get(key, 0.0) for key in ("k1", "k2", "p1", "p2", "k3"))
     if "fl_x" in numbers:
         for key in ("w", "h"):
             if key not in numbers:
                 raise AirjaxError(f"{name}: expected {key!r} beside fl_x, found none")
         w, h, fx = numbers["w"], numbers["h"], numbers["fl_x"]
         fy, cx, cy = numbers.get("fl_y", fx), numbers.get("cx", w / 2), numbers.get("cy", h / 2)
-        return lens | {"intrinsics": _intrinsics(fx, fy, cx, cy), "size": (h, w)}
+        return _intrinsics(fx, fy, cx, cy), (h, w), distortion
     if "camera_angle_x" not in numbers:
         raise AirjaxError(f"{name}: expected fl_x or camera_angle_x, found neither")
-    return lens | {"field_of_view": numbers["camera_angle_x"]}
+    return numbers["camera_angle_x"], None, distortion
 
 
 def _read_llff(folder: Path, files: list[Path]) -> Poses:

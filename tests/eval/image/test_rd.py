@@ -96,7 +96,7 @@ def test_the_default_ladder_is_accepted_by_the_codec(small, name):
 @pytest.mark.parametrize("refine_steps", [0, 3])
 def test_airjax_files_are_those_of_the_library(model, small, refine_steps):
     (point,) = measure(airjax_codec(model, (40,), refine_steps=refine_steps), small, 1)
-    data = air_file.encode(compress.compress(model, small, quality=40, refine_steps=refine_steps))
+    data = air_file.encode(compress.compress(model, small, compress.CompressOptions(40, refine_steps=refine_steps)))
     assert point.num_bytes == len(data) and point.bpp == 8 * len(data) / (24 * 40)
     np.testing.assert_allclose(point.scores, score(small, decode_pixels(data)), rtol=1e-6)
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from airjax.image.codec import air_file, compress
-from airjax.image.codec.compress import Found, color_step_of, measured_psnr, search
+from airjax.image.codec.compress import CompressOptions, SearchResult, color_step_of, measured_psnr, search
 from airjax.image.codec.payload import Quantised
 from airjax.image.codec.quantise import NUM_CODES, Rows, quantise
 from airjax.image.model import Model
 from airjax.image.patches import PatchMap
-from airjax.image.stages import StageConfig, init_params, run_stages, stage_control_of
+from airjax.image.stages import StageConfig, _run_stage, init_params, run_stages, stage_control_of
 from airjax.nn.air_stage import PredictorConfig
 from airjax.raster.draw import render
 
@@ -52,7 +52,7 @@ def assert_equal(a: Quantised, b: Quantised) -> None:
 def test_without_a_solve_it_is_the_stages_rounded(model):
     """Oracle: run_stages and quantise, stage by stage; and the later stage has seen the rounded image."""
     image, quality = picture(), 50.0
-    got = compress.compress(model, image, quality=quality, solve_steps=0, mse_threshold=0.0)
+    got = compress.compress(model, image, CompressOptions(quality=quality, solve_steps=0, mse_threshold=0.0))
     control = stage_control_of(0.0, 2.0)._replace(color_step=jnp.float32(color_step_of(quality)))
     trace = jax.device_get(jax.jit(run_stages, static_argnums=0)(STAGES, model.params, image, control))
     for rows, stage, config in zip(got.stages, trace, STAGES, strict=True):
@@ -73,7 +73,8 @@ def test_without_a_solve_it_is_the_stages_rounded(model):
 def test_the_solve_pays(model):
     """Solving the colours on the rounded geometry raises the PSNR of the decoded image, at about the same size."""
     image = picture()
-    plain, solved = (compress.compress(model, image, quality=70, solve_steps=steps) for steps in (0, 8))
+    options = (CompressOptions(quality=70, solve_steps=steps) for steps in (0, 8))
+    plain, solved = (compress.compress(model, image, each) for each in options)
     assert measured_psnr(solved, image) > measured_psnr(plain, image) + 0.5
     assert len(air_file.encode(solved)) < 1.5 * len(air_file.encode(plain))
 
@@ -87,7 +88,7 @@ def test_a_higher_quality_is_larger_and_rounds_less():
     drawn = np.asarray(render(exact.gaussians, image_size=exact.image_size).image)
     errors, sizes = [], []
     for quality in (28, 64, 100):
-        rounded = compress.compress(model, image, quality=quality, mse_threshold=0.0, solve_steps=0)
+        rounded = compress.compress(model, image, CompressOptions(quality=quality, mse_threshold=0.0, solve_steps=0))
         decoded = air_file.dequantised(rounded)
         errors.append(np.std(drawn - np.asarray(render(decoded.gaussians, image_size=decoded.image_size).image)))
         sizes.append(len(air_file.encode(rounded)))
@@ -121,8 +122,8 @@ def test_a_black_image_has_no_gaussians(model):
 
 def test_limits_are_kept(model):
     image = picture()
-    assert sum(compress.compress(model, image, max_gaussians=4, mse_threshold=0.0).stage_counts) <= 4
-    assert len(compress.compress(model, image, num_stages=1).stages) == 1
+    assert sum(compress.compress(model, image, CompressOptions(max_gaussians=4, mse_threshold=0.0)).stage_counts) <= 4
+    assert len(compress.compress(model, image, CompressOptions(num_stages=1)).stages) == 1
 
 
 @pytest.mark.parametrize(
@@ -137,24 +138,25 @@ def test_limits_are_kept(model):
 )
 def test_bad_options(model, options, message):
     with pytest.raises(ValueError, match=message):
-        compress.compress(model, picture(), **options)
+        compress.compress(model, picture(), CompressOptions(**options))
 
 
 def test_another_quality_compiles_nothing(model):
-    """Thresholds and bin widths are traced values."""
-    compress.compress(model, picture(), quality=30)
-    count = compress._predict._cache_size()
-    compress.compress(model, picture(), quality=31, mse_threshold=1e-3)
-    assert compress._predict._cache_size() == count
+    """Thresholds and bin widths are traced values; and there is one program for each kind of stage."""
+    _run_stage.clear_cache()
+    compress.compress(model, picture(), CompressOptions(quality=30))
+    assert _run_stage._cache_size() == 2
+    compress.compress(model, picture(), CompressOptions(quality=31, mse_threshold=1e-3))
+    assert _run_stage._cache_size() == 2
 
 
 # --- the search ------------------------------------------------------------------------------------------
 
 
-def attempt_at(reach, seen, quality) -> Found:
+def attempt_at(reach, seen, quality) -> SearchResult:
     """Stands for an encoding: reached where `reach(quality)`."""
     seen.append(quality)
-    return Found(None, b"", quality, quality, bool(reach(quality)))
+    return SearchResult(None, b"", quality, quality, bool(reach(quality)))
 
 
 @pytest.mark.parametrize("edge", [3.0, 50.0, 77.7, 99.9])
@@ -180,7 +182,7 @@ def test_bisection_at_the_ends(upwards):
 def test_search_keeps_its_target(model):
     """Both directions, measured on the file that comes out."""
     image = picture()
-    goal = measured_psnr(compress.compress(model, image, quality=60), image)
+    goal = measured_psnr(compress.compress(model, image, CompressOptions(quality=60)), image)
     found = search(model, image, target_psnr=goal)
     decoded = air_file.decode_quantised(found.data)
     assert found.reached and measured_psnr(decoded, image) == pytest.approx(found.achieved) and found.achieved >= goal

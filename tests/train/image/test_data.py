@@ -4,8 +4,6 @@ import contextlib
 import hashlib
 import io
 import math
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from photos import assert_one_line, save, texture
 from PIL import Image
 
 from airjax.errors import AirjaxError
@@ -26,19 +25,6 @@ def _coordinates(height: int, width: int, number: int = 0) -> np.ndarray:
     return np.stack([x, y, np.full_like(x, number)], axis=-1).astype(np.uint8)
 
 
-def _texture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth colourful noise, away from 0 and 255."""
-    coarse = np.random.default_rng(seed).integers(40, 215, (height // 4 + 1, width // 4 + 1, 3), np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def _save(folder: Path, name: str, pixels: np.ndarray, **options) -> Path:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **options)
-    return path
-
-
 def _levels(batch: np.ndarray) -> np.ndarray:
     """Back to whole levels; fails unless every value is level / 255, rounded to float32."""
     levels = np.rint(batch * 255).astype(np.uint8)
@@ -49,15 +35,6 @@ def _levels(batch: np.ndarray) -> np.ndarray:
 def _take(config: data.DataConfig, num: int, **options) -> list[np.ndarray]:
     with contextlib.closing(data.batches(config, **options)) as stream:
         return [next(stream) for _ in range(num)]
-
-
-@pytest.fixture
-def photos(tmp_path) -> Path:
-    folder = tmp_path / "photos"
-    _save(folder, "a.png", _texture(70, 60, 1))
-    _save(folder, "sub/b.jpg", _texture(96, 90, 2), quality=95)
-    _save(folder, "c.webp", _texture(40, 110, 3))
-    return folder
 
 
 @pytest.fixture
@@ -113,7 +90,7 @@ def test_every_crop_of_every_epoch_is_drawn_afresh(tmp_path):
 
 def test_the_augmentation_is_drawn_afresh_in_every_crop(tmp_path):
     """The photograph is the crop, so only the augmentation can differ: a fixed draw gives equal images."""
-    _save(tmp_path, "one.png", _texture(32, 32))
+    save(tmp_path, "one.png", texture(32, 32))
     augment = replace(data.PLAIN, noise=1.0)
     config = data.DataConfig(tmp_path, crop_size=32, batch_size=4, augment=augment)
     crops = np.concatenate(_take(config, 4))
@@ -140,7 +117,7 @@ def test_closing_ends_the_threads(config):
 def test_an_epoch_takes_crops_by_area(tmp_path):
     """128x128, 64x64 and 8x200 hold 16, 4 and 1.56 crops of 32x32; an epoch takes just as many, rounded."""
     for number, shape in enumerate([(128, 128), (64, 64), (8, 200)]):
-        _save(tmp_path, f"{number}.png", _coordinates(*shape, number))
+        save(tmp_path, f"{number}.png", _coordinates(*shape, number))
     config = data.DataConfig(tmp_path, crop_size=32, batch_size=22, augment=data.PLAIN)
     orders = []
     for batch in _take(config, 3):
@@ -184,7 +161,7 @@ def test_small_photographs_are_continued_by_mirroring():
 
 
 def test_flips_and_turns_give_the_eight_symmetries():
-    photograph = _texture(16, 16)
+    photograph = texture(16, 16)
     symmetries = {np.rot90(p, k).tobytes() for p in (photograph, photograph[:, ::-1]) for k in range(4)}
     rng, augment = np.random.default_rng(0), replace(data.Augment(), downscale=0.0)
     seen = {
@@ -236,7 +213,7 @@ def test_blur_spreads_a_point_by_its_variance():
 
 def test_blur_mirrors_the_border():
     """Oracle: the same image continued by mirroring, the outermost pixel repeated, and blurred."""
-    image = _texture(10, 12).astype(np.float32) / np.float32(255)
+    image = texture(10, 12).astype(np.float32) / np.float32(255)
     large = np.pad(image, ((5, 5), (5, 5), (0, 0)), mode="symmetric")
     expected = data.gaussian_blur(large, sigma=1.5)[5:-5, 5:-5]
     np.testing.assert_allclose(data.gaussian_blur(image, sigma=1.5), expected, atol=1e-6)
@@ -259,7 +236,7 @@ def test_shot_noise_leaves_black_alone():
 def test_color_jitter_follows_its_formulas():
     """Oracles: the identity; greys under hue and saturation; the textbook formula of each factor alone; a
     third of a turn, which permutes the channels. Tolerance: a few roundings of float32."""
-    image = _texture(24, 20).astype(np.float32) / 255 * 0.5 + 0.2
+    image = texture(24, 20).astype(np.float32) / 255 * 0.5 + 0.2
     luma = image @ np.array([0.299, 0.587, 0.114], np.float32)
     same = {"gain": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
 
@@ -277,7 +254,7 @@ def test_color_jitter_follows_its_formulas():
 
 
 def test_jpeg_is_pillows():
-    image = _texture(32, 32)
+    image = texture(32, 32)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=30)
     compressed = data.jpeg_artifacts(image.astype(np.float32) / np.float32(255), quality=30)
@@ -340,14 +317,9 @@ def test_a_negative_step_is_refused(config):
 # Files
 
 
-def _assert_one_line(info: pytest.ExceptionInfo, *words: str) -> None:
-    message = str(info.value)
-    assert "\n" not in message and all(word in message for word in words), message
-
-
 def test_only_photographs_are_found_in_a_fixed_order(tmp_path):
     for name in ("b.png", "a/z.JPG", "a.tiff", "c.gif", "d.bmp", ".hidden/e.png", "._f.png"):
-        _save(tmp_path, name, _texture(8, 8))
+        save(tmp_path, name, texture(8, 8))
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "folder.png").mkdir()
     found = [path.relative_to(tmp_path).as_posix() for path in data.find_photographs([tmp_path])]
@@ -358,8 +330,8 @@ def test_folders_without_photographs_are_reported(tmp_path):
     for folder, words in ((tmp_path / "gone", "nothing"), (tmp_path, "no photographs")):
         with pytest.raises(AirjaxError) as info:
             data.batches(data.DataConfig(folder))
-        _assert_one_line(info, str(folder), words)
-    file = _save(tmp_path, "x.png", _texture(8, 8))
+        assert_one_line(info, str(folder), words)
+    file = save(tmp_path, "x.png", texture(8, 8))
     with pytest.raises(AirjaxError, match="a file"):
         data.find_photographs([file])
     with pytest.raises(AirjaxError, match="no folder"):
@@ -373,23 +345,23 @@ def test_a_damaged_file_is_named(photos, kind):
     bad.write_bytes({"empty": b"", "text": b"not an image", "truncated": whole[: len(whole) // 2]}[kind])
     with pytest.raises(AirjaxError) as info:
         data.batches(data.DataConfig(photos, crop_size=32))
-    _assert_one_line(info, str(bad))
+    assert_one_line(info, str(bad))
 
 
 def test_a_damaged_file_outside_the_memory_is_named_when_it_is_drawn(tmp_path):
-    whole = _save(tmp_path, "a.jpg", _texture(64, 64)).read_bytes()
+    whole = save(tmp_path, "a.jpg", texture(64, 64)).read_bytes()
     (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])
     config = data.DataConfig(tmp_path, crop_size=32, batch_size=1, cache_mb=0)
     with contextlib.closing(data.batches(config)) as stream, pytest.raises(AirjaxError) as info:
         next(stream)
-    _assert_one_line(info, str(tmp_path / "a.jpg"))
+    assert_one_line(info, str(tmp_path / "a.jpg"))
 
 
 def test_photographs_are_read_level_by_level(tmp_path):
     """Oracle: the levels that were written, all 256 of them in every channel."""
     pixels = np.random.default_rng(0).permuted(np.tile(np.arange(256, dtype=np.uint8), (3, 1)), axis=1)
     pixels = pixels.T.reshape(32, 8, 3)
-    read = data.read_photograph(_save(tmp_path, "all.png", pixels))
+    read = data.read_photograph(save(tmp_path, "all.png", pixels))
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, pixels)
 
@@ -401,21 +373,21 @@ def test_photographs_are_read_level_by_level(tmp_path):
     "name", ["Kodak/a.png", "kodim01.png", "DIV2K_valid_HR/1.png", "x/div2k_512/a.png", "eval_1024/a.png"]
 )
 def test_evaluation_names_are_refused(tmp_path, name):
-    _save(tmp_path, name, _texture(8, 8))
+    save(tmp_path, name, texture(8, 8))
     with pytest.raises(AirjaxError) as info:
         data.load_photographs([tmp_path])
-    _assert_one_line(info, str(tmp_path / name), "refused for training")
+    assert_one_line(info, str(tmp_path / name), "refused for training")
 
 
 def test_a_link_does_not_hide_an_evaluation_folder(tmp_path):
-    _save(tmp_path, "kodak/a.png", _texture(8, 8))
+    save(tmp_path, "kodak/a.png", texture(8, 8))
     (tmp_path / "photos").symlink_to(tmp_path / "kodak")
     with pytest.raises(AirjaxError, match="refused for training"):
         data.load_photographs([tmp_path / "photos"])
 
 
 def test_evaluation_bytes_are_refused_under_any_name(tmp_path, monkeypatch):
-    path, other = _save(tmp_path, "a.png", _texture(8, 8)), _save(tmp_path, "b.png", _texture(8, 8, 1))
+    path, other = save(tmp_path, "a.png", texture(8, 8)), save(tmp_path, "b.png", texture(8, 8, 1))
     data.check_not_evaluation([path, other])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     listed = tmp_path / "hashes.txt"
@@ -428,7 +400,7 @@ def test_evaluation_bytes_are_refused_under_any_name(tmp_path, monkeypatch):
             data.check_not_evaluation([other, path])
     finally:
         data._evaluation_hashes.cache_clear()
-    _assert_one_line(info, str(path), "set/secret.png")
+    assert_one_line(info, str(path), "set/secret.png")
 
 
 def test_a_file_that_vanished_is_reported(tmp_path):
@@ -450,64 +422,3 @@ def test_the_list_holds_every_evaluation_image(data_dir, tmp_path):
 
 def test_the_training_photographs_pass_the_guard(data_dir):
     data.check_not_evaluation(data.find_photographs([data_dir / "photos_train"]))
-
-
-# Packing
-
-
-def test_packed_photographs_are_smaller_and_alike(tmp_path):
-    """Oracles: the sizes asked for; the original bytes where nothing is gained; otherwise pixels within the
-    error of JPEG at this quality."""
-    source = tmp_path / "photos"
-    large = _texture(120, 200)
-    _save(source, "a/large.png", large)
-    _save(source, "small.png", _texture(30, 20))
-    low = _save(source, "low.jpg", _texture(64, 64), quality=20)
-    packed = data.pack(source, tmp_path / "out", max_side=100, quality=90)
-
-    out = tmp_path / "out"
-    names = [path.relative_to(out).as_posix() for path in data.find_photographs([out])]
-    assert names == ["a/large.png.jpg", "low.jpg", "small.png.jpg"]
-    sizes = [(out / name).stat().st_size for name in names]
-    assert packed == data.Packed(num_files=3, num_bytes=sum(sizes), num_kept=1)
-    assert (out / "low.jpg").read_bytes() == low.read_bytes()
-    assert data.read_photograph(out / names[0]).shape == (60, 100, 3)
-    small = data.read_photograph(out / names[2]).astype(float)
-    assert np.sqrt(np.mean((small - _texture(30, 20)) ** 2)) < 4
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-
-
-def test_packing_leaves_nothing_behind_when_it_fails(photos, tmp_path):
-    with pytest.raises(AirjaxError) as info:
-        data.pack(photos, tmp_path / "out", limit_mb=0.001)
-    _assert_one_line(info, str(photos), "exceed 0.001 MB")
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(AirjaxError, match="exists already"):
-        data.pack(photos, tmp_path / "taken")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(AirjaxError, match="cannot be written"):
-        data.pack(photos, tmp_path / "file" / "out")
-    _save(photos, "a.png.jpg", _texture(8, 8))
-    with pytest.raises(AirjaxError, match="two photographs"):
-        data.pack(photos, tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "photos", "taken"]
-    with pytest.raises(ValueError, match="quality: expected"):
-        data.pack(photos, tmp_path / "out", quality=101)
-
-
-def test_packing_refuses_evaluation_images(tmp_path):
-    _save(tmp_path, "photos/kodim01.png", _texture(8, 8))
-    with pytest.raises(AirjaxError, match="refused for training"):
-        data.pack(tmp_path / "photos", tmp_path / "out")
-
-
-def test_the_command_packs_and_reports_errors_in_one_line(photos, tmp_path):
-    def run(*arguments):
-        command = [sys.executable, "-m", "train.image.data", *map(str, arguments)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-    done = run(photos, "-o", tmp_path / "out")
-    assert done.returncode == 0 and "3 files" in done.stdout, done.stderr
-    assert len(data.find_photographs([tmp_path / "out"])) == 3
-    failed = run(tmp_path / "gone", "-o", tmp_path / "other")
-    assert failed.returncode == 2 and failed.stderr.count("\n") == 1 and "gone" in failed.stderr

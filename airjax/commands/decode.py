@@ -1,0 +1,101 @@
+"""`airjax decode`: .air files to images."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airjax.commands.options import add_inputs, add_output, number, whole
+from airjax.commands.outputs import content, convert
+from airjax.commands.session import Clock, Screen, start_jax
+from airjax.errors import AirjaxError, FormatError
+
+if TYPE_CHECKING:
+    from airjax.image.codec.air_file import Encoded
+
+HELP = ".air files to images"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `airjax decode`."""
+    add_inputs(parser, ".air files, or folders of them")
+    add_output(parser, "file, or folder for several files", "photo.png beside photo.*")
+    parser.add_argument(
+        "--scale",
+        type=number(2.0**-20, 2.0**20),
+        default=1.0,
+        metavar="S",
+        help="draw S times as wide and high (default: %(default)g)",
+    )
+    parser.add_argument("--stages", type=whole(1), metavar="N", help="draw the first N stages only (default: all)")
+    parser.add_argument(
+        "--partial", action="store_true", help="of a file that is cut short, draw the stages that are complete"
+    )
+
+
+def run(options: argparse.Namespace, screen: Screen) -> None:
+    """Decodes every input; one that fails is one line of error."""
+    from airjax.photographs import IMAGE_SUFFIXES
+
+    def decode_file(source: Path, target: Path) -> None:
+        _decode(source, target, options, screen)
+
+    convert(decode_file, options, screen, reads=(".air",), writes=IMAGE_SUFFIXES)
+
+
+def _decode(source: Path, target: Path, options: argparse.Namespace, screen: Screen) -> None:
+    import numpy as np
+
+    from airjax.files import display_name
+    from airjax.photographs import write_image
+    from airjax.raster.draw import render, scaled_size
+
+    name = display_name(source)
+    encoded = _read(source, options)
+    size = scaled_size(encoded.image_size, options.scale)
+    _check_size(size, name)
+    start_jax(screen)
+    with Clock() as clock:
+        image = np.asarray(render(encoded.gaussians, image_size=encoded.image_size, scale=options.scale).image)
+    if not np.isfinite(image).all():
+        raise AirjaxError(f"{name}: its Gaussians add up to NaN or infinity and cannot be drawn; encode the image anew")
+    write_image(target, image)
+    screen.result(f"{name} -> {display_name(target)}: {content(size, encoded.stage_counts)}, {clock}")
+
+
+def _read(source: Path, options: argparse.Namespace) -> Encoded:
+    """The stages to draw of a file.
+
+    Raises:
+      AirjaxError: no such file, no .air file, fewer stages than asked for, or no colors of an image.
+    """
+    from airjax.files import display_name, read_bytes
+    from airjax.image.codec import air_file
+
+    name = display_name(source)
+    try:
+        encoded = air_file.decode(read_bytes(source), partial=options.partial)
+    except air_file.CutShort as error:
+        if options.partial:
+            raise
+        raise FormatError(f"{error}; --partial draws the stages that are complete") from error
+    stages = len(encoded.stage_counts)
+    if options.stages is not None:
+        if options.stages > stages:
+            raise AirjaxError(f"{name}: expected --stages of at most {stages}, got {options.stages}")
+        encoded = air_file.truncate_stages(encoded, options.stages)
+    channels = encoded.gaussians.colors.shape[1]
+    if channels not in (1, 3):
+        raise AirjaxError(f"{name}: expected 1 or 3 colour channels to make an image of, got {channels}")
+    return encoded
+
+
+def _check_size(size: tuple[int, int], name: str) -> None:
+    from airjax.image.codec.air_file import MAX_PIXELS
+
+    height, width = size
+    if height * width > MAX_PIXELS:
+        raise AirjaxError(
+            f"{name}: expected at most {MAX_PIXELS} pixels, got {width}x{height}; choose a smaller --scale"
+        )
