@@ -201,6 +201,6 @@ def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
 
 
 def predict(params, image, control: StageControl, *, stages: tuple[StageConfig, ...]) -> Gaussians2D:
-    """The networks alone: the Gaussians of all stages at full capacity, stage after stage, numpy arrays."""
+    """The networks alone: all slots of all stages, stage after stage, numpy arrays."""
     trace = iterate_stages(stages, params, jax.device_put(image), control, skip_idle=True)
     return join([jax.device_get(stage.gaussians) for stage in trace])
