@@ -230,7 +230,7 @@ def num_ms_ssim_scales(image_size: tuple[int, int]) -> int:
     return count
 
 
-def _halve(image: Image) -> Image:
+def _halve(image: Image) -> Float[Array, "a b c"]:
     """2 x 2 average pooling; an odd last row or column is averaged with itself (Wang's mirrored border)."""
     h, w, _ = image.shape
     image = jnp.pad(image, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
@@ -316,7 +316,9 @@ def patch_ssim(image: Image, rendered: Image, *, patch_size: int) -> Float[Array
     return jnp.mean(luminance * contrast, axis=-1)
 
 
-def image_loss(image: Image, rendered: Image, *, l1: float, rmse: float, ssim: float) -> Scalar:
+def image_loss(
+    image: Image, rendered: Image, *, l1: Scalar | float, rmse: Scalar | float, ssim: Scalar | float
+) -> Scalar:
     """The training loss: l1 * mean|d| + rmse * sqrt(mean d^2 + 1e-8) + ssim * (1 - SSIM).
 
     SSIM is that of the function `ssim` with its defaults. AIR trains with l1 = 0.7 and ssim = 0.3. The weights are

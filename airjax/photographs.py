@@ -20,6 +20,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 
+from airjax.arrays import AnyArray
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes, check_regular, display_name, reason
 
@@ -80,7 +81,7 @@ def read_image(path: str | os.PathLike) -> LoadedImage:
             raise AirjaxError(f"{name}: expected {_READABLE}, got a damaged one ({reason(error)})") from error
 
 
-def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
+def write_image(path: str | os.PathLike, pixels: AnyArray) -> None:
     """Writes pixels, clipped to [0, 1] and rounded to 8 bits, in the format that the suffix names.
 
     The suffix is one of IMAGE_SUFFIXES, in small or capital letters. PNG, WebP and TIFF are lossless; JPEG has quality
@@ -102,7 +103,7 @@ def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
     atomic_write_bytes(path, buffer.getbuffer())
 
 
-def to_8bit(pixels: np.ndarray) -> np.ndarray:
+def to_8bit(pixels: AnyArray) -> np.ndarray:
     """Pixels as uint8: clipped to [0, 1], times 255, rounded to the nearest (halves to even).
 
     (h, w, 3) keeps its shape, grey (h, w, 1) becomes (h, w); ValueError for others, and those not floating or finite.

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import scenes3d
+from scenes2d import random_set
 
 import airjax
 from airjax import face
@@ -22,7 +23,6 @@ from airjax.image.patches import PatchMap
 from airjax.image.stages import StageConfig, init_params
 from airjax.nn.air_stage import PredictorConfig
 from airjax.photographs import write_image
-from airjax.scene.cameras import Camera
 
 NAMES = sorted(airjax._HOMES)
 
@@ -111,8 +111,9 @@ def test_what_is_refused(tmp_path):
     gaussians = scenes3d.random_set(0, 5)
     with pytest.raises(TypeError, match=r"x\.air: expected Encoded, got Gaussians3D"):
         airjax.save(tmp_path / "x.air", gaussians)
-    with pytest.raises(TypeError, match=r"x\.ply: expected Gaussians3D, got Camera"):
-        airjax.save(tmp_path / "x.ply", Camera(*np.zeros((3, 3, 3))))
+    encoded = airjax.Encoded(random_set(0, 3, (8, 8)), (3,), (8, 8))
+    with pytest.raises(TypeError, match=r"x\.ply: expected Gaussians3D, got Encoded"):
+        airjax.save(tmp_path / "x.ply", encoded)
     for call in (lambda: airjax.save("x.png", gaussians), lambda: airjax.open("x.png")):
         with pytest.raises(AirjaxError, match=r"x\.png: expected a name ending in \.air or \.ply, got \.png"):
             call()

@@ -401,6 +401,7 @@ def test_signatures_are_arrays_first_and_options_keyword_only():
         assert positional == (["image"] if name == "to_8bit" else ["image", "rendered"]), name
 
 
+@pytest.mark.forbidden
 @pytest.mark.parametrize(
     ("rendered", "error", "message"),
     [
@@ -416,6 +417,7 @@ def test_a_mismatched_pair_is_refused(rendered, error, message):
             fn(image, rendered)
 
 
+@pytest.mark.forbidden
 def test_a_wrong_image_is_refused():
     """No batch axis, no empty axis, no integers: in `to_8bit` as in the others."""
     for fn in (metrics.to_8bit, lambda x: metrics.ssim(x, x)):

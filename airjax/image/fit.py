@@ -133,9 +133,9 @@ def add_gaussians(key: jax.Array, state: State, image: np.ndarray, *, num_active
     The slots in use come first, before and after, `num_active` of them; a ValueError for fewer than before, or more
     than there are slots.
     """
-    old, capacity = int(np.count_nonzero(state.active)), len(state.active)
-    if not old <= num_active <= capacity:
-        raise ValueError(f"num_active: expected {old} to {capacity}, got {num_active}")
+    old, num_slots = int(np.count_nonzero(state.active)), len(state.active)
+    if not old <= num_active <= num_slots:
+        raise ValueError(f"num_active: expected {old} to {num_slots}, got {num_active}")
     state = state._replace(inner_state=jax.tree.map(jnp.zeros_like, state.inner_state))
     if num_active == old:
         return state

@@ -175,5 +175,5 @@ def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
 
 
 def predict(params, image, control: StageControl, *, stages: tuple[StageConfig, ...]) -> Gaussians2D:
-    """The networks alone: the Gaussians of all stages at full capacity, stage after stage, numpy arrays."""
+    """The networks alone: all slots of all stages, stage after stage, numpy arrays."""
     return join([gaussians for gaussians, _ in predict_stages(stages, params, image, control)])

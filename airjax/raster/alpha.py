@@ -180,8 +180,8 @@ def _composite_chunks_bwd(options, residuals, cotangent):
     """
     slots, runs, transmittance = residuals
     products = _by_blocks(partial(_chunk_products, options=options), slots, transmittance, cotangent)
-    behind = _segmented_scan(jnp.add, products, runs.last, 0.0, reverse=True)
-    cotangents = _by_blocks(partial(_slot_cotangents, options=options), slots, transmittance, behind, cotangent)
+    later = _segmented_scan(jnp.add, products, runs.last, 0.0, reverse=True)
+    cotangents = _by_blocks(partial(_slot_cotangents, options=options), slots, transmittance, later, cotangent)
     return jnp.moveaxis(cotangents, 0, 2), None
 
 
@@ -215,7 +215,7 @@ def _against(slot, cotangent):
     return by_alpha + sum(value[:, None] * rows for value, rows in zip(slot[GEOMETRY:], by_value, strict=True))
 
 
-def _slot_cotangents(slots, transmittance, behind, cotangent, options):
+def _slot_cotangents(slots, transmittance, later, cotangent, options):
     """`_composite_chunks_bwd` for some of the chunks: (M, L, k).
 
     With h = dO / d(alpha before its clamp) * alpha, `airjax.raster.exponent.geometry_gradients` gives the rows of the
@@ -229,18 +229,18 @@ def _slot_cotangents(slots, transmittance, behind, cotangent, options):
         after = transmittance * (1.0 - alpha)
         return after, (alpha, jnp.where(after > options.stop, transmittance, 0.0))
 
-    def backward(behind, part):
-        slot, alpha, before = part
-        against, weight = _against(slot, cotangent), before * alpha
+    def backward(later, part):
+        slot, alpha, transmittance = part
+        against, weight = _against(slot, cotangent), transmittance * alpha
         # Where the slot is not drawn, nothing behind it is drawn either: both terms are 0 there, as they should be.
-        slope = before * against - behind / (1.0 - alpha)
+        slope = transmittance * against - later / (1.0 - alpha)
         h = jnp.where(alpha < options.alpha_max, slope * alpha, 0.0)
         moments = jax.lax.dot(h, powers, precision="highest").T
         values = [jax.lax.dot(weight * rows, ones, precision="highest")[:, 0] for rows in cotangent[:-1]]
-        return behind + weight * against, (moments, values)
+        return later + weight * against, (moments, values)
 
-    _, (alphas, befores) = jax.lax.scan(forward, transmittance, slots)
-    _, (moments, values) = jax.lax.scan(backward, behind, (slots, alphas, befores), reverse=True)
+    _, drawn = jax.lax.scan(forward, transmittance, slots)
+    _, (moments, values) = jax.lax.scan(backward, later, (slots, *drawn), reverse=True)
     moments, opacity = moments.transpose(1, 0, 2), slots[:, GEOMETRY - 1]
     geometry = geometry_gradients(moments, [slots[:, i] for i in range(GEOMETRY - 1)])
     geometry.append(moments[0] / jnp.where(opacity > 0, opacity, 1.0))

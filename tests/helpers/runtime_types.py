@@ -1,7 +1,7 @@
 """The checker behind `pytest --shapes`: every annotation of a function of airjax, at run time."""
 
 from beartype import BeartypeConf, beartype
-from beartype.roar import BeartypeDecorHintPep673Exception
+from beartype.roar import BeartypeDecorHintException
 from jaxtyping import install_import_hook
 
 _beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as it is for type checkers
@@ -13,7 +13,7 @@ def check(function):
         return function
     try:
         return _beartype(function)
-    except BeartypeDecorHintPep673Exception:  # typing.Self, which beartype knows in classes only
+    except BeartypeDecorHintException:  # typing.Self outside of a class, a generic NamedTuple: unknown to beartype
         return function
 
 
