@@ -50,12 +50,20 @@ class _Slots:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class Gaussians2D(_Slots):
-    """A set of n 2D Gaussians with signed additive colours; slots that are not `active` do not exist."""
+    """A set of n 2D Gaussians with signed additive colours; slots that are not `active` do not exist.
 
-    means: Float[AnyArray, "n 2"]  # x and y in pixels of the image plane
-    scales: Float[AnyArray, "n 2"]  # standard deviations along the two principal axes, pixels, > 0
-    angles: Float[AnyArray, " n"]  # radians; the first axis points to (cos, sin). A Gaussian repeats every pi
-    colors: Float[AnyArray, "n c"]  # signed and linear: the image is the sum of colour times weight
+    Fields:
+      means: (n, 2) x and y in pixels of the image plane.
+      scales: (n, 2) standard deviations along the two principal axes, pixels, > 0.
+      angles: (n,) radians; the first axis points to (cos, sin). A Gaussian repeats every pi.
+      colors: (n, c) signed and linear: the image is the sum of colour times weight.
+      active: (n,) whether the slot is in use.
+    """
+
+    means: Float[AnyArray, "n 2"]
+    scales: Float[AnyArray, "n 2"]
+    angles: Float[AnyArray, " n"]
+    colors: Float[AnyArray, "n c"]
     active: Bool[AnyArray, " n"]
 
     def with_colors(self, colors: Float[AnyArray, "n c"]) -> Gaussians2D:
@@ -66,13 +74,22 @@ class Gaussians2D(_Slots):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class Gaussians3D(_Slots):
-    """A set of n 3D Gaussians with opacities; slots that are not `active` do not exist."""
+    """A set of n 3D Gaussians with opacities; slots that are not `active` do not exist.
 
-    means: Float[AnyArray, "n 3"]  # in world units
-    scales: Float[AnyArray, "n 3"]  # standard deviations along the principal axes, world units, >= 0
-    quats: Float[AnyArray, "n 4"]  # rotations of the axes, w x y z, of any length but 0
-    opacities: Float[AnyArray, " n"]  # in [0, 1]
-    # Colour by viewing direction, k = (degree + 1)^2; the first is (rgb - 0.5) / 0.28209479 (`airjax.scene.harmonics`).
+    Fields:
+      means: (n, 3) world units.
+      scales: (n, 3) standard deviations along the principal axes, world units, >= 0.
+      quats: (n, 4) rotations of the axes, w x y z, of any length but 0.
+      opacities: (n,) in [0, 1].
+      harmonics: (n, k, 3) colour by viewing direction, k = (degree + 1)^2; the first is (rgb - 0.5) / 0.28209479, see
+        `airjax.scene.harmonics`.
+      active: (n,) whether the slot is in use.
+    """
+
+    means: Float[AnyArray, "n 3"]
+    scales: Float[AnyArray, "n 3"]
+    quats: Float[AnyArray, "n 4"]
+    opacities: Float[AnyArray, " n"]
     harmonics: Float[AnyArray, "n k 3"]
     active: Bool[AnyArray, " n"]
 

@@ -18,11 +18,17 @@ from airjax.arrays import AnyArray
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Camera:
-    """One camera, or a stack of them with a further first axis on every field."""
+    """One camera, or a stack of them with a further first axis on every field.
 
-    intrinsics: Float[AnyArray, "*v 3 3"]  # K, in pixels
-    rotation: Float[AnyArray, "*v 3 3"]  # R, world to camera
-    translation: Float[AnyArray, "*v 3"]  # t, world units
+    Fields:
+      intrinsics: (3, 3) K, in pixels.
+      rotation: (3, 3) R, world to camera.
+      translation: (3,) t, world units.
+    """
+
+    intrinsics: Float[AnyArray, "*v 3 3"]
+    rotation: Float[AnyArray, "*v 3 3"]
+    translation: Float[AnyArray, "*v 3"]
 
     @property
     def center(self) -> Float[Array, "*v 3"]:
