@@ -163,7 +163,7 @@ def each(jobs: Sequence[tuple[Path, ...]], work: Callable[..., None], screen: Sc
             except (MemoryError, RuntimeError) as error:
                 if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
                     raise  # XLA reports that memory is short by a RuntimeError of these words
-                screen.error(f"{display_name(job[0])}: not enough memory, expected a smaller image")
+                screen.error(f"{display_name(job[0])}: not enough memory for an image of this size; make it smaller")
             progress.update()
 
 

@@ -174,7 +174,7 @@ def test_short_memory(run, monkeypatch, error):
     result = run("encode", "a.png", "b.png")
     assert result.status == 2 and listing() == before
     assert [line.split(": ")[1:] for line in result.err] == [
-        [name, "not enough memory, expected a smaller image"] for name in ("a.png", "b.png")
+        [name, "not enough memory for an image of this size; make it smaller"] for name in ("a.png", "b.png")
     ]
 
 
