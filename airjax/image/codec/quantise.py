@@ -77,7 +77,7 @@ def _round(x):
     return x + jax.lax.stop_gradient(jnp.round(x) - x)
 
 
-def round_colors(values: Float[Array, "n 3"], *, xp=jnp) -> Float[Array, "n 3"]:
+def round_colors(values: Float[AnyArray, "n 3"], *, xp=jnp) -> Float[AnyArray, "n 3"]:
     """Amplitudes in bins to integers: towards zero below _ROUND_UP; all zero below DROP_BELOW."""
     kept = xp.sum(xp.square(values), axis=1) >= DROP_BELOW**2
     rounded = xp.sign(values) * xp.floor(xp.abs(values) + (1 - _ROUND_UP))
