@@ -1,5 +1,6 @@
 # make demo   encode a photograph, decode it in another process, show numbers and a picture
 # make test   all tests
+# make quick  all but the slow ones
 # make lint   the linter, the formatter and the type checker, changing nothing
 #
 # All of them first make .venv and install requirements.txt into it, once; again when requirements.txt changes.

@@ -25,6 +25,8 @@ from eval.image.subjects import Images
 from eval.scene.subjects import ProceduralScenes
 from train.configs import foresplat_metagrad, metagrad
 
+pytestmark = pytest.mark.slow
+
 STAGES = (StageConfig(PatchMap(8, offset=0.75, max_scale=4.2), StageNetwork(8, 1, 1)),) * 2
 
 

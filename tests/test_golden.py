@@ -9,6 +9,8 @@ import pytest
 
 from airjax.photographs import read_image, to_8bit
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).resolve().parent / "golden"
 _SPEC = importlib.util.spec_from_file_location("golden_make", FOLDER / "make.py")
 make = importlib.util.module_from_spec(_SPEC)

@@ -11,6 +11,8 @@ from airjax.metrics import quality
 from airjax.scene.cases import procedural_cases
 from airjax.scene.render import render as render_view
 
+pytestmark = pytest.mark.slow
+
 PHOTO = Path(__file__).resolve().parents[1] / "docs" / "images" / "kodim23.png"
 
 

@@ -12,6 +12,8 @@ import pytest
 import airjax
 from airjax.photographs import read_image, write_image
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

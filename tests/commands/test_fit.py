@@ -18,6 +18,8 @@ from airjax.image.codec import air_file
 from airjax.image.fit_file import load_fit
 from airjax.photographs import read_image
 
+pytestmark = pytest.mark.slow
+
 SIZE = (32, 40)
 SHORT = ("--gaussians", 40, "--steps", 40)
 PARTIAL = Path("photo.air.partial")

@@ -28,6 +28,8 @@ from airjax.scene.reconstruct import reconstruct
 from airjax.scene.render import render
 from airjax.weights_file import save_weights
 
+pytestmark = pytest.mark.slow
+
 SIZE = (32, 48)
 CONFIG = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
 NUM_VIEWS = 6

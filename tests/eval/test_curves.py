@@ -27,6 +27,8 @@ from eval.main import main
 from eval.scene.baseline import at_points, random_points
 from eval.scene.subjects import ProceduralScenes
 
+pytestmark = pytest.mark.slow
+
 CONFIG = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
 SHIPPED = (Start("shipped", ("",)),)
 TWO = (Start("a", ("x", "y")), Start("b", ("x", "y")))

@@ -15,6 +15,8 @@ from eval.estimators import Estimators, run
 from eval.image.subjects import Images
 from eval.scene.subjects import ProceduralScenes
 
+pytestmark = pytest.mark.slow
+
 CONFIG = PredictorConfig(planes=4, matching=16, widths=(16, 16, 16, 16))
 
 

@@ -17,6 +17,8 @@ from airjax.nn.air_stage import PredictorConfig
 from airjax.raster.draw import render
 from airjax.weights_file import save_weights
 
+pytestmark = pytest.mark.slow
+
 NETWORK = PredictorConfig(features=8, blocks=1, expansion=2)
 STAGES = (
     StageConfig(PatchMap(4, offset=0.75, min_scale=0.5, max_scale=2.1), NETWORK),

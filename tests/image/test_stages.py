@@ -23,6 +23,8 @@ from airjax.image.stages import (
 from airjax.nn.air_stage import PredictorConfig
 from airjax.raster.tiles import patch_centers, patch_grid
 
+pytestmark = pytest.mark.slow
+
 NETWORK = PredictorConfig(features=8, blocks=1, expansion=2)
 STAGES = (
     StageConfig(PatchMap(4, offset=0.75, min_scale=0.5, max_scale=2.1), NETWORK),

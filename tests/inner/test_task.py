@@ -16,6 +16,8 @@ from airjax.inner.task import Case, advance, run, shared_capacity, start_state
 from airjax.raster.tiles import Capacity
 from airjax.scene import task as scene_wing
 
+pytestmark = pytest.mark.slow
+
 CASES = {"image": image_case(), "scene": scene_case()}
 RATES = {"image": image_wing.RATES, "scene": scene_wing.RATES}
 

@@ -1,5 +1,6 @@
 """Tile lists against brute force: every Gaussian at every pixel of every tile."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -100,7 +101,7 @@ def test_any_set_is_listed(rows):
     means = np.stack([x, y], axis=-1)
     scene = padded(make(means, np.stack([a, b], axis=-1), angles, np.ones((len(rows), 3)), active=active > 0))
     finite = np.isfinite(np.asarray(scene.means)).all(axis=1)
-    touched = touched_tiles(scene._replace(active=np.asarray(scene.active) & finite))
+    touched = touched_tiles(replace(scene, active=np.asarray(scene.active) & finite))
     lists = lists_of(scene)
     assert not lists.overflow
     pairs = pairs_of(lists, scene.num_slots)

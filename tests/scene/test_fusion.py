@@ -12,6 +12,8 @@ from airjax.scene.model import Model
 from airjax.scene.predictor import PredictorConfig, predict
 from airjax.scene.procedural import random_views
 
+pytestmark = pytest.mark.slow
+
 SIZE, DISTANCE = (16, 24), 4.0
 CENTERS = (np.stack(np.meshgrid(np.arange(12), np.arange(8)), axis=-1).reshape(-1, 2) * 2 + 1).astype(np.float32)
 

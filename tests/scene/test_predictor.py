@@ -19,6 +19,8 @@ from airjax.scene.predictor import (
 from airjax.scene.procedural import random_views
 from airjax.scene.sweep import PATCH_SCALES, match_planes, normalize, patch_features
 
+pytestmark = pytest.mark.slow
+
 SMALL = PredictorConfig(planes=12, matching=16, widths=(16, 16, 16, 16))
 
 

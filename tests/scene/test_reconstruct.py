@@ -38,6 +38,8 @@ from airjax.scene.render import render
 from airjax.scene.task import SceneTask
 from airjax.scene.triangulate import Triangulated
 
+pytestmark = pytest.mark.slow
+
 SIZE, NUM_VIEWS = (32, 48), 6
 CONFIG = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
 FIELDS = ("means", "scales", "quats", "opacities", "harmonics")

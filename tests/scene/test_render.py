@@ -16,6 +16,8 @@ from airjax.scene import render as scene_render
 from airjax.scene.project import PRESETS, project
 from airjax.scene.render import capacity_of, render
 
+pytestmark = pytest.mark.slow
+
 BACKGROUND = (0.1, 0.5, 0.9)
 
 

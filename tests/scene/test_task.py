@@ -13,6 +13,8 @@ from airjax.scene.cameras import Camera
 from airjax.scene.render import capacity_of, render
 from airjax.scene.task import RATES, Coordinates, SceneTask, view_loss
 
+pytestmark = pytest.mark.slow
+
 CAMERAS = stack(front_camera(), front_camera(center=(1.0, 0.2, -3.2)))
 
 

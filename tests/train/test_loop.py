@@ -33,6 +33,8 @@ from train import main as train_main
 from train.loop import LoopConfig, NonFiniteLossError
 from train.settings import free
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = LoopConfig(num_steps=30, log_every=4, checkpoint_every=5, keep=2)
 

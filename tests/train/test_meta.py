@@ -19,6 +19,8 @@ from train.configs import metagrad as config
 from train.image.meta import ImageMeta
 from train.scene.losses import SceneMeta
 
+pytestmark = pytest.mark.slow
+
 STANDARD = partial(jax.numpy_dtype_promotion, "standard")  # optax raises Python floats to the power of an int32
 EXPERIMENT = config.experiment(True, "first_order")
 

@@ -12,6 +12,8 @@ from eval.report import environment
 from eval.scene.bench import SceneBenchmark, cell_gaussians, make_views, run
 from train.settings import settings_of
 
+pytestmark = pytest.mark.slow
+
 
 def config_of(**fields):
     return SceneBenchmark("b", "d", **{"repetitions": 1, "machine_scale": 0.001, **fields})

@@ -18,6 +18,8 @@ from airjax.image.stages import StageConfig, _run_stage, init_params, run_stages
 from airjax.nn.air_stage import PredictorConfig
 from airjax.raster.draw import render
 
+pytestmark = pytest.mark.slow
+
 STAGES = tuple(
     StageConfig(
         PatchMap(8 * k, offset=0.75, min_scale=0.5 * k, max_scale=4.2 * k),

@@ -34,6 +34,8 @@ from train.main import load_experiment
 from train.optim import Optimizer
 from train.scene.experiment import SceneExperiment
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = sorted(path for path in (ROOT / "train" / "configs").glob("*.py") if path.name != "__init__.py")
 STAGES = (StageConfig(PatchMap(8, offset=0.5, max_scale=2.4), PredictorConfig(features=16, blocks=1)),) * 2

@@ -22,6 +22,8 @@ from train.scene import experiment as module
 from train.scene.data import SceneData, batches, split_views, texture_atlas
 from train.scene.losses import Vanilla
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path(__file__).resolve().parents[3] / "train" / "configs" / "foresplat.py"
 
 
