@@ -99,7 +99,7 @@ def predicted_codes(votes: Float[Array, " 6"], color_step: Float[Array, ""], *, 
     return jnp.clip(_round(jnp.concatenate([widths, center])), *CODE_RANGE)
 
 
-def canonical(gaussians: Gaussians2D, *, xp=jnp) -> tuple[Array, Array, Array]:
+def canonical(gaussians: Gaussians2D, *, xp=jnp) -> tuple[AnyArray, AnyArray, AnyArray]:
     """(a, b, angle in [0, pi)) with a >= b; the same Gaussians."""
     first, second = gaussians.scales[:, 0], gaussians.scales[:, 1]
     swap = second > first
