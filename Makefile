@@ -25,11 +25,9 @@ demo: $(STAMP)
 	$(BIN)/python -m eval.image.demo $(PHOTO) $(OUT)/photo.air $(OUT)/decoded.png -o $(OUT)/picture.png
 
 # Most of the time is compiling: a worker per core takes a file at a time, and programs are kept inside .venv for the
-# other files, processes and runs that need them. LLVM's optimisations cost more than they save at the sizes of tests.
-# Temporary files stay inside .venv as well.
-PYTEST := TMPDIR="$$PWD/$(VENV)/tmp" XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" \
-  JAX_COMPILATION_CACHE_DIR="$$PWD/$(VENV)/programs" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5 \
-  $(BIN)/python -m pytest -n auto --dist loadfile
+# other files, processes and runs that need them. Temporary files stay inside .venv as well.
+PYTEST := TMPDIR="$$PWD/$(VENV)/tmp" JAX_COMPILATION_CACHE_DIR="$$PWD/$(VENV)/programs" \
+  JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test: $(STAMP)
 	@mkdir -p $(VENV)/tmp
