@@ -97,11 +97,12 @@ class Gaussians3D(_Slots):
 # --- the algebra of both kinds ----------------------------------------------------------------------------------
 
 AnyGaussians = TypeVar("AnyGaussians", Gaussians2D, Gaussians3D)
+Rows = TypeVar("Rows")
 
 
-def take(gaussians: AnyGaussians, index: Any) -> AnyGaussians:
-    """The slots that an index, a slice or a mask names, in its order."""
-    return jax.tree.map(lambda leaf: leaf[index], gaussians)
+def take(rows: Rows, index: Any) -> Rows:
+    """The slots of a set, or of its coordinates, that an index, a slice or a mask names, in its order."""
+    return jax.tree.map(lambda leaf: leaf[index], rows)
 
 
 def join(sets: Sequence[AnyGaussians]) -> AnyGaussians:

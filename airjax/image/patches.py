@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from airjax.arrays import AnyArray
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D
 from airjax.raster.tiles import PatchGrid
 
@@ -57,7 +58,7 @@ class PatchMap:
 
 
 def to_physical(
-    raw: Float[Array, "n k"], centers: Float[Array, "n 2"], active: Bool[Array, " n"], patch_map: PatchMap
+    raw: Float[Array, "n k"], centers: Float[Array, "n 2"], active: Bool[AnyArray, " n"], patch_map: PatchMap
 ) -> Gaussians2D:
     """Raw rows (n, 5 + c) to Gaussians; see `PatchMap` for the formulas. Any real input is valid."""
     if raw.ndim != 2 or raw.shape[1] < 6:

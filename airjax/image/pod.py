@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from airjax.arrays import AnyArray
 from airjax.image.patches import to_physical
 from airjax.image.stages import StageConfig, predict_stage
 from airjax.inner.refine import refine
@@ -48,7 +49,7 @@ def pod_loss(
     inner_tx: optax.GradientTransformation,
     *,
     num_steps: int,
-    new: Bool[Array, " n"],
+    new: Bool[AnyArray, " n"],
 ) -> tuple[Float[Array, ""], PodInfo]:
     """Distance of a prediction from what the inner loop makes of it (AIR's pretraining loss); 0 without new rows.
 
@@ -72,7 +73,7 @@ def pod_loss(
 
 def pod_stage(
     params: Any,
-    image: Float[Array, "h w 3"],
+    image: Float[AnyArray, "h w 3"],
     rendered: Float[Array, "h w 3"],
     active: Bool[Array, " n"],
     inner_tx: optax.GradientTransformation,

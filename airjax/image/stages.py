@@ -88,7 +88,7 @@ def init_params(key: jax.Array, stages: tuple[StageConfig, ...]) -> dict[str, An
     return {f"stage{i}": p.init(k) for i, (p, k) in enumerate(zip(predictors(stages), keys, strict=True))}
 
 
-def pad_to_patches(image: Float[Array, "h w c"], patch_size: int) -> Float[Array, "H W c"]:
+def pad_to_patches(image: Float[AnyArray, "h w c"], patch_size: int) -> Float[Array, "H W c"]:
     """Zero rows and columns below and to the right, up to whole patches."""
     rows, columns = patch_grid(size_of(image), patch_size)
     pad = ((0, rows * patch_size - image.shape[0]), (0, columns * patch_size - image.shape[1]), (0, 0))
@@ -96,7 +96,7 @@ def pad_to_patches(image: Float[Array, "h w c"], patch_size: int) -> Float[Array
 
 
 def predict_stage(
-    predictor: Predictor, params: Any, residual: Float[Array, "h w 3"], patch_size: int, *quality: Float[Array, " 2"]
+    predictor: Predictor, params: Any, residual: Float[AnyArray, "h w 3"], patch_size: int, *quality: Float[Array, " 2"]
 ) -> Float[Array, "n k"]:
     """Rows (n, 8 + votes) of one stage for one residual, patches row by row."""
     raw = apply_in_bands(predictor, params, patches_of(pad_to_patches(residual, patch_size), patch_size), *quality)
@@ -113,7 +113,7 @@ def quality_inputs(color_step: Float[Array, ""] | None) -> Float[Array, " 2"]:
 
 
 def stage_control(
-    image: Float[Array, "h w 3"],
+    image: Float[AnyArray, "h w 3"],
     rendered: Float[Array, "h w 3"],
     *,
     patch_size: int,
@@ -140,7 +140,7 @@ def stage_control(
 def run_stages(
     stages: tuple[StageConfig, ...],
     params: dict[str, Any],
-    image: Float[Array, "h w 3"],
+    image: Float[AnyArray, "h w 3"],
     control: StageControl,
     *,
     skip_idle: bool = False,
@@ -155,7 +155,7 @@ def run_stages(
 
 def predict_stages(
     stages: tuple[StageConfig, ...], params: dict[str, Any], image: np.ndarray, control: StageControl
-) -> list[tuple[Gaussians2D, np.ndarray]]:
+) -> list[tuple[Gaussians2D, Any]]:
     """(Gaussians at full capacity, codes) of every stage of `run_stages` on a concrete image, numpy arrays.
 
     Without a quantiser in `control` the codes are None.

@@ -7,8 +7,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from airjax.arrays import AnyArray
 from airjax.inner.task import Case
 from airjax.scene.model import Model, load
 from airjax.scene.procedural import Views, noise_textures, random_views
@@ -21,7 +22,7 @@ def procedural_cases(
     count: int,
     *,
     model: Model | None = None,
-    textures: Float[Array, "T s s 3"] | None = None,
+    textures: Float[AnyArray, "T s s 3"] | None = None,
     image_size: tuple[int, int] = (32, 32),
     context: int = 2,
     targets: int = 2,
@@ -52,7 +53,7 @@ def procedural_cases(
 
 
 def views_of_test_scene(
-    textures: Float[Array, "T s s 3"] | None, *, index: int, image_size: tuple[int, int], num_views: int
+    textures: Float[AnyArray, "T s s 3"] | None, *, index: int, image_size: tuple[int, int], num_views: int
 ) -> Views:
     """The views of test scene `index`, numpy arrays; arguments as in `procedural_cases`."""
     textures = noise_textures(jax.random.key(1), 32) if textures is None else jnp.asarray(textures)

@@ -11,6 +11,8 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from airjax.arrays import AnyArray
+
 MAX_DEGREE = 4
 SH0 = 0.5 / math.sqrt(math.pi)  # 0.28209479, the constant function
 
@@ -80,6 +82,6 @@ def to_rgb(harmonics: Float[Array, "n k 3"], directions: Float[Array, "n 3"]) ->
     return jnp.where(rgb > 0, rgb, 0.0)
 
 
-def from_rgb(rgb: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
+def from_rgb(rgb: Float[AnyArray, "... 3"]) -> Float[AnyArray, "... 3"]:
     """Coefficient of the constant function for a colour."""
     return (rgb - 0.5) / SH0

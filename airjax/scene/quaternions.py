@@ -43,7 +43,7 @@ def from_rotation(rotation: Float[AnyArray, "3 3"]) -> Float[Array, " 4"]:
     return quat / jnp.linalg.norm(quat) * jnp.where(quat[0] < 0, -1.0, 1.0)
 
 
-def multiply(a: Float[Array, "n 4"], b: Float[Array, "n 4"]) -> Float[Array, "n 4"]:
+def multiply(a: Float[AnyArray, "n 4"], b: Float[AnyArray, "n 4"]) -> Float[Array, "n 4"]:
     """Products a b: the rotation b followed by a."""
     aw, ax, ay, az = jnp.moveaxis(a, -1, 0)
     bw, bx, by, bz = jnp.moveaxis(b, -1, 0)

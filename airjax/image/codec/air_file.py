@@ -27,6 +27,8 @@ from airjax.image.codec.quantise import dequantise
 from airjax.raster.draw import render
 from airjax.raster.tiles import patch_grid
 
+Buffer = bytes | bytearray | memoryview
+
 # Bounds of the numbers of the lossless profile. They lie far beyond any photograph, and keep a float32 renderer finite:
 # its largest intermediate, (2 * MAX_VALUE / MIN_SCALE)^2, is 2^90, and float32 ends near 2^128.
 MIN_SCALE = 2.0**-20
@@ -66,7 +68,7 @@ class Encoded:
         return encode(self)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Encoded:
+    def from_bytes(cls, data: Buffer) -> Encoded:
         """Inverse of `to_bytes`, see `decode`."""
         return decode(data)
 
@@ -144,7 +146,7 @@ def _pack_rows(rows: np.ndarray, counts: tuple[int, ...]) -> list[bytes]:
     return payloads
 
 
-def decode(data: bytes, *, partial: bool = False) -> Encoded:
+def decode(data: Buffer, *, partial: bool = False) -> Encoded:
     """The Gaussians of a file, float32 arrays of numpy.
 
     Of a lossless file they are those that were encoded, bit for bit; of a compact one they are the same on every
@@ -170,7 +172,7 @@ def decode(data: bytes, *, partial: bool = False) -> Encoded:
     return Encoded(gaussians, tuple(len(block) for block in blocks), header.image_size)
 
 
-def decode_quantised(data: bytes, *, partial: bool = False) -> Quantised:
+def decode_quantised(data: Buffer, *, partial: bool = False) -> Quantised:
     """The integers of a compact file, exactly those that were encoded; FormatError for another profile."""
     header, chunks, whole = _read(data, partial=partial)
     if header.profile != PROFILE_COMPACT:
@@ -187,7 +189,7 @@ def dequantised(quantised: Quantised) -> Encoded:
     return Encoded(join([empty, *sets]), quantised.stage_counts, size, quantised)
 
 
-def info(data: bytes) -> FileInfo:
+def info(data: Buffer) -> FileInfo:
     """The chunk table and the sizes of a file, and what its bits are spent on; a FormatError where none can be read.
 
     A wrong checksum is no error here, so that a damaged file can be looked at.
@@ -218,7 +220,7 @@ def info(data: bytes) -> FileInfo:
     )
 
 
-def _read(data: bytes, *, partial: bool = False, damaged: bool = False) -> tuple[Header, list[Chunk], bool]:
+def _read(data: Buffer, *, partial: bool = False, damaged: bool = False) -> tuple[Header, list[Chunk], bool]:
     """Header, all chunks, and whether the file is whole; no stage is looked into.
 
     `partial` and `damaged` accept a file that is cut short after its header, and wrong checksums.

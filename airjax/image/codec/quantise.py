@@ -77,7 +77,7 @@ def _round(x):
     return x + jax.lax.stop_gradient(jnp.round(x) - x)
 
 
-def round_colors(values: Float[Array, "n 3"], *, xp=jnp) -> Float[Array, "n 3"]:
+def round_colors(values: Float[AnyArray, "n 3"], *, xp=jnp) -> Float[AnyArray, "n 3"]:
     """Amplitudes in bins to integers: towards zero below _ROUND_UP; all zero below DROP_BELOW."""
     kept = xp.sum(xp.square(values), axis=1) >= DROP_BELOW**2
     rounded = xp.sign(values) * xp.floor(xp.abs(values) + (1 - _ROUND_UP))
@@ -99,7 +99,7 @@ def predicted_codes(votes: Float[Array, " 6"], color_step: Float[Array, ""], *, 
     return jnp.clip(_round(jnp.concatenate([widths, center])), *CODE_RANGE)
 
 
-def canonical(gaussians: Gaussians2D, *, xp=jnp) -> tuple[Array, Array, Array]:
+def canonical(gaussians: Gaussians2D, *, xp=jnp) -> tuple[AnyArray, AnyArray, AnyArray]:
     """(a, b, angle in [0, pi)) with a >= b; the same Gaussians."""
     first, second = gaussians.scales[:, 0], gaussians.scales[:, 1]
     swap = second > first

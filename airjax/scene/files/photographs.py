@@ -66,7 +66,7 @@ class Scene:
         images = np.stack([resize(image, smaller) for image in self.images])
         return replace(self, images=images, alphas=alphas, cameras=self.cameras.resized(size, smaller))
 
-    def take(self, views: Sequence[int] | np.ndarray) -> Scene:
+    def take(self, views: Sequence[int | np.integer] | np.ndarray) -> Scene:
         """Some of the views, by their numbers."""
         index = np.asarray(views, int)
         return replace(
