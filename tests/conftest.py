@@ -1,6 +1,6 @@
 """Strict numerics for every test: no silent rank or dtype promotion, highest matmul precision.
 
-`--shapes` also checks every annotation of a function of airjax at run time, by jaxtyping and beartype.
+Every annotation of a function of airjax is checked at run time too, by jaxtyping and beartype (`runtime_types`).
 """
 
 import os
@@ -9,7 +9,9 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import jaxtyping
 import pytest
+import runtime_types
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -19,23 +21,21 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_addoption(parser):
-    parser.addoption("--shapes", action="store_true", help="check every annotation of airjax at run time")
+    parser.addoption("--no-shapes", action="store_true", help="do not check the annotations of airjax at run time")
 
 
 def pytest_configure(config):
-    if config.getoption("--shapes"):
-        import runtime_types
-
+    if not config.getoption("--no-shapes"):
         runtime_types.install()
 
 
-def pytest_collection_modifyitems(config, items):
-    """With `--shapes`, a call that the annotations forbid fails before the function can refuse it in its own words."""
-    if config.getoption("--shapes"):
-        skip = pytest.mark.skip(reason="gives a function what its annotations forbid")
-        for item in items:
-            if item.get_closest_marker("forbidden"):
-                item.add_marker(skip)
+@pytest.fixture(autouse=True)
+def unchecked_where_forbidden(request):
+    """A call that the annotations forbid would fail before the function can refuse it in its own words."""
+    forbidden = request.node.get_closest_marker("forbidden") is not None
+    jaxtyping.config.update("jaxtyping_disable", forbidden)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -79,6 +79,7 @@ def test_a_failed_write_keeps_the_old_weights(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["weights.safetensors"]
 
 
+@pytest.mark.forbidden
 @pytest.mark.parametrize(
     ("params", "options", "error", "message"),
     [

@@ -1,4 +1,4 @@
-"""The checker behind `pytest --shapes`: every annotation of a function of airjax, at run time."""
+"""Checks every annotation of a function of airjax at run time."""
 
 from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeDecorHintException

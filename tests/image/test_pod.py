@@ -92,6 +92,7 @@ def test_without_new_rows_there_is_no_loss_and_no_gradient():
     np.testing.assert_array_equal(grad, np.zeros((4, 8)))
 
 
+@pytest.mark.forbidden
 def test_new_must_fit_the_rows():
     with pytest.raises(ValueError, match=r"new: expected one bool per row of raw \(4, 8\), got \(3,\)"):
         pod_loss(rows(), inner, TX, num_steps=1, new=np.ones(3, bool))

@@ -698,6 +698,7 @@ def test_an_unknown_name():
         estimator("maml")
 
 
+@pytest.mark.forbidden
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

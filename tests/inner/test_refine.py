@@ -367,6 +367,7 @@ def test_vmap_over_problems_is_a_loop():
         assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], batched), single)
 
 
+@pytest.mark.forbidden
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
