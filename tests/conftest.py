@@ -13,6 +13,8 @@ import jaxtyping
 import pytest
 import runtime_types
 
+runtime_types.install()  # before any conftest below this one imports airjax
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -24,16 +26,11 @@ def pytest_addoption(parser):
     parser.addoption("--no-shapes", action="store_true", help="do not check the annotations of airjax at run time")
 
 
-def pytest_configure(config):
-    if not config.getoption("--no-shapes"):
-        runtime_types.install()
-
-
 @pytest.fixture(autouse=True)
 def unchecked_where_forbidden(request):
     """A call that the annotations forbid would fail before the function can refuse it in its own words."""
     forbidden = request.node.get_closest_marker("forbidden") is not None
-    jaxtyping.config.update("jaxtyping_disable", forbidden)
+    jaxtyping.config.update("jaxtyping_disable", forbidden or request.config.getoption("--no-shapes"))
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
 

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from airjax.files import display_name
 
@@ -36,11 +36,11 @@ class Screen:
 
     def result(self, line: str) -> None:
         if not self.quiet:
-            _print(line, sys.stdout)
+            _print(line)
 
     def notice(self, line: str) -> None:
         if not self.quiet:
-            _print(_one_line(line), sys.stderr)
+            _print(_one_line(line), error=True)
 
     def notices(self, source: str | os.PathLike, lines: Iterable[str]) -> None:
         for line in lines:
@@ -48,7 +48,7 @@ class Screen:
 
     def error(self, line: str) -> None:
         self.num_errors += 1
-        _print(_one_line(line), sys.stderr)
+        _print(_one_line(line), error=True)
 
 
 def progress_bar(
@@ -131,9 +131,10 @@ def _one_line(text: str) -> str:
     return "airjax: " + " ".join(text.splitlines())
 
 
-def _print(line: str, stream: TextIO) -> None:
+def _print(line: str, *, error: bool = False) -> None:
     from tqdm import tqdm
 
+    stream = sys.stderr if error else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
     line = line.encode(encoding, "backslashreplace").decode(encoding)  # names that the terminal cannot show
     with tqdm.external_write_mode(file=stream):

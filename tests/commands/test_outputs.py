@@ -3,8 +3,8 @@
 import errno
 import os
 import sys
+from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from command_line import SIZE, assert_refused, failing, listing, photo
@@ -158,6 +158,6 @@ def test_failed_writes_leave_nothing(run, air_bytes, monkeypatch, function, numb
 
 def test_an_output_that_is_gone_again_is_in_nobodys_way(tmp_path):
     """Two names without a file are not the same file."""
-    work = outputs.guarded(lambda source, target: None, [], SimpleNamespace(force=False))
+    work = outputs.guarded(lambda source, target: None, [], Namespace(force=False))
     work(tmp_path / "a.png", tmp_path / "a.air")
     work(tmp_path / "b.png", tmp_path / "b.air")
