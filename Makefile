@@ -24,10 +24,13 @@ demo: $(STAMP)
 	@echo "--- compare"
 	$(BIN)/python -m eval.image.demo $(PHOTO) $(OUT)/photo.air $(OUT)/decoded.png -o $(OUT)/picture.png
 
-# Most of the time is compiling: a worker per core takes a file at a time, and programs are kept inside .venv for the
-# other files, processes and runs that need them. Temporary files stay inside .venv as well.
+# Most of the time is compiling: a worker per core, programs are kept inside .venv for the other files, processes and
+# runs that need them, and XLA optimises little. Temporary files stay inside .venv as well.
+QUICK_COMPILES := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
+  --xla_cpu_use_fusion_emitters=false
 PYTEST := TMPDIR="$$PWD/$(VENV)/tmp" JAX_COMPILATION_CACHE_DIR="$$PWD/$(VENV)/programs" \
-  JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5 $(BIN)/python -m pytest -n auto --dist loadfile
+  JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 XLA_FLAGS="$(QUICK_COMPILES)" \
+  $(BIN)/python -m pytest -n auto --dist worksteal
 
 test: $(STAMP)
 	@mkdir -p $(VENV)/tmp

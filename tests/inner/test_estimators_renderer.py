@@ -135,7 +135,7 @@ def test_inactive_slots(name):
 
     Two kinds of slots without a gradient: inactive ones, and one drawn far outside the image. es and pes see only how O
     changes when all numbers move at once, and lay that to the slots that were not drawn as well: there 0 is the mean
-    over draws and not what one draw gives.
+    over draws and not what one draw gives. A finite difference divides what two evaluations of O differ by in rounding.
     """
     active = np.array([True, False, True, True, False])
     state = {k: v.astype(np.float32) for k, v in STATE.items()}
@@ -148,4 +148,5 @@ def test_inactive_slots(name):
         value = np.asarray(value)
         assert np.all(value[drawn] != 0)
         if name not in ("es", "pes"):
-            np.testing.assert_array_equal(value[~drawn], 0)
+            rounding = np.finfo(np.float32).eps * abs(done.loss) / ALL[name].get("epsilon", np.inf)
+            np.testing.assert_allclose(value[~drawn], 0, atol=rounding)

@@ -1,6 +1,7 @@
 """The host loop of every refinement, with images and with scenes; oracles: the renderers, a loop never interrupted."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,8 @@ def case(request) -> Case:
 def loss_of(case: Case, gaussians) -> float:
     """The inner loss of a set, all views together."""
     capacity = case.task.plan(gaussians, headroom=2.0, thorough=True)
-    return float(case.task.loss(case.task.coordinates(gaussians), gaussians.active, capacity=capacity))
+    loss = jax.jit(partial(case.task.loss, capacity=capacity))
+    return float(loss(case.task.coordinates(gaussians), gaussians.active))
 
 
 def same(first, second, **tolerance) -> None:

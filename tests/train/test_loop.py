@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from devices import environment
 from PIL import Image
 
 from airjax.errors import AirjaxError
@@ -35,7 +36,6 @@ from train.settings import free
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = LoopConfig(num_steps=30, log_every=4, checkpoint_every=5, keep=2)
 
 
@@ -306,11 +306,8 @@ def test_a_failing_picture_does_not_cost_the_checkpoint(tmp_path, reference):
 
 
 def program(out_dir: Path, *options: str, devices: int = 1) -> list[str]:
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    environment["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # as conftest.py sets it in this process
     command = [sys.executable, str(Path(__file__).resolve()), str(out_dir), *options]
-    return {"args": command, "env": os.environ | environment, "stdout": subprocess.PIPE, "text": True}
+    return {"args": command, "env": environment(devices), "stdout": subprocess.PIPE, "text": True}
 
 
 def finish(out_dir: Path, *options: str, devices: int = 1, status: int = 0) -> str:

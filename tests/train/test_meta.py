@@ -37,7 +37,7 @@ def images():
 
 
 def loss_of(phase, trained, images):
-    return phase.loss(trained, images, jax.random.key(2), EXPERIMENT)
+    return jax.jit(lambda *args: phase.loss(*args, EXPERIMENT))(trained, images, jax.random.key(2))
 
 
 def test_the_logged_loss_is_minus_the_psnr(state, images):

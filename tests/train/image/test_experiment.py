@@ -5,7 +5,6 @@ devices that there are and saves their states.
 """
 
 import dataclasses
-import os
 import subprocess
 import sys
 from functools import cache
@@ -16,6 +15,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import environment
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from airjax import weights_file
@@ -209,14 +209,8 @@ def test_stages_that_are_off_are_skipped_at_run_time():
 def eight_devices(tmp_path_factory) -> Path:
     """The folder in which this file, as a program with eight devices, left its final states."""
     out_dir = tmp_path_factory.mktemp("eight")
-    environment = {
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_DEFAULT_MATMUL_PRECISION": "highest",  # as conftest.py sets it in this process
-    }
     command = [sys.executable, str(Path(__file__).resolve()), str(out_dir)]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment(8), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return out_dir
 
