@@ -280,18 +280,18 @@ def _sum_axis(x: jax.Array, axis: int) -> jax.Array:
     return sum(terms[1:], start=terms[0])
 
 
-def _patch_means(maps: Float[Array, "k h w c"], patch_size: int) -> Float[Array, "k rows cols c"]:
-    """Mean of each map over each patch, counting only the pixels inside the image."""
+def _patch_means(image: Float[Array, "h w c"], patch_size: int) -> Float[Array, "rows cols c"]:
+    """Mean over each patch, counting only the pixels inside the image."""
     if patch_size < 1:
         raise ValueError(f"patch_size: expected at least 1, got {patch_size}")
-    k, h, w, c = maps.shape
+    h, w, c = image.shape
     down, across = (np.minimum(patch_size, side - np.arange(0, side, patch_size)) for side in (h, w))
     rows, cols = len(down), len(across)
-    hang = ((0, 0), (0, rows * patch_size - h), (0, cols * patch_size - w), (0, 0))
+    hang = ((0, rows * patch_size - h), (0, cols * patch_size - w), (0, 0))
     # Rows first, on whole lines of the image: what is left for the short second sum is P times smaller.
-    lines = _sum_axis(jnp.pad(maps, hang).reshape(k, rows, patch_size, cols * patch_size * c), 2)
-    sums = _sum_axis(lines.reshape(k, rows, cols, patch_size, c), 3)
-    return sums * jnp.asarray(1.0 / np.outer(down, across), maps.dtype)[None, :, :, None]
+    lines = _sum_axis(jnp.pad(image, hang).reshape(rows, patch_size, cols * patch_size * c), 1)
+    sums = _sum_axis(lines.reshape(rows, cols, patch_size, c), 2)
+    return sums * jnp.asarray(1.0 / np.outer(down, across), image.dtype)[:, :, None]
 
 
 def patch_mse(image: Image, rendered: Image, *, patch_size: int) -> Float[Array, "rows cols"]:
@@ -301,7 +301,7 @@ def patch_mse(image: Image, rendered: Image, *, patch_size: int) -> Float[Array,
     be multiples of P); there only the pixels of the image count.
     """
     image, rendered = _check_pair(image, rendered)
-    return jnp.mean(_patch_means(jnp.square(rendered - image)[None], patch_size)[0], axis=-1)
+    return jnp.mean(_patch_means(jnp.square(rendered - image), patch_size), axis=-1)
 
 
 def patch_ssim(image: Image, rendered: Image, *, patch_size: int) -> Float[Array, "rows cols"]:
@@ -312,7 +312,8 @@ def patch_ssim(image: Image, rendered: Image, *, patch_size: int) -> Float[Array
     """
     image, rendered = _check_pair(image, rendered)
     s, d = image + rendered, image - rendered
-    luminance, contrast = _similarities(*_patch_means(jnp.stack([s, d, s**2, d**2]), patch_size))
+    means = (_patch_means(part, patch_size) for part in (s, d, s**2, d**2))  # side by side they would all be stored
+    luminance, contrast = _similarities(*means)
     return jnp.mean(luminance * contrast, axis=-1)
 
 

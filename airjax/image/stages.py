@@ -165,62 +165,72 @@ def predict_stages(
     images of two stages.
     """
     predicted: list = []
-    for stage in _iterate_stages(stages, params, jax.device_put(image), control, skip_idle=True):
+    for stage in _iterate_stages(stages, params, jax.device_put(image), control, skip_idle=True, draw_last=False):
         jax.block_until_ready(predicted[-1:])
         predicted.append((stage.gaussians, stage.codes))
     return jax.device_get(predicted)
 
 
-def _iterate_stages(stages, params, image, control, skip_idle: bool) -> Iterator[Stage]:
+def _iterate_stages(stages, params, image, control, skip_idle: bool, draw_last: bool = True) -> Iterator[Stage]:
     rendered = jnp.zeros_like(image)
     left = control.max_gaussians
     for i, stage in enumerate(stages):
         # The first stage lays the base of every later one, so it may take all that the budget holds.
         stages_left = np.float32(len(stages) - i if i else 1)
         weights = params[f"stage{i}"]
-        added, left = _run_stage(stage, weights, image, rendered, control, stages_left, left, skip_idle=skip_idle)
-        rendered = added.rendered
-        yield added
+        gaussians, drawn, quantised, left = _predict_stage(
+            stage, weights, image, rendered, control, stages_left, left, skip_idle=skip_idle
+        )
+        if draw_last or i + 1 < len(stages):
+            rendered = _draw_stage(stage, drawn, rendered, skip_idle=skip_idle)
+        yield Stage(gaussians, rendered, **quantised)
 
 
-# Jitted although it may not be the outermost call: stages of the same kind are then traced once, not six times.
+# Jitted although they may not be the outermost call: stages of the same kind are then traced once, not six times. Two
+# programs, so that an image that nobody looks at need not be drawn.
 @partial(jax.jit, static_argnames=("stage", "skip_idle"))
-def _run_stage(stage, params, image, rendered, control, stages_left, left, *, skip_idle) -> tuple[Stage, jax.Array]:
-    """One stage, and what it leaves of the budget."""
+def _predict_stage(stage, params, image, rendered, control, stages_left, left, *, skip_idle):
+    """The Gaussians of one stage, those to draw, the quantiser's part of a `Stage`, and what is left of the budget."""
     height, width, channels = image.shape
     size = stage.patch_map.patch_size
-    grid = patch_grid((height, width), size)
-    centers = patch_centers(grid, size, image.dtype)
+    centers = patch_centers(patch_grid((height, width), size), size, image.dtype)
     active = stage_control(
         image, rendered, patch_size=size, control=control, stages_left=stages_left, gaussians_left=left
     )
 
-    def rounded(gaussians, votes):
-        """The set to draw, and the quantiser's part of a `Stage`."""
-        step = control.color_step
-        if step is None:
-            return gaussians, {}
-        codes = predicted_codes(votes, jnp.where(step > 0, step, 1.0), patch_size=size)
-        drawn, lattice = straight_through(gaussians, centers, codes)
-        drawn = jax.tree.map(lambda new, old: jnp.where(step > 0, new, old), drawn, gaussians)
-        return drawn, {"codes": codes, "lattice": lattice}
-
-    def run(rendered):
+    def network(residual):
         predictor = compact_predictor(stage.network, size)
-        raw = predict_stage(predictor, params, image - rendered, size, quality_inputs(control.color_step))
-        gaussians = to_physical(raw[:, : 5 + channels], centers, active, stage.patch_map)
-        votes = jnp.mean(raw[:, 5 + channels :], axis=0) if stage.network.votes else jnp.zeros(NUM_CODES)
-        drawn, quantised = rounded(gaussians, votes)
-        added = render_patches(drawn, patches=stage.patch_map.layout(grid))
-        return Stage(gaussians, rendered + added[:height, :width], **quantised)
+        return predict_stage(predictor, params, residual, size, quality_inputs(control.color_step))
 
-    def idle(rendered):
-        raw = jnp.zeros((active.size, 5 + channels), rendered.dtype)
-        gaussians = to_physical(raw, centers, active, stage.patch_map)
-        return Stage(gaussians, rendered, **rounded(gaussians, jnp.zeros(NUM_CODES))[1])
+    def idle(residual):
+        return jnp.zeros((active.size, 5 + channels + stage.network.votes), residual.dtype)
 
-    result = jax.lax.cond(jnp.any(active), run, idle, rendered) if skip_idle else run(rendered)
-    return result, left - jnp.sum(active, dtype=jnp.float32)
+    residual = image - rendered
+    raw = jax.lax.cond(jnp.any(active), network, idle, residual) if skip_idle else network(residual)
+    gaussians = to_physical(raw[:, : 5 + channels], centers, active, stage.patch_map)
+    left = left - jnp.sum(active, dtype=jnp.float32)
+    step = control.color_step
+    if step is None:
+        return gaussians, gaussians, {}, left
+    votes = jnp.mean(raw[:, 5 + channels :], axis=0) if stage.network.votes else jnp.zeros(NUM_CODES)
+    codes = predicted_codes(votes, jnp.where(step > 0, step, 1.0), patch_size=size)
+    drawn, lattice = straight_through(gaussians, centers, codes)
+    drawn = jax.tree.map(lambda new, old: jnp.where(step > 0, new, old), drawn, gaussians)
+    return gaussians, drawn, {"codes": codes, "lattice": lattice}, left
+
+
+@partial(jax.jit, static_argnames=("stage", "skip_idle"))
+def _draw_stage(stage, gaussians, rendered, *, skip_idle):
+    """`rendered` with the Gaussians of one stage added."""
+    height, width, _ = rendered.shape
+    grid = patch_grid((height, width), stage.patch_map.patch_size)
+
+    def draw(rendered):
+        return rendered + render_patches(gaussians, patches=stage.patch_map.layout(grid))[:height, :width]
+
+    if skip_idle:
+        return jax.lax.cond(jnp.any(gaussians.active), draw, lambda rendered: rendered, rendered)
+    return draw(rendered)
 
 
 def solve_stages(

@@ -14,7 +14,7 @@ from airjax.image.codec.payload import Quantised
 from airjax.image.codec.quantise import NUM_CODES, Rows, quantise
 from airjax.image.model import Model
 from airjax.image.patches import PatchMap
-from airjax.image.stages import StageConfig, _run_stage, init_params, run_stages, stage_control_of
+from airjax.image.stages import StageConfig, _draw_stage, _predict_stage, init_params, run_stages, stage_control_of
 from airjax.nn.air_stage import PredictorConfig
 from airjax.raster.draw import render
 
@@ -144,12 +144,13 @@ def test_bad_options(model, options, message):
 
 
 def test_another_quality_compiles_nothing(model):
-    """Thresholds and bin widths are traced values; and there is one program for each kind of stage."""
-    _run_stage.clear_cache()
-    compress.compress(model, picture(), CompressOptions(quality=30))
-    assert _run_stage._cache_size() == 2
-    compress.compress(model, picture(), CompressOptions(quality=31, mse_threshold=1e-3))
-    assert _run_stage._cache_size() == 2
+    """Thresholds and bin widths are traced values; a kind of stage is one program, and one that draws what is seen."""
+    programs = (_predict_stage, _draw_stage)
+    for program in programs:
+        program.clear_cache()
+    for options in (CompressOptions(quality=30), CompressOptions(quality=31, mse_threshold=1e-3)):
+        compress.compress(model, picture(), options)
+        assert [program._cache_size() for program in programs] == [2, 1]
 
 
 # --- the search ------------------------------------------------------------------------------------------
