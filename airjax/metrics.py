@@ -13,6 +13,7 @@ statistics.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -271,17 +272,23 @@ def ms_ssim(image: Image, rendered: Image) -> Scalar:
     return jnp.mean(product)
 
 
-def _sum_axis(x: jax.Array, axis: int) -> jax.Array:
-    """Sum over one axis; a short one term by term, which XLA turns into wide vector additions on a CPU."""
-    size = x.shape[axis]
+def _sum_axis(function: Callable[..., jax.Array], arrays: Sequence[jax.Array], axis: int) -> jax.Array:
+    """Sum of an elementwise function over one axis.
+
+    A short axis is summed term by term, each computed where it is added: XLA's CPU backend turns that into one loop of
+    wide vectors that stores nothing in between.
+    """
+    size = arrays[0].shape[axis]
     if size > _UNROLL:
-        return jnp.sum(x, axis=axis)
-    terms = [jax.lax.index_in_dim(x, k, axis, keepdims=False) for k in range(size)]
+        return jnp.sum(function(*arrays), axis=axis)
+    terms = [function(*(jax.lax.index_in_dim(x, k, axis, keepdims=False) for x in arrays)) for k in range(size)]
     return sum(terms[1:], start=terms[0])
 
 
-def _patch_means(image: Float[Array, "h w c"], patch_size: int) -> Float[Array, "rows cols c"]:
-    """Mean over each patch, counting only the pixels inside the image."""
+def _patch_means(
+    function: Callable[..., jax.Array], image: Image, rendered: Image, patch_size: int
+) -> Float[Array, "rows cols c"]:
+    """Mean of an elementwise function of two images, zero at zeros, over the pixels of each patch inside the image."""
     if patch_size < 1:
         raise ValueError(f"patch_size: expected at least 1, got {patch_size}")
     h, w, c = image.shape
@@ -289,8 +296,9 @@ def _patch_means(image: Float[Array, "h w c"], patch_size: int) -> Float[Array, 
     rows, cols = len(down), len(across)
     hang = ((0, rows * patch_size - h), (0, cols * patch_size - w), (0, 0))
     # Rows first, on whole lines of the image: what is left for the short second sum is P times smaller.
-    lines = _sum_axis(jnp.pad(image, hang).reshape(rows, patch_size, cols * patch_size * c), 1)
-    sums = _sum_axis(lines.reshape(rows, cols, patch_size, c), 2)
+    blocks = [jnp.pad(x, hang).reshape(rows, patch_size, cols * patch_size * c) for x in (image, rendered)]
+    lines = _sum_axis(function, blocks, 1).reshape(rows, cols, patch_size, c)
+    sums = _sum_axis(lambda line: line, [lines], 2)
     return sums * jnp.asarray(1.0 / np.outer(down, across), image.dtype)[:, :, None]
 
 
@@ -301,7 +309,7 @@ def patch_mse(image: Image, rendered: Image, *, patch_size: int) -> Float[Array,
     be multiples of P); there only the pixels of the image count.
     """
     image, rendered = _check_pair(image, rendered)
-    return jnp.mean(_patch_means(jnp.square(rendered - image), patch_size), axis=-1)
+    return jnp.mean(_patch_means(lambda x, y: (x - y) ** 2, image, rendered, patch_size), axis=-1)
 
 
 def patch_ssim(image: Image, rendered: Image, *, patch_size: int) -> Float[Array, "rows cols"]:
@@ -311,9 +319,8 @@ def patch_ssim(image: Image, rendered: Image, *, patch_size: int) -> Float[Array
     left. This is the criterion of AIR's Stage Control.
     """
     image, rendered = _check_pair(image, rendered)
-    s, d = image + rendered, image - rendered
-    means = (_patch_means(part, patch_size) for part in (s, d, s**2, d**2))  # side by side they would all be stored
-    luminance, contrast = _similarities(*means)
+    functions = (jnp.add, jnp.subtract, lambda x, y: (x + y) ** 2, lambda x, y: (x - y) ** 2)
+    luminance, contrast = _similarities(*(_patch_means(f, image, rendered, patch_size) for f in functions))
     return jnp.mean(luminance * contrast, axis=-1)
 
 
