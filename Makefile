@@ -33,7 +33,7 @@ OPTIMISE_LITTLE = XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disab
 # A flag that jaxlib does not know ends the process, and 0.11 does not know these.
 OF_0.10 = $(if $(shell ls -d $(VENV)/lib/python3*/site-packages/jaxlib-0.10.* 2>/dev/null),\
   --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1)
-STORED := tests/test_golden.py tests/test_shipped.py
+STORED := tests/test_golden.py
 
 test: $(STAMP)
 	@mkdir -p $(VENV)/tmp

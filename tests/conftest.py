@@ -1,6 +1,6 @@
 """Strict numerics for every test: no silent rank or dtype promotion, highest matmul precision.
 
-Every annotation of a function of airjax is checked at run time too, by jaxtyping and beartype (`runtime_types`).
+The annotations of airjax are checked at run time too, by jaxtyping and beartype (`runtime_types`).
 """
 
 import os
