@@ -97,11 +97,11 @@ def test_an_estimator_and_a_loss_of_ones_own(name, photos, tmp_path, capsys):
     weights = tmp_path / "run" / "weights.safetensors"
     assert load_weights(weights)[0]
 
-    study = Estimators("e", "d", subjects, ("lookahead",), horizons=(2,), draws=2)
+    study = Estimators("e", "d", subjects, ("lookahead", "zero_step"), horizons=(2,), draws=2)
     assert estimators.run(study, weights, tmp_path) == 0
     records = json.loads((tmp_path / "estimators.json").read_text())["records"]
     cosines = {record["name"]: record["mean"]["cosine"] for record in records}
-    assert list(cosines) == ["unrolled", "lookahead"] and 0 < cosines["lookahead"] < 1
+    assert list(cosines) == ["unrolled", "lookahead", "zero_step"] and 0 < cosines["lookahead"] < 1
 
     starts = (Start("one", (str(weights),)), Start("two", (str(weights),)))
     config = Curves("c", "d", subjects, starts, steps=(0, 3), compared=(3,))

@@ -20,6 +20,8 @@ from airjax.metrics import psnr_8bit
 from airjax.raster.draw import render
 from airjax.weights_file import load_weights, save_weights
 
+pytestmark = pytest.mark.slow
+
 SIZE = (32, 40)
 # One configuration for every loop, so that its programs are compiled once for each form.
 SMALL = FitConfig(num_gaussians=60, num_steps=60, additions=2)

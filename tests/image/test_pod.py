@@ -15,6 +15,8 @@ from airjax.metrics import image_loss
 from airjax.nn.air_stage import PredictorConfig
 from airjax.raster.tiles import patch_centers
 
+pytestmark = pytest.mark.slow
+
 NEW = np.array([True, False, True, True])
 TX = inner_adam(0.05)
 STAGE = StageConfig(PatchMap(8, offset=0.75, max_scale=4.2), PredictorConfig(features=8, blocks=1))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from airjax.gaussians import join
 from airjax.image import model
@@ -10,6 +11,8 @@ from airjax.image.patches import PatchMap
 from airjax.image.stages import StageConfig, init_params, run_stages, solve_stages, stage_control_of
 from airjax.nn.air_stage import PredictorConfig
 from airjax.raster.draw import render
+
+pytestmark = pytest.mark.slow
 
 SIZE = (19, 26)  # patches hang over at two edges
 STAGES = tuple(StageConfig(PatchMap(8, 0.75, 0.5, 4.2), PredictorConfig(8, 1, 2)) for _ in range(2))

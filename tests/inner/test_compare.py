@@ -1,10 +1,13 @@
 """Estimators beside the exact one (scenes: tests/test_extensions.py); oracles: gradients by hand, the exact one."""
 
 import numpy as np
+import pytest
 from cases import image_case
 
 from airjax.inner.compare import angle, compare
 from airjax.inner.estimators import EvolutionStrategies, Unrolled, ZeroStep
+
+pytestmark = pytest.mark.slow
 
 
 def test_cosine_bias_and_variance():

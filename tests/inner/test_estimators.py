@@ -31,6 +31,8 @@ from airjax.inner.estimators import (
 from airjax.inner.estimators import base as estimators_base
 from airjax.inner.optimizers import scale_by_rates, scaled_adam
 
+pytestmark = pytest.mark.slow
+
 N = 7
 RNG = np.random.default_rng(0)
 

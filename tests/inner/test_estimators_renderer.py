@@ -16,6 +16,8 @@ from airjax.inner.estimators import Problem, estimator, outer_gradient
 from airjax.raster import additive
 from airjax.raster.draw import render
 
+pytestmark = pytest.mark.slow
+
 SIZE = (12, 12)  # two by two tiles of 8 pixels, both edges cut
 CAPACITY = 32
 RATES = {"means": 0.1, "log_scales": 0.02, "angles": 0.02, "colors": 0.05}

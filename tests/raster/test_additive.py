@@ -30,6 +30,8 @@ from airjax.raster.additive import accumulate, draw_slots, render_lists, render_
 from airjax.raster.draw import render
 from airjax.raster.tiles import Tiling, footprints_of, gather_slots, patch_centers, patch_grid, sorted_lists
 
+pytestmark = pytest.mark.slow
+
 TILE = 8
 WEIGHTS = np.random.default_rng(0).normal(size=(*HAND_SIZE, 3))
 

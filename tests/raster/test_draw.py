@@ -17,6 +17,8 @@ from airjax.raster.draw import capacity_of, render, rescale
 from airjax.raster.plan import count_pairs
 from airjax.raster.tiles import CHUNK, Capacity, Tiling, footprints_of, sorted_lists
 
+pytestmark = pytest.mark.slow
+
 dense = jax.jit(render_dense, static_argnames=("image_size", "smooth_cutoff"))
 
 

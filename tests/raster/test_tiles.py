@@ -143,6 +143,7 @@ def test_overflow_is_reported_at_the_first_pair_too_many():
 
 
 @pytest.mark.parametrize(("whole", "single"), [(256, 1), (65_537, 0)])
+@pytest.mark.slow
 def test_overflow_survives_large_counts(whole, single):
     """2^24 + 1 pairs, which float32 rounds to the capacity, and 2^32 + 2^16, which int32 takes for 2^16."""
     tiling, capacity = Tiling((2048, 2048), 8), 2**24

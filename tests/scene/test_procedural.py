@@ -9,6 +9,8 @@ from airjax.scene.cameras import look_at, pinhole, project_points, unproject
 from airjax.scene.procedural import NUM_OBJECTS, Objects, Room, noise_textures, random_views
 from airjax.scene.procedural import cast as cast_eagerly
 
+pytestmark = pytest.mark.slow
+
 SIZE = (40, 56)
 
 cast = jax.jit(cast_eagerly, static_argnames="image_size")

@@ -12,6 +12,8 @@ from airjax.scene.files.photographs import load
 from airjax.scene.procedural import random_views
 from airjax.scene.triangulate import triangulate
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def views():

@@ -18,6 +18,8 @@ from eval.report import environment
 from eval.timing import Row, Timing
 from train.settings import settings_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def config(photo):

@@ -15,7 +15,7 @@ from airjax.image.codec.payload import Quantised
 from airjax.image.codec.quantise import Rows
 from airjax.raster.draw import render
 
-CASES = 800  # python tests/helpers/fuzz.py tries any number
+CASES = 2000
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,8 @@ def test_the_valid_files_are_valid(files):
         assert join(chunks_of(data)) == data
 
 
-def test_many_cases(files):
+@pytest.mark.slow
+def test_2000_cases(files):
     """Property: a set or an AirjaxError of one line, within the time of `fuzz`; some of every kind get through."""
     read, kinds = Counter(), Counter()
     for number in range(CASES):

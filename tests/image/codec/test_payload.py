@@ -23,6 +23,8 @@ from airjax.image.codec.entropy import Memory, Meter, Tables, code_stage
 from airjax.image.codec.payload import Quantised, attribute_bits
 from airjax.image.codec.quantise import LEVELS, Rows, geometry_of
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 GOLDEN = ROOT / "tests" / "golden" / "compact_v1.air"
 FIELDS = ("means", "scales", "angles", "colors", "active")
