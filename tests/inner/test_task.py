@@ -19,13 +19,13 @@ from airjax.scene import task as scene_wing
 
 pytestmark = pytest.mark.slow
 
-CASES = {"image": image_case(), "scene": scene_case()}
+CASES = {"image": image_case, "scene": scene_case}
 RATES = {"image": image_wing.RATES, "scene": scene_wing.RATES}
 
 
-@pytest.fixture(params=list(CASES))
+@pytest.fixture(scope="module", params=list(CASES))
 def case(request) -> Case:
-    return CASES[request.param]
+    return CASES[request.param]()
 
 
 def loss_of(case: Case, gaussians) -> float:
@@ -106,7 +106,7 @@ def test_sets_of_any_size_share_programs(case):
 
 
 def test_the_capacity_that_cases_share():
-    case = CASES["image"]
+    case = image_case()
     large = replace(case.gaussians, scales=case.gaussians.scales * 20)
     cases = [case, case._replace(gaussians=large)]
     shared = shared_capacity(cases)
