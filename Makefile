@@ -26,8 +26,8 @@ demo: $(STAMP)
 
 # Most of the time is compiling: a worker per core, programs are kept inside .venv for the other files, processes and
 # runs that need them, and XLA optimises little, except where results are compared with stored ones. Temporary files
-# and bytecode stay inside .venv as well.
-PYTEST := TMPDIR="$$PWD/$(VENV)/tmp" PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$$PWD/$(VENV)/pycache" \
+# stay inside .venv as well.
+PYTEST := TMPDIR="$$PWD/$(VENV)/tmp" PYTHONDONTWRITEBYTECODE= \
   JAX_COMPILATION_CACHE_DIR="$$PWD/$(VENV)/programs" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
   $(BIN)/python -m pytest -n auto --dist worksteal
 OPTIMISE_LITTLE = XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true $(OF_0.10)"
