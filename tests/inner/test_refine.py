@@ -11,6 +11,8 @@ import pytest
 from airjax.inner.optimizers import scale_by_rates, scaled, scaled_adam
 from airjax.inner.refine import refine
 
+pytestmark = pytest.mark.slow
+
 RATE = 0.1
 CURVATURE = np.array([1.0, 2.0, 0.5, 3.0], np.float32)
 TARGET = np.array([1.0, -1.0, 0.5, 2.0], np.float32)

@@ -29,6 +29,8 @@ from eval.report import environment
 from eval.timing import Timing
 from train.settings import settings_of
 
+pytestmark = pytest.mark.slow
+
 LADDERS = {
     "airjax_qualities": (20, 50.5),
     "jpeg_qualities": (10, 60, 90),
