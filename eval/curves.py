@@ -79,7 +79,7 @@ class Curves:
     # name, description: of the evaluation, for the reports
     name: str
     description: str
-    subjects: Subjects  # images or scenes
+    subjects: Any  # images or scenes, `Subjects`
     starts: tuple[Start, ...]  # the first is the reference of all differences
     # numbers of refinement steps, increasing, the first is 0
     steps: tuple[int, ...] = (0, 5, 10, 20, 50, 100, 200, 500)

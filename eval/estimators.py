@@ -16,7 +16,7 @@ from airjax.files import atomic_write_bytes
 from airjax.inner.compare import Comparison, Fidelity, compare
 from airjax.inner.estimators import ESTIMATORS, Unrolled
 from airjax.inner.task import Case
-from eval.curves import Subjects, readable
+from eval.curves import readable
 from eval.plots import Line, Panel, draw_panels
 from eval.report import format_table, number, write_report
 
@@ -30,7 +30,7 @@ class Estimators:
     # name, description: of the evaluation, for the reports
     name: str
     description: str
-    subjects: Subjects  # images or scenes
+    subjects: Any  # images or scenes, `eval.curves.Subjects`
     estimators: tuple[str, ...]  # registered names; `unrolled`, which they are compared with, comes by itself
     horizons: tuple[int, ...] = (1, 5, 20, 50)  # numbers of inner steps K
     draws: int = 4  # of estimators that draw

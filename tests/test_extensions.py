@@ -85,7 +85,7 @@ def wing(name: str, photos):
     experiment = foresplat_metagrad.experiment(True, "lookahead")
     predictor = PredictorConfig(planes=4, matching=16, widths=(16, 16, 16, 16))
     experiment = experiment.with_(predictor=predictor, data={"image_size": (16, 16)}, phase={"loss_fn": view_loss})
-    return experiment, ProceduralScenes(photographs=None, num_scenes=1, image_size=(16, 16), loss_fn=view_loss)
+    return experiment, ProceduralScenes(made_up=10, num_scenes=1, image_size=(16, 16), loss_fn=view_loss)
 
 
 @pytest.mark.parametrize("name", ["image", "scene"])

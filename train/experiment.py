@@ -26,10 +26,9 @@ class Experiment:
 
     name: str  # of the run folder
     phase: Phase  # what is trained, by which loss
-    # optimizer, loop, data: see there
-    optimizer: Optimizer
-    loop: LoopConfig
-    data: Any
+    optimizer: Optimizer  # how weights follow gradients
+    loop: LoopConfig  # how long, and what is reported
+    data: Any  # what is trained on
     init: str | None = None  # weights file or run folder to start from; None for fresh weights from loop.seed
 
     def init_params(self, key: jax.Array) -> Any:
@@ -78,17 +77,18 @@ class Experiment:
             raise AirjaxError(f"{path}: expected weights of the model of {self.name}, got others; see its `init`")
         return jax.tree.map(jnp.asarray, params)
 
-    def run(self, out_dir: str | Path, init: str | Path | None = None) -> State:
+    def run(self, out_dir: str | Path) -> State:
         """Trains, resuming what `out_dir` holds, and writes out_dir/weights.safetensors at the end.
 
-        `init` are weights to start from instead of those of the configuration. Raises AirjaxError: no data, no such
-        weights, or a folder of another experiment.
+        Raises AirjaxError: no data, no such weights, a batch that does not divide among the devices, or a folder of
+        another experiment.
         """
         out_dir = Path(out_dir)
+        self.data.check_divides(len(self.loop.use_devices()))
         make_state, step_fn = self.make_step()
         params = self.init_params(jax.random.key(self.loop.seed))
-        if (source := init or self.init) is not None:
-            params = self.load_params(source, params)
+        if self.init is not None:
+            params = self.load_params(self.init, params)
         batches_fn, draw = self.open_data()
 
         def panel(state: State, step: int) -> np.ndarray:
@@ -102,6 +102,7 @@ class Experiment:
             panel_fn=panel,
             out_dir=out_dir,
             resolved_config=self,
+            content=self.data.content(),
         )
         metadata = {**self.metadata(), **self.phase.metadata(state)}
         save_weights(out_dir / "weights.safetensors", jax.tree.map(np.asarray, state["params"]), metadata)

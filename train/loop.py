@@ -31,7 +31,7 @@ from tqdm import tqdm
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes
 from train import checkpoint
-from train.settings import check_at_least, free, free_names, settings_of
+from train.settings import check_at_least, free, leaves, marked_names, settings_of
 
 try:
     import fcntl
@@ -64,12 +64,34 @@ class LoopConfig:
     keep: int = free(2)  # number of checkpoints that stay on disk
     # stop, with a checkpoint, after this wall-clock time over all sessions; None for no limit
     max_seconds: float | None = free(None)
+    # steps to go on to after the last, one after the other, each with a schedule of its own from there
+    extensions: tuple[int, ...] = free(())
+    devices: int | None = free(None)  # how many devices share a batch; None for all that there are
 
     def __post_init__(self):
         check_at_least(self, 0, "num_steps", "checkpoint_every", "panel_every")
-        check_at_least(self, 1, "log_every", "keep")
+        check_at_least(self, 1, "log_every", "keep", "devices")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise AirjaxError(f"max_seconds: expected > 0 or None, got {self.max_seconds}")
+        if list(self.ends) != sorted(set(self.ends)):
+            raise AirjaxError(f"extensions: expected increasing steps after {self.num_steps}, got {self.extensions}")
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The last step of the run, and that of each extension."""
+        return self.num_steps, *self.extensions
+
+    @property
+    def last_step(self) -> int:
+        """Where the run ends, its extensions included."""
+        return self.ends[-1]
+
+    def use_devices(self) -> list[jax.Device]:
+        """The devices that share a batch. Raises AirjaxError: there are fewer."""
+        there = jax.devices()
+        if self.devices is not None and self.devices > len(there):
+            raise AirjaxError(f"--loop.devices: expected at most {len(there)}, which there are, got {self.devices}")
+        return there[: self.devices]
 
 
 def run(
@@ -81,6 +103,7 @@ def run(
     out_dir: str | Path,
     panel_fn: Callable[[State, int], np.ndarray] | None = None,
     resolved_config: Any = None,
+    content: str | None = None,
     echo: Callable[[str], None] = print,
 ) -> State:
     """Train from `state`, or from the newest checkpoint in `out_dir`, to the last step; return its state.
@@ -95,6 +118,7 @@ def run(
         axis 0 is divisible by the number of devices (scalars are replicated).
       panel_fn: (state, step) -> uint8 (h, w, 3), every `panel_every` steps.
       resolved_config: what the folder's run is: dataclass or dict; another one in the same folder is refused.
+      content: what the data are, instead of where they lie (fields made by `train.settings.where`).
       echo: takes each line of text for the screen.
 
     Raises AirjaxError: the folder holds another run or a damaged checkpoint, or the data ended early;
@@ -102,7 +126,7 @@ def run(
     """
     out_dir, screen = Path(out_dir), _Screen(config, echo)
     with _only_process(out_dir), _Signals() as signals:
-        _claim_folder(out_dir, config, resolved_config, screen)
+        _claim_folder(out_dir, config, resolved_config, content, screen)
         training = _Training(config, state, step_fn, out_dir, screen)
         if training.is_over():
             screen.say(f"{out_dir}: nothing left to do at step {training.step}")
@@ -120,11 +144,11 @@ def run(
             finally:
                 if hasattr(batches, "close"):
                     batches.close()
-        step, of = training.step, f"of {config.num_steps} after {training.clock.elapsed():.0f} s: {out_dir}"
+        step, of = training.step, f"of {config.last_step} after {training.clock.elapsed():.0f} s: {out_dir}"
         if not finished:
             screen.say(f"stopped at step {step} {of}; checkpoint written, the same command continues")
             raise SystemExit(128 + signals.received)
-        screen.say(f"{'finished' if step >= config.num_steps else 'out of time'} at step {step} {of}")
+        screen.say(f"{'finished' if step >= config.last_step else 'out of time'} at step {step} {of}")
         return training.state
 
 
@@ -134,7 +158,7 @@ class _Training:
     def __init__(self, config: LoopConfig, state: State, step_fn: Callable, out_dir: Path, screen: _Screen):
         self._config, self._out_dir, self._screen = config, out_dir, screen
         self._folder = out_dir / "checkpoints"
-        self._mesh = Mesh(np.asarray(jax.devices()), ("data",))
+        self._mesh = Mesh(np.asarray(config.use_devices()), ("data",))
         replicated = NamedSharding(self._mesh, PartitionSpec())
         self._train_step = jax.jit(step_fn, donate_argnums=0, out_shardings=(replicated, replicated))
         self._pending: list[tuple[int, Metrics]] = []  # dispatched, losses not yet looked at
@@ -146,7 +170,7 @@ class _Training:
             self.state = checkpoint.restore(self._folder, self.state, latest)
             extra = checkpoint.read_extra(self._folder, latest)
             self.step, elapsed, self._window = latest, float(extra["elapsed"]), _Mean(extra.get("window"))
-            screen.say(f"resuming {out_dir} at step {latest} of {config.num_steps} ({elapsed:.0f} s so far)")
+            screen.say(f"resuming {out_dir} at step {latest} of {config.last_step} ({elapsed:.0f} s so far)")
         _require_finite_state(self.state, self.step, self._folder)
         self.clock = _Clock(elapsed)
         self.journal = _Journal(out_dir, self.step)
@@ -154,7 +178,7 @@ class _Training:
     def is_over(self) -> bool:
         """All steps done, or no time left."""
         limit = self._config.max_seconds
-        return self.step >= self._config.num_steps or (limit is not None and self.clock.elapsed() >= limit)
+        return self.step >= self._config.last_step or (limit is not None and self.clock.elapsed() >= limit)
 
     def dispatch(self, batch: Any) -> None:
         """Start one step on the devices, and wait for the one before it."""
@@ -246,7 +270,7 @@ def _put(batch: Any, mesh: Mesh) -> Any:
         spec = PartitionSpec("data") if np.ndim(leaf) else PartitionSpec()
         if np.ndim(leaf) and np.shape(leaf)[0] % mesh.size:
             name = jax.tree_util.keystr(path) or "batch"
-            raise ValueError(f"{name}: expected a batch divisible by {mesh.size} devices, got {np.shape(leaf)[0]}")
+            raise AirjaxError(f"{name}: expected a batch divisible by {mesh.size} devices, got {np.shape(leaf)[0]}")
         return jax.device_put(leaf, NamedSharding(mesh, spec), may_alias=False)
 
     return jax.tree_util.tree_map_with_path(put, batch)
@@ -343,7 +367,7 @@ class _Screen:
         if not sys.stdout.isatty():
             yield
             return
-        total = self._config.num_steps
+        total = self._config.last_step
         with tqdm(total=total, initial=start, unit="step", file=sys.stdout, dynamic_ncols=True) as self._bar:
             yield
         self._bar = None
@@ -358,7 +382,7 @@ class _Screen:
         self._points += bool(record)
         if record and (last or self._points % PLAIN_LINE_EVERY == 1):
             numbers = "  ".join(f"{name} {value}" for name, value in self._shown.items())
-            self.say(f"step {step}/{self._config.num_steps}  {clock.elapsed():.0f} s  {numbers}")
+            self.say(f"step {step}/{self._config.last_step}  {clock.elapsed():.0f} s  {numbers}")
 
 
 class _Journal:
@@ -409,13 +433,6 @@ def _write_panel(path: Path, panel: np.ndarray) -> None:
     atomic_write_bytes(path, buffer.getvalue())
 
 
-def _leaves(run: dict[str, Any]) -> dict[str, Any]:
-    """The values of a run's nested settings by dotted name."""
-    nested = {"loop": run["loop"], "config": run["config"]}
-    named = jax.tree_util.tree_flatten_with_path(nested, is_leaf=lambda value: not isinstance(value, dict))[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="."): value for path, value in named}
-
-
 @contextlib.contextmanager
 def _only_process(out_dir: Path) -> Iterator[None]:
     """Hold the folder against a second process; the system lets go when this one ends, however it ends."""
@@ -430,23 +447,40 @@ def _only_process(out_dir: Path) -> Iterator[None]:
         yield
 
 
-def _claim_folder(out_dir: Path, config: LoopConfig, resolved_config: Any, screen: _Screen) -> None:
+def read_config(out_dir: str | Path) -> dict[str, Any] | None:
+    """The config.json of a run folder; None for a folder without one.
+
+    Raises AirjaxError: it does not hold the settings of a run.
+    """
+    path = Path(out_dir) / "config.json"
+    if not path.exists():
+        return None
+    with contextlib.suppress(ValueError, AttributeError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if {"seed", "loop", "config"} <= found.keys():
+            return found
+    raise AirjaxError(f"{path}: expected the settings of a run, got something else")
+
+
+def _claim_folder(
+    out_dir: Path, config: LoopConfig, resolved_config: Any, content: str | None, screen: _Screen
+) -> None:
     """Write config.json, or make sure that the one already there describes the same run."""
     ours = {
         "seed": config.seed,
         "loop": settings_of(config),
         "config": settings_of(resolved_config),
+        "content": content,
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
         "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
     }
-    path = out_dir / "config.json"
-    if path.exists():
-        try:
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-            before, now = _leaves(theirs), _leaves(ours)
-        except (ValueError, KeyError, TypeError) as error:
-            raise AirjaxError(f"{path}: expected the settings of a run, got something else") from error
-        compared = {*before, *now} - free_names(config, "loop") - free_names(resolved_config, "config")
+    if (theirs := read_config(out_dir)) is not None:
+        before, now = ({key: run.get(key) for key in ("loop", "config", "content")} for run in (theirs, ours))
+        before, now = leaves(before), leaves(now)
+        marked = {"loop": config, "config": resolved_config}
+        compared = {*before, *now}.difference(
+            *(marked_names(part, name, "free", "where") for name, part in marked.items())
+        )
         if changed := [name for name in sorted(compared) if before.get(name) != now.get(name)]:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
             first = f"{changed[0]} was {before.get(changed[0])!r}, is now {now.get(changed[0])!r}{more}"
@@ -456,4 +490,4 @@ def _claim_folder(out_dir: Path, config: LoopConfig, resolved_config: Any, scree
                 screen.say(f"note: {name} were {theirs.get(name)}, are now {ours[name]}")
     elif checkpoint.steps(out_dir / "checkpoints"):
         raise AirjaxError(f"{out_dir}: holds checkpoints without a config.json; choose another folder")
-    atomic_write_bytes(path, f"{json.dumps(ours, indent=2)}\n".encode())
+    atomic_write_bytes(out_dir / "config.json", f"{json.dumps(ours, indent=2)}\n".encode())

@@ -48,9 +48,9 @@ class Meta(Phase):
         """The inner learning rates of a state."""
         return jax.tree.map(jnp.exp, type(self.start_rates)(**log_rates))
 
-    def make_tx(self, optimizer: Optimizer, num_steps: int) -> optax.GradientTransformation:
+    def make_tx(self, optimizer: Optimizer, ends: tuple[int, ...]) -> optax.GradientTransformation:
         """The optimizer for what is trained; the rest stays as it is."""
-        tx = optimizer.make(num_steps)
+        tx = optimizer.make(*ends)
 
         def label(path, leaf):
             names = [entry.key for entry in path]

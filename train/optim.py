@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -21,15 +22,20 @@ StepFn = Callable[[State, Any], tuple[State, dict[str, Any]]]
 class Optimizer:
     """Adam with a linear warm-up and a cosine to zero, gradients clipped by their global norm."""
 
-    learning_rate: float
-    warmup: int = 200
-    clip: float = 1.0
-    b2: float = 0.99
+    learning_rate: float  # its largest value, after the warm-up
+    warmup: int = 200  # steps to get there from 0, but at most a tenth of all
+    clip: float = 1.0  # largest global norm of a gradient
+    b2: float = 0.99  # Adam's memory of squared gradients
 
-    def make(self, num_steps: int) -> optax.GradientTransformation:
-        """The transformation for a run of `num_steps`."""
-        warmup = min(self.warmup, max(1, num_steps // 10))
-        schedule = optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, warmup, num_steps)
+    def make(self, *ends: int) -> optax.GradientTransformation:
+        """The transformation for a run to the first of `ends`, then to each further one with a schedule of its own."""
+
+        def part(num_steps: int) -> optax.Schedule:
+            warmup = min(self.warmup, max(1, num_steps // 10))
+            return optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, warmup, num_steps)
+
+        parts = [part(end - start) for start, end in pairwise((0, *ends))]
+        schedule = optax.join_schedules(parts, ends[:-1]) if len(parts) > 1 else parts[0]
         return optax.chain(optax.clip_by_global_norm(self.clip), optax.adam(schedule, b2=self.b2))
 
 
@@ -44,14 +50,14 @@ class Phase:
         """(mean loss of a batch, its metrics by name)."""
         raise NotImplementedError
 
-    def make_tx(self, optimizer: Optimizer, num_steps: int) -> optax.GradientTransformation:
-        """The outer optimizer, for all of `make_trained`."""
-        return optimizer.make(num_steps)
+    def make_tx(self, optimizer: Optimizer, ends: tuple[int, ...]) -> optax.GradientTransformation:
+        """The outer optimizer, for all of `make_trained`; `ends` as `train.loop.LoopConfig.ends`."""
+        return optimizer.make(*ends)
 
     def make_step(self, experiment: Experiment) -> tuple[Callable[[Any], State], StepFn]:
         """(initial state for given params, step function for `train.loop`)."""
         loop = experiment.loop
-        tx = self.make_tx(experiment.optimizer, loop.num_steps)
+        tx = self.make_tx(experiment.optimizer, loop.ends)
 
         def init(params: Any) -> State:
             trained = self.make_trained(params, experiment)

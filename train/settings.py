@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import re
 import runpy
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from airjax.errors import AirjaxError
+
+_ABSENT = object()  # no value of a setting
+_LONGEST_NAME = 120  # characters of a folder's name, before the hash of a longer one
 
 
 def free(default: Any) -> Any:
     """A dataclass field that changes what a run shows or keeps, not its results: a resumed run may have another."""
     return dataclasses.field(default=default, metadata={"free": True})
+
+
+def where(default: Any) -> Any:
+    """A dataclass field that says where data lie: of a resumed run their content is compared, not their place."""
+    return dataclasses.field(default=default, metadata={"where": True})
 
 
 def settings_of(value: Any) -> Any:
@@ -41,15 +52,42 @@ def settings_of(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else getattr(value, "__qualname__", repr(value))
 
 
-def free_names(value: Any, name: str) -> set[str]:
-    """Dotted names of the `free` fields of a configuration called `name`."""
+def marked_names(value: Any, name: str, *marks: str) -> set[str]:
+    """Dotted names of the fields of a configuration called `name` that are `free`, or say `where`."""
     names: set[str] = set()
     for key, item in value.items() if isinstance(value, dict) else ():
-        names |= free_names(item, f"{name}.{key}")
+        names |= marked_names(item, f"{name}.{key}", *marks)
     for field in dataclasses.fields(value) if dataclasses.is_dataclass(value) else ():
         inner = f"{name}.{field.name}"
-        names |= {inner} if field.metadata.get("free") else free_names(getattr(value, field.name), inner)
+        is_marked = any(field.metadata.get(mark) for mark in marks)
+        names |= {inner} if is_marked else marked_names(getattr(value, field.name), inner, *marks)
     return names
+
+
+def leaves(settings: Any) -> dict[str, Any]:
+    """The values of nested settings, as `settings_of` gives them, by dotted name; a list is one value."""
+    named = jax.tree_util.tree_flatten_with_path(settings, is_leaf=lambda value: not isinstance(value, dict))[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): value for path, value in named}
+
+
+def differences(value: Any, base: Any) -> dict[str, Any]:
+    """What a configuration has other than another one and changes its results, by dotted name."""
+    before, now = (leaves(settings_of(config)) for config in (base, value))
+    ignored = {"name", "description", *(name[1:] for name in marked_names(value, "", "free", "where"))}
+    return {name: now[name] for name in now if name not in ignored and before.get(name, _ABSENT) != now[name]}
+
+
+def name_with(name: str, changes: Mapping[str, Any]) -> str:
+    """The name of a run folder that says what was changed: "joint-optimizer.learning_rate=0.001"."""
+    parts = [name, *(f"{key}={_short(value)}" for key, value in sorted(changes.items()))]
+    full = "-".join(re.sub(r"[^\w.,=+-]+", "_", part) for part in parts)
+    if len(full) <= _LONGEST_NAME:
+        return full
+    return f"{full[:_LONGEST_NAME]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+
+
+def _short(value: Any) -> str:
+    return ",".join(map(_short, value)) if isinstance(value, list) else str(value)
 
 
 def check_at_least(config: Any, low: int, *names: str) -> None:
@@ -57,6 +95,15 @@ def check_at_least(config: Any, low: int, *names: str) -> None:
     for name in names:
         if (value := getattr(config, name)) is not None and value < low:
             raise AirjaxError(f"{name}: expected at least {low}, got {value}")
+
+
+def check_divides(batch_size: int, num_devices: int, flag: str) -> None:
+    """Refuse a batch that does not divide among so many devices. Raises AirjaxError: names the flag."""
+    if batch_size % num_devices:
+        raise AirjaxError(
+            f"{flag}: expected a multiple of {num_devices}, the number of devices, got {batch_size}; "
+            f"or give --loop.devices, how many of them to use"
+        )
 
 
 def load_config(path: Path, function: str, *, folder: Path) -> tuple[Path, Callable[..., Any]]:

@@ -1,9 +1,10 @@
 """Times and memory on this machine: encode, decode, gradients, colour solve, cold start, a 4096 x 4096 image.
 
-python -m eval.main --config eval/configs/bench.py      (some minutes; leave the machine alone)
+python -m eval.main bench      (some minutes; leave the machine alone)
 """
 
 from eval.image.bench import Benchmark
+from eval.image.sets import PHOTOGRAPH
 
 
 def evaluation() -> Benchmark:
@@ -11,5 +12,5 @@ def evaluation() -> Benchmark:
     return Benchmark(
         name="bench",
         description="times on a 768x512 photograph with 28,000 predicted Gaussians",
-        images="docs/images/kodim23.png",
+        images=PHOTOGRAPH,
     )

@@ -1,9 +1,10 @@
 """Time of one refinement step at 14,000 Gaussians on this machine.
 
-python -m eval.main --config eval/configs/bench_refine.py      (a minute; leave the machine alone)
+python -m eval.main bench_refine      (a minute; leave the machine alone)
 """
 
 from eval.image.bench import Benchmark
+from eval.image.sets import PHOTOGRAPH
 
 
 def evaluation() -> Benchmark:
@@ -11,7 +12,7 @@ def evaluation() -> Benchmark:
     return Benchmark(
         name="bench_refine",
         description="times on a 768x512 photograph with 14,000 predicted Gaussians",
-        images="docs/images/kodim23.png",
+        images=PHOTOGRAPH,
         max_gaussians=14_000,
         parts=("gradient", "refine", "machine"),
     )

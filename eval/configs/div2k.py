@@ -1,6 +1,6 @@
 """The shipped weights on the two DIV2K validation images (bicubic x2) at hand, at most 46,000 Gaussians.
 
-python -m eval.main --config eval/configs/div2k.py
+python -m eval.main div2k --images FOLDER
 
 AIR spends 46,000 Gaussians an image on all 100 images of that set; two of them are no such mean, only a sample.
 """
@@ -13,5 +13,5 @@ from eval.image.quality import ImageEvaluation
 
 def evaluation() -> ImageEvaluation:
     """As `kodak.py`, with another budget."""
-    description, images = "two DIV2K validation images, bicubic x2 (1020x678)", "../shared/data/div2k_valid_x2"
-    return replace(kodak.evaluation(), name="div2k", description=description, images=images, max_gaussians=46_000)
+    description, image_set = "two DIV2K validation images, bicubic x2 (1020x678)", "div2k_valid_x2"
+    return replace(kodak.evaluation(), name="div2k", description=description, image_set=image_set, max_gaussians=46_000)

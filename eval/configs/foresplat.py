@@ -1,6 +1,6 @@
 """Refinement curves of the shipped scene predictor and from scratch, on procedural test scenes: 64 x 64, two views.
 
-python -m eval.main --config eval/configs/foresplat.py
+python -m eval.main foresplat --images FOLDER
 """
 
 from airjax.scene.task import Coordinates

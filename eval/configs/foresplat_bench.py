@@ -1,6 +1,6 @@
 """Times of the alpha renderer on this machine.
 
-python -m eval.main --config eval/configs/foresplat_bench.py      (a minute; leave the machine alone)
+python -m eval.main foresplat_bench      (a minute; leave the machine alone)
 """
 
 from eval.scene.bench import SceneBenchmark

@@ -1,6 +1,6 @@
 """Estimators of the outer gradient beside the exact one on procedural scenes.
 
-python -m eval.main --config eval/configs/foresplat_estimators.py
+python -m eval.main foresplat_estimators --images FOLDER
 """
 
 from airjax.scene.task import RATES

@@ -1,7 +1,7 @@
 """Long refinement of procedural scenes: 2,000 steps from vanilla training and from MetaGrad.
 
-python -m train.main --config train/configs/foresplat_metagrad.py --variant NAME
-python -m eval.main --config eval/configs/foresplat_long.py
+python -m train.main foresplat_metagrad --data.folders PHOTOGRAPHS --variant NAME
+python -m eval.main foresplat_long --images FOLDER
 
 NAME is zero_step, multi_anchor and meta_sgd.
 """

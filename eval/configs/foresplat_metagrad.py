@@ -1,7 +1,7 @@
 """Refinement curves of what each estimator made of the vanilla scene predictor, on procedural test scenes.
 
-python -m train.main --config train/configs/foresplat_metagrad.py --variant NAME --seed SEED
-python -m eval.main --config eval/configs/foresplat_metagrad.py
+python -m train.main foresplat_metagrad --data.folders PHOTOGRAPHS --variant NAME --seed SEED
+python -m eval.main foresplat_metagrad --images FOLDER
 
 NAME is zero_step, multi_anchor and meta_sgd, SEED 0 and 1.
 """

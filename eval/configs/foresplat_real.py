@@ -1,6 +1,6 @@
 """Refinement of real scenes that training has not seen: prediction and refinement against from scratch.
 
-python -m eval.main --config eval/configs/foresplat_real.py
+python -m eval.main foresplat_real --scenes SCENE ...
 """
 
 import jax
@@ -9,7 +9,10 @@ from airjax.scene.task import RATES
 from eval.curves import SCRATCH, Curves, Start
 from eval.scene.subjects import RealScenes
 
-SCENES = ("fern", "fox", "lego", "castle_p30", "fountain_p11", "entry_p10", "redkitchen")
+EXPECTED = (
+    "folders of the scenes fern (LLFF), fox (instant-ngp), lego (NeRF synthetic), castle-P30, fountain-P11, entry-P10 "
+    "(Strecha) and redkitchen (7-Scenes), or of your own, as `airjax reconstruct` reads them"
+)
 
 
 def scratch(factor: int) -> Start:
@@ -23,7 +26,7 @@ def evaluation() -> Curves:
     return Curves(
         name="foresplat_real",
         description="refinement of real scenes, 256 pixels",
-        subjects=RealScenes(tuple(f"../shared/data/scenes/{name}" for name in SCENES)),
+        subjects=RealScenes(expected=EXPECTED),
         starts=(Start("shipped", ("",)), *map(scratch, (1, 4, 8))),
         steps=(0, 10),
         seconds=(1, 2, 5, 10, 20, 60),

@@ -1,6 +1,6 @@
 """The shipped weights on the 24 Kodak photographs, at most 28,000 Gaussians (AIR's budget there).
 
-python -m eval.main --config eval/configs/kodak.py      (some minutes on a 2-core CPU)
+python -m eval.main kodak --images FOLDER      (some minutes on a 2-core CPU)
 """
 
 from eval.image.quality import ImageEvaluation
@@ -11,7 +11,7 @@ def evaluation() -> ImageEvaluation:
     return ImageEvaluation(
         name="kodak",
         description="Kodak-24 (768x512)",
-        images="../shared/data/kodak",
+        image_set="kodak",
         max_gaussians=28_000,
         solve_steps=(0, 10),
     )

@@ -1,6 +1,6 @@
 """Estimators of the outer gradient beside the exact one on crops of Kodak photographs.
 
-python -m eval.main --config eval/configs/metagrad_estimators.py      (half an hour on a 2-core CPU)
+python -m eval.main metagrad_estimators --images FOLDER      (half an hour on a 2-core CPU)
 """
 
 from airjax.inner.estimators import ESTIMATORS
@@ -16,7 +16,7 @@ def evaluation() -> Estimators:
     return Estimators(
         name="metagrad_estimators",
         description="outer gradients on 64x64 crops of Kodak",
-        subjects=Images("../shared/data/kodak", crop=64, limit=8),
+        subjects=Images(image_set="kodak", crop=64, limit=8),
         estimators=NAMES,
         seed=1,
     )

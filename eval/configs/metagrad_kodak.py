@@ -1,7 +1,7 @@
 """Refinement curves of the shipped weights and of those that each estimator made of them, on crops of Kodak.
 
-python -m train.main --config train/configs/metagrad.py --variant NAME --seed SEED      (every name and seed below)
-python -m eval.main --config eval/configs/metagrad_kodak.py      (an hour on a 2-core CPU, after two hours of training)
+python -m train.main metagrad --data.folders PHOTOGRAPHS --variant NAME --seed SEED      (every name and seed below)
+python -m eval.main metagrad_kodak --images FOLDER      (an hour on a 2-core CPU, after two hours of training)
 """
 
 from airjax.inner.estimators import ESTIMATORS
@@ -24,7 +24,7 @@ def evaluation() -> Curves:
     return Curves(
         name="metagrad_kodak",
         description="refinement of 128x128 crops of Kodak",
-        subjects=Images("../shared/data/kodak", crop=128),
+        subjects=Images(image_set="kodak", crop=128),
         starts=(
             Start("shipped", ("",) * len(SEEDS), by_hand),
             *(Start(name, files(name), by_hand) for name in VARIANTS),

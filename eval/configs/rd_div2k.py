@@ -1,6 +1,6 @@
 """Rate and distortion on the two DIV2K validation images (bicubic x2) at hand, which are only a sample of that set.
 
-python -m eval.main --config eval/configs/rd_div2k.py
+python -m eval.main rd_div2k --images FOLDER
 """
 
 from eval.image.rd import RateDistortion
@@ -8,5 +8,5 @@ from eval.image.rd import RateDistortion
 
 def evaluation() -> RateDistortion:
     """As on Kodak (eval/configs/rd_kodak.py)."""
-    description, images = "two DIV2K validation images, bicubic x2 (1020x678)", "../shared/data/div2k_valid_x2"
-    return RateDistortion(name="rd_div2k", description=description, images=images)
+    description = "two DIV2K validation images, bicubic x2 (1020x678)"
+    return RateDistortion(name="rd_div2k", description=description, image_set="div2k_valid_x2")

@@ -1,6 +1,6 @@
 """Refinement of whole Kodak photographs: PSNR of the floats after so many steps, 10,000 Gaussians each.
 
-python -m eval.main --config eval/configs/refine_kodak.py      (some ten minutes on a 2-core CPU)
+python -m eval.main refine_kodak --images FOLDER      (some ten minutes on a 2-core CPU)
 """
 
 from eval.curves import Curves, Start
@@ -13,7 +13,7 @@ def evaluation() -> Curves:
     return Curves(
         name="refine_kodak",
         description="refinement of Kodak-24 (768x512) at 10,000 Gaussians",
-        subjects=Images("../shared/data/kodak", max_gaussians=10_000),
+        subjects=Images(image_set="kodak", max_gaussians=10_000),
         starts=(Start("rates by hand", ("",), ImageMeta.start_rates), Start("shipped", ("",))),
         steps=(0, 5, 10, 20, 50, 100),
         compared=(20, 50, 100),

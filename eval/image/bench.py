@@ -22,7 +22,6 @@ import numpy as np
 from tqdm import tqdm
 
 from airjax.errors import AirjaxError
-from airjax.files import find_images
 from airjax.gaussians import Gaussians2D, ladder, pad, take
 from airjax.image.codec import air_file
 from airjax.image.codec.air_file import Encoded
@@ -33,14 +32,15 @@ from airjax.image.stages import pad_to_patches, predictors, stage_control_of
 from airjax.image.task import ImageTask
 from airjax.inner.task import SEGMENT, advance, start_state
 from airjax.nn.air_stage import patches_of
-from airjax.photographs import IMAGE_SUFFIXES, read_image, write_image
+from airjax.photographs import read_image, write_image
 from airjax.raster.additive import render_patches
 from airjax.raster.draw import TILE_SIZE, capacity_of, planned_lists, render
 from airjax.raster.tiles import CHUNK, Capacity, patch_grid
 from eval.image.measures import decode_pixels
+from eval.image.sets import find_set
 from eval.report import number
 from eval.timing import EXP_ROW, Row, Timing, exp_row, run_python, time_warm, write_rows
-from train.settings import check_at_least
+from train.settings import check_at_least, where
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Benchmark:
     # name, description: of the evaluation, for the report
     name: str
     description: str
-    images: str  # the photograph
+    images: str = where("")  # the photograph
     max_gaussians: int = 28_000  # how many Gaussians it gets (fewer where it has fewer patches times stages)
     solve_steps: int = 10  # color-solve steps of the encode that has them
     repetitions: int = 10  # warm runs in this process of each row
@@ -311,7 +311,7 @@ def shares(rows: list[Row]) -> dict[str, float]:
 def run(config: Benchmark, weights: Path | None, out: Path) -> int:
     """Measures, prints the table and writes `bench.json`; AirjaxError also if a command of another process failed."""
     model = load(weights)
-    path = find_images([config.images], suffixes=IMAGE_SUFFIXES)[0]
+    path = find_set(config.images)[0]
     subject = Subject(model, weights, path, read_image(path).pixels, config)
     rows: list[Row] = []
     with tqdm(config.parts or ROWS, disable=None) as progress:

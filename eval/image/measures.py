@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from airjax import metrics
 from airjax.errors import AirjaxError
-from airjax.files import find_images
 from airjax.image.codec import air_file
 from airjax.image.model import Model, load
-from airjax.photographs import IMAGE_SUFFIXES, read_image, to_8bit
+from airjax.photographs import read_image, to_8bit
 from airjax.raster.draw import render
+from eval.image.sets import find_set
 from eval.report import finite_mean
 from eval.timing import Timing, time_warm
 
@@ -117,14 +117,12 @@ def num_perfect(files: Iterable[FileResult]) -> int:
 
 
 def prepare(config: Any, weights: Path | None) -> tuple[Model, list[Path]]:
-    """The model and the files of an evaluation with `images`, `limit` and `description`.
+    """The model and the files of an evaluation with `images`, `image_set`, `limit` and `description`.
 
     Raises AirjaxError: no such weights, no such folder, or no image in it.
     """
     model = load(weights)
-    if not Path(config.images).exists():
-        raise AirjaxError(f"{config.images}: expected a folder of images or an image, found none")
-    paths = find_images([config.images], suffixes=IMAGE_SUFFIXES)[: config.limit]
+    paths = find_set(config.images, config.image_set, limit=config.limit)
     print(f"{config.description}: {len(paths)} images, weights {model.name}; each new image size compiles once")
     return model, paths
 

@@ -21,7 +21,7 @@ from eval.image import measures
 from eval.image.measures import FileResult, Scores, bits_per_pixel, decode_pixels, measure_file, num_perfect, score
 from eval.report import codec_report, finite_mean, format_table, number, write_report
 from eval.timing import peak_memory
-from train.settings import check_at_least
+from train.settings import check_at_least, where
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class ImageEvaluation:
     # name, description: of the evaluation, for the reports
     name: str
     description: str
-    images: str  # a folder of images, or one image
+    images: str = where("")  # a folder of images, or one image
+    image_set: str = ""  # the one of `eval.image.sets` that `description` speaks of, or none
     max_gaussians: int | None = 28_000  # most Gaussians of a file; None for no limit
     # one file is measured for each; 0 is the networks alone, k adds k color-solve steps
     solve_steps: tuple[int, ...] = (0, 10)

@@ -24,7 +24,7 @@ from eval.image.codecs import PILLOW, Codec, airjax_codec, is_available, pillow_
 from eval.image.measures import FileResult, measure_file, measure_images, num_perfect, operating_points, prepare
 from eval.plots import Line, Panel, draw_panels
 from eval.report import codec_report, finite_mean, format_table, number, write_report
-from train.settings import check_at_least
+from train.settings import check_at_least, where
 
 ANCHOR = "jpeg-420"
 _PLOT_BPP = (1 / 12, 3.0)  # of the plot; far points at either end would press the rest together
@@ -41,7 +41,8 @@ class RateDistortion:
     # name, description: of the evaluation, for the reports
     name: str
     description: str
-    images: str  # a folder of images, or one image
+    images: str = where("")  # a folder of images, or one image
+    image_set: str = ""  # the one of `eval.image.sets` that `description` speaks of, or none
     airjax_qualities: tuple[float, ...] = (5, 15, 25, 35, 45, 60, 75)  # of the compact profile, 0 to 100, rising
     refine_steps: int = 0  # of its Gaussians before they are rounded
     # 1 to 100, rising, for both JPEG 4:2:0 and 4:4:4

@@ -20,7 +20,7 @@ from airjax.image.model import Model
 from airjax.raster.draw import render
 from eval.image.measures import bits_per_pixel, measure_images, prepare, score
 from eval.report import format_table, number, write_report
-from train.settings import check_at_least
+from train.settings import check_at_least, where
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Rounding:
     # name, description: of the evaluation, for the report
     name: str
     description: str
-    images: str  # a folder of images, or one image
+    images: str = where("")  # a folder of images, or one image
+    image_set: str = ""  # the one of `eval.image.sets` that `description` speaks of, or none
     qualities: tuple[float, ...] = (40.0, 50.0, 60.0, 66.0, 70.0)  # of the files, each in [0, 100]
     solve_steps: int = 5  # of `compress`
     limit: int | None = None  # only the first images; None for all

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from airjax.errors import AirjaxError
-from airjax.files import find_images
 from airjax.gaussians import Gaussians2D
 from airjax.image.cases import middle, predict
 from airjax.image.model import Model, load
 from airjax.image.task import RATES, ImageLoss, ImageTask, squared_error
 from airjax.metrics import Quality, quality
-from airjax.photographs import IMAGE_SUFFIXES, read_image
+from airjax.photographs import read_image
 from airjax.raster.draw import render
+from eval.image.sets import find_set
+from train.settings import where
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,8 @@ class ImageSubject:
 class Images:
     """Photographs of an evaluation."""
 
-    images: str  # a folder of images, or one image
+    images: str = where("")  # a folder of images, or one image
+    image_set: str = ""  # the one of `eval.image.sets` that the evaluation's description speaks of, or none
     max_gaussians: int = 14_000  # budget of 768 x 512 pixels; smaller pictures get as many per pixel
     crop: int | None = None  # the middle so many pixels squared only; None for whole images
     limit: int | None = None  # only the first images; None for all
@@ -83,6 +85,4 @@ class Images:
         return ImageSubject(path.name, image, self.max_gaussians, self.loss_fn)
 
     def _paths(self) -> list[Path]:
-        if not Path(self.images).exists():
-            raise AirjaxError(f"{self.images}: expected a folder of images or an image, found none")
-        return find_images([self.images], suffixes=IMAGE_SUFFIXES)[: self.limit]
+        return find_set(self.images, self.image_set, limit=self.limit)

@@ -21,9 +21,9 @@ from airjax.scene.cameras import unproject
 from airjax.scene.harmonics import from_rgb
 from airjax.scene.procedural import Views, random_views
 from airjax.scene.render import TILE_SIZE, capacity_of, render
+from eval.scene.subjects import held_out_textures
 from eval.timing import Row, exp_row, time_warm, write_rows
-from train.scene.data import SceneData, texture_atlas
-from train.settings import check_at_least
+from train.settings import check_at_least, where
 
 CELL_SIZE = 0.55  # standard deviation in sides of a cell
 OPACITY = 0.9
@@ -38,7 +38,7 @@ class SceneBenchmark:
     description: str
     # (side of a view, side of a cell) in pixels each: 2 * (side / cell)^2 Gaussians
     sets: tuple[tuple[int, int], ...] = ((64, 2), (128, 2), (64, 1))
-    images: str | None = None  # folder of photographs, the textures of the scene; None for colored noise
+    images: str = where("")  # folder of photographs, whose parts are textures; pictures are made up where none is given
     repetitions: int = 20  # warm runs of each row
     machine_scale: float = 1.0  # see `eval.timing.exp_row`
 
@@ -90,7 +90,7 @@ def rows_of(gaussians: Gaussians3D, views: Views, repetitions: int) -> list[Row]
 
 def make_views(config: SceneBenchmark, side: int) -> Views:
     """Two views of a procedural scene."""
-    atlas = jnp.asarray(texture_atlas(SceneData(photographs=config.images), test=True), jnp.float32) / 255
+    atlas = jnp.asarray(held_out_textures(config.images, made_up=20))
     return jax.jit(lambda key: random_views(key, atlas, image_size=(side, side), num_views=2))(jax.random.key(3))
 
 

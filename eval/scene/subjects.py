@@ -26,6 +26,7 @@ from airjax.scene.task import RATES, SceneTask, ViewLoss, view_loss
 from airjax.scene.triangulate import triangulate
 from eval.scene.baseline import at_points, random_points
 from train.scene.data import SceneData, texture_atlas
+from train.settings import where
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +84,17 @@ class SceneSubject:
         return Quality(*np.mean(scores, axis=0).tolist())
 
 
+def held_out_textures(images: str, made_up: int) -> np.ndarray:
+    """(T, s, s, 3) of procedural test scenes, in [0, 1], of photographs in a folder or of pictures that are made up.
+
+    Raises AirjaxError: neither is given, or no photographs in the folder.
+    """
+    if not images and not made_up:
+        raise AirjaxError("expected a folder of photographs for textures, got none; give it with --images FOLDER")
+    data = SceneData(folders=(images,) if images else (), made_up=made_up)
+    return texture_atlas(data, test=True).astype(np.float32) / 255
+
+
 _draw = partial(jax.jit, static_argnames=("image_size", "capacity"))(render)
 
 
@@ -98,7 +110,8 @@ class _Scenes:
 class ProceduralScenes(_Scenes):
     """Scenes that are made up, with textures that no training saw."""
 
-    photographs: str | None = "../shared/data/photos_train"  # whose textures they have; None for colored noise
+    images: str = where("")  # folder of photographs, whose parts, one in ten, are textures
+    made_up: int = 0  # number of pictures that are made up where no folder is given
     num_scenes: int = 64  # how many
     image_size: tuple[int, int] = (64, 64)  # (h, w) pixels of their views
     # context, targets: views that are given, and views that are judged
@@ -117,7 +130,7 @@ class ProceduralScenes(_Scenes):
         return len(range(self.num_scenes)[: self.limit])
 
     def __iter__(self) -> Iterator[Callable[[], SceneSubject]]:
-        textures = texture_atlas(SceneData(photographs=self.photographs), test=True).astype(np.float32) / 255
+        textures = held_out_textures(self.images, self.made_up)
         return (partial(self._open, i, textures) for i in range(len(self)))
 
     def _open(self, index: int, textures: np.ndarray) -> SceneSubject:
@@ -151,7 +164,8 @@ class RealScenes(_Scenes):
     points.
     """
 
-    folders: tuple[str, ...]  # of scenes
+    scenes: tuple[str, ...] = where(())  # folders
+    expected: str = "folders of posed photographs, as `airjax reconstruct` reads them"  # which, in words
     # views, predict_size, max_size: as `airjax reconstruct` has them
     views: int = VIEWS
     predict_size: int = PREDICT_SIZE
@@ -160,10 +174,15 @@ class RealScenes(_Scenes):
     loss_fn: ViewLoss = view_loss  # the inner loss of a view, see `airjax.scene.task.SceneTask`
 
     def __len__(self) -> int:
-        return len(self.folders[: self.limit])
+        return len(self._chosen())
 
     def __iter__(self) -> Iterator[Callable[[], SceneSubject]]:
-        return (partial(self._open, folder) for folder in self.folders[: self.limit])
+        return (partial(self._open, folder) for folder in self._chosen())
+
+    def _chosen(self) -> tuple[str, ...]:
+        if not self.scenes:
+            raise AirjaxError(f"expected {self.expected}, got none; give them with --scenes SCENE ...")
+        return self.scenes[: self.limit]
 
     def _open(self, folder: str) -> SceneSubject:
         scene = load_scene(folder, max_size=self.max_size)

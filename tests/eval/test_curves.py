@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 CONFIG = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
 SHIPPED = (Start("shipped", ("",)),)
 TWO = (Start("a", ("x", "y")), Start("b", ("x", "y")))
-SCENES = ProceduralScenes(photographs=None, num_scenes=2, image_size=(32, 32))
+SCENES = ProceduralScenes(made_up=10, num_scenes=2, image_size=(32, 32))
 
 
 def config_of(subjects, starts=SHIPPED, **fields) -> Curves:

@@ -46,7 +46,7 @@ def test_reports_of_images(weights, photo, tmp_path, capsys):
 
 def test_reports_of_scenes(tmp_path, capsys):
     save_weights(tmp_path / "w.safetensors", random_weights(CONFIG), {"predictor": config_to_text(CONFIG)})
-    scenes = ProceduralScenes(photographs=None, num_scenes=2, image_size=(16, 16))
+    scenes = ProceduralScenes(made_up=10, num_scenes=2, image_size=(16, 16))
     with jax.numpy_dtype_promotion("standard"):
         assert run(config_of(scenes, rates=RATES), tmp_path / "w.safetensors", tmp_path) == 0
     records = by_name(tmp_path)

@@ -30,9 +30,8 @@ from PIL import Image
 
 from airjax.errors import AirjaxError
 from train import checkpoint, loop
-from train import main as train_main
 from train.loop import LoopConfig, NonFiniteLossError
-from train.settings import free
+from train.settings import free, where
 
 pytestmark = pytest.mark.slow
 
@@ -323,8 +322,8 @@ def restored(out_dir: Path) -> State:
 
 def test_a_run_killed_four_times_ends_as_one_never_killed(tmp_path, reference):
     """SIGKILL within a checkpoint's write, the removal of an old one, a log line, and anywhere."""
-    for where in ("writing", "logging", "deleting"):
-        finish(tmp_path, "--kill", where, status=-signal.SIGKILL)
+    for place in ("writing", "logging", "deleting"):
+        finish(tmp_path, "--kill", place, status=-signal.SIGKILL)
     assert checkpoint.latest_step(tmp_path / "checkpoints") == 15
     with subprocess.Popen(**program(tmp_path, "--pause", "0.1")) as running:  # 1.5 s to the end
         for line in running.stdout:
@@ -351,7 +350,7 @@ def test_devices_may_change_and_do_not_matter(tmp_path, reference):
 
 
 def test_a_batch_must_divide_over_the_devices():
-    with pytest.raises(ValueError, match=r"\['image'\]: expected a batch divisible by 8 devices, got 6"):
+    with pytest.raises(AirjaxError, match=r"\['image'\]: expected a batch divisible by 8 devices, got 6"):
         loop._put({"image": np.zeros((6, 36))}, SimpleNamespace(size=8))
 
 
@@ -362,6 +361,7 @@ def test_a_batch_must_divide_over_the_devices():
 class Data:
     keep: int = 2  # the name of a free setting of the loop, but not free itself
     memory: int = free(10)
+    folders: tuple[str, ...] = where(())
 
 
 @dataclass(frozen=True)
@@ -392,6 +392,34 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     (tmp_path / "config.json").unlink()
     with pytest.raises(AirjaxError, match=r"holds checkpoints without a config.json"):
         toy(tmp_path, LoopConfig(2))
+
+
+def test_data_may_lie_elsewhere_but_not_be_others(tmp_path):
+    def run(place: str, content: str):
+        config = {"data": Data(folders=(place,))}
+        return toy(tmp_path, LoopConfig(2), resolved_config=config, content=content)
+
+    run("here", "abc")
+    run("there", "abc")
+    with pytest.raises(AirjaxError, match=r"other settings: content was 'abc', is now 'xyz'; choose another"):
+        run("there", "xyz")
+
+
+def test_a_run_goes_on_past_its_last_step(tmp_path):
+    """Oracle: the run that had all the steps from the beginning; the toy's rate does not depend on their number."""
+    toy(tmp_path / "short", LoopConfig(4))
+    config = LoopConfig(4, extensions=(7,))
+    assert (config.ends, config.last_step) == ((4, 7), 7)
+    assert_same(toy(tmp_path / "short", config), toy(tmp_path / "long", LoopConfig(7)))
+    assert read_log(tmp_path / "short")[-1]["step"] == 7
+    with pytest.raises(AirjaxError, match=r"extensions: expected increasing steps after 4, got \(3,\)"):
+        LoopConfig(4, extensions=(3,))
+
+
+def test_fewer_devices_than_asked_for():
+    assert len(LoopConfig(1, devices=1).use_devices()) == 1
+    with pytest.raises(AirjaxError, match=r"^--loop.devices: expected at most \d+, which there are, got 4096"):
+        LoopConfig(1, devices=4096).use_devices()
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):
@@ -436,101 +464,13 @@ def test_what_the_caller_got_wrong(tmp_path, changes, error, message):
         ("checkpoint_every", -1),
         ("panel_every", -1),
         ("keep", 0),
+        ("devices", 0),
         ("max_seconds", 0),
     ],
 )
 def test_settings_out_of_range(field, value):
     with pytest.raises(AirjaxError, match=f"{field}: expected .* got {value}"):
         LoopConfig(**({"num_steps": 1} | {field: value}))
-
-
-# --- the program ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def main(monkeypatch):
-    """train.main, without a compilation cache, and the runs that the experiments of CONFIG_FILE were asked for."""
-    calls = []
-    monkeypatch.setitem(sys.modules, "noted", SimpleNamespace(calls=calls))
-    monkeypatch.setattr(train_main, "enable_compilation_cache", lambda: None)
-    return SimpleNamespace(run=train_main.main, calls=calls)
-
-
-CONFIG_FILE = """
-from dataclasses import dataclass
-from noted import calls
-from train.loop import LoopConfig
-
-@dataclass(frozen=True)
-class Experiment:
-    name: str
-    loop: LoopConfig
-
-    def run(self, out, init):
-        calls.append((self, out, init))
-
-def experiment(smoke):
-    return Experiment("tiny" if smoke else "large", LoopConfig(10))
-"""
-
-
-def test_main_hands_the_experiment_on(tmp_path, main):
-    config = tmp_path / "x.py"
-    config.write_text(CONFIG_FILE)
-    assert main.run(["--config", str(config)]) == 0
-    assert main.run(["--config", str(config), "--smoke", "--out", "o", "--max-seconds", "5", "--init", "w"]) == 0
-    (large, out, init), (tiny, other_out, other_init) = main.calls
-    assert (large.name, out, init, large.loop.max_seconds) == ("large", Path("runs/large"), None, None)
-    assert (tiny.name, other_out, other_init, tiny.loop.max_seconds) == ("tiny", Path("o"), Path("w"), 5)
-
-
-def test_main_takes_the_name_of_a_config(tmp_path, main, monkeypatch, capsys):
-    (tmp_path / "mine.py").write_text(CONFIG_FILE)
-    monkeypatch.setattr(train_main, "CONFIGS", tmp_path)
-    assert main.run(["--config", "mine", "--smoke"]) == 0
-    assert main.calls[0][0].name == "tiny"
-    assert main.run(["--config", "yours"]) == 2
-    assert capsys.readouterr().err == "error: yours: expected a config file (.py), or one of mine\n"
-
-
-def test_main_says_what_is_wrong_in_one_line(tmp_path, main, capsys):
-    config = tmp_path / "x.py"
-    assert main.run(["--config", str(config)]) == 2
-    assert capsys.readouterr().err == f"error: {config}: expected a config file (.py)\n"
-    config.write_text("name = 1\n")
-    assert main.run(["--config", str(config)]) == 2
-    assert capsys.readouterr().err == f"error: {config}: expected a function experiment(), found none\n"
-    config.write_text(CONFIG_FILE)
-    assert main.run(["--config", str(config), "--max-seconds", "-1"]) == 2
-    assert capsys.readouterr().err == "error: max_seconds: expected > 0 or None, got -1.0\n"
-    assert main.run(["--config", str(config), "--seed", "1"]) == 2
-    assert capsys.readouterr().err == f"error: --seed: not an option of {config}\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("import no_such_module_at_all", ", line 1: ModuleNotFoundError: No module named 'no_such_module_at_all'"),
-        ("def experiment(smoke):\n    return LopConfig(1)", ", line 2: NameError: name 'LopConfig' is not defined"),
-        ("experiment = 1 / 0", ", line 1: ZeroDivisionError: division by zero"),
-        ("def experiment(smoke):\n    assert not 'a\\nb'", ", line 2: AssertionError: "),
-        ("def experiment(:", ": SyntaxError: "),
-        (
-            "from train.image.data import DataConfig\ndef experiment(smoke): return DataConfig('x', crop_size=0)",
-            ": crop_size: expected a number in [1, 32768], got 0",
-        ),
-        (
-            "from train.loop import LoopConfig\ndef experiment(smoke): return LoopConfig(-1)",
-            ": num_steps: expected at least 0, got -1",
-        ),
-    ],
-)
-def test_a_mistake_in_a_config_is_one_line(tmp_path, main, capsys, text, message):
-    config = tmp_path / "x.py"
-    config.write_text(text)
-    assert main.run(["--config", str(config)]) == 2
-    errors = capsys.readouterr().err
-    assert errors.startswith(f"error: {config}{message}") and errors.count("\n") == 1
 
 
 # --- the toy as a program ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from airjax.errors import AirjaxError
-from train.settings import check_at_least, free, free_names, settings_of
+from train.settings import check_at_least, check_divides, differences, free, marked_names, name_with, settings_of, where
 
 
 class Rates(NamedTuple):
@@ -30,6 +30,7 @@ class Outer:
     rates: Rates | None = None
     count: int | None = None
     memory: int = free(4)
+    folders: tuple[str, ...] = where(())
 
 
 def test_settings_are_json():
@@ -44,6 +45,7 @@ def test_settings_are_json():
             "rates": {"means": 0.5, "colors": 1.0},
             "count": None,
             "memory": 4,
+            "folders": [],
         },
         "step": 0.5,
         "function": "mean",
@@ -56,9 +58,29 @@ def test_two_classes_with_the_same_fields_are_told_apart():
     assert settings_of(other((1, 2), 3)) != settings_of(Inner())
 
 
-def test_names_of_free_fields():
-    assert free_names({"a": Outer(Inner()), "b": 3}, "run") == {"run.a.memory", "run.a.inner.shown"}
-    assert free_names(None, "run") == set()
+def test_names_of_marked_fields():
+    config = {"a": Outer(Inner()), "b": 3}
+    assert marked_names(config, "run", "free") == {"run.a.memory", "run.a.inner.shown"}
+    assert marked_names(config, "run", "where", "free") == {"run.a.memory", "run.a.inner.shown", "run.a.folders"}
+    assert marked_names(None, "run", "free") == set()
+
+
+def test_what_was_changed_is_in_the_name():
+    base = Outer(Inner())
+    other = Outer(Inner((3, 4), shown=9), Path("c/d"), memory=7, folders=("photos",))
+    assert differences(base, base) == {}
+    changes = differences(other, base)
+    assert changes == {"inner.sides": [3, 4], "path": "c/d"}
+    assert name_with("run", changes) == "run-inner.sides=3,4-path=c_d"
+    assert name_with("run", differences(Outer(Inner(), count=2), base)) == "run-count=2"
+    long = [name_with("run", {"path": end * 300}) for end in "ab"]
+    assert len(set(long)) == 2 and all(len(name) < 140 for name in long)
+
+
+def test_a_batch_divides_among_the_devices():
+    check_divides(8, 4, "--batch")
+    with pytest.raises(AirjaxError, match=r"^--batch: expected a multiple of 8, the number of devices, got 2; or give"):
+        check_divides(2, 8, "--batch")
 
 
 def test_lowest_values():

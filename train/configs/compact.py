@@ -1,6 +1,6 @@
 """Quantisation-aware finetuning of the scalable model, from the weights of `joint.py`.
 
-python -m train.main --config train/configs/compact.py
+python -m train.main compact --data.folders PHOTOGRAPHS
 
 About 1.4 hours on 2 CPU cores with XLA_FLAGS=--xla_force_host_platform_device_count=2. The seven stages begin as the
 six of `joint.py`, the first of them twice: once on the image at half its size, for the base of 16 x 16 patches.

@@ -1,6 +1,6 @@
 """Joint finetuning of the weights of `pod.py`.
 
-python -m train.main --config train/configs/finetune.py
+python -m train.main finetune --data.folders PHOTOGRAPHS
 
 About 1 hour on 2 CPU cores, after `pod.py`. The smoke variant starts from fresh weights, so that it needs no other
 run; add `--init runs/pod_smoke` to start from that of `pod.py`.

@@ -1,8 +1,9 @@
 """The scene predictor of `foresplat.py`, trained on with real scenes beside the procedural ones.
 
-python -m train.main --config train/configs/foresplat_finetune.py
+python -m train.main foresplat_finetune --data.folders PHOTOGRAPHS --data.scenes SCENE ...
 
-Points of the real scenes are triangulated before the first step.
+A SCENE is a folder of posed photographs, as `airjax reconstruct` reads it; its points are triangulated before the first
+step.
 """
 
 from train.configs import foresplat
@@ -10,12 +11,10 @@ from train.optim import Optimizer
 from train.scene.experiment import SceneExperiment
 from train.scene.losses import Vanilla
 
-SCENES = tuple(f"../shared/data/scenes/{name}" for name in ("redkitchen", "castle_p30", "fountain_p11", "entry_p10"))
-
 
 def experiment(smoke: bool) -> SceneExperiment:
     """The run; `smoke` is a minute on a CPU."""
-    data = {"scenes": SCENES[2:3] if smoke else SCENES, "real": 1, "seed": 1}
+    data = {"real": 1, "seed": 1}
     base = foresplat.experiment(smoke).with_(optimizer=Optimizer(learning_rate=3e-4, warmup=50), data=data)
     if smoke:
         return base.with_(name="foresplat_finetune_smoke")

@@ -1,6 +1,6 @@
 """MetaGrad in 3D: finetuning of the scene predictor for what refinement makes of its Gaussians, with any estimator.
 
-python -m train.main --config train/configs/foresplat_metagrad.py
+python -m train.main foresplat_metagrad --data.folders PHOTOGRAPHS
 
 Then --variant multi_anchor, --seed 1, and so on. A variant is the name of an estimator, which trains the last two
 layers; "rates_..." of `VARIANTS.rates` trains the inner learning rates alone. zero_step is vanilla training for as many

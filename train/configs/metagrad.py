@@ -1,6 +1,6 @@
 """MetaGrad in 2D: finetuning of the shipped weights for what refinement makes of them, with any estimator.
 
-python -m train.main --config train/configs/metagrad.py
+python -m train.main metagrad --data.folders PHOTOGRAPHS
 
 Then --variant unrolled, --seed 1, and so on. A variant is the name of an estimator: alone it trains the last layer of
 every stage, "full_..." all weights, and those of `VARIANTS.rates` as "rates_..." the inner learning rates alone.

@@ -1,6 +1,6 @@
 """POD pretraining of all stages; `finetune.py` goes on from it.
 
-python -m train.main --config train/configs/pod.py
+python -m train.main pod --data.folders PHOTOGRAPHS
 
 About 2 hours on 2 CPU cores. A step with all six stages on costs about 2.7 CPU seconds, one of the first stage
 alone 0.2; one of `joint.py` costs about 0.5.

@@ -1,6 +1,6 @@
 """POD against joint training at equal time, the other side, second half: 180 s of joint finetuning.
 
-python -m train.main --config train/configs/pod_vs_joint_finetune.py
+python -m train.main pod_vs_joint_finetune --data.folders PHOTOGRAPHS
 
 0.05 hours, after `pod_vs_joint_pod.py`. `pod_vs_joint_joint.py` says what is compared. The smoke variant starts from
 fresh weights, so that it needs no other run.

@@ -1,6 +1,6 @@
 """POD against joint training at equal time, the one side: 360 s of joint training from the start.
 
-python -m train.main --config train/configs/pod_vs_joint_joint.py
+python -m train.main pod_vs_joint_joint --data.folders PHOTOGRAPHS
 
 0.1 hours. The other side is 180 s of `pod_vs_joint_pod.py` and then 180 s of `pod_vs_joint_finetune.py`: the same
 model, data, seeds and clock. What is compared is psnr2 in the logs, and the three weights on photographs.

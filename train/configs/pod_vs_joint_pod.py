@@ -1,6 +1,6 @@
 """POD against joint training at equal time, the other side, first half: 180 s of POD.
 
-python -m train.main --config train/configs/pod_vs_joint_pod.py
+python -m train.main pod_vs_joint_pod --data.folders PHOTOGRAPHS
 
 0.05 hours; then `pod_vs_joint_finetune.py`. `pod_vs_joint_joint.py` says what is compared.
 """

@@ -1,6 +1,6 @@
 """Finetuning with the colour solve inside the loss, from the weights of `joint.py`.
 
-python -m train.main --config train/configs/solve.py
+python -m train.main solve --data.folders PHOTOGRAPHS
 
 About 1 hour on 2 CPU cores; not part of the shipped weights. The smoke variant starts from fresh weights.
 """

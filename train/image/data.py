@@ -14,35 +14,23 @@ each. Photographs narrower than the crop are continued by mirroring, since enlar
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import os
-import re
-import struct
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 
 import grain
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 from scipy import ndimage
 
 from airjax.errors import AirjaxError
-from airjax.files import display_name, reason
-from airjax.photographs import IMAGE_SUFFIXES, read_image, to_8bit
-from train.settings import free
+from train.photographs import Photo, Photographs, content, find_photographs, open_photographs
+from train.settings import check_divides, free, where
 
-_HASHES_FILE = Path(__file__).with_name("evaluation_hashes.txt")
-_EVALUATION_NAME = re.compile("kodak|kodim|div2k|eval_1024", re.IGNORECASE)
-# What Pillow raises for damaged headers; a decompression bomb is no OSError.
-_HEADER_ERRORS = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-Photo = UInt8[np.ndarray, "h w 3"]
 Pixels = Float[np.ndarray, "h w 3"]  # in [0, 1]
 
 
@@ -104,7 +92,8 @@ PHOTOMETRIC = Augment(blur=0.05, noise=0.05, jitter=0.2, jpeg=0.05)
 class DataConfig:
     """What a training run draws its batches from. Hashable; batch k depends on nothing else but k."""
 
-    folders: tuple[str, ...]  # a folder of photographs, or several; searched recursively for `IMAGE_SUFFIXES`
+    folders: tuple[str, ...] = where(())  # of photographs, PNG, JPEG, WebP and TIFF, searched recursively
+    made_up: int = 0  # number of pictures that are made up where no folder is given
     crop_size: int = 128  # side of a crop, pixels
     batch_size: int = 8  # crops in a batch
     seed: int = 0  # in [0, 2^32)
@@ -116,114 +105,24 @@ class DataConfig:
         folders = (self.folders,) if isinstance(self.folders, str | os.PathLike) else tuple(self.folders)
         object.__setattr__(self, "folders", tuple(os.fspath(folder) for folder in folders))
         limits = {"crop_size": (1, 2**15), "batch_size": (1, 2**20), "seed": (0, 2**32 - 1), "cache_mb": (0, 2**40)}
+        limits["made_up"] = (0, 2**12)
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise AirjaxError(f"{name}: expected an int, got {value!r}")
             _check_within(name, value, low, high)
 
+    def open(self) -> Photographs:
+        """The photographs, or those made up; raises AirjaxError as `train.photographs.open_photographs`."""
+        return open_photographs(self.folders, made_up=self.made_up, cache_mb=self.cache_mb)
 
-def find_photographs(folders: Iterable[str | os.PathLike]) -> tuple[Path, ...]:
-    """All photographs under the folders, recursively, hidden ones left out.
+    def content(self) -> str:
+        """What is in the folders, wherever they lie; see `train.photographs.content`."""
+        return content(self.folders, find_photographs(self.folders)) if self.folders else "made up"
 
-    The order is that of the folders and then of the relative paths, so it does not depend on where a folder
-    lies. Raises AirjaxError: a folder is missing or holds no photograph, or there is no folder.
-    """
-    paths: list[Path] = []
-    for folder in map(Path, folders):
-        if not folder.is_dir():
-            kind = "a file" if folder.exists() else "nothing"
-            raise AirjaxError(f"{display_name(folder)}: expected a folder of photographs, found {kind}")
-        names = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
-        names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
-        found = [folder / name for name in sorted(names, key=Path.as_posix) if (folder / name).is_file()]
-        if not found:
-            kinds = " ".join(IMAGE_SUFFIXES)
-            raise AirjaxError(f"{display_name(folder)}: no photographs in this folder (expected {kinds})")
-        paths += found
-    if not paths:
-        raise AirjaxError("no folder of photographs given")
-    return tuple(paths)
-
-
-def read_photograph(path: str | os.PathLike) -> Photo:
-    """A photograph as 8-bit sRGB; see `read_image` for other kinds of pixels, and for errors."""
-    return to_8bit(read_image(path).pixels)
-
-
-def _read_area(path: Path) -> int:
-    """Pixels, from the header alone."""
-    try:
-        with Image.open(path, formats=("PNG", "JPEG", "WEBP", "TIFF")) as image:
-            return image.width * image.height
-    except _HEADER_ERRORS as error:
-        raise AirjaxError(f"{display_name(path)}: not a readable image ({reason(error)})") from error
-
-
-@dataclass(frozen=True)
-class Photographs:
-    """Photographs, decoded as far as memory was granted."""
-
-    paths: tuple[Path, ...]  # one file each
-    areas: tuple[int, ...]  # pixels of each
-    decoded: dict[int, np.ndarray]  # number of a photograph -> its pixels (h, w, 3) uint8, for those held in memory
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Photo:
-        held = self.decoded.get(index)
-        return read_photograph(self.paths[index]) if held is None else held
-
-
-def load_photographs(folders: Iterable[str | os.PathLike], *, cache_mb: int = 4096) -> Photographs:
-    """Find and decode the photographs under the folders, after `check_not_evaluation`.
-
-    Those held in memory are the first that fit in `cache_mb`; they are decoded completely here, so a damaged
-    one is reported before training starts. Of the others only the header is read. Raises AirjaxError: as
-    `find_photographs`, `check_not_evaluation`, `read_photograph`.
-    """
-    paths = find_photographs(folders)
-    check_not_evaluation(paths)
-    areas = tuple(_read_area(path) for path in paths)
-    num_bytes = 3 * np.cumsum(areas, dtype=np.int64)
-    num_held = int(np.searchsorted(num_bytes, cache_mb * 10**6, side="right"))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = dict(enumerate(pool.map(read_photograph, paths[:num_held])))
-    return Photographs(paths, areas, decoded)
-
-
-def check_not_evaluation(paths: Iterable[str | os.PathLike]) -> None:
-    """Refuse images on which results are reported.
-
-    A file is refused if a part of its path, links followed, begins with kodak, kodim, div2k or eval_1024 (in any case),
-    or if its bytes are those of a file in `evaluation_hashes.txt`. Raises AirjaxError: names the first such file.
-    """
-    hashes = _evaluation_hashes()
-    for path in map(Path, paths):
-        for part in {*path.absolute().parts, *path.resolve().parts}:
-            if _EVALUATION_NAME.match(part):
-                why = f"{part!r} is the name of an evaluation set"
-                raise AirjaxError(f"{display_name(path)}: refused for training, {why}")
-        try:
-            # The size is looked at first, so that a large folder need not be read.
-            names = hashes.get(path.stat().st_size, {})
-            name = names.get(hashlib.sha256(path.read_bytes()).hexdigest()[:16]) if names else None
-        except OSError as error:
-            raise AirjaxError(f"{display_name(path)}: not a readable image ({reason(error)})") from error
-        if name is not None:
-            raise AirjaxError(f"{display_name(path)}: refused for training, it is the evaluation image {name}")
-
-
-@cache
-def _evaluation_hashes() -> dict[int, dict[str, str]]:
-    """File size in bytes -> first 16 hex digits of the SHA-256 -> name."""
-    hashes: dict[int, dict[str, str]] = {}
-    for line in _HASHES_FILE.read_text("utf-8").splitlines():
-        if line and not line.startswith("#"):
-            prefix, size, name = line.split()
-            hashes.setdefault(int(size), {})[prefix] = name
-    return hashes
+    def check_divides(self, num_devices: int) -> None:
+        """Refuse batches that do not divide among so many devices. Raises AirjaxError: names the flag."""
+        check_divides(self.batch_size, num_devices, "--data.batch-size")
 
 
 # One crop. Each step takes and returns (crop, crop, 3) float32 in [0, 1], except `cut`, which returns uint8.
@@ -327,10 +226,9 @@ class _Entries:
 def dataset(config: DataConfig, photographs: Photographs | None = None) -> grain.MapDataset:
     """The endless list of batches: element k is batch k, (b, crop, crop, 3) float32 in [0, 1].
 
-    `photographs` are those of `load_photographs(config.folders)`, where several data sets share them.
+    `photographs` are those of `config.open()`, where several data sets share them.
     """
-    if photographs is None:
-        photographs = load_photographs(config.folders, cache_mb=config.cache_mb)
+    photographs = config.open() if photographs is None else photographs
     crops = grain.MapDataset.source(_Entries(photographs, config.crop_size)).seed(config.seed).shuffle().repeat()
     # Behind `repeat`, the index that keys the generator runs on through the epochs.
     crops = crops.random_map(partial(sample, crop_size=config.crop_size, augment=config.augment))
@@ -344,7 +242,7 @@ def batches(
     """Iterate over the batches of `dataset` from `start_step` >= 0 on, without end.
 
     They are prepared by background threads, which change no batch (0: by the caller); `close()` stops them. Raises
-    AirjaxError: as `load_photographs`, and while iterating for a damaged photograph that is not held in memory.
+    AirjaxError: as `DataConfig.open`, and while iterating for a damaged photograph that is not held in memory.
     """
     if start_step < 0:
         raise ValueError(f"start_step: expected at least 0, got {start_step}")

@@ -15,7 +15,7 @@ from airjax.errors import AirjaxError
 from airjax.image.presets import stages_to_text
 from airjax.image.stages import StageConfig, init_params, run_stages, stage_control_of
 from train.experiment import Experiment
-from train.image.data import DataConfig, batches, dataset, load_photographs
+from train.image.data import DataConfig, batches, dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class ImageExperiment(Experiment):
 
     def open_data(self) -> tuple[Callable[[int], Iterator[Any]], Callable[[Any], jax.Array]]:
         """Batches of crops; the picture has a row for each image of a batch: target, render after every stage."""
-        photographs = load_photographs(self.data.folders, cache_mb=self.data.cache_mb)
+        photographs = self.data.open()
         images = dataset(self.data, photographs)[0]
 
         @jax.jit

@@ -55,7 +55,7 @@ class Pod(Phase):
         stages, loop = experiment.stages, experiment.loop
         self._check(stages, loop.num_steps)
         names = [f"stage{i}" for i in range(len(stages))]
-        txs = [experiment.optimizer.make(loop.num_steps - start) for start in self.start_steps]
+        txs = [experiment.optimizer.make(*(end - start for end in loop.ends)) for start in self.start_steps]
 
         def init(params) -> State:
             opt_state = {name: tx.init(params[name]) for name, tx in zip(names, txs, strict=True)}

@@ -5,15 +5,18 @@ Letters: v views of a scene, p points, k views of a sample.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from airjax.errors import AirjaxError
 from airjax.scene.cameras import Camera
 from airjax.scene.files.photographs import load
-from airjax.scene.procedural import Views
+from airjax.scene.procedural import Views, random_views
 from airjax.scene.triangulate import triangulate
 
 SIZES = (96, 128, 192, 256)  # pixels; longer side of the photographs that crops are taken from
@@ -44,6 +47,27 @@ def load_posed(folder: str | Path) -> PosedScene:
     shrunk = map(scene.shrunk, SIZES)
     levels = tuple((np.rint(255 * part.images).astype(np.uint8), part.cameras.intrinsics) for part in shrunk)
     return PosedScene(str(folder), levels, scene.cameras.rotation, scene.cameras.translation, points)
+
+
+def make_up_posed(textures: np.ndarray) -> PosedScene:
+    """Eight views of a procedural scene, 96 x 96, with points on what they show: stands in for a folder.
+
+    `textures` are (T, s, s, 3) uint8.
+    """
+    atlas, size = jnp.asarray(textures, jnp.float32) / 255, (SIZES[0], SIZES[0])
+    draw = jax.jit(partial(random_views, image_size=size, num_views=8))
+    views = jax.device_get(draw(jax.random.key(0), atlas))
+    cameras = views.cameras
+    rows, columns = np.mgrid[4 : size[0] : 8, 4 : size[1] : 8].reshape(2, -1)
+    pixels = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))])
+    points = [
+        ((np.linalg.solve(k, pixels) * depths[rows, columns]).T - t) @ rotation
+        for k, rotation, t, depths in zip(
+            cameras.intrinsics, cameras.rotation, cameras.translation, views.depths, strict=True
+        )
+    ]
+    level = np.rint(255 * views.images).astype(np.uint8), cameras.intrinsics
+    return PosedScene("made up", (level,), cameras.rotation, cameras.translation, np.concatenate(points))
 
 
 def sample(rng: np.random.Generator, scene: PosedScene, *, num_views: int, image_size: tuple[int, int]) -> Views:

@@ -13,8 +13,10 @@ import numpy as np
 from PIL import Image
 
 from airjax.errors import AirjaxError
-from airjax.scene.procedural import Views, noise_textures, random_views
-from train.scene.crops import PosedScene, sample
+from airjax.scene.procedural import Views, random_views
+from train.photographs import content, find_photographs, open_photographs
+from train.scene.crops import PosedScene, load_posed, make_up_posed, sample
+from train.settings import check_divides, where
 
 TEXTURE = 64  # pixels
 
@@ -23,37 +25,62 @@ TEXTURE = 64  # pixels
 class SceneData:
     """Where scenes come from."""
 
-    photographs: str | None  # folder whose images are the textures of procedural scenes; None for coloured noise
+    folders: tuple[str, ...] = where(())  # of photographs, searched recursively, whose parts are textures of scenes
+    made_up: int = 0  # number of pictures that are made up where no folder is given
     held_out: int = 10  # every so many-th photograph is kept for test scenes
     image_size: tuple[int, int] = (64, 64)  # (h, w) pixels of the views
     # context, targets: views that are given, and views that are judged
     context: int = 2
     targets: int = 2
     batch_size: int = 4  # scenes of a step
-    scenes: tuple[str, ...] = ()  # folders of real scenes, some crops of which are seen beside the procedural ones
-    real: int = 0  # how many of the scenes of a step are real ones
+    scenes: tuple[str, ...] = where(())  # folders of real scenes, as `airjax reconstruct` reads them
+    real: int = 0  # how many of the scenes of a step are real ones, crops of `scenes`; the others are procedural
     seed: int = 0  # of everything random
 
     def __post_init__(self):
-        if not 0 <= self.real <= self.batch_size or (self.real and not self.scenes):
-            raise AirjaxError(f"real: expected scenes, and at most {self.batch_size} of a step, got {self.real}")
+        if not 0 <= self.real <= self.batch_size:
+            raise AirjaxError(f"real: expected at most {self.batch_size} scenes of a step, got {self.real}")
+
+    def open_scenes(self) -> list[PosedScene]:
+        """The real scenes, or a made-up one beside made-up pictures; none where no step has one.
+
+        Raises AirjaxError: no folder is given; as `train.scene.crops.load_posed`.
+        """
+        if not self.real:
+            return []
+        if self.scenes:
+            return [load_posed(folder) for folder in self.scenes]
+        if self.made_up:
+            return [make_up_posed(texture_atlas(self))]
+        raise AirjaxError("expected folders of real scenes, got none; give --data.scenes SCENE ..., or --data.real 0")
+
+    def content(self) -> str:
+        """What is in the folders, wherever they lie; see `train.photographs.content`."""
+        files = find_photographs(self.folders) if self.folders else ()
+        parts = [content(self.folders, files) if files else "made up"]
+        if self.real:
+            found = [file for folder in self.scenes for file in sorted(Path(folder).rglob("*")) if file.is_file()]
+            parts.append(content(self.scenes, found))
+        return " ".join(parts)
+
+    def check_divides(self, num_devices: int) -> None:
+        """Refuse scenes of a step that do not divide among so many devices. Raises AirjaxError: names the flag."""
+        check_divides(self.real, num_devices, "--data.real")
+        check_divides(self.batch_size, num_devices, "--data.batch-size")
 
 
 def texture_atlas(data: SceneData, *, test: bool = False) -> np.ndarray:
     """(T, 64, 64, 3) uint8 squares cut out of photographs, two of each; those for testing are of other photographs.
 
-    Raises AirjaxError: no images in the folder.
+    Raises AirjaxError: as `train.photographs.open_photographs`, or too few of them.
     """
-    if data.photographs is None:
-        return np.round(255 * np.asarray(noise_textures(jax.random.key(int(test)), 32))).astype(np.uint8)
-    files = sorted(p for p in Path(data.photographs).glob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    chosen = [file for i, file in enumerate(files) if (i % data.held_out == 0) == test]
+    photographs = open_photographs(data.folders, made_up=data.made_up, cache_mb=0)
+    chosen = [i for i in range(len(photographs)) if (i % data.held_out == 0) == test]
     if not chosen:
-        raise AirjaxError(f"{data.photographs}: expected a folder of photographs, found {len(files)}")
+        raise AirjaxError(f"{data.folders[0]}: expected photographs for training and for test scenes, found one")
     rng, atlas = np.random.default_rng(data.seed), []
-    for file in chosen:
-        with Image.open(file) as opened:
-            image = opened.convert("RGB")
+    for index in chosen:
+        image = Image.fromarray(photographs[index])
         for _ in range(2):
             side = int(rng.integers(min(160, *image.size), min(image.size) + 1))
             left, top = (int(rng.integers(0, size - side + 1)) for size in image.size)

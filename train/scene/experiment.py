@@ -15,7 +15,6 @@ from airjax.scene.predictor import PredictorConfig, config_to_text, init_params,
 from airjax.scene.procedural import Views
 from airjax.scene.render import render
 from train.experiment import Experiment
-from train.scene.crops import load_posed
 from train.scene.data import SceneData, batches, draw_views, split_views, texture_atlas
 
 
@@ -54,7 +53,7 @@ class SceneExperiment(Experiment):
     def open_data(self) -> tuple[Callable[[int], Iterator[Any]], Callable[[Any], jax.Array]]:
         """Seeds and real views; the picture has a row for each of four scenes: context, target, render, depth."""
         data, capacity = self.data, Capacity(*self.phase.capacity)
-        scenes = [load_posed(folder) for folder in data.scenes] if data.real else []
+        scenes = data.open_scenes()
         atlas = jnp.asarray(texture_atlas(data, test=True), jnp.float32) / 255
 
         @jax.jit

@@ -1,7 +1,6 @@
 """Most photographs of these tests carry their coordinates: red = x, green = y, blue = their number."""
 
 import contextlib
-import hashlib
 import io
 import math
 import threading
@@ -16,6 +15,7 @@ from PIL import Image
 
 from airjax.errors import AirjaxError
 from train.image import data
+from train.photographs import Photographs, load_photographs
 
 ROOT = Path(data.__file__).resolve().parents[2]
 
@@ -64,7 +64,7 @@ def test_threads_and_memory_change_no_batch(config):
     """Oracle: the stream made in the caller with all photographs in memory."""
     whole = np.stack(_take(config, 8, num_threads=0))
     np.testing.assert_array_equal(np.stack(_take(config, 8, num_threads=3)), whole)
-    assert not data.load_photographs(config.folders, cache_mb=0).decoded
+    assert not load_photographs(config.folders, cache_mb=0).decoded
     np.testing.assert_array_equal(np.stack(_take(replace(config, cache_mb=0), 8)), whole)
 
 
@@ -83,7 +83,7 @@ def test_every_crop_of_every_epoch_is_drawn_afresh(tmp_path):
     """One photograph of one entry: each crop is an epoch. Repeats happen only by chance: 200 draws of 97^2
     places give 2.1 equal pairs on average; more than 10 have a probability below 1e-4."""
     config = data.DataConfig(tmp_path, crop_size=32, batch_size=1, augment=data.PLAIN)
-    photographs = data.Photographs((tmp_path / "no file",), (32 * 32,), {0: _coordinates(128, 128)})
+    photographs = Photographs((tmp_path / "no file",), (32 * 32,), {0: _coordinates(128, 128)})
     corners = [tuple(_levels(batch)[0, 0, 0, :2]) for batch in _take(config, 200, photographs=photographs)]
     assert len(set(corners)) >= 190
 
@@ -314,40 +314,6 @@ def test_a_negative_step_is_refused(config):
         data.batches(config, start_step=-1)
 
 
-# Files
-
-
-def test_only_photographs_are_found_in_a_fixed_order(tmp_path):
-    for name in ("b.png", "a/z.JPG", "a.tiff", "c.gif", "d.bmp", ".hidden/e.png", "._f.png"):
-        save(tmp_path, name, texture(8, 8))
-    (tmp_path / "notes.txt").write_text("no image")
-    (tmp_path / "folder.png").mkdir()
-    found = [path.relative_to(tmp_path).as_posix() for path in data.find_photographs([tmp_path])]
-    assert found == ["a.tiff", "a/z.JPG", "b.png"]
-
-
-def test_folders_without_photographs_are_reported(tmp_path):
-    for folder, words in ((tmp_path / "gone", "nothing"), (tmp_path, "no photographs")):
-        with pytest.raises(AirjaxError) as info:
-            data.batches(data.DataConfig(folder))
-        assert_one_line(info, str(folder), words)
-    file = save(tmp_path, "x.png", texture(8, 8))
-    with pytest.raises(AirjaxError, match="a file"):
-        data.find_photographs([file])
-    with pytest.raises(AirjaxError, match="no folder"):
-        data.batches(data.DataConfig(()))
-
-
-@pytest.mark.parametrize("kind", ["empty", "text", "truncated"])
-def test_a_damaged_file_is_named(photos, kind):
-    whole = (photos / "sub/b.jpg").read_bytes()
-    bad = photos / "bad.jpg"
-    bad.write_bytes({"empty": b"", "text": b"not an image", "truncated": whole[: len(whole) // 2]}[kind])
-    with pytest.raises(AirjaxError) as info:
-        data.batches(data.DataConfig(photos, crop_size=32))
-    assert_one_line(info, str(bad))
-
-
 def test_a_damaged_file_outside_the_memory_is_named_when_it_is_drawn(tmp_path):
     whole = save(tmp_path, "a.jpg", texture(64, 64)).read_bytes()
     (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])
@@ -355,70 +321,3 @@ def test_a_damaged_file_outside_the_memory_is_named_when_it_is_drawn(tmp_path):
     with contextlib.closing(data.batches(config)) as stream, pytest.raises(AirjaxError) as info:
         next(stream)
     assert_one_line(info, str(tmp_path / "a.jpg"))
-
-
-def test_photographs_are_read_level_by_level(tmp_path):
-    """Oracle: the levels that were written, all 256 of them in every channel."""
-    pixels = np.random.default_rng(0).permuted(np.tile(np.arange(256, dtype=np.uint8), (3, 1)), axis=1)
-    pixels = pixels.T.reshape(32, 8, 3)
-    read = data.read_photograph(save(tmp_path, "all.png", pixels))
-    assert read.dtype == np.uint8
-    np.testing.assert_array_equal(read, pixels)
-
-
-# The guard
-
-
-@pytest.mark.parametrize(
-    "name", ["Kodak/a.png", "kodim01.png", "DIV2K_valid_HR/1.png", "x/div2k_512/a.png", "eval_1024/a.png"]
-)
-def test_evaluation_names_are_refused(tmp_path, name):
-    save(tmp_path, name, texture(8, 8))
-    with pytest.raises(AirjaxError) as info:
-        data.load_photographs([tmp_path])
-    assert_one_line(info, str(tmp_path / name), "refused for training")
-
-
-def test_a_link_does_not_hide_an_evaluation_folder(tmp_path):
-    save(tmp_path, "kodak/a.png", texture(8, 8))
-    (tmp_path / "photos").symlink_to(tmp_path / "kodak")
-    with pytest.raises(AirjaxError, match="refused for training"):
-        data.load_photographs([tmp_path / "photos"])
-
-
-def test_evaluation_bytes_are_refused_under_any_name(tmp_path, monkeypatch):
-    path, other = save(tmp_path, "a.png", texture(8, 8)), save(tmp_path, "b.png", texture(8, 8, 1))
-    data.check_not_evaluation([path, other])
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    listed = tmp_path / "hashes.txt"
-    listed.write_text(f"# comment\n{digest[:16]} {path.stat().st_size} set/secret.png\n")
-    monkeypatch.setattr(data, "_HASHES_FILE", listed)
-    data._evaluation_hashes.cache_clear()
-    try:
-        data.check_not_evaluation([other])
-        with pytest.raises(AirjaxError) as info:
-            data.check_not_evaluation([other, path])
-    finally:
-        data._evaluation_hashes.cache_clear()
-    assert_one_line(info, str(path), "set/secret.png")
-
-
-def test_a_file_that_vanished_is_reported(tmp_path):
-    with pytest.raises(AirjaxError, match="not a readable image"):
-        data.check_not_evaluation([tmp_path / "gone.png"])
-
-
-def test_the_list_holds_every_evaluation_image(data_dir, tmp_path):
-    """Oracle: the images themselves, under names that say nothing."""
-    folders = ("kodak", "div2k_valid_x2", "div2k_512", "eval_1024")
-    images = [path for folder in folders for path in sorted((data_dir / folder).glob("*.png"))]
-    assert len(images) == 68 == sum(map(len, data._evaluation_hashes().values()))
-    for number, image in enumerate(images):
-        copy = tmp_path / f"{number}.png"
-        copy.write_bytes(image.read_bytes())
-        with pytest.raises(AirjaxError, match=image.name):
-            data.check_not_evaluation([copy])
-
-
-def test_the_training_photographs_pass_the_guard(data_dir):
-    data.check_not_evaluation(data.find_photographs([data_dir / "photos_train"]))

@@ -327,7 +327,7 @@ def test_a_network_grows_out_of_a_smaller_one(tmp_path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_a_whole_experiment(path):
     """It opens with its command, its phase fits its stages, and its smoke variant is the same, small."""
-    assert f"python -m train.main --config train/configs/{path.name}\n" in path.read_text().split('"""')[1]
+    assert f"python -m train.main {path.stem} --data.folders PHOTOGRAPHS" in path.read_text().split('"""')[1]
     full, smoke = (load_experiment(path, smoke) for smoke in (False, True))
     assert full.name.startswith(path.stem) and smoke.name == f"{full.name}_smoke"
     assert type(full.phase) is type(smoke.phase) and smoke.loop.num_steps <= 40
@@ -343,6 +343,7 @@ def test_every_config_is_a_whole_experiment(path):
             assert len(joint.stage_weights) == len(experiment.stages)
         if experiment.init_stages is not None:
             assert len(experiment.init_stages) == len(experiment.stages)
+    assert not full.data.folders and not full.data.made_up and smoke.data.made_up
     if full.init not in (None, str(DEFAULT_WEIGHTS)):
         assert full.init in [f"runs/{other.stem}" for other in CONFIGS]
 

@@ -43,16 +43,20 @@ def test_test_textures_are_of_other_photographs(tmp_path):
     """Each photograph has one colour: the two atlases share none."""
     for i in range(25):
         Image.new("RGB", (200, 180), (10 * i, i, 255 - i)).save(tmp_path / f"{i:02d}.png")
-    data = SceneData(photographs=str(tmp_path))
+    data = SceneData(folders=(str(tmp_path),))
     train, test = ({tuple(t[0, 0]) for t in texture_atlas(data, test=test)} for test in (False, True))
     assert len(train) == 22 and len(test) == 3 and not train & test
     assert texture_atlas(data).shape == (44, 64, 64, 3)
-    with pytest.raises(AirjaxError, match="expected a folder of photographs, found 0"):
-        texture_atlas(SceneData(photographs=str(tmp_path / "none")))
+    with pytest.raises(AirjaxError, match="none: expected a folder of photographs, found nothing"):
+        texture_atlas(SceneData(folders=(str(tmp_path / "none"),)))
+    with pytest.raises(AirjaxError, match=r"got none; give --data\.folders"):
+        texture_atlas(SceneData())
+    with pytest.raises(AirjaxError, match=r"got none; give --data\.scenes SCENE"):
+        SceneData(real=1).open_scenes()
 
 
 def test_scenes_of_a_step_are_the_same_whenever_it_is_reached():
-    data = SceneData(photographs=None, batch_size=3)
+    data = SceneData(batch_size=3)
     stream = batches(data, (), 0)
     first = [next(stream)["seeds"] for _ in range(4)]
     np.testing.assert_array_equal(next(batches(data, (), 3))["seeds"], first[3])
