@@ -7,6 +7,7 @@ seed.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 import time
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
+from train.runs import Run, find_runs, group_by_settings
 
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes
@@ -80,7 +82,12 @@ class Curves:
     name: str
     description: str
     subjects: Any  # images or scenes, `Subjects`
-    starts: tuple[Start, ...]  # the first is the reference of all differences
+    starts: tuple[Start, ...] = ()  # the first of all is the reference of all differences
+    # folders of training runs, or that hold some: further starts, one for all runs that differ in their seeds alone
+    runs: tuple[str, ...] = ()
+    reference: str = ""  # part of the name of the start that comes first; "" to leave the order
+    # (what to add to the name, learning rates) of every start of a run; None for those of its weights, if it learned any
+    rates: tuple[tuple[str, Any], ...] = (("", None),)
     # numbers of refinement steps, increasing, the first is 0
     steps: tuple[int, ...] = (0, 5, 10, 20, 50, 100, 200, 500)
     seconds: tuple[float, ...] = ()  # of refinement on this machine, increasing; may be empty
@@ -92,8 +99,8 @@ class Curves:
                 raise AirjaxError(f"{name}: expected increasing numbers, steps from 0 on, got {values}")
         if not set(self.compared) <= set(self.steps):
             raise AirjaxError(f"compared: expected some of {self.steps}, got {self.compared}")
-        if not self.starts or len({len(start.files) for start in self.starts}) > 1 or not self.starts[0].files:
-            raise AirjaxError("starts: expected some with the same number of files each, at least one")
+        if not (self.starts or self.runs) or not all(start.files for start in self.starts):
+            raise AirjaxError("starts: expected at least one, with weights, or training runs; give --runs FOLDER ...")
 
 
 class Curve(NamedTuple):
@@ -103,6 +110,53 @@ class Curve(NamedTuple):
     psnr: tuple[float, ...]
     ssim: tuple[float, ...]
     psnr_by_seconds: tuple[float, ...]
+
+
+def all_starts(config: Curves) -> tuple[Start, ...]:
+    """The starts of a configuration and of its runs, all with as many files: one file stands for every seed.
+
+    Of runs those seeds are taken that all of them have; what is left out is a line on the screen. Raises AirjaxError:
+    no such runs, no seed that all have, or no such reference.
+    """
+    found: list[Start] = []
+    if config.runs:
+        groups = group_by_settings(find_runs(config.runs))
+        trained = {name: {run.seed: run for run in runs if run.weights} for name, runs in groups.items()}
+        for name, runs in groups.items():
+            if without := [str(run.folder) for run in runs if not run.weights]:
+                print(f"left out, without weights yet: {', '.join(without)}")
+            if not trained[name]:
+                del trained[name]
+        seeds = sorted(set.intersection(*map(set, trained.values()))) if trained else []
+        if not seeds:
+            raise AirjaxError(f"{', '.join(config.runs)}: expected trained weights of a seed that all have, found none")
+        for name, by_seed in trained.items():
+            if others := sorted(set(by_seed) - set(seeds)):
+                print(f"left out, since not all runs have them: seeds {others} of {name}")
+            found += _starts_of_runs(name, [by_seed[seed] for seed in seeds], config)
+    count = max(len(start.files) for start in (*config.starts, *found))
+    starts = [
+        start._replace(files=start.files * count) if len(start.files) == 1 else start
+        for start in (*config.starts, *found)
+    ]
+    if any(len(start.files) != count for start in starts):
+        raise AirjaxError(f"starts: expected one file or {count}, got {[len(start.files) for start in starts]}")
+    first = [start for start in starts if config.reference in start.name]
+    if not first:
+        names = ", ".join(start.name for start in starts)
+        raise AirjaxError(f"reference: expected a part of one of {names}, got {config.reference!r}")
+    return (first[0], *(start for start in starts if start is not first[0]))
+
+
+def _starts_of_runs(name: str, runs: Sequence[Run], config: Curves) -> Iterator[Start]:
+    """What runs of several seeds left, at each of the learning rates that say something new."""
+    files = tuple(str(run.weights) for run in runs)
+    settings = runs[0].settings
+    learned, rates_alone = settings.get("config.phase.learn_rates"), settings.get("config.phase.trained") == "rates"
+    for suffix, rates in config.rates:
+        if (suffix and rates is None and not learned) or (rates is not None and rates_alone):
+            continue
+        yield Start(f"{name}, {suffix}" if suffix else name, files, rates)
 
 
 def readable(subjects: Subjects, problems: list[str]) -> Iterator[Subject]:
@@ -263,6 +317,7 @@ def run(config: Curves, weights: Path | None, out: Path) -> int:
     """
     if weights is not None:
         raise AirjaxError("--weights: not an option of refinement curves, whose configuration names the weights")
+    config = dataclasses.replace(config, starts=all_starts(config), runs=())
     load = config.subjects.load_model
     models = [[None if file == SCRATCH else load(file) for file in start.files] for start in config.starts]
     count, total = sum(map(len, models)), len(config.subjects)

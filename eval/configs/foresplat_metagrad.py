@@ -1,37 +1,29 @@
 """Refinement curves of what each estimator made of the vanilla scene predictor, on procedural test scenes.
 
-python -m train.main foresplat_metagrad --data.folders PHOTOGRAPHS --variant NAME --seed SEED
-python -m eval.main foresplat_metagrad --images FOLDER
+python -m train.sweep foresplat_metagrad --data.folders FOLDER --grid variant=zero_step,multi_anchor,meta_sgd --seeds 0 1
+python -m eval.main foresplat_metagrad --images FOLDER --runs runs/foresplat_metagrad_sweep
 
-NAME is zero_step, multi_anchor and meta_sgd, SEED 0 and 1.
+The FOLDER of photographs is the same in both: one in ten of them is kept for the textures of test scenes.
 """
 
 from airjax.scene.task import RATES
 from eval.configs.foresplat import SCENES, STEPS, TWO_VIEWS
-from eval.curves import Curves, Start
-
-SEEDS = (0, 1)
-
-
-def files(variant: str) -> tuple[str, ...]:
-    """What the training of a variant left, one for each seed."""
-    return tuple(f"runs/foresplat_metagrad_{variant}_{seed}/weights.safetensors" for seed in SEEDS)
+from eval.curves import Curves
 
 
 def evaluation() -> Curves:
-    """64 scenes, up to 200 steps; vanilla is trained for as many iterations. The last two swap start and rates."""
-    vanilla, multi_anchor, meta_sgd = map(files, ("zero_step", "multi_anchor", "meta_sgd"))
+    """64 scenes, up to 200 steps; the reference is vanilla training (zero_step) for as many iterations.
+
+    Each with the rates that it learned, with those that meta_sgd learned for the shipped weights, and with those of
+    3DGS, where that is another start.
+    """
     return Curves(
         name="foresplat_metagrad",
         description="refinement of procedural scenes, two views of 64x64",
         subjects=SCENES,
-        starts=(
-            Start("vanilla", vanilla),
-            Start("multi_anchor", multi_anchor),
-            Start("meta_sgd", meta_sgd),
-            Start("vanilla, learned rates", vanilla, TWO_VIEWS),
-            Start("meta_sgd, rates of 3DGS", meta_sgd, RATES),
-        ),
+        runs=("runs/foresplat_metagrad_*",),
+        reference="ZeroStep",
+        rates=(("", None), ("learned rates", TWO_VIEWS), ("rates of 3DGS", RATES)),
         steps=STEPS,
         compared=(0, 20, 50, 100, 200),
     )
