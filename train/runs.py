@@ -27,6 +27,7 @@ from airjax.files import display_name, read_bytes, reason
 SHOWN = frozenset({"log_every", "checkpoint_every", "panel_every", "keep", "cache_mb"})
 # Settings that say where data lie: their last part counts, the folder around it does not.
 PLACES = frozenset({"config.data.folders", "config.data.scenes", "config.data.photographs"})
+_LARGEST = float(np.finfo(np.float32).max)
 _LABEL = 40  # characters of one value in a label, at most
 
 
@@ -109,12 +110,12 @@ def read_log(path: Path) -> tuple[dict[str, np.ndarray], int]:
         raise AirjaxError(f"{display_name(path)}: cannot be read ({reason(error)})") from error
     kept: list[dict[str, float]] = []
     lines = [line for line in text.split("\n") if line.strip()]
-    last = -math.inf
+    last = -1.0
     for line in lines:
         with contextlib.suppress(ValueError, RecursionError):
             content = json.loads(line)
             record = {key: _number(value) for key, value in content.items()} if isinstance(content, dict) else {}
-            if record.get("step", math.nan) > last and math.isfinite(record.get("elapsed", math.nan)):
+            if record.get("step", math.nan) > last and record.get("elapsed", math.nan) >= 0:
                 kept.append(record)
                 last = record["step"]
     names = dict.fromkeys(["step", "elapsed", *(name for record in kept for name in record)])
@@ -220,13 +221,10 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _number(value: Any) -> float:
-    """NaN for anything but a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """NaN for anything but a number that a float32 can be: training makes no other, and sums of these are finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
         return math.nan
-    try:
-        return float(value) if math.isfinite(value) else math.nan
-    except OverflowError:
-        return math.nan
+    return float(value)
 
 
 def _is_over(settings: dict[str, Any], log: dict[str, np.ndarray]) -> bool:
