@@ -39,7 +39,9 @@ def test_only_what_decides_results_and_files_has_an_upper_bound():
     assert names(bounded) == ["jax", "flax", "constriction"]
 
 
-@pytest.mark.parametrize(("folder", "extras"), [("airjax", ()), ("train", ("train",)), ("eval", ("train", "plots"))])
+@pytest.mark.parametrize(
+    ("folder", "extras"), [("airjax", ()), ("train", ("train", "plots")), ("eval", ("train", "plots"))]
+)
 def test_what_is_imported_is_declared(folder, extras):
     declared = names([*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])])
     assert imported(folder) <= {MODULES.get(name, name) for name in declared}
