@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
-from train.runs import Run, find_runs, group_by_settings
 
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes
@@ -29,6 +28,7 @@ from airjax.inner.task import SEGMENT, State, Task, advance, start_state
 from airjax.metrics import Quality
 from eval.plots import Line, Panel, draw_panels
 from eval.report import Measured, cached, code_version, format_table, number, write_report
+from train.runs import Run, find_runs, group_by_settings
 
 SCRATCH = "scratch"  # instead of a weights file: a start without a network
 
@@ -86,7 +86,7 @@ class Curves:
     # folders of training runs, or that hold some: further starts, one for all runs that differ in their seeds alone
     runs: tuple[str, ...] = ()
     reference: str = ""  # part of the name of the start that comes first; "" to leave the order
-    # (what to add to the name, learning rates) of every start of a run; None for those of its weights, if it learned any
+    # (what to add to the name, learning rates) of every start of a run; None for those that it learned, if it did
     rates: tuple[tuple[str, Any], ...] = (("", None),)
     # numbers of refinement steps, increasing, the first is 0
     steps: tuple[int, ...] = (0, 5, 10, 20, 50, 100, 200, 500)

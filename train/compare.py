@@ -24,7 +24,8 @@ from PIL import Image
 from airjax.commands.outputs import check_free
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes, display_name, reason
-from train.runs import Run, find_runs, group_by_settings, settings_that_differ, text_of
+from train.runs import Run, find_runs, group_by_settings, settings_that_differ
+from train.settings import text_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

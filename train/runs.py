@@ -13,7 +13,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -22,11 +22,12 @@ import numpy as np
 
 from airjax.errors import AirjaxError
 from airjax.files import display_name, read_bytes, reason
+from train.settings import leaves, text_of
 
 # Last parts of names of settings that change what a run shows or keeps, not its results.
-SHOWN = frozenset({"log_every", "checkpoint_every", "panel_every", "keep", "cache_mb"})
+SHOWN = frozenset({"log_every", "checkpoint_every", "panel_every", "keep", "cache_mb", "devices"})
 # Settings that say where data lie: their last part counts, the folder around it does not.
-PLACES = frozenset({"config.data.folders", "config.data.scenes", "config.data.photographs"})
+PLACES = frozenset({"config.data.folders", "config.data.scenes"})
 _LARGEST = float(np.finfo(np.float32).max)
 _LABEL = 40  # characters of one value in a label, at most
 
@@ -36,9 +37,7 @@ class Run:
     """What a run folder holds."""
 
     folder: Path
-    # by dotted name: "config.optimizer.learning_rate", "loop.num_steps". A nested dataclass is its class, and beside it
-    # its fields: "config.phase.estimator" is "Budget". Lists are values, but those of dataclasses are numbered
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # by dotted name, see `train.settings.leaves`: "config.optimizer.learning_rate"
     seed: int | None
     # (k,) float64 columns: "step", increasing; "elapsed", seconds; and the metrics, NaN where a line has none
     log: dict[str, np.ndarray]
@@ -77,7 +76,7 @@ def read_run(folder: str | os.PathLike) -> Run:
         if not isinstance(content["loop"], dict):
             raise TypeError
         parts = {name: content[name] for name in ("config", "loop") if content[name] is not None}
-        settings = {leaf: value for name, part in parts.items() for leaf, value in _leaves(part, name)}
+        settings = leaves(parts)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise AirjaxError(f"{display_name(path)}: expected the settings of a run, got something else") from error
     log, num_damaged = read_log(folder / "log.jsonl")
@@ -194,30 +193,7 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     return {name: short(name) for name in names}
 
 
-def text_of(value: Any) -> str:
-    """A setting as the command line takes it, about: lists with commas."""
-    if isinstance(value, list):
-        return ",".join(map(text_of, value))
-    return "none" if value is None else str(value)
-
-
 # --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """The values of nested settings by dotted name; see `Run.settings`."""
-    if isinstance(value, dict):
-        if "kind" in value:
-            yield name, value["kind"]
-        for key, item in value.items():
-            if key != "kind":
-                yield from _leaves(item, f"{name}.{key}")
-    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        yield name, f"{len(value)} of them"
-        for i, item in enumerate(value):
-            yield from _leaves(item, f"{name}.{i}")
-    else:
-        yield name, value
 
 
 def _number(value: Any) -> float:
@@ -231,9 +207,10 @@ def _is_over(settings: dict[str, Any], log: dict[str, np.ndarray]) -> bool:
     """Whether a log reached the end of its run; one without lines says nothing against it."""
     if not len(log["step"]):
         return True
-    num_steps, max_seconds = (_number(settings.get(f"loop.{name}")) for name in ("num_steps", "max_seconds"))
+    ends = [settings.get("loop.num_steps"), *(settings.get("loop.extensions") or ())]
+    last_step, max_seconds = _number(ends[-1]), _number(settings.get("loop.max_seconds"))
     out_of_time = log["elapsed"][-1] + 1e-3 >= max_seconds  # the log rounds to milliseconds
-    return not log["step"][-1] < num_steps or bool(out_of_time)
+    return not log["step"][-1] < last_step or bool(out_of_time)
 
 
 def _natural(path: PurePath) -> list[tuple[int, int, str]]:

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from airjax.errors import AirjaxError
 
 _ABSENT = object()  # no value of a setting
-_LONGEST_NAME = 120  # characters of a folder's name, before the hash of a longer one
+_LONGEST_NAME = 120  # characters, before the hash of a longer one
 
 
 def free(default: Any) -> Any:
@@ -64,10 +63,22 @@ def marked_names(value: Any, name: str, *marks: str) -> set[str]:
     return names
 
 
-def leaves(settings: Any) -> dict[str, Any]:
-    """The values of nested settings, as `settings_of` gives them, by dotted name; a list is one value."""
-    named = jax.tree_util.tree_flatten_with_path(settings, is_leaf=lambda value: not isinstance(value, dict))[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="."): value for path, value in named}
+def leaves(settings: Any, name: str = "") -> dict[str, Any]:
+    """The values of nested settings, as `settings_of` gives them, by dotted name.
+
+    A nested dataclass is its class, and beside it its fields: "phase.estimator" is "Budget". Lists are values, but
+    those of dataclasses are numbered.
+    """
+    if isinstance(settings, dict):
+        found = {name: settings["kind"]} if "kind" in settings else {}
+        parts = {key: item for key, item in settings.items() if key != "kind"}
+    elif isinstance(settings, list) and any(isinstance(item, dict) for item in settings):
+        found, parts = {name: f"{len(settings)} of them"}, dict(enumerate(settings))
+    else:
+        return {name: settings}
+    for key, item in parts.items():
+        found |= leaves(item, f"{name}.{key}" if name else str(key))
+    return found
 
 
 def differences(value: Any, base: Any) -> dict[str, Any]:
@@ -79,15 +90,20 @@ def differences(value: Any, base: Any) -> dict[str, Any]:
 
 def name_with(name: str, changes: Mapping[str, Any]) -> str:
     """The name of a run folder that says what was changed: "joint-optimizer.learning_rate=0.001"."""
-    parts = [name, *(f"{key}={_short(value)}" for key, value in sorted(changes.items()))]
-    full = "-".join(re.sub(r"[^\w.,=+-]+", "_", part) for part in parts)
-    if len(full) <= _LONGEST_NAME:
-        return full
-    return f"{full[:_LONGEST_NAME]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+    return safe_name("-".join([name, *(f"{key}={text_of(value)}" for key, value in sorted(changes.items()))]))
 
 
-def _short(value: Any) -> str:
-    return ",".join(map(_short, value)) if isinstance(value, list) else str(value)
+def text_of(value: Any) -> str:
+    """A setting as the command line takes it, about: lists with commas."""
+    if isinstance(value, list):
+        return ",".join(map(text_of, value))
+    return "none" if value is None else str(value)
+
+
+def safe_name(text: str) -> str:
+    """A name for every file system. One that had to be changed ends in a hash, so that no two become the same."""
+    safe = re.sub(r"[^\w.,=+-]+", "_", text, flags=re.ASCII)[:_LONGEST_NAME]
+    return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def check_at_least(config: Any, low: int, *names: str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import itertools
 import json
 import math
@@ -31,12 +30,12 @@ from tqdm import tqdm
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes, display_name, read_bytes, reason
 from train.runs import Run, read_run
+from train.settings import safe_name
 
 COMMAND = (sys.executable, "-m", "train.main")
 RECORD = "sweep.json"  # in the folder of a sweep: the arguments of its members
 OUTPUT = "output.txt"  # in the folder of a member: all that its process printed
 _OURS = {"seed": "--seeds", "out": "--out", "config": "CONFIG"}  # flags of a member that the sweep gives itself
-_LONGEST_NAME = 120  # characters of a member's name, before the hash of a longer one
 _POLL = 0.1  # seconds between looks at the processes
 _STOPPED = {-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM}  # exit statuses
 
@@ -118,7 +117,7 @@ def members_of(
         for values in itertools.product(*grid.values()):
             chosen = [*zip(grid, values, strict=True), ("seed", (str(seed),))]
             flags = [word for name, words in chosen for word in (f"--{name}", *words)]
-            name = _safe_name(",".join(f"{name}={','.join(words)}" for name, words in chosen))
+            name = safe_name(",".join(f"{name}={','.join(words)}" for name, words in chosen))
             if name in members:
                 raise AirjaxError(f"--grid: two members would be called {name}")
             members[name] = Member(name, (config, *flags, *common))
@@ -208,7 +207,7 @@ def slurm_script(members: Sequence[Member], out: Path, *, jobs: int | None) -> s
 # {len(members)} runs, one array task each. Submit this file in the folder where it was made: sbatch FILE
 # Adjust what a task may use, and add what your cluster wants: account, partition, modules.
 # Two minutes before its time is over a task is told to write a checkpoint; submitted again, it continues from there.
-#SBATCH --job-name={_safe_name(out.name)}
+#SBATCH --job-name={safe_name(out.name)}
 #SBATCH --array=0-{len(members) - 1}{limit}
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=8
@@ -361,12 +360,6 @@ class _Signals:
 def _same_flag(name: str) -> str:
     """The command line of a member takes both spellings."""
     return name.replace("_", "-")
-
-
-def _safe_name(text: str) -> str:
-    """A name for every file system. One that had to be changed ends in a hash, so that no two become the same."""
-    safe = re.sub(r"[^\w.,=+-]+", "_", text, flags=re.ASCII)[:_LONGEST_NAME]
-    return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _read_record(path: Path) -> dict[str, list[str]]:

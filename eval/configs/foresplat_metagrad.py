@@ -1,6 +1,6 @@
 """Refinement curves of what each estimator made of the vanilla scene predictor, on procedural test scenes.
 
-python -m train.sweep foresplat_metagrad --data.folders FOLDER --grid variant=zero_step,multi_anchor,meta_sgd --seeds 0 1
+python -m train.sweep foresplat_metagrad --data.folders FOLDER --seeds 0 1 --grid variant=zero_step,meta_sgd
 python -m eval.main foresplat_metagrad --images FOLDER --runs runs/foresplat_metagrad_sweep
 
 The FOLDER of photographs is the same in both: one in ten of them is kept for the textures of test scenes.
