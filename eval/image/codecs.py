@@ -62,16 +62,19 @@ class Pillow:
     knob: str = "quality"  # meaning of a setting
 
 
-def _jpeg(label: str, subsampling: int) -> Pillow:
+def _jpeg(label: str, subsampling: int, *, optimize: bool = True) -> Pillow:
     def options(quality: float) -> dict[str, Any]:
-        return {"quality": quality, "subsampling": subsampling, "optimize": True}
+        return {"quality": quality, "subsampling": subsampling, "optimize": optimize}
 
-    return Pillow(label, "JPEG", "jpg", "jpeg_qualities", options, "optimized Huffman tables, baseline")
+    tables = "optimized" if optimize else "default"
+    return Pillow(label, "JPEG", "jpg", "jpeg_qualities", options, f"{tables} Huffman tables, baseline")
 
 
 _AVIF_DEFAULTS = "Pillow's defaults: 4:2:0, speed 6, all cores"
 PILLOW: dict[str, Pillow] = {
     "jpeg-420": _jpeg("JPEG 4:2:0", 2),
+    # What Pillow writes unless it is asked to optimize: the same pixels in larger files.
+    "jpeg-420-default": _jpeg("JPEG 4:2:0, default tables", 2, optimize=False),
     "jpeg-444": _jpeg("JPEG 4:4:4", 0),
     "webp": Pillow(
         "WebP", "WEBP", "webp", "webp_qualities", lambda quality: {"quality": quality, "method": 6}, "lossy, method 6"

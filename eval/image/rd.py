@@ -26,7 +26,7 @@ from eval.plots import Line, Panel, draw_panels
 from eval.report import codec_report, finite_mean, format_table, number, write_report
 from train.settings import check_at_least, where
 
-ANCHOR = "jpeg-420"
+CODECS = ("airjax", *PILLOW)
 _PLOT_BPP = (1 / 12, 3.0)  # of the plot; far points at either end would press the rest together
 
 
@@ -51,7 +51,9 @@ class RateDistortion:
     # 24 bits over bits per pixel, above 1, falling
     jpeg2000_ratios: tuple[float, ...] = (240, 160, 110, 75, 50, 34, 24, 17, 12)
     avif_qualities: tuple[int, ...] = (5, 15, 25, 35, 45, 55, 65, 75, 85)
-    # the rates of JPEG 4:2:0 between which codecs are compared, bits per pixel
+    codecs: tuple[str, ...] = CODECS  # which of them; those that this Pillow comes without are left out
+    anchor: str = "jpeg-420"  # the one that all others are compared with
+    # its rates between which they are, bits per pixel
     anchor_bpp: tuple[float, float] = (0.2, 1.0)
     repetitions: int = 1  # warm runs of each timing, after one that compiles
     limit: int | None = None  # only the first images; None for all
@@ -65,6 +67,8 @@ class RateDistortion:
         ratios = self.jpeg2000_ratios
         if not ratios or any(a <= b for a, b in pairwise(ratios)) or ratios[-1] <= 1:
             raise AirjaxError(f"jpeg2000_ratios: expected falling numbers above 1, got {ratios}")
+        if unknown := [name for name in (*self.codecs, self.anchor) if name not in CODECS]:
+            raise AirjaxError(f"codecs, anchor: expected some of {', '.join(CODECS)}, got {unknown[0]!r}")
         if len(self.anchor_bpp) != 2 or not 0 < self.anchor_bpp[0] < self.anchor_bpp[1]:
             raise AirjaxError(f"anchor_bpp: expected two rising numbers above 0, got {self.anchor_bpp}")
 
@@ -85,9 +89,13 @@ class ImageCurves(NamedTuple):
 
 
 def make_codecs(config: RateDistortion, model: Model) -> list[Codec]:
-    """All codecs that this machine has; one line on screen for each that is missing."""
-    codecs = [airjax_codec(model, config.airjax_qualities, refine_steps=config.refine_steps)]
+    """The codecs of an evaluation that this machine has; one line on screen for each that is missing."""
+    codecs = []
+    if "airjax" in config.codecs:
+        codecs.append(airjax_codec(model, config.airjax_qualities, refine_steps=config.refine_steps))
     for name, kind in PILLOW.items():
+        if name not in config.codecs:
+            continue
         if is_available(name):
             codecs.append(pillow_codec(name, getattr(config, kind.ladder)))
         else:
@@ -121,14 +129,14 @@ def curves(results: Sequence[ImageCurves], codecs: Sequence[Codec]) -> dict[str,
     return {codec.name: curve(results, codec) for codec in codecs}
 
 
-def bd_rates(means: dict[str, dict[str, list]], bpp_range: tuple[float, float]) -> dict[str, BDRate]:
+def bd_rates(means: dict[str, dict[str, list]], anchor: str, bpp_range: tuple[float, float]) -> dict[str, BDRate]:
     """Delta rate of every codec but the anchor, against the anchor; empty without an anchor."""
-    if ANCHOR not in means:
+    if anchor not in means:
         return {}
     keys = "bpp", "psnr-rgb"
     values = {name: [np.array(lists[key], float) for key in keys] for name, lists in means.items()}  # None becomes NaN
-    anchor = values.pop(ANCHOR)
-    return {name: bd_rate(*anchor, *other, bpp_range=bpp_range) for name, other in values.items()}
+    anchored = values.pop(anchor)
+    return {name: bd_rate(*anchored, *other, bpp_range=bpp_range) for name, other in values.items()}
 
 
 class Comparison(NamedTuple):
@@ -143,12 +151,12 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    results: Sequence[ImageCurves], codecs: Sequence[Codec], bpp_range: tuple[float, float]
+    results: Sequence[ImageCurves], codecs: Sequence[Codec], anchor: str, bpp_range: tuple[float, float]
 ) -> dict[str, Comparison]:
     """Every codec but the anchor; empty without an anchor."""
-    per_image = [bd_rates(curves([result], codecs), bpp_range) for result in results]
+    per_image = [bd_rates(curves([result], codecs), anchor, bpp_range) for result in results]
     comparisons = {}
-    for name, rate in bd_rates(curves(results, codecs), bpp_range).items():
+    for name, rate in bd_rates(curves(results, codecs), anchor, bpp_range).items():
         percents = [rates[name].percent for rates in per_image if rates[name].percent is not None]
         comparisons[name] = Comparison(rate, finite_mean(percents), len(percents))
     return comparisons
@@ -184,10 +192,10 @@ def tables(results: Sequence[ImageCurves], codecs: Sequence[Codec], config: Rate
         if perfect := sum(num_perfect(result.files[codec.name]) for result in results):
             parts.append(f"{perfect} files are perfect; they are left out of the mean PSNR\n")
     labels = {codec.name: codec.label for codec in codecs}
-    if comparisons := compare(results, codecs, config.anchor_bpp):
+    if comparisons := compare(results, codecs, config.anchor, config.anchor_bpp):
         low, high = config.anchor_bpp
         interval = f"over its PSNRs at {low:g} to {high:g} bpp, as far as the codec has them too"
-        parts.append(f"BD-rate: size at equal PSNR against {labels[ANCHOR]}, {interval}")
+        parts.append(f"BD-rate: size at equal PSNR against {labels[config.anchor]}, {interval}")
         head = ["codec", "of the mean curves", "PSNR used, dB", "mean over images", "images"]
         parts.append(format_table(head, [_bd_row(labels[name], item) for name, item in comparisons.items()]))
     return "\n".join(parts)
@@ -237,9 +245,9 @@ def run(config: RateDistortion, weights: Path | None, out: Path) -> int:
         write_reports(results, codecs, config, out)
     rates = {
         name: {**item.of_means._asdict(), "mean_percent": item.mean_percent, "num_images": item.num_images}
-        for name, item in compare(results, codecs, config.anchor_bpp).items()
+        for name, item in compare(results, codecs, config.anchor, config.anchor_bpp).items()
     }
-    content = {"anchor": ANCHOR, "anchor_bpp": list(config.anchor_bpp), "codecs": rates}
+    content = {"anchor": config.anchor, "anchor_bpp": list(config.anchor_bpp), "codecs": rates}
     write_report(out / "bd_rate.json", config, content)
     atomic_write_bytes(out / "rd.png", plot(results, codecs, config))
     print(tables(results, codecs, config))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from run_folders import write_run
 from tiny import random_weights
 
 from airjax.errors import AirjaxError
@@ -21,7 +22,7 @@ from airjax.scene.render import render as render_scene
 from airjax.scene.task import RATES, SceneTask
 from airjax.weights_file import save_weights
 from eval import curves
-from eval.curves import SCRATCH, Curve, Curves, Start, measure, run, steps_to_reach, summary, table
+from eval.curves import SCRATCH, Curve, Curves, Start, all_starts, measure, run, steps_to_reach, summary, table
 from eval.image.subjects import Images
 from eval.main import main
 from eval.scene.baseline import at_points, random_points
@@ -49,6 +50,58 @@ def scene_weights(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scene():
     return next(iter(SCENES))()
+
+
+# --- starts of runs --------------------------------------------------------------------------------------------------
+
+
+def study(folder: Path, runs: dict[str, tuple[int, ...]], **phase) -> str:
+    """Run folders by estimator and seed."""
+    for name, seeds in runs.items():
+        for seed in seeds:
+            parts = {"kind": "Meta", "estimator": {"kind": name}, "trained": "head", "learn_rates": False, **phase}
+            write_run(folder / f"{name}_{seed}", seed=seed, name=f"{name}_{seed}", phase=parts)
+    return str(folder)
+
+
+def test_runs_are_found_and_paired_by_their_seeds(tmp_path, capsys):
+    """A seed that not all have, and a run without weights, are left out with a line; one file serves all seeds."""
+    folder = study(tmp_path, {"Budget": (0, 1, 2), "Es": (1, 2)})
+    write_run(tmp_path / "late", seed=3, finished=False, phase={"kind": "Meta", "estimator": {"kind": "Late"}})
+    config = config_of(SCENES, SHIPPED, runs=(folder,), reference="Es")
+    assert all_starts(config) == (
+        Start("estimator=Es", tuple(f"{folder}/Es_{seed}/weights.safetensors" for seed in (1, 2))),
+        Start("shipped", ("", "")),
+        Start("estimator=Budget", tuple(f"{folder}/Budget_{seed}/weights.safetensors" for seed in (1, 2))),
+    )
+    said = capsys.readouterr().out
+    assert f"without weights yet: {folder}/late" in said and "seeds [0] of estimator=Budget" in said
+    with pytest.raises(
+        AirjaxError, match=r"reference: expected a part of one of shipped, estimator=Budget, .* got 'x'"
+    ):
+        all_starts(replace(config, reference="x"))
+
+
+def test_learned_rates_are_measured_beside_those_by_hand(tmp_path):
+    """What trained the rates alone has the shipped start: with other rates it would be that again."""
+    rates = (("", RATES), ("its rates", None))
+    for name, phase, expected in (
+        ("heads", {}, [("run", RATES)]),
+        ("learned", {"learn_rates": True}, [("run", RATES), ("run, its rates", None)]),
+        ("alone", {"learn_rates": True, "trained": "rates"}, [("run, its rates", None)]),
+    ):
+        folder = study(tmp_path / name, {"run": (0,)}, **phase)
+        starts = all_starts(config_of(SCENES, (), runs=(folder,), rates=rates))
+        assert [(start.name.replace("run_0", "run"), start.rates) for start in starts] == expected
+
+
+def test_runs_without_a_common_seed(tmp_path):
+    with pytest.raises(AirjaxError, match="expected trained weights of a seed that all have, found none"):
+        all_starts(config_of(SCENES, runs=(study(tmp_path, {"A": (0,), "B": (1,)}),)))
+    with pytest.raises(AirjaxError, match=r"starts: expected one file or 3, got \[2, 3\]"):
+        all_starts(config_of(SCENES, (Start("a", ("x", "y")), Start("b", ("x", "y", "z")))))
+    with pytest.raises(AirjaxError, match="no such folder: expected a run folder, found nothing"):
+        all_starts(config_of(SCENES, runs=("no such folder",)))
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -237,9 +290,9 @@ def test_an_image_has_no_start_from_scratch(photo, tmp_path):
 def test_the_study_without_its_training_is_one_line(capsys, tmp_path, monkeypatch):
     path = Path(curves.__file__).parent / "configs" / "metagrad_kodak.py"
     monkeypatch.chdir(tmp_path)
-    assert main(["--config", str(path)]) == 2
+    assert main([str(path)]) == 2
     errors = capsys.readouterr().err
-    assert errors.count("\n") == 1 and "metagrad_zero_step_0" in errors
+    assert errors.count("\n") == 1 and errors.startswith("error: runs/metagrad_*: expected a run folder")
 
 
 @pytest.mark.parametrize(
@@ -252,6 +305,7 @@ def test_the_study_without_its_training_is_one_line(capsys, tmp_path, monkeypatc
         lambda: config_of(SCENES, ()),
         lambda: config_of(SCENES, (Start("a", ()),)),
         lambda: config_of(SCENES, (Start("a", ("x",)), Start("b", ()))),
+        lambda: config_of(SCENES, ()),
         lambda: Images("x", max_gaussians=0),
         lambda: Images("x", crop=8),
         lambda: ProceduralScenes(num_scenes=0),

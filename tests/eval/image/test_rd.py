@@ -54,11 +54,18 @@ def pillow_file(image, format_name, **options):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(("name", "subsampling"), [("jpeg-420", 2), ("jpeg-444", 0)])
-def test_jpeg_files_and_pixels_are_pillows_own(small, name, subsampling):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("jpeg-420", {"subsampling": 2, "optimize": True}),
+        ("jpeg-444", {"subsampling": 0, "optimize": True}),
+        ("jpeg-420-default", {}),
+    ],
+)
+def test_jpeg_files_and_pixels_are_pillows_own(small, name, options):
     codec = pillow_codec(name, (60,))
     data = codec.encode(codec.prepare(small), 60)
-    assert data == pillow_file(small, "JPEG", quality=60, subsampling=subsampling, optimize=True)
+    assert data == pillow_file(small, "JPEG", quality=60, **options)
     expected = np.asarray(Image.open(io.BytesIO(data)), np.float32) / np.float32(255)
     pixels = codec.finish(codec.decode(data))
     assert pixels.dtype == np.float32
@@ -147,10 +154,10 @@ def test_delta_rates_are_against_jpeg_420():
     anchor = {"bpp": [0.1, 0.5, 2.0], "psnr-rgb": [25.0, 30.0, 35.0]}
     half = {**anchor, "bpp": [0.05, 0.25, 1.0]}
     perfect = {**anchor, "psnr-rgb": [None, None, None]}
-    rates = bd_rates({"airjax": half, "jpeg-420": anchor, "webp": perfect}, (0.2, 1.0))
+    rates = bd_rates({"airjax": half, "jpeg-420": anchor, "webp": perfect}, "jpeg-420", (0.2, 1.0))
     assert set(rates) == {"airjax", "webp"}
     assert rates["airjax"].percent == pytest.approx(-50) and rates["webp"].percent is None
-    assert bd_rates({"airjax": half}, (0.2, 1.0)) == {}
+    assert bd_rates({"airjax": half}, "jpeg-420", (0.2, 1.0)) == {}
 
 
 def test_the_table_says_what_was_compared():
@@ -172,7 +179,7 @@ def test_the_mean_over_images_is_that_of_their_own_delta_rates():
         )
         for i, pair in enumerate(pairs)
     ]
-    comparison = compare(results, codecs_of("jpeg-420", "webp"), (20.0, 100.0))["webp"]
+    comparison = compare(results, codecs_of("jpeg-420", "webp"), "jpeg-420", (20.0, 100.0))["webp"]
     assert comparison.mean_percent == pytest.approx((-50 + 20) / 2) and comparison.num_images == 2
 
 
@@ -287,6 +294,14 @@ def test_a_codec_that_pillow_lacks_is_one_line(config, model, monkeypatch, capsy
     assert [line for line in capsys.readouterr().out.splitlines() if "AVIF" in line] == [
         "AVIF: this Pillow comes without it; left out"
     ]
+
+
+def test_an_evaluation_chooses_its_codecs(model):
+    config = RateDistortion("test", "none", "photos", codecs=("jpeg-420-default", "airjax"), anchor="jpeg-420-default")
+    assert [codec.name for codec in make_codecs(config, model)] == ["airjax", "jpeg-420-default"]
+    for changes in ({"codecs": ("jpg",)}, {"anchor": "jpg"}):
+        with pytest.raises(AirjaxError, match=r"codecs, anchor: expected some of airjax, jpeg-420, .* got 'jpg'"):
+            RateDistortion("test", "none", "photos", **changes)
 
 
 @pytest.mark.parametrize(
