@@ -13,7 +13,7 @@ from eval.image import bench, quality, rd, rounding
 from eval.image.sets import is_set
 from eval.scene import bench as scene_bench
 from train.command_line import parse_settings
-from train.settings import config_errors, differences, load_config, name_with
+from train.settings import config_errors, differences, load_config, name_with, text_of
 
 CONFIGS = Path(__file__).with_name("configs")
 PROG = "python -m eval.main"
@@ -56,7 +56,7 @@ def changed(evaluation: Any, options: Sequence[str]) -> Any:
     changes = differences(given, evaluation)
     name, description = name_with(evaluation.name, changes), evaluation.description
     if changes:
-        description = f"{description}; {', '.join(f'{key}={value}' for key, value in changes.items())}"
+        description = f"{description}; {', '.join(f'{key}={text_of(value)}' for key, value in changes.items())}"
     subjects = getattr(given, "subjects", given)
     images, image_set = (getattr(subjects, field, "") for field in ("images", "image_set"))
     before = getattr(getattr(evaluation, "subjects", evaluation), "images", "")
