@@ -146,6 +146,7 @@ def draw(groups: Groups, metric: str, axis: str) -> str:
         marker = "o" if len(x) == 1 else ""
         axes.plot(x, mean, linewidth=1.8, marker=marker, markersize=4, linestyle=_dashes(index), **style)
     axes.set_xlabel(name, color=_TEXT)
+    axes.xaxis.get_major_locator().set_params(integer=axis == "step")
     axes.grid(color=_GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(which="both", colors=_TEXT, length=0)
