@@ -141,11 +141,16 @@ def all_starts(config: Curves) -> tuple[Start, ...]:
     ]
     if any(len(start.files) != count for start in starts):
         raise AirjaxError(f"starts: expected one file or {count}, got {[len(start.files) for start in starts]}")
-    first = [start for start in starts if config.reference in start.name]
+    first = [start for start in starts if _letters(config.reference) in _letters(start.name)]
     if not first:
         names = ", ".join(start.name for start in starts)
         raise AirjaxError(f"reference: expected a part of one of {names}, got {config.reference!r}")
     return (first[0], *(start for start in starts if start is not first[0]))
+
+
+def _letters(name: str) -> str:
+    """A name however it is spelled: "zero_step" is the estimator ZeroStep."""
+    return name.replace("_", "").lower()
 
 
 def _starts_of_runs(name: str, runs: Sequence[Run], config: Curves) -> Iterator[Start]:

@@ -22,7 +22,7 @@ def evaluation() -> Curves:
         description="refinement of procedural scenes, two views of 64x64",
         subjects=SCENES,
         runs=("runs/foresplat_metagrad_*",),
-        reference="ZeroStep",
+        reference="zero_step",
         rates=(("", None), ("learned rates", TWO_VIEWS), ("rates of 3DGS", RATES)),
         steps=STEPS,
         compared=(0, 20, 50, 100, 200),
