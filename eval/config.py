@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from airjax.errors import AirjaxError
-from eval import curves, estimators
+from eval import accelerator, curves, estimators
 from eval.image import bench, quality, rd, rounding
 from eval.scene import bench as scene_bench
 from train.settings import config_errors, load_config
@@ -24,6 +24,7 @@ RUNNERS = {
     curves.Curves: curves.run,
     estimators.Estimators: estimators.run,
     scene_bench.SceneBenchmark: scene_bench.run,
+    accelerator.Accelerator: accelerator.run,
 }
 
 
