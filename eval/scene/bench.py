@@ -89,7 +89,10 @@ def drawing_of(gaussians: Gaussians3D, views: Views) -> Drawing:
     def draw(floats):
         return render(dataclasses.replace(gaussians, **floats), camera, image_size=size, capacity=capacity)
 
-    return Drawing(draw, lambda f: view_loss(image, draw(f).image), floats, capacity.chunks * CHUNK * TILE_SIZE**2)
+    def loss(floats):
+        return view_loss(jnp.asarray(image), draw(floats).image)
+
+    return Drawing(draw, loss, floats, capacity.chunks * CHUNK * TILE_SIZE**2)
 
 
 def rows_of(gaussians: Gaussians3D, views: Views, repetitions: int) -> list[Row]:
