@@ -131,24 +131,31 @@ class Result:
             yield f"{self.what}: {self.worst} differ by {absolute:.1e}, {relative:.1e} of the largest; expected {got}"
 
 
+def _products(precision: str | None) -> contextlib.AbstractContextManager:
+    """The precision of products, in this thread."""
+    return contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision)
+
+
 @contextlib.contextmanager
 def _on(device: Any, precision: str | None) -> Iterator[None]:
     """JAX on one device, in this thread."""
-    products = contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision)
-    with jax.default_device(device), products:
+    with jax.default_device(device), _products(precision):
         yield
 
 
-def compile_on(case: Case, device: Any) -> Compiled:
+def compile_on(case: Case, device: Any, precision: str | None) -> Compiled:
     """A case with its arguments on a device, called once if it is not a single program."""
     arguments = jax.device_put(case.arguments, device)
     with Clock() as clock:
         if case.program:
-            compiled = jax.jit(case.function).lower(*arguments).compile()
+            # Its arguments say where it runs; with another default device it would be traced again.
+            with _products(precision):
+                compiled = jax.jit(case.function).lower(*arguments).compile()
             call, facts = partial(compiled, *arguments), _facts(compiled)
         else:
             call = partial(case.function, *arguments)
-            facts = {"first": jax.block_until_ready(call())}
+            with _on(device, precision):
+                facts = {"first": jax.block_until_ready(call())}
     return Compiled(call, clock.compiling, **facts)
 
 
@@ -271,13 +278,12 @@ def run(config: Accelerator, weights: Path | None, out: Path) -> int:
     def ready(case: Case) -> tuple[Compiled, Any] | str:
         """The case on the device, and the CPU's values."""
         try:
+            compiled = compile_on(case, cpu, config.precision)
             with _on(cpu, config.precision):
-                compiled = compile_on(case, cpu)
                 result = compiled.call() if case.program else compiled.first
                 expected = jax.device_get(dict(case.values(result)))
             if device != cpu:
-                with _on(device, config.precision):
-                    compiled = compile_on(case, device)
+                compiled = compile_on(case, device, config.precision)
             return compiled._replace(first=None), expected
         except FAILURES as error:
             return _one_line(error)
@@ -310,7 +316,7 @@ def run(config: Accelerator, weights: Path | None, out: Path) -> int:
         advice = "not float32 but rounded factors, TF32 or bfloat16; --precision highest for float32"
         notes.append(f"matrix products of networks are off by {error:.1e} of the largest value: {advice}")
     if hits:
-        notes.append(f"programs of earlier runs were not compiled again, but loaded: {len(hits)} of them")
+        notes.append(f"{len(hits)} programs were not compiled but loaded from the cache of an earlier run")
     notes += [note for result in results for note in result.notes()]
     facts = {"name": config.name, "description": config.description, "device": describe(device), "notes": notes}
     text = page(facts, ceilings, results)
