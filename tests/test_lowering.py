@@ -39,6 +39,8 @@ from train.scene.data import SceneData
 from train.scene.experiment import SceneExperiment
 from train.scene.losses import Vanilla
 
+pytestmark = pytest.mark.slow
+
 PLATFORMS = ("cuda", "tpu")
 SIZE = (16, 24)  # (h, w) pixels
 CAPACITY = Capacity(64, 16)

@@ -160,6 +160,7 @@ def scene_weights(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_every_row(photo, weights, scene_weights, monkeypatch):
     """All rows with their inputs; programs are only traced, and refinement does nothing."""
     monkeypatch.setattr(cases, "advance", lambda task, state, *, num_steps: state)
