@@ -49,9 +49,9 @@ from train.scene.losses import Vanilla
 if TYPE_CHECKING:
     from eval.accelerator import Accelerator
 
-# Largest differences that are not worth a line, as shares of the largest value: about twice what an NVIDIA H200 has
-# with products in float32. Sums of many terms in another order: images, then gradients, and what steps along them
-# make. Decisions can tip over (a patch gets a Gaussian or not): their counts, sizes and decibels.
+# Largest differences that are not worth a line, as shares of the largest value. Images, and gradients with what steps
+# along them make, are sums of many terms in another order: an NVIDIA H200 has half of that in float32 (5e-5, 5e-4).
+# Decisions can tip over (a patch gets a Gaussian or not): counts, sizes and decibels behind them.
 IMAGE, GRADIENT, DECISIONS = 1e-4, 1e-3, 2e-3
 
 
