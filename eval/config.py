@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from airjax.errors import AirjaxError
-from eval import curves, estimators
+from eval import accelerator, curves, estimators
 from eval.image import bench, quality, rd, rounding
 from eval.image.sets import is_set
 from eval.scene import bench as scene_bench
@@ -28,6 +28,7 @@ RUNNERS = {
     curves.Curves: curves.run,
     estimators.Estimators: estimators.run,
     scene_bench.SceneBenchmark: scene_bench.run,
+    accelerator.Accelerator: accelerator.run,
 }
 
 

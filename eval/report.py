@@ -27,8 +27,8 @@ _PACKAGES = ("airjax", "jax", "jaxlib", "flax", "numpy", "pillow")
 _LIBRARY = Path(airjax.__file__).parent
 
 
-def format_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lines of aligned columns, the first to the left and the others to the right.
+def format_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, markdown: bool = False) -> str:
+    """Lines of aligned columns, the first to the left and the others to the right; with bars between them as Markdown.
 
     Raises ValueError: a row of another length than the head.
     """
@@ -38,7 +38,11 @@ def format_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
             raise ValueError(f"rows: expected {len(head)} cells like the head, got {len(line)}: {line}")
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     lines.insert(1, ["-" * width for width in widths])
+    if markdown:
+        lines[1][1:] = ["-" * (width - 1) + ":" for width in widths[1:]]
     padded = ([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines)
+    if markdown:
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in padded)
     return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 

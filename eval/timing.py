@@ -25,28 +25,39 @@ _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class Timing(NamedTuple):
-    """Seconds of a repeated measurement: median and minimum over `repetitions`."""
+    """Seconds of a repeated measurement: median, minimum and interquartile range over `repetitions`."""
 
     median: float
     least: float
     repetitions: int
+    spread: float = math.nan  # NaN where it is not known
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Timing:
-        return cls(statistics.median(seconds), min(seconds), len(seconds))
+        low, _, high = statistics.quantiles([*seconds], method="inclusive") if len(seconds) > 1 else (0.0,) * 3
+        return cls(statistics.median(seconds), min(seconds), len(seconds), high - low)
+
+    def per(self, count: int) -> Timing:
+        """Of one of the `count` equal parts of what was measured."""
+        return Timing(self.median / count, self.least / count, self.repetitions, self.spread / count)
 
 
-def time_warm(function: Callable[[], Any], repetitions: int) -> tuple[Timing, Any]:
-    """(timing of a function and of the arrays of JAX in its result, what the first call returned, which compiles)."""
+def time_warm(
+    function: Callable[[], Any], repetitions: int, *, seconds: float = math.inf, least: int = 3
+) -> tuple[Timing, Any]:
+    """(timing of a function and of the arrays of JAX in its result, what the first call returned, which compiles).
+
+    After `seconds` it is not repeated further, but `least` times in any case (or `repetitions`, where they are fewer).
+    """
     if repetitions < 1:
         raise ValueError(f"repetitions: expected at least 1, got {repetitions}")
     result = jax.block_until_ready(function())
-    seconds = []
-    for _ in range(repetitions):
+    times: list[float] = []
+    while len(times) < repetitions and (len(times) < least or sum(times) < seconds):
         start = time.perf_counter()
         jax.block_until_ready(function())
-        seconds.append(time.perf_counter() - start)
-    return Timing.of(seconds), result
+        times.append(time.perf_counter() - start)
+    return Timing.of(times), result
 
 
 def peak_memory() -> int:
@@ -91,6 +102,7 @@ class Row(NamedTuple):
     evaluations: int | None = None  # exponentials of one run; None where none or not known
     peak_bytes: int | None = None  # peak memory of the process that did it; None for this process
     flops: float | None = None  # floating-point operations of one run, where they are what counts
+    moved_bytes: float | None = None  # read from and written to memory by one run, where they are what counts
 
     def as_json(self) -> dict[str, Any]:
         """Its fields by name."""
@@ -98,7 +110,7 @@ class Row(NamedTuple):
 
 
 def exp_row(scale: float, repetitions: int) -> Row:
-    """How fast the machine computes exponentials: a plain loop of some 50 ms at `scale` 1."""
+    """How fast the machine computes exponentials: a plain loop of some 50 ms of a CPU's core at `scale` 1."""
     terms, numbers = 32, jnp.linspace(0.0, 1.0, round(2**22 * scale), dtype=jnp.float32)
 
     @jax.jit
@@ -110,12 +122,30 @@ def exp_row(scale: float, repetitions: int) -> Row:
     return Row(EXP_ROW, timing, evaluations=terms * numbers.size)
 
 
+def matmul_row(scale: float, repetitions: int, *, dtype: Any = jnp.float32, precision: str | None = None) -> Row:
+    """How fast the machine multiplies matrices; scale as in `exp_row`, precision as JAX names it."""
+    side = 256 * max(1, round(8 * scale ** (1 / 3)))
+    matrix = jnp.full((side, side), 1.0 / side, dtype)
+    matmul = jax.jit(lambda a: jnp.dot(a, a, precision=precision))
+    timing, _ = time_warm(lambda: matmul(matrix), repetitions)
+    what = "" if precision is None else f", {jnp.dtype(dtype).name} at {precision}"
+    return Row(f"plain matmul{what}, {side}^3", timing, flops=2.0 * side**3)
+
+
+def copy_row(scale: float, repetitions: int) -> Row:
+    """How fast the machine moves memory: numbers that are read, changed and written; scale as in `exp_row`."""
+    numbers = jnp.zeros(round(2**24 * scale), jnp.float32)
+    change = jax.jit(lambda x: x + 1.0)
+    timing, _ = time_warm(lambda: change(numbers), repetitions)
+    return Row(f"plain copy, {8 * numbers.size / 1e6:,.0f} MB", timing, moved_bytes=8.0 * numbers.size)
+
+
 def table(rows: Sequence[Row]) -> str:
     """All rows; rates per second are of the median."""
     head = ["what", "median ms", "min ms", "runs", "exp evaluations", "Gexp/s", "GFLOP/s", "peak GB"]
     cells = []
     for row in rows:
-        median, least, repetitions = row.timing
+        median, least, repetitions, _ = row.timing
         rate = 1e-9 / median if median > 0 else math.nan
         rates = [value * rate if value else None for value in (row.evaluations, row.flops)]
         values = 1e3 * median, 1e3 * least, repetitions, row.evaluations, *rates, (row.peak_bytes or math.nan) / 1e9

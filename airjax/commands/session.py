@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -66,12 +67,14 @@ def progress_bar(
 
 
 class Clock:
-    """Wall time of a `with` block, and how much of it XLA spent on compiling; `str` of it is for the screen."""
+    """Wall time of a `with` block, and how much of it XLA spent on compiling, in the thread that entered it; `str` of
+    it is for the screen.
+    """
 
     def __enter__(self) -> Clock:
         import jax
 
-        self.compiling = 0.0
+        self.compiling, self._thread = 0.0, threading.get_ident()
         jax.monitoring.register_event_duration_secs_listener(self._listen)
         self._start = time.perf_counter()
         return self
@@ -83,7 +86,7 @@ class Clock:
         jax.monitoring.unregister_event_duration_listener(self._listen)
 
     def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
+        if event == "/jax/core/compile/backend_compile_duration" and threading.get_ident() == self._thread:
             self.compiling += duration_secs
 
     def __str__(self) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,12 +34,12 @@ from airjax.inner.task import SEGMENT, advance, start_state
 from airjax.nn.air_stage import patches_of
 from airjax.photographs import read_image, write_image
 from airjax.raster.additive import render_patches
-from airjax.raster.draw import TILE_SIZE, capacity_of, planned_lists, render
+from airjax.raster.draw import TILE_SIZE, Rendered, capacity_of, planned_lists, render
 from airjax.raster.tiles import CHUNK, Capacity, patch_grid
 from eval.image.measures import decode_pixels
 from eval.image.sets import find_set
 from eval.report import number
-from eval.timing import EXP_ROW, Row, Timing, exp_row, run_python, time_warm, write_rows
+from eval.timing import EXP_ROW, Row, Timing, exp_row, matmul_row, run_python, time_warm, write_rows
 from train.settings import check_at_least, where
 
 
@@ -160,18 +160,22 @@ def decode_rows(subject: Subject) -> list[Row]:
     ]
 
 
-def _floats_of(gaussians: Gaussians2D) -> dict[str, jax.Array]:
+def floats_of(gaussians: Gaussians2D) -> dict[str, Any]:
     """The fields that have a gradient."""
     return {name: getattr(gaussians, name) for name in ("means", "scales", "angles", "colors")}
 
 
-def gradient_functions(subject: Subject) -> tuple[Callable, Callable]:
-    """Two functions of nothing to (loss, gradient): mean squared error, by every number of every Gaussian.
+class Drawing(NamedTuple):
+    """A way to draw the Gaussians of a subject."""
 
-    The first draws the Gaussians through sorted lists, made anew in every run, the second through patch grids.
-    """
-    image, size = jnp.asarray(subject.image), subject.size
-    gaussians = jax.device_put(subject.encoded.gaussians)
+    draw: Callable[[Any], Rendered]  # from their numbers, to be jitted
+    floats: Any  # those numbers, numpy arrays
+    evaluations: int  # exponentials of it
+
+
+def drawings(subject: Subject) -> dict[str, Drawing]:
+    """Through sorted lists, made anew in every run, and through the patch grids of all stages."""
+    size, gaussians = subject.size, subject.encoded.gaussians
     control = stage_control_of(mse_threshold=0.0, max_gaussians=subject.config.max_gaussians)
     slots = predict(subject.model.params, subject.image, control, stages=subject.model.stages)
     maps = [stage.patch_map for stage in subject.model.stages]
@@ -180,19 +184,35 @@ def gradient_functions(subject: Subject) -> tuple[Callable, Callable]:
     stages = [take(slots, slice(start, end)) for start, end in pairwise(ends)]
 
     def draw_lists(floats):
-        return render(dataclasses.replace(gaussians, **floats), image_size=size, capacity=subject.capacity).image
+        return render(dataclasses.replace(gaussians, **floats), image_size=size, capacity=subject.capacity)
 
     def draw_patches(floats):
-        return sum(
+        image = sum(
             render_patches(dataclasses.replace(g, **f), patches=m.layout(grid))[: size[0], : size[1]]
             for g, f, grid, m in zip(stages, floats, grids, maps, strict=True)
         )
+        return Rendered(image, jnp.asarray(False))
 
-    def make(draw, floats):
-        gradient = jax.jit(jax.value_and_grad(lambda floats: jnp.mean(jnp.square(draw(floats) - image))))
+    return {
+        "sorted lists": Drawing(draw_lists, floats_of(gaussians), subject.capacity_evaluations),
+        "patch grids": Drawing(draw_patches, [floats_of(g) for g in stages], subject.patch_evaluations),
+    }
+
+
+def loss_gradient(draw: Callable[[Any], Rendered], image: np.ndarray) -> Callable[[Any], tuple[jax.Array, Any]]:
+    """A function of the numbers of Gaussians to (mean squared error of what is drawn, its gradient), to be jitted."""
+    return jax.value_and_grad(lambda floats: jnp.mean(jnp.square(draw(floats).image - image)))
+
+
+def gradient_functions(subject: Subject) -> tuple[Callable, Callable]:
+    """Two functions of nothing to (loss, gradient), of both `drawings`."""
+
+    def make(drawing: Drawing) -> Callable:
+        gradient, floats = jax.jit(loss_gradient(drawing.draw, subject.image)), jax.device_put(drawing.floats)
         return lambda: gradient(floats)
 
-    return make(draw_lists, _floats_of(gaussians)), make(draw_patches, [_floats_of(g) for g in stages])
+    by_lists, by_patches = map(make, drawings(subject).values())
+    return by_lists, by_patches
 
 
 def gradient_rows(subject: Subject) -> list[Row]:
@@ -222,8 +242,7 @@ def refine_rows(subject: Subject) -> list[Row]:
     state = advance(task, start_state(task, subject.encoded.gaussians), num_steps=SEGMENT)
     step = partial(advance, task, state, num_steps=SEGMENT)
     timing, _ = time_warm(lambda: step().coordinates, subject.config.repetitions)
-    per_step = Timing(timing.median / SEGMENT, timing.least / SEGMENT, timing.repetitions)
-    return [Row("refinement step", per_step, evaluations=2 * state.capacity.chunks * CHUNK * TILE_SIZE**2)]
+    return [Row("refinement step", timing.per(SEGMENT), evaluations=2 * state.capacity.chunks * CHUNK * TILE_SIZE**2)]
 
 
 def machine_rows(subject: Subject) -> list[Row]:
@@ -238,13 +257,11 @@ def machine_rows(subject: Subject) -> list[Row]:
         pairs = zip(predictors(model.stages), inputs, strict=True)
         return [predictor.apply(params[f"stage{i}"], patches) for i, (predictor, patches) in enumerate(pairs)]
 
-    side = 256 * max(1, round(8 * subject.config.machine_scale ** (1 / 3)))
-    matrix = jnp.full((side, side), 1.0 / side, jnp.float32)
-    matmul = jax.jit(lambda a: a @ a)
+    scale, repetitions = subject.config.machine_scale, subject.config.repetitions
     return [
         subject.time("networks, all stages", lambda: networks(model.params, image), flops=subject.network_flops),
-        subject.time(f"plain matmul, {side}^3", lambda: matmul(matrix), flops=2.0 * side**3),
-        exp_row(subject.config.machine_scale, subject.config.repetitions),
+        matmul_row(scale, repetitions),
+        exp_row(scale, repetitions),
     ]
 
 

@@ -7,20 +7,22 @@ scene.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D
-from airjax.metrics import image_loss
 from airjax.raster.tiles import CHUNK
 from airjax.scene.cameras import unproject
 from airjax.scene.harmonics import from_rgb
 from airjax.scene.procedural import Views, random_views
-from airjax.scene.render import TILE_SIZE, capacity_of, render
+from airjax.scene.render import TILE_SIZE, RenderedView, capacity_of, render
+from airjax.scene.task import view_loss
 from eval.scene.subjects import held_out_textures
 from eval.timing import Row, exp_row, time_warm, write_rows
 from train.settings import check_at_least, where
@@ -68,20 +70,37 @@ def cell_gaussians(views: Views, cell: int) -> Gaussians3D:
     return Gaussians3D(means, scales, quats, jnp.full(n, OPACITY), harmonics[:, None], jnp.ones(n, bool))
 
 
-def rows_of(gaussians: Gaussians3D, views: Views, repetitions: int) -> list[Row]:
-    """Loss of the first view, and loss and gradient by every number; exponentials count in both passes."""
+class Drawing(NamedTuple):
+    """How the first view of a scene is drawn."""
+
+    draw: Callable[[Any], RenderedView]  # from the numbers of Gaussians, to be jitted
+    loss: Callable[[Any], jax.Array]  # from them to the loss of what is drawn
+    floats: dict[str, Any]  # those numbers
+    evaluations: int  # exponentials of one drawing
+
+
+def drawing_of(gaussians: Gaussians3D, views: Views) -> Drawing:
+    """By every number of the Gaussians; lists are sorted in every run."""
     camera, image = views.cameras[0], views.images[0]
     size = image.shape[:2]
     capacity = capacity_of(gaussians, views.cameras[:1], image_size=size)
     floats = {name: getattr(gaussians, name) for name in ("means", "scales", "quats", "opacities", "harmonics")}
 
-    def loss(floats):
-        view = render(dataclasses.replace(gaussians, **floats), camera, image_size=size, capacity=capacity)
-        return image_loss(image, view.image, l1=0.8, rmse=0.0, ssim=0.2)
+    def draw(floats):
+        return render(dataclasses.replace(gaussians, **floats), camera, image_size=size, capacity=capacity)
 
+    def loss(floats):
+        return view_loss(jnp.asarray(image), draw(floats).image)
+
+    return Drawing(draw, loss, floats, capacity.chunks * CHUNK * TILE_SIZE**2)
+
+
+def rows_of(gaussians: Gaussians3D, views: Views, repetitions: int) -> list[Row]:
+    """Loss of the first view, and loss and gradient by every number; exponentials count in both passes."""
+    _, loss, floats, count = drawing_of(gaussians, views)
     forward, both = jax.jit(loss), jax.jit(jax.value_and_grad(loss))
-    count = capacity.chunks * CHUNK * TILE_SIZE**2
-    what = f"{size[1]}x{size[0]}, {len(gaussians.means):,} Gaussians"
+    height, width = views.images.shape[1:3]
+    what = f"{width}x{height}, {len(gaussians.means):,} Gaussians"
     return [
         Row(f"forward, {what}", time_warm(lambda: forward(floats), repetitions)[0], evaluations=count),
         Row(f"forward + backward, {what}", time_warm(lambda: both(floats), repetitions)[0], evaluations=2 * count),

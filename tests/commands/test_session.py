@@ -1,6 +1,7 @@
 """One run of the program: its clock, and JAX with its cache."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -30,6 +31,9 @@ def test_clock_knows_the_compiler():
         jax.monitoring.record_event_duration_secs("/jax/core/compile/backend_compile_duration", 5.0)
     jax.monitoring.record_event_duration_secs("/jax/core/compile/backend_compile_duration", 5.0)  # no longer counted
     assert re.fullmatch(r"\d+ ms \(5000 compiling\)", str(clock))
+    with session.Clock() as clock, ThreadPoolExecutor(1) as other:  # which has a clock of its own, or none
+        other.submit(jax.monitoring.record_event_duration_secs, "/jax/core/compile/backend_compile_duration", 5.0)
+    assert clock.compiling == 0
 
 
 def test_jax_is_started_once_in_a_run(capsys, monkeypatch):

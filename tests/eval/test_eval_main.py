@@ -69,7 +69,7 @@ def test_a_config_has_a_name(capsys):
     assert load_evaluation(Path("rounding_kodak")).name == "rounding_kodak"
     assert main(["rounding_kodim"]) == 2
     errors = capsys.readouterr().err
-    assert errors.startswith("error: rounding_kodim: expected a config file (.py), or one of bench, ")
+    assert errors.startswith("error: rounding_kodim: expected a config file (.py), or one of accelerator, bench, ")
     assert errors.count("\n") == 1
 
 

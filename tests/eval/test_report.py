@@ -20,6 +20,11 @@ def test_table_is_aligned():
     assert text == "image       dB\n-------  -----\na         9.50\nkodim01  30.12"
 
 
+def test_table_as_markdown():
+    text = format_table(["image", "dB"], [["a", "9.50"], ["kodim01", "30.12"]], markdown=True)
+    assert text == "| image   |    dB |\n| ------- | ----: |\n| a       |  9.50 |\n| kodim01 | 30.12 |"
+
+
 def test_table_refuses_rows_of_another_length():
     with pytest.raises(ValueError, match="expected 2 cells"):
         format_table(["image", "dB"], [["a"]])

@@ -94,7 +94,7 @@ def test_run_prints_and_writes_every_row(config, weights, tmp_path, capsys, monk
     assert step["evaluations"] % (2 * 64) == 0 and step["timing"]["least"] > 0
     assert all(what in output for what in rows)
     cold = rows["cold start of `airjax encode`, cache warm"]
-    assert cold["timing"] == {"median": 0.5, "least": 0.5, "repetitions": 2}
+    assert cold["timing"] == {"median": 0.5, "least": 0.5, "repetitions": 2, "spread": 0.0}
     assert rows["encode 70x70, whole process"]["peak_bytes"] == 123_000_000
     assert rows["encode, networks only"]["evaluations"] == 2 * 24 * 25 * 64
     assert report["stage_counts"] == [24, 16] and len(report["shares"]) == 2

@@ -1,0 +1,186 @@
+"""Everything that is jitted lowers for CUDA and TPU, on a machine that has neither: traced and lowered, not compiled.
+
+What lowers can still fail in a compiler of theirs; `python -m eval.main accelerator` runs it there.
+"""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import noise_atlas, random_weights
+
+from airjax.gaussians import Gaussians2D, Gaussians3D
+from airjax.image import color_solve
+from airjax.image.patches import PatchMap
+from airjax.image.stages import StageConfig, StageControl, init_params, run_stages
+from airjax.image.task import ImageTask
+from airjax.inner import task as inner
+from airjax.inner.estimators import ESTIMATORS
+from airjax.nn.air_stage import PredictorConfig as StageNetwork
+from airjax.raster import plan
+from airjax.raster.additive import render_patches
+from airjax.raster.draw import render as render_image
+from airjax.raster.tiles import Capacity, Footprints, Tiling
+from airjax.scene import model as scene_model
+from airjax.scene.cameras import Camera
+from airjax.scene.predictor import PredictorConfig
+from airjax.scene.render import render as render_view
+from airjax.scene.task import SceneTask
+from train.image.data import DataConfig
+from train.image.experiment import ImageExperiment
+from train.image.losses import Compact, Joint
+from train.image.meta import ImageMeta
+from train.loop import LoopConfig
+from train.optim import Optimizer
+from train.scene.data import SceneData
+from train.scene.experiment import SceneExperiment
+from train.scene.losses import Vanilla
+
+pytestmark = pytest.mark.slow
+
+PLATFORMS = ("cuda", "tpu")
+SIZE = (16, 24)  # (h, w) pixels
+CAPACITY = Capacity(64, 16)
+# With the votes of the shipped networks, and a stage that sees the image at half its size.
+PATCHES = PatchMap(8, offset=0.75, max_scale=4.2)
+STAGES = (
+    StageConfig(dataclasses.replace(PATCHES, patch_size=16), StageNetwork(8, 1, 1, reduction=2, votes=6)),
+    StageConfig(PATCHES, StageNetwork(8, 1, 1, votes=6)),
+)
+PREDICTOR = PredictorConfig(planes=4, matching=16, widths=(16, 16, 16, 16), grid=2)
+TRAINING = {"optimizer": Optimizer(learning_rate=1e-3), "loop": LoopConfig(num_steps=2)}
+JOINT = Joint(stage_weights=(1.0,))
+
+
+def lower(function, *arguments):
+    """The program for both platforms at once."""
+    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*arguments)
+    assert exported.platforms == PLATFORMS
+    return exported
+
+
+def floats(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def flat(n):
+    return Gaussians2D(floats(n, 2), floats(n, 2), floats(n), floats(n, 3), jax.ShapeDtypeStruct((n,), bool))
+
+
+def solid(n):
+    active = jax.ShapeDtypeStruct((n,), bool)
+    return Gaussians3D(floats(n, 3), floats(n, 3), floats(n, 4), floats(n), floats(n, 4, 3), active)
+
+
+def cameras(*stack):
+    return Camera(floats(*stack, 3, 3), floats(*stack, 3, 3), floats(*stack, 3))
+
+
+def gradient(draw):
+    """(sum of the image, its gradient by every number of the Gaussians)."""
+    return jax.value_and_grad(lambda *arguments: jnp.sum(draw(*arguments)), allow_int=True)
+
+
+DRAWN = {
+    "additive, sorted lists": (partial(render_image, image_size=SIZE, capacity=CAPACITY), (flat(6),)),
+    "additive, any order": (partial(render_image, image_size=SIZE, capacity=CAPACITY, any_order=True), (flat(6),)),
+    "additive, patch grid": (partial(render_patches, patches=PATCHES.layout((2, 3))), (flat(6),)),
+    "alpha": (partial(render_view, image_size=SIZE, capacity=CAPACITY), (solid(6), cameras())),
+    "alpha, any order": (
+        partial(render_view, image_size=SIZE, capacity=CAPACITY, any_order=True),
+        (solid(6), cameras()),
+    ),
+    "alpha, of 3DGS": (
+        partial(
+            render_view, image_size=SIZE, capacity=CAPACITY, preset="inria", antialiased=True, background=(1.0,) * 3
+        ),
+        (solid(6), cameras()),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_renderers_and_their_gradients(name):
+    draw, arguments = DRAWN[name]
+    lower(gradient(lambda *arguments: getattr(drawn := draw(*arguments), "image", drawn)), *arguments)
+
+
+@pytest.mark.parametrize("color_step", [None, floats()], ids=["exact", "rounded"])
+def test_the_encode_path(color_step):
+    params = jax.eval_shape(lambda: init_params(jax.random.key(0), STAGES))
+    control = StageControl(floats(), floats(), floats(), color_step)
+    stages = partial(run_stages, STAGES, skip_idle=True)
+    lower(lambda *arguments: [stage.gaussians for stage in stages(*arguments)], params, floats(*SIZE, 3), control)
+
+
+def test_planning_and_the_color_solve():
+    footprints = Footprints(floats(6, 2), floats(6, 2), floats(6, 3), floats(6), jax.ShapeDtypeStruct((6,), bool))
+    tiling = Tiling(SIZE, 8)
+    lower(partial(plan._num_pairs.__wrapped__, tiling=tiling), footprints)
+    lower(partial(plan._num_chunks.__wrapped__, tiling=tiling, max_pairs=64), footprints)
+    make_lists = partial(plan._lists_and_use, tiling=tiling, capacity=64)
+    lower(make_lists, footprints)
+    lists = jax.eval_shape(make_lists, footprints)[0]
+    lower(partial(color_solve._solve, num_steps=2), flat(6), lists, floats(*SIZE, 3))
+
+
+def test_the_scene_predictor():
+    predict = partial(scene_model._predict, config=PREDICTOR, rows=((0, 1), (1, 2)))
+    views = floats(3, *SIZE, 3), cameras(3), jax.ShapeDtypeStruct((3, *SIZE), bool)
+    lower(predict, random_weights(PREDICTOR), *views, floats(), floats())
+
+
+@pytest.mark.parametrize("wing", ["image", "scene"])
+def test_refinement(wing):
+    if wing == "image":
+        task, gaussians, batches = ImageTask(floats(*SIZE, 3)), flat(6), None
+    else:
+        task, gaussians = SceneTask(floats(2, *SIZE, 3), cameras(2), floats(), floats(3)), solid(6)
+        batches = np.zeros((3, 2), np.int32)
+    task = jax.tree.map(lambda leaf: floats() if isinstance(leaf, float) else leaf, task)
+
+    def advance(task, gaussians):
+        coordinates = task.coordinates(gaussians)
+        state = task.make_tx(task.rates).init(coordinates)
+        return inner._segment(task, coordinates, gaussians.active, state, batches, num_steps=3, capacity=CAPACITY)
+
+    with jax.numpy_dtype_promotion("standard"):
+        lower(advance, task, gaussians)
+
+
+IMAGE_PHASES = {
+    "joint": JOINT,
+    "compact": Compact(joint=JOINT),
+    "meta": ImageMeta(ESTIMATORS["budget"].at(3), learn_rates=True),
+}
+
+
+@pytest.mark.parametrize("name", IMAGE_PHASES)
+def test_training_of_the_image_predictor(name):
+    data = DataConfig(folders=("nowhere",))
+    experiment = ImageExperiment(name="e", phase=IMAGE_PHASES[name], stages=STAGES[1:], data=data, **TRAINING)
+    check_training(experiment, floats(2, *SIZE, 3))
+
+
+def test_training_of_the_scene_predictor(monkeypatch):
+    monkeypatch.setattr(SceneExperiment, "textures", noise_atlas(count=4))
+    data = SceneData(made_up=20, image_size=(16, 16), batch_size=1)
+    experiment = SceneExperiment(name="e", phase=Vanilla(capacity=CAPACITY), predictor=PREDICTOR, data=data, **TRAINING)
+    check_training(experiment, {"seeds": jax.ShapeDtypeStruct((1,), jnp.uint32)})
+
+
+def check_training(experiment, batch):
+    init, step = experiment.make_step()
+    with jax.numpy_dtype_promotion("standard"):
+        state = jax.eval_shape(lambda: init(experiment.init_params(jax.random.key(0))))
+        lower(step, state, batch)
+
+
+def test_what_does_not_lower_is_found():
+    """The other tests rest on it: a custom call that CUDA does not have."""
+    call = jax.ffi.ffi_call("nowhere", jax.ShapeDtypeStruct((2,), jnp.float32))
+    with pytest.raises((ValueError, NotImplementedError)):
+        lower(call, floats(2))
