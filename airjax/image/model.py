@@ -63,7 +63,8 @@ class Model:
           image: (h, w, 3) in [0, 1], any size from 1 x 1.
           num_stages: run only the first ones; None for all.
           max_gaussians: most Gaussians of the result; None for no limit but one per patch and stage.
-          mse_threshold, ssim_threshold: see `airjax.image.stages.StageControl`.
+          mse_threshold: see `airjax.image.stages.StageControl`.
+          ssim_threshold: see there.
           solve_steps: conjugate-gradient steps on the colours; 0 keeps the predicted ones.
           refine_steps: gradient steps on all of a Gaussian (`airjax.image.task`); 0 for none.
           progress: told how many of them are done, now and then.

@@ -64,7 +64,8 @@ def render(
       capacity: largest number of (Gaussian, tile) pairs, see `airjax.raster.tiles.Capacity`. None counts them, which
         needs concrete arrays: inside `jit`, `grad` or `vmap` give one (`capacity_of`). Where it is given, the image
         is drawn in one piece, whatever its size.
-      smooth_cutoff, any_order: see `airjax.raster.additive.accumulate`.
+      smooth_cutoff: see `airjax.raster.additive.accumulate`.
+      any_order: see there.
 
     Raises:
       ValueError: an impossible size or scale; no capacity inside a JAX transformation; with concrete arrays, a

@@ -32,7 +32,8 @@ def procedural_cases(
     Args:
       model: whose prediction is the start, and whose rates are the task's; None for the shipped one.
       textures: of walls and objects, in [0, 1]; None for colored noise.
-      context, targets: views that are given, and views that a refinement is judged by.
+      context: number of views that are given.
+      targets: number of views that a refinement is judged by.
     """
     model = load() if model is None else model
     cases = []

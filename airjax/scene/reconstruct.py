@@ -133,7 +133,8 @@ def reconstruct(
       views: photographs that are turned into Gaussians, spread over the scene, >= 1.
       predict_size: longest side of the photographs as the predictor sees them, pixels.
       refine_steps: gradient steps on the predicted Gaussians, each towards two of the given views.
-      near, far: depths of the scene, world units; None for those of `find_bounds`.
+      near: least depth of the scene, world units; None for that of `find_bounds`.
+      far: largest depth, likewise.
       hold_out: every N-th view is held out, 0 for none; None for the marked test views, or every 8th
         (`airjax.scene.view_selection.held_out`).
       max_size: longest side of the photographs, pixels; larger ones are downscaled.

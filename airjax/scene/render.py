@@ -76,7 +76,8 @@ def render(
       preset: a name of `airjax.scene.project.PRESETS`, or constants of one's own.
       antialiased: see `airjax.scene.project.project`.
       tile_size: pixels; it changes the speed, not the image. It divides 16.
-      capacity, any_order: see `airjax.raster.draw.render`; here as well a capacity that is too small makes all NaN.
+      capacity: see `airjax.raster.draw.render`; here as well one that is too small makes all NaN.
+      any_order: see there.
 
     Raises:
       ValueError: as there, and for an unknown preset.

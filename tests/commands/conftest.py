@@ -7,22 +7,13 @@ import jax
 import numpy as np
 import pytest
 from command_line import SIZE
+from tiny import save_image_weights, save_scene, save_scene_weights
 
-from airjax import weights_file
 from airjax.commands import main
 from airjax.gaussians import Gaussians2D, take
-from airjax.image import presets
 from airjax.image.codec import air_file
 from airjax.image.codec.payload import Quantised
 from airjax.image.codec.quantise import amplitudes_of, quantise
-from airjax.image.patches import PatchMap
-from airjax.image.stages import StageConfig, init_params
-from airjax.nn.air_stage import PredictorConfig
-
-STAGES = tuple(
-    StageConfig(PatchMap(8, offset=0.75, min_scale=0.5, max_scale=4.2), PredictorConfig(features=8, blocks=1))
-    for _ in range(2)
-)
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -34,13 +25,20 @@ def forget_programs():
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory) -> Path:
-    """Random weights of two small stages; drawn by numpy, as the networks' own init would have to be compiled."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: init_params(jax.random.key(0), STAGES))
-    params = jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    weights_file.save_weights(path, params, {"stages": presets.stages_to_text(STAGES)})
-    return path
+    """Random weights of two small stages."""
+    return save_image_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="session")
+def scene_weights(tmp_path_factory) -> Path:
+    """Random weights of a small scene predictor."""
+    return save_scene_weights(tmp_path_factory.mktemp("scene_weights") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="session")
+def room(tmp_path_factory) -> Path:
+    """A folder of photographs with cameras."""
+    return save_scene(tmp_path_factory.mktemp("scenes") / "room")
 
 
 def three_gaussians() -> Gaussians2D:

@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import noise_atlas, random_weights
+from tiny import NUM_VIEWS, SCENE_PREDICTOR, VIEW_SIZE
 
 from airjax.commands import main
 from airjax.gaussians import Gaussians3D
@@ -22,44 +21,26 @@ from airjax.scene.files import camera_file
 from airjax.scene.files.photographs import load as load_scene
 from airjax.scene.files.ply import read_ply, write_ply
 from airjax.scene.model import load as load_model
-from airjax.scene.predictor import PredictorConfig, config_to_text
-from airjax.scene.procedural import random_views
+from airjax.scene.predictor import config_to_text
 from airjax.scene.reconstruct import reconstruct
 from airjax.scene.render import render
 from airjax.weights_file import save_weights
 
 pytestmark = pytest.mark.slow
 
-SIZE = (32, 48)
-CONFIG = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
-NUM_VIEWS = 6
+SIZE, CONFIG = VIEW_SIZE, SCENE_PREDICTOR
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
+@pytest.fixture
+def weights(scene_weights) -> Path:
     """Random ones."""
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, random_weights(CONFIG), {"predictor": config_to_text(CONFIG)})
-    return path
+    return scene_weights
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+@pytest.fixture
+def folder(room) -> Path:
     """A procedural scene as photographs with plain cameras and bounds."""
-    atlas = noise_atlas()
-    made = jax.jit(lambda key: random_views(key, atlas, image_size=SIZE, num_views=NUM_VIEWS))(jax.random.key(3))
-    folder = tmp_path_factory.mktemp("scenes") / "room"
-    folder.mkdir()
-    frames = []
-    for i, image in enumerate(np.asarray(made.images)):
-        Image.fromarray(np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)).save(folder / f"{i}.png")
-        camera = made.cameras[i]
-        parts = {"K": camera.intrinsics, "R": camera.rotation, "t": camera.translation}
-        frame = {key: np.asarray(value).tolist() for key, value in parts.items()}
-        frames.append({"file_path": f"{i}.png", "w": SIZE[1], "h": SIZE[0], **frame})
-    content = {"frames": frames, "near": float(made.near), "far": float(made.far)}
-    (folder / "cameras.json").write_text(json.dumps(content))
-    return folder
+    return room
 
 
 @pytest.fixture
