@@ -2,8 +2,6 @@
 
 import json
 import re
-import shlex
-import shutil
 from pathlib import Path
 
 import jax
@@ -13,10 +11,6 @@ from tiny import save_image_weights, save_scene, save_scene_weights
 
 import airjax
 from airjax.photographs import read_image, write_image
-from eval import main as eval_main
-from eval.config import changed, load_evaluation
-from train import main as train_main
-from train import sweep
 
 EVERYTHING = [*PAGES, *NOTEBOOKS]
 WITH_CODE = [page for page in EVERYTHING if code(page)]
@@ -88,43 +82,11 @@ def test_command_lines_are_found(tmp_path):
     assert commands(page) == ["airjax encode a.jpg", "make test", "python -m train.main a --b 1", "make demo"]
 
 
-def parse_train(options: list[str]) -> None:
-    args, fields = train_main.make_parser().parse_known_args(options)
-    experiment = train_main.load_experiment(args.config, args.smoke, variant=args.variant, seed=args.seed)
-    train_main.changed(experiment, fields)
-
-
-def parse_eval(options: list[str]) -> None:
-    args, fields = eval_main.make_parser().parse_known_args(options)
-    changed(load_evaluation(args.config), fields)
-
-
-def parse_sweep(options: list[str]) -> None:
-    assert sweep.main([*options, "--slurm"]) == 0  # prints a script and runs nothing
-
-
-PARSED = {"train.main": parse_train, "eval.main": parse_eval, "train.sweep": parse_sweep}
-WORDS = {"NAME": "zero_step", "SEED": "1"}  # what a reader puts in
-
-
-@pytest.mark.parametrize("page", [page for page in EVERYTHING if commands(page)], ids=name)
-def test_programs_know_their_options(page, tmp_path, monkeypatch, capsys):
-    """Nothing is run. `airjax` itself: tests/commands/test_documents.py."""
-    monkeypatch.chdir(tmp_path)
-    for folder in ("kodak", "photos"):
-        (tmp_path / folder).mkdir()
-        shutil.copy(ROOT / "docs" / "images" / "kodim23.png", folder)
+def test_make_knows_what_is_made():
+    """Programs: tests/commands/test_documents.py and test_research_commands.py."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for line in commands(page):
-        program, *arguments = shlex.split(line)
-        if program == "make":
-            assert {word for word in arguments if "=" not in word} <= targets, line
-        elif program == "python":
-            module, *options = arguments[1:]
-            path = Path(*module.split("."))
-            assert (ROOT / path.with_suffix(".py")).is_file(), line
-            if module in PARSED:
-                PARSED[module]([WORDS.get(option, option) for option in options])
+    lines = [line.split() for page in EVERYTHING for line in commands(page)]
+    assert {word for head, *rest in lines if head == "make" for word in rest if "=" not in word} <= targets
 
 
 def test_there_are_commands():

@@ -21,7 +21,7 @@ from eval.image.sets import find_set
 from train import compare, loop, sweep
 from train import experiment as train_experiment
 from train import main as train_main
-from train.main import load_experiment
+from train.main import changed, load_experiment
 
 pytestmark = pytest.mark.slow
 
@@ -84,12 +84,10 @@ def run(command: str) -> int:
         command = command.replace(text, value)
     program, *words = (found for word in shlex.split(command)[2:] for found in sorted(glob(word)) or [word])
     if program == "train.main":
-        args = train_main.make_parser().parse_known_args(words)[0]
-        full = load_experiment(args.config, False, variant=args.variant, seed=args.seed)
-        small = (
-            [] if args.smoke else ["--smoke", "--name", full.name]
-        )  # a small network, in the folder of the large one
-        return train_main.main([*words, *small])
+        args, options = train_main.make_parser().parse_known_args(words)
+        full = changed(load_experiment(args.config, args.smoke, variant=args.variant, seed=args.seed), options)
+        # A small network, in the folder of the large one.
+        return train_main.main([*words, "--smoke", "--out", f"runs/{full.name}"])
     if program == "train.sweep":
         return sweep.main([*words, "--smoke"])
     return {"train.compare": compare.main, "eval.main": eval_main.main}[program](words)
