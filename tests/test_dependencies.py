@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import airjax
+
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT, TOOLS = PYPROJECT["project"], PYPROJECT["tool"]
@@ -55,6 +57,12 @@ def test_versions_of_python_are_told_alike():
     assert told == ["3.11", "3.12", "3.13"] and PROJECT["requires-python"] == f">={told[0]}"
     assert TOOLS["mypy"]["python_version"] == told[0]
     assert TOOLS["ruff"]["target-version"] == f"py{told[0].replace('.', '')}"
+
+
+def test_the_version_is_told_alike():
+    """By the package, the project and the citation; the changelog tells of it."""
+    assert f"\nversion: {airjax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert PROJECT["version"] == airjax.__version__ and airjax.__version__ in (ROOT / "CHANGELOG.md").read_text()
 
 
 @pytest.mark.parametrize(("folder", "extras"), [("airjax", ()), ("train", ("train",)), ("eval", ("train", "plots"))])

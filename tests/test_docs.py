@@ -1,4 +1,4 @@
-"""README and docs: every block of Python in them runs, in small; every module and file that they name exists."""
+"""README, docs and CONTRIBUTING: every block of Python runs, in small; the modules and files that they name exist."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from airjax.photographs import read_image, write_image
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What a reader waits for, made smaller: text of the page -> text that runs.
 SMALLER = {
