@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,15 +20,16 @@ if TYPE_CHECKING:
 class Plugin(NamedTuple):
     """A package that lets JAX use an accelerator."""
 
-    platform: str  # its name in JAX_PLATFORMS
+    platforms: frozenset[str]  # its names in JAX_PLATFORMS
     extra: str  # of airjax and of jax
     needs: str  # what a user can check
 
 
+_CUDA, _TPU = frozenset({"cuda", "gpu"}), frozenset({"tpu"})
 PLUGINS = {
-    "jax-cuda13-plugin": Plugin("cuda", "cuda13", "nvidia-smi must list a GPU, with a driver of version 580 or newer"),
-    "jax-cuda12-plugin": Plugin("cuda", "cuda12", "nvidia-smi must list a GPU, with a driver of version 525 or newer"),
-    "libtpu": Plugin("tpu", "tpu", "the machine must have a TPU that no other process holds"),
+    "jax-cuda13-plugin": Plugin(_CUDA, "cuda13", "nvidia-smi must list a GPU, with a driver of version 580 or newer"),
+    "jax-cuda12-plugin": Plugin(_CUDA, "cuda12", "nvidia-smi must list a GPU, with a driver of version 525 or newer"),
+    "libtpu": Plugin(_TPU, "tpu", "the machine must have a TPU that no other process holds"),
 }
 
 
@@ -98,9 +100,9 @@ def idle_plugins(plugins: Mapping[str, str], jaxlib: str, platforms: str, heard:
     for name, version in plugins.items():
         plugin = PLUGINS[name]
         install = f'pip install --upgrade "jax[{plugin.extra}]=={jaxlib}"'
-        if platforms and not {plugin.platform, "gpu"} & {*platforms.split(",")}:
+        if platforms and not plugin.platforms & {*platforms.split(",")}:
             why = f"JAX_PLATFORMS={platforms} is set; unset it"
-        elif plugin.platform == "cuda" and version != jaxlib:
+        elif plugin.platforms is _CUDA and version != jaxlib:
             why = f"jaxlib is {jaxlib}, and both must be of one version; {install}"
         elif cause := _cause(heard):
             why = f"{cause}; {plugin.needs}, and if it does, {install}"
@@ -118,7 +120,7 @@ def _cause(heard: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _warnings_of_jax() -> Iterator[list[str]]:
-    """Texts of the warnings that JAX logs, which are then not on the screen; tracebacks included."""
+    """Texts of what JAX logs, tracebacks included; neither that nor its warnings are then on the screen."""
     import logging
 
     heard: list[str] = []
@@ -130,6 +132,7 @@ def _warnings_of_jax() -> Iterator[list[str]]:
     logger, listener = logging.getLogger("jax"), Listener(logging.WARNING)
     logger.addHandler(listener)
     try:
-        yield heard
+        with warnings.catch_warnings(action="ignore"):
+            yield heard
     finally:
         logger.removeHandler(listener)

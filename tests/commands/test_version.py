@@ -4,6 +4,7 @@ import logging
 import platform
 import sys
 import tomllib
+import warnings
 from types import SimpleNamespace
 
 import jax
@@ -58,6 +59,7 @@ def test_a_plugin_that_is_not_used_is_one_line(run, monkeypatch, plugins):
     """What JAX logs while it looks for devices is the cause, and not on the screen."""
 
     def warn():
+        warnings.warn("it is not compatible", RuntimeWarning, stacklevel=1)
         logging.getLogger("jax._src.xla_bridge").warning("plugin error\nTraceback\nRuntimeError: Unable to load cuDNN.")
         return devices(1, "cpu", "cpu")
 
@@ -79,7 +81,7 @@ def test_a_plugin_that_is_not_used_is_one_line(run, monkeypatch, plugins):
         ({"jax-cuda13-plugin": "0.10.2"}, "cuda,cpu", ["no driver."], "CPU: no driver; nvidia-smi must list a GPU"),
         ({"jax-cuda12-plugin": "0.10.2"}, "gpu,cpu", [], "CPU: it finds none to use; nvidia-smi must list a GPU"),
         ({"libtpu": "0.0.30"}, "", [], "CPU: it finds none to use; the machine must have a TPU"),
-        ({"libtpu": "0.0.30"}, "cuda", [], "JAX_PLATFORMS=cuda is set; unset it"),
+        ({"libtpu": "0.0.30"}, "gpu", [], "JAX_PLATFORMS=gpu is set; unset it"),
     ],
 )
 def test_causes(plugin, platforms, heard, words):
