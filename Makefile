@@ -2,6 +2,7 @@
 # make test   all tests
 # make quick  all but the slow ones
 # make lint   the linter, the formatter and the type checker, changing nothing
+# make docs   the documentation as a site: site/index.html; a link that leads nowhere is an error
 #
 # All of them first make .venv and install requirements.txt into it, once; again when requirements.txt changes.
 # Another Python: make demo PYTHON=python3.12
@@ -13,7 +14,7 @@ STAMP := $(VENV)/.installed
 PHOTO := docs/images/kodim23.png
 OUT := demo_out
 
-.PHONY: demo test quick lint clean
+.PHONY: demo test quick lint docs clean
 
 demo: $(STAMP)
 	@mkdir -p $(OUT)
@@ -31,7 +32,7 @@ PYTEST := TMPDIR="$$PWD/$(VENV)/tmp" PYTHONDONTWRITEBYTECODE= \
   JAX_COMPILATION_CACHE_DIR="$$PWD/$(VENV)/programs" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
   $(BIN)/python -m pytest -n auto --dist worksteal
 OPTIMISE_LITTLE = XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true $(OF_0.10)"
-# A flag that jaxlib does not know ends the process, and 0.11 does not know these.
+# A flag that jaxlib does not know ends the process, and 0.11 and 0.12 do not know these.
 OF_0.10 = $(if $(shell ls -d $(VENV)/lib/python3*/site-packages/jaxlib-0.10.* 2>/dev/null),\
   --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1)
 STORED := tests/test_golden.py
@@ -50,8 +51,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP)
+	$(BIN)/zensical build --strict
+
 clean:
-	rm -rf $(VENV) $(OUT) .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OUT) site .pytest_cache .ruff_cache
 
 $(STAMP): requirements.txt
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) \

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,11 @@ import jax.numpy as jnp
 
 from airjax.errors import AirjaxError
 from eval.report import format_table, number, write_report
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
 
 EXP_ROW = "plain exp loop"
 # The unit of ru_maxrss: kibibytes on Linux, bytes on macOS.
@@ -61,25 +65,28 @@ def time_warm(
 
 
 def peak_memory() -> int:
-    """Largest resident memory of this process so far, bytes: Python, JAX and compiling included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
+    """Largest resident memory of this process so far, bytes: Python, JAX and compiling included; 0 on Windows."""
+    return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
 
 
 # Runs a command in between, in a process that stays small: Linux hands the peak memory of a process on to the programs
 # that it starts, so a child of this large process would report at least our own.
 _LAUNCHER = """
-import json, os, subprocess, sys, time
+import json, subprocess, sys, time
 start = time.perf_counter()
-child = subprocess.Popen([sys.executable, *sys.argv[1:]], stdin=subprocess.DEVNULL, stdout=sys.stderr)
-_, status, usage = os.wait4(child.pid, 0)
+status = subprocess.call([sys.executable, *sys.argv[1:]], stdin=subprocess.DEVNULL, stdout=sys.stderr)
 seconds = time.perf_counter() - start
-child.returncode = os.waitstatus_to_exitcode(status)
-print(json.dumps([seconds, usage.ru_maxrss, child.returncode]))
+try:
+    import resource
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+except ImportError:  # not on Windows
+    peak = 0
+print(json.dumps([seconds, peak, status]))
 """
 
 
 def run_python(arguments: Sequence[str]) -> tuple[float, int]:
-    """Runs this Python in a new process: (seconds from start to end, its peak resident memory in bytes).
+    """Runs this Python in a new process: (seconds from start to end, its peak resident memory in bytes; 0 on Windows).
 
     Raises AirjaxError: it did not exit with status 0; the last line that it wrote is in the message.
     """
@@ -100,7 +107,7 @@ class Row(NamedTuple):
     what: str  # in words
     timing: Timing  # seconds
     evaluations: int | None = None  # exponentials of one run; None where none or not known
-    peak_bytes: int | None = None  # peak memory of the process that did it; None for this process
+    peak_bytes: int | None = None  # peak memory of the process that did it; None for this process, 0 where not known
     flops: float | None = None  # floating-point operations of one run, where they are what counts
     moved_bytes: float | None = None  # read from and written to memory by one run, where they are what counts
 

@@ -47,7 +47,7 @@ def save(folder: str | Path, step: int, state: Any, *, keep: int = 2, extra: dic
         manager.save(step, args=items, force=True)
     path = folder / str(step)
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-    lines = [f"{_checksum(file)} {file.relative_to(path)}\n" for file in files]
+    lines = [f"{_checksum(file)} {file.relative_to(path).as_posix()}\n" for file in files]
     atomic_write_bytes(path / _CHECKSUMS, "".join(lines).encode())
     shutil.rmtree(folder / _DELETED, ignore_errors=True)
     return path

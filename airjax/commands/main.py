@@ -3,7 +3,8 @@
 Results go to stdout, everything else to stderr. A bad file is one line that names it; the other files are still done,
 and the exit status is 2 at the end. Status 130: interrupted; 141: nobody reads the output any more.
 
-JAX is imported by the commands that compute, once there is something to compute.
+JAX is imported by the commands that compute, once there is something to compute, and by `airjax --version`, which says
+where they would.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-import airjax
-from airjax.commands import decode, encode, fit, info, reconstruct, render
+from airjax.commands import decode, encode, fit, info, reconstruct, render, version
 from airjax.commands.session import Fatal, Screen, discard_output
 from airjax.errors import AirjaxError
 from airjax.files import reason
@@ -61,7 +61,7 @@ def _run(argv: Sequence[str] | None, screen: Screen) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="airjax", description="Pixels to Gaussians in one pass, and back.")
-    parser.add_argument("--version", action="version", version=f"airjax {airjax.__version__}")
+    parser.add_argument("--version", action=version.Show, nargs=0, help="versions, and the device that JAX computes on")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=command.HELP)

@@ -191,6 +191,7 @@ def run(config: ImageEvaluation, weights: Path | None, out: Path) -> int:
     for name, report in codec_reports(results, config, model).items():
         write_report(out / f"{name}.json", config, {**report, "images": [result.source for result in results]})
     print(tables(results, config))
-    print(f"peak memory of this process (compiling and metrics included): {peak_memory() / 1e9:.2f} GB")
+    if peak := peak_memory():
+        print(f"peak memory of this process (compiling and metrics included): {peak / 1e9:.2f} GB")
     print(f"reports: {out}")
     return len(paths) - len(results)

@@ -32,13 +32,13 @@ def test_the_valid_files_are_valid(files):
 
 @pytest.mark.slow
 def test_2000_cases(files):
-    """Property: a set or an AirjaxError of one line, within the time of `fuzz`; some of every kind get through."""
+    """Property: a set or an AirjaxError of one line, in little processor time; some of every kind are read."""
     read, kinds = Counter(), Counter()
     for number in range(CASES):
         case = make_case(0, number, files)
-        start = time.perf_counter()
+        start = time.process_time()
         outcome = check(case.data)
-        assert time.perf_counter() - start < MAX_SECONDS, number
+        assert time.process_time() - start < MAX_SECONDS, number
         kinds[case.kind] += 1
         read[case.kind] += outcome.decode == "read"
     assert set(kinds) == set(KINDS)
@@ -73,17 +73,17 @@ LIES = {
 
 @pytest.mark.parametrize("name", LIES)
 def test_100_bytes_cannot_claim_much(name):
-    """Oracle: time and traced memory; the file has 98 bytes, the claims ask for gigabytes and minutes."""
+    """Oracle: processor time and traced memory; the file has 98 bytes, the claims ask for gigabytes and minutes."""
     data = join([*LIES[name], (b"AEND", b"")])
     assert len(data) == 98
     tracemalloc.start()
     try:
-        start = time.perf_counter()
+        start = time.process_time()
         for read in (decode, info):
             with pytest.raises(FormatError) as caught:
                 read(data)
             assert "\n" not in str(caught.value)
-        seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+        seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert seconds < 0.05 and peak < 2**20
@@ -94,9 +94,9 @@ def test_as_many_patches_as_the_bytes_allow():
     rows = Rows(8, np.array([5]), np.array([[3, 0, 0, 0, 0, 0, 0, 0]]), np.zeros(6, np.int64))
     data = encode(Quantised((rows,), (8192, 8192)))
     assert len(data) < 8000
-    start = time.perf_counter()
+    start = time.process_time()
     assert decode(data).stage_counts == (1,)
-    assert time.perf_counter() - start < MAX_SECONDS
+    assert time.process_time() - start < MAX_SECONDS
 
 
 def test_what_decodes_can_be_drawn(files):
