@@ -21,7 +21,7 @@ def parse_settings(config: Config, arguments: Sequence[str], *, prog: str) -> Co
 
     Raises AirjaxError: an unknown option or a value that does not fit; SystemExit(0) after --help.
     """
-    marks = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+    marks = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff, tyro.conf.SuppressFixed)
     with contextlib.redirect_stderr(io.StringIO()) as box, warnings.catch_warnings(action="ignore"):
         try:
             return tyro.cli(type(config), default=config, args=list(arguments), prog=prog, config=marks)
