@@ -27,8 +27,8 @@ PROG = "python -m train.main"
 def load_experiment(config: Path, smoke: bool, *, variant: str | None = None, seed: int | None = None) -> Experiment:
     """The experiment that a config file (or the name of one in train/configs) describes, tiny with `smoke`.
 
-    A seed goes to its function, or, where that takes none, to all that is random. Raises AirjaxError: no such file, a
-    mistake in it, or a variant where there are none.
+    A seed goes to its function, or, where that takes none, to all that is random. A tiny one uses one device. Raises
+    AirjaxError: no such file, a mistake in it, or a variant where there are none.
     """
     path, make = load_config(config, "experiment", folder=CONFIGS)
     known, choices = inspect.signature(make).parameters, {}
@@ -42,6 +42,8 @@ def load_experiment(config: Path, smoke: bool, *, variant: str | None = None, se
         experiment = make(smoke, **choices)
         if not isinstance(experiment, Experiment):
             raise AirjaxError(f"experiment: expected an Experiment, got {type(experiment).__name__}")
+        if smoke:  # its batch is too small for many devices
+            experiment = experiment.with_(loop={"devices": 1})
         if seed is not None and "seed" not in known:
             name = name_with(experiment.name, {"seed": seed})
             experiment = experiment.with_(name=name, loop={"seed": seed}, data={"seed": seed})
