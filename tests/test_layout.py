@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,17 @@ def test_arrays_come_first_and_options_by_name(name):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_public_functions_say_what_they_do(name):
     assert (FUNCTIONS[name].__doc__ or "").strip()
+
+
+def test_nothing_names_a_folder_outside_the_repository():
+    """A clone that stands alone has all that its configurations, programs and pages speak of."""
+    folders = ("airjax", "train", "eval", "docs", "notebooks")
+    files = [
+        path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md", ".ipynb")
+    ]
+    files += [*ROOT.glob("*.md"), *ROOT.glob("*.toml"), *ROOT.glob("*.yml"), ROOT / "Makefile"]
+    assert len(files) > 150
+    for path in files:
+        found = re.findall(r"(?<![\w.])(?:\.\./){1,}[\w./-]+", path.read_text(encoding="utf-8"))
+        outside = [name for name in found if not (path.parent / name).resolve().is_relative_to(ROOT)]
+        assert not outside, f"{path.relative_to(ROOT)}: {outside}"
