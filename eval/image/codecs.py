@@ -66,8 +66,8 @@ def _jpeg(label: str, subsampling: int, *, optimize: bool = True) -> Pillow:
     def options(quality: float) -> dict[str, Any]:
         return {"quality": quality, "subsampling": subsampling, "optimize": optimize}
 
-    tables = "optimized" if optimize else "default"
-    return Pillow(label, "JPEG", "jpg", "jpeg_qualities", options, f"{tables} Huffman tables, baseline")
+    note = "optimized Huffman tables, baseline" if optimize else "baseline, as Pillow writes it unless told otherwise"
+    return Pillow(label, "JPEG", "jpg", "jpeg_qualities", options, note)
 
 
 _AVIF_DEFAULTS = "Pillow's defaults: 4:2:0, speed 6, all cores"
