@@ -3,6 +3,7 @@
 The annotations of airjax are checked at run time too, by jaxtyping and beartype (`runtime_types`).
 """
 
+import gc
 import os
 from pathlib import Path
 
@@ -18,6 +19,9 @@ runtime_types.install()  # before any conftest below this one imports airjax
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# Tracing makes millions of objects that live on; looking at all of them again and again takes a tenth of the time.
+gc.set_threshold(200_000, 50, 50)
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

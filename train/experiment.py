@@ -86,7 +86,7 @@ class Experiment:
         out_dir = Path(out_dir)
         self.data.check_divides(len(self.loop.use_devices()))
         make_state, step_fn = self.make_step()
-        params = self.init_params(jax.random.key(self.loop.seed))
+        params = jax.jit(self.init_params)(jax.random.key(self.loop.seed))
         if self.init is not None:
             params = self.load_params(self.init, params)
         batches_fn, draw = self.open_data()
@@ -96,7 +96,7 @@ class Experiment:
 
         state = run_loop(
             self.loop,
-            state=make_state(params),
+            state=jax.jit(make_state)(params),
             step_fn=step_fn,
             batches_fn=batches_fn,
             panel_fn=panel,

@@ -68,7 +68,7 @@ def test_runs_are_found_and_paired_by_their_seeds(tmp_path, capsys):
     """A seed that not all have, and a run without weights, are left out with a line; one file serves all seeds."""
     folder = study(tmp_path, {"Budget": (0, 1, 2), "Es": (1, 2)})
     write_run(tmp_path / "late", seed=3, finished=False, phase={"kind": "Meta", "estimator": {"kind": "Late"}})
-    config = config_of(SCENES, SHIPPED, runs=(folder,), reference="Es")
+    config = config_of(SCENES, SHIPPED, runs=(folder,), reference="estimator=es")
     assert all_starts(config) == (
         Start("estimator=Es", tuple(f"{folder}/Es_{seed}/weights.safetensors" for seed in (1, 2))),
         Start("shipped", ("", "")),

@@ -2,18 +2,13 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
-from tiny import random_weights
 
 from airjax.errors import AirjaxError
-from airjax.scene.predictor import PredictorConfig, config_to_text
-from airjax.scene.task import RATES
-from airjax.weights_file import save_weights
+from airjax.scene.predictor import PredictorConfig
 from eval.estimators import Estimators, run
 from eval.image.subjects import Images
-from eval.scene.subjects import ProceduralScenes
 
 pytestmark = pytest.mark.slow
 
@@ -42,22 +37,6 @@ def test_reports_of_images(weights, photo, tmp_path, capsys):
     assert report["cases"] == ["waves.png"] and report["weights"].startswith("tiny.safetensors")
     assert (tmp_path / "estimators.png").read_bytes().startswith(b"\x89PNG")
     assert "zero_step" in capsys.readouterr().out
-
-
-def test_reports_of_scenes(tmp_path, capsys):
-    save_weights(tmp_path / "w.safetensors", random_weights(CONFIG), {"predictor": config_to_text(CONFIG)})
-    scenes = ProceduralScenes(made_up=10, num_scenes=2, image_size=(16, 16))
-    with jax.numpy_dtype_promotion("standard"):
-        assert run(config_of(scenes, rates=RATES), tmp_path / "w.safetensors", tmp_path) == 0
-    records = by_name(tmp_path)
-    groups = records["unrolled"]["group_means"]
-    assert set(groups) == {"means", "log_scales", "quats", "logits", "base"}  # "rest" has no element
-    np.testing.assert_allclose(list(groups.values()), 1, rtol=1e-6)
-    zero_step = records["zero_step"]
-    assert zero_step["mean"]["cosine"] > 0.5 and len(zero_step["cosine"]) == 2
-    assert zero_step["error_over_cases"]["cosine"] == pytest.approx(abs(np.diff(zero_step["cosine"])[0]) / 2)
-    said = capsys.readouterr().out
-    assert "zero_step" in said and "logits" in said
 
 
 def test_no_image_can_be_read(weights, tmp_path, capsys):

@@ -12,7 +12,6 @@ from PIL import Image
 from airjax.errors import AirjaxError
 from airjax.image.model import load
 from airjax.image.stages import init_params
-from airjax.image.task import RATES
 from airjax.inner.estimators import ESTIMATORS, estimator
 from train.configs import foresplat_metagrad as scene_config
 from train.configs import metagrad as config
@@ -59,7 +58,7 @@ def test_refinement_helps_and_an_image_that_overflows_sends_no_gradient(state, i
 
 
 def test_only_what_is_trained_moves(state, images):
-    for variant, rates_move in (("first_order", False), ("meta_sgd", True), ("rates_es", True)):
+    for variant, rates_move in (("zero_step", False), ("meta_sgd", True), ("rates_es", True)):
         init, step = config.experiment(True, variant).make_step()
         before, step = init(state["params"]), jax.jit(step)
         with STANDARD():
@@ -72,23 +71,29 @@ def test_only_what_is_trained_moves(state, images):
         assert set(jax.tree.leaves(moved["log_rates"])) == {rates_move}
 
 
-@pytest.mark.parametrize("variant", ["full_multi_anchor", "meta_sgd"])
-def test_smoke_run_writes_weights_with_rates(variant, tmp_path):
-    """From a fresh start; the file says the rates that were learned, if any. Other variants differ in the estimator."""
-    experiment = config.experiment(True, variant)
+def test_all_weights_move_where_all_are_trained(state):
+    experiment = config.experiment(True, "full_zero_step")
+    tx = experiment.phase.make_tx(experiment.optimizer, (10,))
+    with STANDARD():
+        opt_state, grads = tx.init(state), jax.tree.map(jnp.ones_like, state)
+        for _ in range(2):  # the warm-up begins at a rate of 0
+            updates, opt_state = tx.update(grads, opt_state, state)
+    assert all(np.all(leaf) for leaf in jax.tree.leaves(updates["params"]))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates["log_rates"]))
+
+
+def test_smoke_run_writes_weights_with_rates(tmp_path):
+    """The rates that were learned, not those it began with."""
+    experiment = config.experiment(True, "meta_sgd")
     photos = tmp_path / "photos"
     photos.mkdir()
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(photos / "a.png")
     with STANDARD():
         done = experiment.with_(data={"folders": (str(photos),)}).run(tmp_path / "run")
-    model = load(tmp_path / "run" / "weights.safetensors")
-    if variant == "meta_sgd":
-        np.testing.assert_allclose(
-            model.rates, [float(r) for r in experiment.phase.rates(done["log_rates"])], rtol=1e-5
-        )
-    else:
-        assert model.rates == RATES
+    rates = load(tmp_path / "run" / "weights.safetensors").rates
+    np.testing.assert_allclose(rates, [float(r) for r in experiment.phase.rates(done["log_rates"])], rtol=1e-5)
+    assert rates != experiment.phase.start_rates
 
 
 @pytest.mark.parametrize("module", [config, scene_config], ids=["image", "scene"])
