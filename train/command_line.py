@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import warnings
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 import tyro
 
@@ -31,11 +33,38 @@ def parse_settings(config: Config, arguments: Sequence[str], *, prog: str) -> Co
     raise AirjaxError(_one_line(box.getvalue()))
 
 
-def help_of(config: Any, *, prog: str) -> str:
-    """The options of a configuration, for the screen."""
+def config_parser(prog: str, description: str, *, folder: str, example: str) -> argparse.ArgumentParser:
+    """A parser with CONFIG, which lies in `folder`, and --help; for `read_command`."""
+    epilog = f"Every field of CONFIG is an option too: {example}; {prog} CONFIG --help lists them."
+    parser = argparse.ArgumentParser(
+        prog=prog, description=description, epilog=epilog, add_help=False, allow_abbrev=False
+    )
+    text = f"a file (.py), or the name of one in {folder}"
+    parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help=text)
+    parser.add_argument("-h", "--help", action="store_true", help="this text, and the fields of CONFIG")
+    return parser
+
+
+def read_command(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, load: Callable[[argparse.Namespace], Config]
+) -> tuple[argparse.Namespace, list[str], Config] | None:
+    """(the parser's own options, the others, the configuration that `load` makes of the first); None after --help.
+
+    Raises AirjaxError: no CONFIG; as `load`.
+    """
+    args, options = parser.parse_known_args(argv)
+    if args.help and args.config is None:
+        parser.print_help()
+        return None
+    if args.config is None:
+        raise AirjaxError(f"CONFIG: expected a config file (.py), or the name of one; see {parser.prog} --help")
+    config = load(args)
+    if not args.help:
+        return args, options, config
     with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
-        parse_settings(config, ["--help"], prog=prog)
-    return text.getvalue()
+        parse_settings(config, ["--help"], prog=f"{parser.prog} {args.config}")
+    print(parser.format_help(), text.getvalue(), sep="\n")
+    return None
 
 
 def _one_line(box: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from airjax.commands.session import enable_compilation_cache
 from airjax.errors import AirjaxError
-from train.command_line import help_of, parse_settings
+from train.command_line import config_parser, parse_settings, read_command
 from train.experiment import Experiment
 from train.loop import read_config
 from train.settings import config_errors, differences, load_config, name_with
@@ -76,40 +76,26 @@ def extended(experiment: Experiment, out: Path, last_step: int | None) -> Experi
 
 def make_parser() -> argparse.ArgumentParser:
     """The options that are not fields of an experiment."""
-    parser = argparse.ArgumentParser(
-        prog=PROG,
-        description="Run one experiment.",
-        epilog="Every field of the experiment is an option too: --data.folders PHOTOGRAPHS --loop.num-steps 1000; "
-        f"{PROG} CONFIG --help lists them.",
-        add_help=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "config", type=Path, nargs="?", metavar="CONFIG", help="a file, or the name of one in train/configs"
-    )
+    example = "--data.folders PHOTOGRAPHS --loop.num-steps 1000"
+    parser = config_parser(PROG, "Run one experiment.", folder="train/configs", example=example)
     parser.add_argument("--smoke", action="store_true", help="the tiny variant, a minute on a CPU, on made-up pictures")
     parser.add_argument("--variant", help="of a config that has several")
     parser.add_argument("--seed", type=int, help="of all that is random")
     parser.add_argument("--out", type=Path, help="folder of the run (runs/NAME, with what was changed in the name)")
     parser.add_argument("--extend", type=int, metavar="STEP", help="go on to this step, with a schedule of its own")
-    parser.add_argument("-h", "--help", action="store_true", help="this text, and the fields of CONFIG")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 after one line for the user."""
-    parser = make_parser()
-    args, options = parser.parse_known_args(argv)
+
+    def load(args: argparse.Namespace) -> Experiment:
+        return load_experiment(args.config, args.smoke, variant=args.variant, seed=args.seed)
+
     try:
-        if args.help and args.config is None:
-            parser.print_help()
+        if (command := read_command(make_parser(), argv, load)) is None:
             return 0
-        if args.config is None:
-            raise AirjaxError(f"expected a config file (.py), or the name of one in train/configs; see {PROG} --help")
-        experiment = load_experiment(args.config, args.smoke, variant=args.variant, seed=args.seed)
-        if args.help:
-            print(parser.format_help(), help_of(experiment, prog=f"{PROG} {args.config}"), sep="\n")
-            return 0
+        args, options, experiment = command
         experiment = changed(experiment, options)
         out = args.out or Path("runs") / experiment.name
         experiment = extended(experiment, out, args.extend)

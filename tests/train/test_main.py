@@ -101,7 +101,7 @@ def test_a_config_has_a_name_or_is_a_file(tmp_path, main, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ((), "expected a config file (.py), or the name of one in train/configs; see python -m train.main --help"),
+        ((), "CONFIG: expected a config file (.py), or the name of one; see python -m train.main --help"),
         (("none.py",), "none.py: expected a config file (.py)"),
         (("joint", "--optimizer.learning-rat", "1"), "learning-rat, 1; perhaps --optimizer.learning-rate; --help"),
         (
