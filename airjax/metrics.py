@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from airjax.arrays import AnyArray, size_of
 
@@ -110,15 +110,27 @@ class Quality(NamedTuple):
     ssim: float
 
 
-def quality(image: Image, rendered: Image) -> Quality:
-    """Both scores of concrete arrays; one compiled program for all images of a size."""
-    return Quality(*map(float, _quality(image, rendered)))
+def quality(image: Image, rendered: Image, *, mask: Bool[AnyArray, "h w"] | None = None) -> Quality:
+    """Both scores of concrete arrays; one compiled program for all images of a size.
+
+    `mask` is True where the image says something, somewhere at least; None for everywhere. Of the others PSNR takes
+    nothing, and SSIM what windows over the edge of the mask see of the rendered image.
+    """
+    return Quality(*map(float, _quality(image, rendered) if mask is None else _masked_quality(image, rendered, mask)))
 
 
 @jax.jit
 def _quality(image, rendered):
     rounded = to_8bit(rendered)
     return psnr(image, rounded), ssim(image, rounded)
+
+
+@jax.jit
+def _masked_quality(image, rendered, mask):
+    rounded = to_8bit(rendered)
+    completed = jnp.where(mask[..., None], image, rounded)  # no difference elsewhere, which the share then takes out
+    share = jnp.mean(mask.astype(jnp.float32))
+    return psnr(completed, rounded) + 10.0 * jnp.log10(share), 1.0 - (1.0 - ssim(completed, rounded)) / share
 
 
 def _similarities(mu_s, mu_d, mean_s2, mean_d2) -> tuple[jax.Array, jax.Array]:

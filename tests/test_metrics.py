@@ -440,3 +440,18 @@ def test_wrong_options_are_refused():
     for fn in (metrics.patch_mse, metrics.patch_ssim):
         with pytest.raises(ValueError, match="patch_size: expected at least 1, got 0"):
             fn(image, image, patch_size=0)
+
+
+def test_quality_behind_a_mask():
+    """A whole mask changes nothing; behind a mask nothing counts, and the rest counts as an image of its own."""
+    rng = np.random.default_rng(0)
+    image, rendered = rng.random((2, 40, 32, 3), np.float32)
+    mask = np.ones((40, 32), bool)
+    whole = metrics.quality(image, rendered)
+    np.testing.assert_allclose(metrics.quality(image, rendered, mask=mask), whole, rtol=1e-5)
+    mask[20:] = False
+    half = metrics.quality(image, rendered, mask=mask)
+    other = np.where(mask[..., None], image, np.float32(0.3))
+    np.testing.assert_array_equal(metrics.quality(other, rendered, mask=mask), half)
+    alone = metrics.quality(image[:20], rendered[:20])
+    assert half.psnr == pytest.approx(alone.psnr, abs=1e-3) and half.ssim == pytest.approx(alone.ssim, abs=0.05)

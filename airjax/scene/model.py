@@ -48,28 +48,31 @@ class Model:
         *,
         sets: Int[np.ndarray, "v k"] | None = None,
         empty: Bool[np.ndarray, "u h w"] | None = None,
+        masks: Bool[np.ndarray, "u h w"] | None = None,
     ) -> Gaussians3D:
         """Gaussians of a scene from two views or more; numpy arrays, all of them active.
 
         Gaussians that other views contradict are left out (`airjax.scene.fusion`). The arguments are those of
-        `airjax.scene.predictor.predict`; `empty` are pixels of the background alone, None where that is not known.
+        `airjax.scene.predictor.predict`; `empty` are pixels of the background alone, None where that is not known,
+        and `masks` those that say something of the scene, None for all.
         """
         empty = np.zeros(np.shape(images)[:3], bool) if empty is None else empty
+        masks = np.ones(np.shape(images)[:3], bool) if masks is None else masks
         used = np.arange(len(images)) if sets is None else np.unique(sets)
         rows = None if sets is None else tuple(map(tuple, np.searchsorted(used, sets).tolist()))  # static
-        views = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[used]), (images, cameras, empty))
+        views = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[used]), (images, cameras, empty, masks))
         near, far = jnp.float32(near), jnp.float32(far)
         return only_active(_predict(self.params, *views, near, far, config=self.config, rows=rows))
 
 
 @partial(jax.jit, static_argnames=("config", "rows"))
-def _predict(params, images, cameras, empty, near, far, *, config, rows) -> Gaussians3D:
+def _predict(params, images, cameras, empty, masks, near, far, *, config, rows) -> Gaussians3D:
     sets = None if rows is None else np.array(rows)
     prediction = predict(params, images, cameras, near, far, config=config, sets=sets)
     gaussians = prediction.gaussians
     if sets is not None:
-        cameras, empty = jax.tree.map(lambda leaf: leaf[sets[:, 0]], (cameras, empty))
-    kept = consistent(gaussians.means, prediction.pixels, prediction.depths, cameras, empty=empty)
+        cameras, empty, masks = jax.tree.map(lambda leaf: leaf[sets[:, 0]], (cameras, empty, masks))
+    kept = consistent(gaussians.means, prediction.pixels, prediction.depths, cameras, empty=empty, masks=masks)
     return replace(gaussians, active=gaussians.active & kept)
 
 

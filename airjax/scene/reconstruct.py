@@ -55,7 +55,8 @@ class Prepared:
 
     def refinement(self, rates: Coordinates) -> SceneTask:
         """Refinement towards the given views, at these learning rates."""
-        return SceneTask(self.given.images, self.given.cameras, self.bounds.near, self.given.background, rates=rates)
+        given, near = self.given, self.bounds.near
+        return SceneTask(given.images, given.cameras, near, given.background, masks=given.masks, rates=rates)
 
 
 class Scores(NamedTuple):
@@ -235,7 +236,8 @@ def find_bounds(scene: Scene, *, near: float | None = None, far: float | None = 
 def predict(model: Model, task: Prepared) -> Gaussians3D:
     """The Gaussians that a model makes of a prepared scene, at least one; numpy arrays, all of them active."""
     small, (near, far, *_) = task.small, task.bounds
-    gaussians = model.predict(small.images, small.cameras, near, far, sets=task.sets, empty=small.empty)
+    known = {"empty": small.empty, "masks": small.masks}
+    gaussians = model.predict(small.images, small.cameras, near, far, sets=task.sets, **known)
     if not gaussians.num_slots:
         raise AirjaxError(
             f"{small.source}: no Gaussian survived the check of the other views, expected photographs of something "
@@ -250,7 +252,7 @@ def score_views(gaussians: Gaussians3D, scene: Scene) -> Scores:
     scores = []
     for i, image in enumerate(scene.images):
         rendered = render(gaussians, scene.cameras[i], image_size=size, background=background).image
-        scores.append(quality(image, rendered))
+        scores.append(quality(image, rendered, mask=None if scene.masks is None else scene.masks[i]))
     return Scores(scene.names, *map(tuple, zip(*scores, strict=True)))
 
 

@@ -91,6 +91,8 @@ class SceneTask(Task):
     cameras: Camera  # a stack of v
     unit: Float[Array, ""] | float  # of the coordinates, world units
     background: Float[AnyArray, " 3"] | None = None  # color behind everything; None for black
+    # False where a photograph says nothing: the loss looks away there. None where all of them are seen whole.
+    masks: Bool[AnyArray, "v h w"] | None = field(default=None, kw_only=True)
     # Views that refinement does not see, by which it is judged; None for the views themselves.
     target_images: Float[AnyArray, "t h w 3"] | None = None
     target_cameras: Camera | None = None
@@ -123,14 +125,18 @@ class SceneTask(Task):
 
         Times the pixels, so that the gradient of a Gaussian does not depend on how large the image around it is.
         """
-        images, cameras = (self.images, self.cameras) if batch is None else (self.images[batch], self.cameras[batch])
+        views = self.images, self.cameras, self.masks
+        if batch is not None:
+            views = jax.tree.map(lambda leaf: leaf[batch], views)
         gaussians = self.gaussians(coordinates, active)
 
-        def scaled_loss(image, camera):
+        def scaled_loss(image, camera, mask):
             view = self._render(gaussians, camera, capacity, any_order)
+            if mask is not None:  # what is drawn there is as it should be, whatever it is
+                image = jnp.where(mask[..., None], image, jax.lax.stop_gradient(view))
             return image.shape[0] * image.shape[1] * self.loss_fn(image, view)
 
-        return jnp.mean(jax.vmap(scaled_loss)(images, cameras))
+        return jnp.mean(jax.vmap(scaled_loss)(*views))
 
     def outer_loss(
         self,

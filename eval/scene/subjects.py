@@ -50,6 +50,10 @@ class SceneSubject:
     background: np.ndarray  # (3,)
     sets: np.ndarray | None = None  # see `airjax.scene.predictor.predict`
     empty: np.ndarray | None = None  # pixels of `small` that show the background; None where that is not known
+    # masks, small_masks, judged_masks: pixels of the views that say something; None for all
+    masks: np.ndarray | None = None
+    small_masks: np.ndarray | None = None
+    judged_masks: np.ndarray | None = None
     # of the renderer's lists to begin with, so that one program serves all scenes; None to plan it
     capacity: Capacity | None = None
     loss_fn: ViewLoss = view_loss  # the inner loss of a view
@@ -57,19 +61,22 @@ class SceneSubject:
 
     @property
     def arrays(self) -> Any:
-        """Given views, points, depths and comparisons."""
-        return self.images, self.cameras, self.small, self.points, np.array([self.near, self.far]), self.sets
+        """Given views, points, depths, comparisons and masks."""
+        bounds, masks = np.array([self.near, self.far]), (self.masks, self.small_masks, self.judged_masks)
+        return self.images, self.cameras, self.small, self.points, bounds, self.sets, masks
 
     def task(self, rates: Any) -> SceneTask:
         """Refinement towards the given views, judged by the others."""
-        task = SceneTask(self.images, self.cameras, self.near, self.background, rates=rates, loss_fn=self.loss_fn)
+        options = {"rates": rates, "loss_fn": self.loss_fn, "masks": self.masks}
+        task = SceneTask(self.images, self.cameras, self.near, self.background, **options)
         return replace(task, target_images=self.judged_images, target_cameras=self.judged_cameras)
 
     def start(self, model: Model | None) -> Gaussians3D:
         """The prediction, or Gaussians at the points."""
         if model is None:
             return at_points(self.points, self.colors)
-        return model.predict(*self.small, self.near, self.far, sets=self.sets, empty=self.empty)
+        known = {"empty": self.empty, "masks": self.small_masks}
+        return model.predict(*self.small, self.near, self.far, sets=self.sets, **known)
 
     def score(self, gaussians: Gaussians3D, capacity: Capacity | None) -> Quality:
         """Means over the views kept back."""
@@ -80,7 +87,8 @@ class SceneSubject:
             view = None if capacity is None else _draw(gaussians, camera, capacity=capacity, **options)
             if view is None or view.overflow:
                 view = render(gaussians, camera, **options)
-            scores.append(quality(image, view.image))
+            mask = None if self.judged_masks is None else self.judged_masks[i]
+            scores.append(quality(image, view.image, mask=mask))
         return Quality(*np.mean(scores, axis=0).tolist())
 
 
@@ -193,4 +201,5 @@ class RealScenes(_Scenes):
         views = given.images, given.cameras, (small.images, small.cameras), bounds.near, bounds.far
         judged = held_out.images, held_out.cameras, points.points, points.colors, scene.background
         subject = SceneSubject(Path(folder).name, *views, *judged, loss_fn=self.loss_fn)
-        return replace(subject, sets=parts.sets, empty=small.empty)
+        masks = {"masks": given.masks, "small_masks": small.masks, "judged_masks": held_out.masks}
+        return replace(subject, sets=parts.sets, empty=small.empty, **masks)

@@ -93,6 +93,22 @@ def test_nothing_stands_outside_a_silhouette():
     assert np.array_equal(kept[1, 4], column >= 8)
 
 
+def test_a_masked_pixel_says_nothing():
+    """No Gaussian of its own, no vote on others: neither of what is seen through, nor of what is outside."""
+    cameras, depths = wall(4)
+    depths[1, 4, 6] = DISTANCE / 2
+    masks = np.ones((4, *SIZE), bool)
+    masks[1, 8:10, 12:14] = False  # that cell
+    kept = found(cameras, depths, masks=jnp.asarray(masks))
+    assert not kept[1, 4, 6] and kept.sum() == kept.size - 1
+    masks = np.ones((4, *SIZE), bool)
+    masks[[0, 2, 3]] = False  # all that could contradict it
+    kept, empty = found(cameras, depths, masks=jnp.asarray(masks)), np.ones((4, *SIZE), bool)
+    assert kept[1].all() and not kept[[0, 2, 3]].any()
+    empty[1] = False  # and what the others hold for background is not known
+    np.testing.assert_array_equal(found(cameras, depths, masks=jnp.asarray(masks), empty=jnp.asarray(empty)), kept)
+
+
 def test_an_offset_does_not_carry_a_gaussian_out_of_its_empty_pixel():
     """Shown at an empty pixel, placed over a full one."""
     cameras, depths = wall(2)

@@ -29,6 +29,7 @@ from airjax.scene.reconstruct import (
     Scores,
     depths_in_sight,
     find_bounds,
+    predict,
     prepare,
     reconstruct,
     score_views,
@@ -125,6 +126,29 @@ def test_small_photographs_and_no_scores(model, scene):
     whole = reconstruct(scene, model=model, views=2, max_size=24, hold_out=0, score=False)
     assert whole.image_size == (16, 24)
     np.testing.assert_array_equal(made.gaussians.means, whole.gaussians.means)
+
+
+def test_what_is_masked_does_not_matter(model, scene):
+    """Noise behind the masks changes neither Gaussians nor scores; PSNR is that of the known pixels alone."""
+    masks = np.ones(scene.images.shape[:3], bool)
+    masks[:, 20:] = False
+    made = []
+    for seed in (0, 1):
+        noise = np.random.default_rng(seed).random(scene.images.shape, np.float32)
+        small = np.where(masks[..., None], scene.images, scene.images[:, 19:20])  # what the networks see
+        known = replace(scene, images=small, masks=masks)
+        task = prepare(known, views=2)
+        task = replace(
+            task, given=replace(task.given, images=np.where(task.given.masks[..., None], small[1:], noise[1:]))
+        )
+        gaussians = run(task.refinement(model.rates), predict(model, task), num_steps=10)
+        held = replace(task.held_out, images=np.where(masks[:1, ..., None], small[:1], noise[:1]))
+        made.append((gaussians, score_views(gaussians, held)))
+    (first, scores), (second, others) = made
+    assert scores == others
+    np.testing.assert_array_equal(first.means, second.means)
+    shown = to_8bit(render(first, scene.cameras[0], image_size=SIZE).image)[:20]
+    assert scores.psnr[0] == pytest.approx(-10 * np.log10(np.mean((shown - scene.images[0, :20]) ** 2)), abs=0.02)
 
 
 def test_a_scene_of_nothing(model, scene):

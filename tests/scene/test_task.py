@@ -100,6 +100,32 @@ def test_the_losses_are_those_of_the_renderer():
         np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
+def test_a_masked_pixel_does_not_pull():
+    """Oracle: the mean difference over the other pixels, and its gradient; what stands behind the mask is not used."""
+    gaussians = random_set(4, 20, opacities=(0.3, 0.9))
+    capacity = capacity_of(gaussians, CAMERAS, image_size=SIZE)
+    rng = np.random.default_rng(0)
+    images, masks = rng.random((2, *SIZE, 3), np.float32), rng.random((2, *SIZE)) < 0.6
+    task = SceneTask(images, CAMERAS, 2.0, loss_fn=l1, masks=jnp.asarray(masks))
+    coordinates = task.coordinates(gaussians)
+
+    @jax.jit
+    def by_hand(coordinates):
+        drawn = [
+            task._render(task.gaussians(coordinates, gaussians.active), CAMERAS[i], capacity, False) for i in (0, 1)
+        ]
+        return jnp.sum(jnp.where(masks[..., None], jnp.abs(jnp.stack(drawn) - images), 0.0)) / 6
+
+    def masked(images, coordinates):
+        return replace(task, images=images).loss(coordinates, gaussians.active, jnp.array([1, 0]), capacity=capacity)
+
+    expected = jax.value_and_grad(by_hand)(coordinates)
+    found = jax.jit(jax.value_and_grad(masked, argnums=1))
+    for behind in (0.0, 5.0):
+        result = found(jnp.where(masks[..., None], images, np.float32(behind)), coordinates)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), result, expected)
+
+
 def test_the_plan_looks_at_the_target_views_too():
     gaussians = random_set(5, 40)
     far, blank = stack(front_camera(center=(0.3, -0.5, -14.0))), jnp.zeros((1, *SIZE, 3))

@@ -40,9 +40,12 @@ class PosedScene(NamedTuple):
 def load_posed(folder: str | Path) -> PosedScene:
     """A scene folder, its points triangulated.
 
-    Raises AirjaxError: as `airjax.scene.files.photographs.load` and `airjax.scene.triangulate.triangulate`.
+    Raises AirjaxError: photographs of several sizes, or with masks; as `airjax.scene.files.photographs.load` and
+    `airjax.scene.triangulate.triangulate`.
     """
     scene = load(folder, max_size=max(SIZES))
+    if scene.masks is not None:
+        raise AirjaxError(f"{folder}: expected photographs of one size, without masks, to train on")
     points = triangulate(scene.images, scene.cameras, source=str(folder)).points
     shrunk = map(scene.shrunk, SIZES)
     levels = tuple((np.rint(255 * part.images).astype(np.uint8), part.cameras.intrinsics) for part in shrunk)

@@ -41,6 +41,7 @@ class Scene:
     bounds: tuple[float, float] | None  # (near, far), world units; None where the files hold none
     points: np.ndarray  # (p, 3) points of the scene, p may be 0
     notices: tuple[str, ...]  # lines for the user
+    masks: np.ndarray | None = None  # (v, h, w) bool, False where a photograph says nothing; None where all say all
 
     def __repr__(self) -> str:
         views, height, width = self.images.shape[:3]
@@ -64,7 +65,10 @@ class Scene:
             return self
         alphas = None if self.alphas is None else np.stack([resize(alpha, smaller) for alpha in self.alphas])
         images = np.stack([resize(image, smaller) for image in self.images])
-        return replace(self, images=images, alphas=alphas, cameras=self.cameras.resized(size, smaller))
+        masks = self.masks
+        if masks is not None:  # a pixel of which a part is unknown is unknown
+            masks = np.stack([resize(mask.astype(np.float32), smaller) > 1 - 1e-4 for mask in masks])
+        return replace(self, images=images, alphas=alphas, masks=masks, cameras=self.cameras.resized(size, smaller))
 
     def take(self, views: Sequence[int | np.integer] | np.ndarray) -> Scene:
         """Some of the views, by their numbers."""
@@ -74,6 +78,7 @@ class Scene:
             images=self.images[index],
             cameras=self.cameras[index],
             alphas=None if self.alphas is None else self.alphas[index],
+            masks=None if self.masks is None else self.masks[index],
             names=tuple(self.names[i] for i in index),
             splits=tuple(self.splits[i] for i in index),
         )
@@ -84,6 +89,7 @@ def scene_of(
     cameras: Camera,
     *,
     alphas: np.ndarray | None = None,
+    masks: np.ndarray | None = None,
     bounds: tuple[float, float] | None = None,
     points: np.ndarray | None = None,
 ) -> Scene:
@@ -95,17 +101,21 @@ def scene_of(
     shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(cameras))
     if shapes != ((views, 3, 3), (views, 3, 3), (views, 3)):
         raise ValueError(f"cameras: expected a stack of {views}, got {shapes}")
-    if alphas is not None and alphas.shape != images.shape[:3]:
-        raise ValueError(f"alphas: expected {images.shape[:3]}, got {alphas.shape}")
+    for name, layers in (("alphas", alphas), ("masks", masks)):
+        if layers is not None and layers.shape != images.shape[:3]:
+            raise ValueError(f"{name}: expected {images.shape[:3]}, got {layers.shape}")
+    if masks is not None and not masks.any(axis=(1, 2)).all():
+        raise ValueError(f"masks: expected a pixel of each view, got none of view {np.argmin(masks.any(axis=(1, 2)))}")
     points = np.zeros((0, 3), np.float32) if points is None else np.asarray(points, np.float32)
     names = tuple(map(str, range(views)))
-    return Scene("scene", names, ("",) * views, images, alphas, cameras, bounds, points, ())
+    return Scene("scene", names, ("",) * views, images, alphas, cameras, bounds, points, (), masks)
 
 
 def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
     """The scene of a folder of photographs with a pose file that `airjax.scene.files.pose_formats` knows.
 
-    Two images or more, of one size; those with a side longer than `max_size` pixels are downscaled, with a notice.
+    Two images or more; those with a side longer than `max_size` pixels are downscaled, with a notice. Where they differ
+    in size all are continued to the largest height and width, at the right and below, and that is masked.
     """
     folder, name = Path(folder), display_name(folder)
     if not folder.is_dir():
@@ -114,16 +124,9 @@ def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
     poses = read_poses(folder)
     if len(poses.views) < 2:
         raise AirjaxError(f"{name}: expected at least 2 photographs with poses, found {len(poses.views)}")
-    views = []
-    for posed in poses.views:
-        views.append(_read_view(posed, max_size))
-        (height, width), (h, w) = (view.image.shape[:2] for view in (views[0], views[-1]))
-        if (h, w) != (height, width):
-            raise AirjaxError(
-                f"{display_name(posed.file)}: expected an image of {width}x{height} pixels like the others of its "
-                f"scene, got {w}x{h}"
-            )
-    notices = dict.fromkeys([*poses.notices, *(line for view in views for line in view.notices)])
+    views = [_read_view(posed, max_size) for posed in poses.views]
+    views, masks, more = _of_one_size(views)
+    notices = dict.fromkeys([*poses.notices, *(line for view in views for line in view.notices), *more])
     return Scene(
         name,
         tuple(posed.file.name for posed in poses.views),
@@ -134,6 +137,7 @@ def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
         poses.bounds,
         poses.points.astype(np.float32),
         tuple(notices),
+        masks,
     )
 
 
@@ -180,6 +184,27 @@ def _camera(posed: Posed, size: tuple[int, int]) -> Camera:
             f"as in the pose file, got {width}x{height}"
         )
     return camera.resized(posed.size, size)
+
+
+def _of_one_size(views: list[_View]) -> tuple[list[_View], np.ndarray | None, list[str]]:
+    """(views of the largest height and width, which pixels their photographs have, lines for the user)."""
+    sizes = [view.image.shape[:2] for view in views]
+    if len(set(sizes)) == 1:
+        return views, None, []
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+
+    def continued(layer: np.ndarray) -> np.ndarray:
+        margins = [(0, height - layer.shape[0]), (0, width - layer.shape[1]), *[(0, 0)] * (layer.ndim - 2)]
+        return np.pad(layer, margins, mode="edge")
+
+    larger = [
+        view._replace(image=continued(view.image), alpha=None if view.alpha is None else continued(view.alpha))
+        for view in views
+    ]
+    rows, columns = np.mgrid[:height, :width]
+    masks = np.stack([(rows < h) & (columns < w) for h, w in sizes])
+    listed = ", ".join(f"{w}x{h}" for h, w in sorted(set(sizes))[:4]) + (", .." if len(set(sizes)) > 4 else "")
+    return larger, masks, [f"photographs of {len(set(sizes))} sizes ({listed}), each used where it is"]
 
 
 def _alphas(views: list[_View]) -> np.ndarray | None:

@@ -162,6 +162,19 @@ def some_cameras(count):
     return Camera(*(np.repeat(part, count, axis=0).astype(np.float32) for part in parts))
 
 
+def test_masks_follow_the_views(tmp_path):
+    """A smaller pixel is known where all of it is."""
+    masks = np.ones((3, *SIZE), bool)
+    masks[1, 5, 7] = False
+    scene = scene_of(np.zeros((3, *SIZE, 3)), some_cameras(3), masks=masks)
+    assert scene.take([1]).masks.sum() == masks[1].sum()
+    small = scene.shrunk(max(SIZE) // 2)
+    expected = masks.reshape(3, SIZE[0] // 2, 2, SIZE[1] // 2, 2).all(axis=(2, 4))
+    np.testing.assert_array_equal(small.masks, expected)
+    with pytest.raises(ValueError, match="masks: expected a pixel of each view, got none of view 1"):
+        scene_of(scene.images, scene.cameras, masks=np.arange(3)[:, None, None] != 1 + np.zeros((3, *SIZE)))
+
+
 def test_a_scene_of_arrays():
     images = np.random.default_rng(0).random((3, *SIZE, 3))
     scene = scene_of(images, some_cameras(3), bounds=(1.0, 2.0), points=np.zeros((4, 3)))
@@ -301,11 +314,24 @@ def test_one_view(folder):
         load(folder)
 
 
-def test_images_that_are_missing_or_of_another_size(folder):
+def test_images_that_are_missing(folder):
     write_plain(folder)
     (folder / "images" / NAMES[1]).unlink()
     with pytest.raises(AirjaxError, match=r"001.png: expected an image of the pose file, found none"):
         load(folder)
-    write_images(folder / "images", [NAMES[1]], (30, 40))
-    with pytest.raises(AirjaxError, match=r"001.png: expected an image of 32x24 pixels like the others"):
-        load(folder)
+
+
+def test_photographs_of_their_own_sizes(folder):
+    """Portrait beside landscape: each lies in the upper left corner, as it is, and only there something is known."""
+    write_plain(folder)
+    write_images(folder / "images", [NAMES[1]], (32, 24))
+    scene = load(folder)
+    assert scene.images.shape == (3, 32, 32, 3) and scene.masks.sum() == 3 * 24 * 32
+    assert scene.masks[0, :24].all() and scene.masks[1, :, :24].all()
+    stored = np.asarray(Image.open(folder / "images" / NAMES[1]), np.float32) / 255
+    np.testing.assert_allclose(scene.images[1, :, :24], stored, atol=1e-6)
+    np.testing.assert_array_equal(scene.images[1, :, 24:], np.repeat(scene.images[1, :, 23:24], 8, axis=1))
+    np.testing.assert_allclose(scene.cameras.intrinsics, np.tile(K, (3, 1, 1)), rtol=1e-6)
+    assert "photographs of 2 sizes (32x24, 24x32), each used where it is" in scene.notices
+    write_images(folder / "images", [NAMES[1]])
+    assert load(folder).masks is None
