@@ -25,6 +25,7 @@ from airjax.photographs import read_image
 from airjax.scene.cameras import Camera
 from airjax.scene.files.pose_formats import Posed, read_poses
 
+_ALIKE = 0.7  # least cosine between what is down in two views that stand alike
 MAX_SIZE = 512  # pixels; default longest side, larger photographs are downscaled
 
 
@@ -115,7 +116,8 @@ def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
     """The scene of a folder of photographs with a pose file that `airjax.scene.files.pose_formats` knows.
 
     Two images or more; those with a side longer than `max_size` pixels are downscaled, with a notice. Where they differ
-    in size all are continued to the largest height and width, at the right and below, and that is masked.
+    in size all are continued to the largest height and width, at the right and below, and that is masked. Those that
+    were taken with the camera on its side, or upside down, are turned to stand as most others do, with their cameras.
     """
     folder, name = Path(folder), display_name(folder)
     if not folder.is_dir():
@@ -125,8 +127,9 @@ def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
     if len(poses.views) < 2:
         raise AirjaxError(f"{name}: expected at least 2 photographs with poses, found {len(poses.views)}")
     views = [_read_view(posed, max_size) for posed in poses.views]
+    views, turned = _upright(views)
     views, masks, more = _of_one_size(views)
-    notices = dict.fromkeys([*poses.notices, *(line for view in views for line in view.notices), *more])
+    notices = dict.fromkeys([*poses.notices, *(line for view in views for line in view.notices), *turned, *more])
     return Scene(
         name,
         tuple(posed.file.name for posed in poses.views),
@@ -184,6 +187,39 @@ def _camera(posed: Posed, size: tuple[int, int]) -> Camera:
             f"as in the pose file, got {width}x{height}"
         )
     return camera.resized(posed.size, size)
+
+
+def _upright(views: list[_View]) -> tuple[list[_View], list[str]]:
+    """(the views by quarter turns as most of them stand, lines for the user): networks know only things that stand."""
+    down = np.stack([view.camera.rotation[1] for view in views])  # in the world
+    alike = down @ down.T > _ALIKE
+    most = alike[np.argmax(alike.sum(axis=1))]
+    if most.sum() <= len(views) / 2:  # they stand in all ways, as those of a camera that looks down
+        return views, []
+    common = down[most].mean(axis=0)
+    found, count = [], 0
+    for view in views:
+        turns = [quarter_turns(view.camera, view.image.shape[:2], k) for k in range(4)]
+        gains = [camera.rotation[1] @ common for camera in turns]
+        k = int(np.argmax(gains))
+        if gains[k] < _ALIKE or not k or view.camera.intrinsics[0, 1]:
+            found.append(view)
+            continue
+        count += 1
+        image, alpha = (None if layer is None else np.rot90(layer, k) for layer in (view.image, view.alpha))
+        found.append(view._replace(image=image, alpha=alpha, camera=turns[k]))
+    return found, [f"{count} photographs turned to stand as the others"] if count else []
+
+
+def quarter_turns(camera: Camera, size: tuple[int, int], count: int) -> Camera:
+    """The camera of a photograph of (h, w) pixels, without skew, after `np.rot90` of its pixels, so many times."""
+    for _ in range(count % 4):
+        height, width = size
+        pixels = np.array([[0.0, 1, 0], [-1, 0, width], [0, 0, 1]])  # (x, y) -> (y, w - x)
+        axes = np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])
+        turned = pixels @ camera.intrinsics @ axes.T, axes @ camera.rotation, axes @ camera.translation
+        camera, size = Camera(*turned), (width, height)
+    return camera
 
 
 def _of_one_size(views: list[_View]) -> tuple[list[_View], np.ndarray | None, list[str]]:

@@ -10,7 +10,7 @@ from pose_files import NAMES, SIZE, K, write_images, write_plain, write_transfor
 
 from airjax.errors import AirjaxError
 from airjax.scene.cameras import Camera
-from airjax.scene.files.photographs import fitted_size, load, resize, scene_of, undistort
+from airjax.scene.files.photographs import fitted_size, load, quarter_turns, resize, scene_of, undistort
 
 
 @pytest.fixture
@@ -321,8 +321,46 @@ def test_images_that_are_missing(folder):
         load(folder)
 
 
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_photograph_on_its_side_is_turned(folder, turns):
+    """Oracle: the folder in which nobody turned it; the pose file is that of the turned camera."""
+    write_plain(folder)
+    content = json.loads((folder / "cameras.json").read_text())
+    for frame in content["frames"]:
+        frame["R"] = np.eye(3).tolist()
+    (folder / "cameras.json").write_text(json.dumps(content))
+    upright, path = load(folder), folder / "images" / NAMES[1]
+    with Image.open(path) as image:
+        pixels = np.asarray(image)
+    camera = quarter_turns(jax.tree.map(np.float64, upright.cameras[1]), SIZE, turns)
+    content["frames"][1] |= {
+        "K": camera.intrinsics.tolist(),
+        "R": camera.rotation.tolist(),
+        "t": camera.translation.tolist(),
+    }
+    (folder / "cameras.json").write_text(json.dumps(content))
+    Image.fromarray(np.ascontiguousarray(np.rot90(pixels, turns))).save(path)
+    scene = load(folder)
+    np.testing.assert_array_equal(scene.images, upright.images)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), scene.cameras, upright.cameras)
+    assert scene.masks is None and "1 photographs turned to stand as the others" in scene.notices
+
+
+def test_quarter_turns_follow_the_pixels():
+    """Oracle: `np.rot90` of a picture in which the pixel of a point is marked."""
+    camera = jax.tree.map(np.float64, some_cameras(1)[0])
+    point = camera.rotation.T @ (np.array([0.11, -0.05, 1.0]) * 3 - camera.translation)
+    for k in range(5):
+        turned = quarter_turns(camera, SIZE, k)
+        seen = turned.intrinsics @ (turned.rotation @ point + turned.translation)
+        marked = np.zeros(SIZE)
+        x, y, z = camera.intrinsics @ (camera.rotation @ point + camera.translation)
+        marked[int(y / z), int(x / z)] = 1
+        assert np.rot90(marked, k)[int(seen[1] / seen[2]), int(seen[0] / seen[2])] == 1
+
+
 def test_photographs_of_their_own_sizes(folder):
-    """Portrait beside landscape: each lies in the upper left corner, as it is, and only there something is known."""
+    """A narrow one beside wide ones: each lies in the upper left corner, and only there something is known."""
     write_plain(folder)
     write_images(folder / "images", [NAMES[1]], (32, 24))
     scene = load(folder)
