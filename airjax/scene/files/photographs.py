@@ -197,6 +197,7 @@ def _upright(views: list[_View]) -> tuple[list[_View], list[str]]:
     if most.sum() <= len(views) / 2:  # they stand in all ways, as those of a camera that looks down
         return views, []
     common = down[most].mean(axis=0)
+    common = common / np.linalg.norm(common)
     found, count = [], 0
     for view in views:
         turns = [quarter_turns(view.camera, view.image.shape[:2], k) for k in range(4)]
@@ -206,8 +207,8 @@ def _upright(views: list[_View]) -> tuple[list[_View], list[str]]:
             found.append(view)
             continue
         count += 1
-        image, alpha = (None if layer is None else np.rot90(layer, k) for layer in (view.image, view.alpha))
-        found.append(view._replace(image=image, alpha=alpha, camera=turns[k]))
+        alpha = None if view.alpha is None else np.rot90(view.alpha, k)
+        found.append(view._replace(image=np.rot90(view.image, k), alpha=alpha, camera=turns[k]))
     return found, [f"{count} photographs turned to stand as the others"] if count else []
 
 
