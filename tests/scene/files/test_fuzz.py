@@ -95,7 +95,7 @@ def check_ply(data: bytes) -> None:
     from_comments(comments)
 
 
-@pytest.mark.parametrize("form", ["ours", "ascii", "big endian"])
+@pytest.mark.parametrize("form", ["ours", "ascii", "big endian", "2DGS", "Mip-Splatting"])
 def test_damaged_ply_files(form):
     data = to_ply(random_set(0, 4, degree=1), comments=['airjax view {"w": 3, "h": 4}'])
     head, body = data.split(b"end_header\n")
@@ -105,6 +105,10 @@ def test_damaged_ply_files(form):
         head = head.replace(b"binary_little_endian", b"ascii")
     elif form == "big endian":
         head, body = head.replace(b"little", b"big"), np.frombuffer(body, "<f4").astype(">f4").tobytes()
+    elif form == "2DGS":
+        head = head.replace(b"scale_2", b"left")
+    elif form == "Mip-Splatting":
+        head = head.replace(b"float nx", b"float filter_3D")
     data = head + b"end_header\n" + body
     check_ply(data)
     rng = np.random.default_rng(0)
