@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pose_files import NAMES, write_colmap, write_frames, write_images, write_llff, write_plain, write_transforms
+from pose_files import (
+    NAMES,
+    camera_path,
+    inria_cameras,
+    write_colmap,
+    write_frames,
+    write_images,
+    write_llff,
+    write_plain,
+    write_transforms,
+)
 from scenes3d import random_set
 
 from airjax.errors import AirjaxError
@@ -204,6 +214,31 @@ def test_json_of_any_value(plain, key, value, in_frame):
         file.write_text(json.dumps(changed))
         survives(read_poses, file.parent)
         survives(read_cameras, file)
+
+
+PATH_KEYS = ["camera_path", "camera_type", "render_height", "render_width", "camera_to_world", "fov", "crop"]
+PATH_KEYS += ["rotation", "position", "width", "height", "fx", "fy", "frames", "transform_matrix"]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(key=st.sampled_from(PATH_KEYS), value=JSON, in_frame=st.booleans())
+def test_camera_paths_of_any_value(plain, key, value, in_frame):
+    """Property: as above, for the files of cameras of other programs."""
+    file = min(plain).with_name("path.json")
+    path, cameras = camera_path(), inria_cameras()
+    changed = path["camera_path"][0] if in_frame else path
+    changed[key] = cameras[0][key] = value
+    for content in (path, cameras, {"frames": value}, value):
+        file.write_text(json.dumps(content))
+        survives(read_cameras, file)
+        survives(read_cameras, file.parent)
+
+
+@pytest.mark.parametrize("content", [camera_path(), inria_cameras()], ids=["path", "inria"])
+def test_damaged_files_of_cameras(tmp_path, content):
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(content))
+    survive(file, [file], read_cameras, cases=150, seed=3)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"frames": ' + "[" * 100_000, "1" * 5000, '{"frames": 1e999}', "\0"])
