@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,20 +21,21 @@ if TYPE_CHECKING:
 
     from airjax.gaussians import Gaussians3D
     from airjax.scene.cameras import Camera
-    from airjax.scene.files.camera_file import Snapshot
 
 HELP = "3D Gaussians (.ply) to an image, to frames or to an animation"
 FRAMES, FRAME_SECONDS = 48, 1 / 24
+OVERVIEW_SIZE = (512, 512)  # (h, w) pixels of what is drawn of a file without a camera
 PRESETS = ("gsplat", "gsplat-1.4", "gsplat-1.6", "inria")  # names of `airjax.scene.project.PRESETS`, default first
 _ANIMATED = {".gif": {}, ".webp": {"quality": 90, "method": 4}}  # suffix to the options of Pillow's writer
 
 
 class Shot(NamedTuple):
-    """What to draw: a stack of one camera for each frame (numpy), (h, w) in pixels, the (3,) float32 color behind."""
+    """What to draw."""
 
-    cameras: Camera
-    image_size: tuple[int, int]
-    background: np.ndarray
+    cameras: Camera  # a stack of one for each frame; numpy arrays
+    image_size: tuple[int, int]  # (h, w) pixels
+    background: np.ndarray  # (3,) float32 color behind everything
+    notices: tuple[str, ...]  # lines for the user
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         (
             "--cameras CAMERAS",
             str,
-            "from where to look: a file of cameras (.json), or a folder with poses (default: the camera in the file; "
-            "several frames go around it in a circle)",
+            "from where to look: a file of cameras (.json; those of nerfstudio and 3D Gaussian Splatting too), or a "
+            "folder with poses (default: the camera in the file, which several frames circle; without one, from "
+            "outside, and all around)",
         ),
         (
             "--frames F",
@@ -82,14 +84,16 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
 def _render(
     source: Path, target: Path, *, options: argparse.Namespace, screen: Screen, is_folder: bool = False
 ) -> None:
-    from airjax.scene.files.camera_file import from_comments
     from airjax.scene.files.ply import read_ply
 
     name = display_name(source)
     gaussians, comments, notices = read_ply(source)
     screen.notices(source, notices)
+    if gaussians.num_slots == 0:
+        raise AirjaxError(f"{name}: expected one Gaussian or more to draw, found none")
     several = is_folder or target.suffix.lower() in _ANIMATED
-    shot = choose_cameras(from_comments(comments), options, several=several, source=name)
+    shot = choose_cameras(gaussians, comments, options, several=several)
+    screen.notices(source if options.cameras is None else Path(options.cameras), shot.notices)
     count = len(shot.cameras.translation)
     if count > 1 and not several:
         raise AirjaxError(f"{display_name(target)}: expected a folder, .gif or .webp for several frames")
@@ -105,45 +109,44 @@ def _render(
     screen.result(f"{name} -> {display_name(target)}: {gaussians.num_slots} Gaussians, {what} of {size}, {clock}")
 
 
-def choose_cameras(view: Snapshot | None, options: argparse.Namespace, *, several: bool, source: str) -> Shot:
+def choose_cameras(
+    gaussians: Gaussians3D, comments: Sequence[str], options: argparse.Namespace, *, several: bool
+) -> Shot:
     """The cameras, image size and background that the options ask for; `several`: whether the output can hold frames.
 
-    The view is the one in the file `source` of the Gaussians, if any; without it and --cameras this is an AirjaxError.
+    The comments are those of the file of the Gaussians, which may hold a view. Without it and --cameras, the Gaussians
+    are seen from outside.
     """
     import jax
     import numpy as np
 
     from airjax.scene import trajectories
+    from airjax.scene.files.camera_file import down_of, from_comments, read_cameras
 
+    view = from_comments(comments)
+    notices: tuple[str, ...] = ()
+    count = (FRAMES if several else 1) if options.frames is None else options.frames
     if options.cameras is not None:
-        cameras, image_size = _given_cameras(Path(options.cameras))
+        cameras, image_size, notices = read_cameras(options.cameras)
         if options.frames is not None:
             cameras = trajectories.through(cameras, num_frames=options.frames)
         elif not several:
             cameras = cameras[:1]
-    elif view is None:
-        raise AirjaxError(f"{source}: expected --cameras for a file that does not say from where to look, got none")
-    else:
-        count = (FRAMES if several else 1) if options.frames is None else options.frames
+    elif view is not None:
         cameras, image_size = trajectories.around(view.camera, distance=view.focus, num_frames=count), view.image_size
+    else:
+        image_size, down = OVERVIEW_SIZE, down_of(comments)
+        camera, distance = trajectories.overview(gaussians, down=down, image_size=image_size)
+        cameras = trajectories.turntable(camera, distance=distance, down=down, num_frames=count)
+        axis = "y points down" if down[1] else "z points up"
+        notices = (f"no camera in the file, so it is seen from outside, where {axis}; --cameras looks from elsewhere",)
     if options.size is not None:
         scale = options.size / max(image_size)
         size = tuple(max(1, round(side * scale)) for side in image_size)
         cameras, image_size = cameras.resized(image_size, size), size
     colors = {"black": np.zeros(3), "white": np.ones(3)}
     background = colors[options.background] if options.background else view.background if view else np.zeros(3)
-    return Shot(jax.tree.map(np.asarray, cameras), image_size, np.asarray(background, np.float32))
-
-
-def _given_cameras(path: Path) -> tuple[Camera, tuple[int, int]]:
-    """Cameras, and (h, w) of their images, of a file of cameras or of a folder of photographs with poses."""
-    from airjax.scene.files.camera_file import read_cameras
-    from airjax.scene.files.photographs import load
-
-    if not path.is_dir():
-        return read_cameras(path)
-    scene = load(path, max_size=MAX_SIDE)
-    return scene.cameras, scene.images.shape[1:3]
+    return Shot(jax.tree.map(np.asarray, cameras), image_size, np.asarray(background, np.float32), notices)
 
 
 def _frames(gaussians: Gaussians3D, shot: Shot, options: argparse.Namespace, bar) -> Iterator[np.ndarray]:

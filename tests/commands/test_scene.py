@@ -251,10 +251,35 @@ def test_cameras_of_a_file_and_of_a_scene(run, scene, folder):
     np.testing.assert_array_equal(np.asarray(Image.open("one.png")), drawn(cameras[0], SIZE))
 
 
+def test_a_file_without_a_camera_is_seen_from_outside(run):
+    """All around it in several frames, upright, with a word."""
+    comments = ["Vertical Axis: z"]
+    write_ply("scene.ply", some_gaussians(), comments=comments)
+    done = run("render", "scene.ply", "-o", "out/", "--frames", 2, "--size", 40)
+    assert done.status == 0 and len(done.err) == 1
+    assert "scene.ply: no camera in the file, so it is seen from outside, where z points up" in done.err[0]
+    gaussians = read_ply("scene.ply").gaussians
+    down = camera_file.down_of(comments)
+    camera, distance = trajectories.overview(gaussians, down=down, image_size=(40, 40))
+    cameras = trajectories.turntable(camera, distance=distance, down=down, num_frames=2)
+    for i in range(2):
+        found = np.asarray(Image.open(f"out/{i:03d}.png")).astype(int)
+        assert np.abs(found - drawn(cameras[i], (40, 40), (0, 0, 0))).max() <= 1
+        assert found.max() > 60
+
+
+def test_cameras_of_several_sizes_are_drawn_at_one(run, scene, folder):
+    frame = json.loads((folder / "cameras.json").read_text())["frames"][0]
+    Path("c.json").write_text(json.dumps({"frames": [frame, {**frame, "w": 20}]}))
+    done = run("render", "scene.ply", "-o", "out/", "--cameras", "c.json")
+    assert done.status == 0 and done.err == ["airjax: c.json: cameras of 2 image sizes are all drawn at 48x32"]
+    assert Image.open("out/001.png").size == (48, 32)
+
+
 def test_files_that_cannot_be_rendered(run, scene, folder):
-    write_ply("other.ply", some_gaussians())
-    refused(run("render", "other.ply"), "other.ply: expected --cameras for a file that does not say from where to look")
-    assert run("render", "other.ply", "--cameras", folder).status == 0
+    write_ply("other.ply", replace(some_gaussians(), active=np.zeros(30, bool)))
+    for options in ((), ("--cameras", folder)):
+        refused(run("render", "other.ply", *options), "other.ply: expected one Gaussian or more to draw, found none")
     Path("x.ply").write_bytes(b"ply?")
     refused(run("render", "x.ply"), "x.ply: expected a .ply file, got something else")
     refused(run("render", "none.ply"), "none.ply: cannot be read")
@@ -262,7 +287,6 @@ def test_files_that_cannot_be_rendered(run, scene, folder):
     refused(run("render", "scene.ply", "-o", "x.png", "--frames", 3), "x.png: expected a folder, .gif or .webp")
     bad = [("{}", "got something else"), ('{"frames": []}', "found no frames"), ("[1", "got something else")]
     frame = json.loads((folder / "cameras.json").read_text())["frames"][0]
-    bad += [(json.dumps({"frames": [frame, {**frame, "w": 20}]}), "expected frames of one size, got 2 sizes")]
     for change in ({"R": np.zeros((3, 3)).tolist()}, {"t": [1, 2]}, {"w": 0}, {"K": [[float("nan")] * 3] * 3}):
         bad += [(json.dumps({"frames": [{**frame, **change}]}), "expected a file of cameras")]
     for text, words in bad:

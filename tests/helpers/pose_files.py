@@ -104,6 +104,28 @@ def write_frames(folder, intrinsics=K):
         np.savetxt(folder / "poses" / name.replace(".png", ".pose.txt"), pose)
 
 
+def to_world(r, t, axes=(1, 1, 1)):
+    """4 x 4, camera to world."""
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = r.T @ np.diag(axes), -r.T @ t
+    return pose
+
+
+def inria_cameras():
+    """What 3D Gaussian Splatting writes as cameras.json."""
+    size = {"width": SIZE[1], "height": SIZE[0], "fx": 30.0, "fy": 31.0}
+    poses = [to_world(*pose) for pose in POSES]
+    return [{"id": 0, "rotation": p[:3, :3].tolist(), "position": p[:3, 3].tolist(), **size} for p in poses]
+
+
+def camera_path(**changes):
+    """What nerfstudio's viewer writes as a camera path, with a field of view of 60 degrees."""
+    poses = [to_world(*pose, (1, -1, -1)) for pose in POSES]
+    frames = [{"camera_to_world": p.ravel().tolist(), "fov": 60.0, "aspect": SIZE[1] / SIZE[0]} for p in poses]
+    size = {"render_height": SIZE[0], "render_width": SIZE[1]}
+    return {**size, "camera_type": "perspective", "camera_path": frames} | changes
+
+
 WRITERS = {
     "nerfstudio": write_transforms,
     "plain": write_plain,

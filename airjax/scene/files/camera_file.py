@@ -1,4 +1,4 @@
-"""Cameras in files: the first view of a .ply file of Gaussians, and JSON files of cameras.
+"""Cameras in files: the first view of a .ply file of Gaussians, files of cameras, and folders with poses.
 
 The first view is one comment of the .ply header, `airjax view {JSON}`, which other programs ignore.
 """
@@ -6,20 +6,39 @@ The first view is one comment of the .ply header, `airjax view {JSON}`, which ot
 from __future__ import annotations
 
 import json
+import math
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import ExifTags, Image
 
 from airjax.errors import AirjaxError
-from airjax.files import display_name, read_bytes
+from airjax.files import display_name, read_bytes, reason
 from airjax.scene.cameras import Camera
+from airjax.scene.files.pose_formats import _OPENGL, Posed, _matrix, _to_camera, _transforms_lens, read_poses
+
+View = tuple[Camera, tuple[int, int]]  # a camera and the (h, w) of its image
 
 _MARK = "airjax view "
 _MAX_SIDE = 2**15  # pixels
-_DAMAGED = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
+_DAMAGED = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
+_NO_IMAGE = (OSError, SyntaxError, struct.error, Image.DecompressionBombError, *_DAMAGED)
+_EXPECTED = (
+    'expected a file of cameras ({"frames": [{"K", "R", "t", "w", "h"}, ..]}, transforms.json or camera_path.json of '
+    "nerfstudio, cameras.json of 3D Gaussian Splatting)"
+)
+
+
+class Cameras(NamedTuple):
+    """The content of a file of cameras."""
+
+    cameras: Camera  # a stack, numpy arrays
+    image_size: tuple[int, int]  # (h, w) pixels of all of them
+    notices: tuple[str, ...]  # lines for the user
 
 
 class Snapshot(NamedTuple):
@@ -55,28 +74,146 @@ def from_comments(comments: Sequence[str]) -> Snapshot | None:
     return None
 
 
-def read_cameras(path: str | os.PathLike) -> tuple[Camera, tuple[int, int]]:
-    """(stack of cameras, (h, w) of their images) of a JSON file {"frames": [{"K", "R", "t", "w", "h"}, ..]}.
+def down_of(comments: Sequence[str]) -> np.ndarray:
+    """The unit vector that points down in a scene, by the comments of its header.
 
-    K (3 x 3, pixels), R (3 x 3) and t (3) are world to camera with OpenCV axes, as in `cameras.json` of a scene.
+    It is y, as in the frames of COLMAP, unless nerfstudio's `Vertical Axis: z` is among them: there z points up.
     """
-    name = display_name(Path(path))
-    expected = f'{name}: expected a file of cameras, {{"frames": [{{"K", "R", "t", "w", "h"}}, ..]}}'
+    z_up = any(line.lower().replace(" ", "") == "verticalaxis:z" for line in comments)
+    return np.array([0.0, 0.0, -1.0]) if z_up else np.array([0.0, 1.0, 0.0])
+
+
+def read_cameras(path: str | os.PathLike) -> Cameras:
+    """The cameras of a file, or of a folder with poses; no pixel of a photograph is read.
+
+    A file is {"frames": [{"K", "R", "t", "w", "h"}, ..]} as `cameras.json` of a scene (K in pixels, R and t world to
+    camera with OpenCV axes), `transforms.json` or `camera_path.json` of nerfstudio, or `cameras.json` of 3D Gaussian
+    Splatting. A folder is one that `airjax.scene.files.pose_formats` knows, or the output folder of 3D Gaussian
+    Splatting. Cameras of several image sizes all get the largest width and height, with a notice.
+    """
+    path = Path(path)
+    if path.is_dir() and not _is_list(path / "cameras.json"):
+        poses = read_poses(path)
+        views, notices = _drawn(poses.views, path)
+        return _alike(views, [*poses.notices, *notices])
+    file = path / "cameras.json" if path.is_dir() else path
+    name = display_name(file)
     try:
-        frames = json.loads(read_bytes(path))["frames"]
-        cameras = [_camera(frame) for frame in frames]
+        with np.errstate(over="ignore", invalid="ignore"):  # `_camera` checks what comes out
+            views, notices = _in_file(json.loads(read_bytes(file)), file)
+    except AirjaxError:
+        raise
     except _DAMAGED as error:
-        raise AirjaxError(f"{expected}, got something else") from error
-    if not cameras:
-        raise AirjaxError(f"{expected}, found no frames")
-    sizes = {size for _, size in cameras}
-    if len(sizes) > 1:
-        raise AirjaxError(f"{name}: expected frames of one size, got {len(sizes)} sizes")
+        raise AirjaxError(f"{name}: {_EXPECTED}, got something else") from error
+    if not views:
+        raise AirjaxError(f"{name}: {_EXPECTED}, found no frames")
+    return _alike(views, notices)
+
+
+def _is_list(file: Path) -> bool:
+    """Whether a file is there and holds a list in JSON."""
+    try:
+        return file.is_file() and isinstance(json.loads(read_bytes(file)), list)
+    except _DAMAGED:
+        return False
+
+
+def _in_file(content, file: Path) -> tuple[list[View], list[str]]:
+    """Cameras and notices of a file of any format; one of `_DAMAGED`, or an AirjaxError, for anything else."""
+    if isinstance(content, list):
+        return [_inria_camera(entry) for entry in content], []
+    if "camera_path" in content:
+        return _camera_path(content, file)
+    frames = content["frames"]
+    if not frames or "transform_matrix" not in frames[0]:
+        return [_camera(frame) for frame in frames], []
+    return _drawn([_transforms_view({**content, **frame}, file) for frame in frames], file)
+
+
+def _transforms_view(entry: dict, file: Path) -> Posed:
+    """A frame of nerfstudio, with the defaults of its file; its photograph need not be there."""
+    rotation, translation = _to_camera(_matrix(entry["transform_matrix"], (4, 4), file))
+    k, size, distortion = _transforms_lens(entry, file)
+    image = file.parent / str(entry.get("file_path", file.name))
+    return Posed(image, _OPENGL @ rotation, _OPENGL @ translation, k, size, distortion)
+
+
+def _camera_path(content: dict, file: Path) -> tuple[list[View], list[str]]:
+    """A path made in nerfstudio's viewer: camera-to-world with OpenGL axes, vertical fields of view in degrees."""
+    kind = content.get("camera_type", "perspective")
+    if kind != "perspective":
+        raise AirjaxError(f"{display_name(file)}: expected a path of perspective cameras, got {ascii(kind)[:40]}")
+    height, width = content["render_height"], content["render_width"]
+    views = []
+    for frame in content["camera_path"]:
+        rotation, translation = _to_camera(np.asarray(frame["camera_to_world"], float).reshape(4, 4))
+        focal = 0.5 * height / math.tan(0.5 * math.radians(frame["fov"]))
+        k = [[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]
+        pose = {"R": _OPENGL @ rotation, "t": _OPENGL @ translation}
+        views.append(_camera({"K": k, "w": width, "h": height} | pose))
+    return views, ["the crop of the camera path is not applied"] if content.get("crop") else []
+
+
+def _inria_camera(entry: dict) -> View:
+    """An entry of cameras.json of 3D Gaussian Splatting: camera-to-world with OpenCV axes."""
+    rotation, position = np.asarray(entry["rotation"], float).T, np.asarray(entry["position"], float)
+    width, height = entry["width"], entry["height"]
+    k = [[entry["fx"], 0, width / 2], [0, entry["fy"], height / 2], [0, 0, 1]]
+    return _camera({"K": k, "R": rotation, "t": -rotation @ position, "w": width, "h": height})
+
+
+def _drawn(poses: Sequence[Posed], source: Path) -> tuple[list[View], list[str]]:
+    """Cameras without distortion for the sizes of the photographs that are there, else for those in the poses."""
+    views = []
+    for posed in poses:
+        name, size, found = display_name(posed.file), posed.size, _size_of(posed.file)
+        if size is None or (found is not None and abs(found[1] / size[1] * size[0] / found[0] - 1) <= 0.02):
+            if found is None:
+                raise AirjaxError(f"{name}: expected the size of this image in {display_name(source)}, found none")
+            height, width = found
+        else:
+            height, width = (round(side) for side in size)
+        if isinstance(posed.intrinsics, float):
+            focal = 0.5 * width / math.tan(0.5 * posed.intrinsics)
+            k = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+        else:
+            k = posed.intrinsics if size is None else np.diag([width / size[1], height / size[0], 1]) @ posed.intrinsics
+        try:
+            views.append(_camera({"K": k, "R": posed.rotation, "t": posed.translation, "w": width, "h": height}))
+        except _DAMAGED as error:
+            raise AirjaxError(f"{name}: no camera to draw with ({reason(error)})") from error
+    distorted = sum(any(posed.distortion) for posed in poses)
+    return views, ["drawn without the lens distortion of the poses"] if distorted else []
+
+
+def _size_of(file: Path) -> tuple[int, int] | None:
+    """The (h, w) of an upright photograph, of which only the header is read; None where there is none."""
+    try:
+        if not file.is_file():
+            return None
+        with Image.open(file) as image:
+            width, height = image.size
+            tags = Image.Image.getexif(image)  # that of PNG would read the pixels to find more
+            is_turned = tags.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    except _NO_IMAGE:
+        return None
+    return (width, height) if is_turned else (height, width)
+
+
+def _alike(views: Sequence[View], notices: Sequence[str]) -> Cameras:
+    """All with the largest width and height: the smaller ones see more, the same amount on opposite sides."""
+    sizes = {size for _, size in views}
+    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
     parts = ("intrinsics", "rotation", "translation")
-    return Camera(*(np.stack([getattr(camera, part) for camera, _ in cameras]) for part in parts)), sizes.pop()
+    cameras = Camera(*(np.stack([getattr(camera, part) for camera, _ in views]) for part in parts))
+    if len(sizes) > 1:
+        margins = np.array([[(width - w) / 2, (height - h) / 2] for _, (h, w) in views], np.float32)
+        cameras.intrinsics[:, :2, 2] += margins
+        notices = [*notices, f"cameras of {len(sizes)} image sizes are all drawn at {width}x{height}"]
+    return Cameras(cameras, (height, width), tuple(notices))
 
 
-def _camera(content: dict) -> tuple[Camera, tuple[int, int]]:
+def _camera(content: dict) -> View:
     """A camera and its image size; one of `_DAMAGED` is raised for anything else."""
     with np.errstate(over="ignore"):
         k, r, t = (np.asarray(content[key], np.float32) for key in ("K", "R", "t"))

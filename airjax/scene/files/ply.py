@@ -2,14 +2,17 @@
 
 One vertex per Gaussian, float32, little-endian: x y z, normals (zero), f_dc_0..2, f_rest_* with all functions of red
 first, then green, then blue, opacity as a logit, scale_0..2 as natural logarithms, rot_0..3 as w x y z. The reader goes
-by the names in the header, in any order and of any type, and trusts none of its numbers. Comments of the header can
-hold more (`airjax.scene.files.camera_file`).
+by the names in the header, in any order and of any type, and trusts none of its numbers. It knows two relatives, files
+of 2D Gaussian Splatting (no scale_2) and of Mip-Splatting (filter_3D). Comments of the header can hold more
+(`airjax.scene.files.camera_file`).
 """
 
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +28,11 @@ _TYPES |= {"float": "f4", "float32": "f4", "double": "f8", "float64": "f8"}
 _OURS = "written by airjax, opacity is a logit"  # comment of files whose opacities need no guess
 _MAX_HEADER = 2**16  # bytes
 _LEAST_SCALE, _LEAST_OPACITY = 1e-30, 1e-7  # whose logarithm and logit float32 still tells from those of 0 and 1
-_NEEDED = (*"xyz", "opacity", *(f"{name}_{i}" for name, k in (("f_dc", 3), ("scale", 3), ("rot", 4)) for i in range(k)))
+_NEEDED = (*"xyz", "opacity", *(f"{name}_{i}" for name, k in (("f_dc", 3), ("scale", 2), ("rot", 4)) for i in range(k)))
+# Thickness of the discs of a 2DGS file in smaller radii. Seen from the side, a disc is then thinner than the blur that
+# every drawing adds (about half a pixel) until it is 500 pixels in radius; and float32 still tells its square from 0.
+_DISC = 1e-3
+_OTHERS = {".spz": "a .spz file", ".splat": "a .splat file", ".ksplat": "a .ksplat file", ".sog": "a .sog file"}
 
 
 class Ply(NamedTuple):
@@ -75,42 +82,94 @@ def read_ply(path: str | os.PathLike) -> Ply:
     """A .ply file of Gaussians, written by any program.
 
     Opacities are logits, unless all of them lie in [0, 1] in a file of another program: then they are taken as they
-    are, with a notice, since logits of a real scene lie on both sides of 0 and beyond 1.
+    are, with a notice, since logits of a real scene lie on both sides of 0 and beyond 1. Gaussians with NaN or infinity
+    in them are left out, with a notice; infinite logits are opacities of 0 or 1.
     """
     return from_ply(read_bytes(path), source=display_name(path))
 
 
 def from_ply(data: bytes, *, source: str) -> Ply:
     """`read_ply` of bytes; `source` names them in an error."""
+    _refuse_relatives(data, source)
     header, start = _header(data, source)
     columns = _columns(data, header, start, source)
+    comments = tuple(line.removeprefix("comment").strip() for line in header if line.startswith("comment"))
+    notices: list[str] = []
 
     def take(*names: str) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            values = np.stack([columns[name] for name in names], axis=1).astype(np.float32)
-        if not np.isfinite(values).all():
-            raise AirjaxError(f"{source}: expected finite numbers as {names[0]!r}, got others")
-        return values
+        return np.stack([columns[name] for name in names], axis=1).astype(np.float32)
 
-    comments = tuple(line.removeprefix("comment").strip() for line in header if line.startswith("comment"))
-    opacities = take("opacity")[:, 0]
-    notices: tuple[str, ...] = ()
-    if _OURS not in comments and len(opacities) and opacities.min() >= 0 and opacities.max() <= 1:
-        notices = ("opacities lie in [0, 1] and are taken as they are, not as logits",)
+    with np.errstate(all="ignore"):  # rows that are not finite are left out below
+        opacities = take("opacity")[:, 0].astype(np.float64)
+        known = opacities[~np.isnan(opacities)]
+        if _OURS not in comments and len(known) and known.min() >= 0 and known.max() <= 1:
+            notices.append("opacities lie in [0, 1] and are taken as they are, not as logits")
+        else:
+            opacities = 1 / (1 + np.exp(-opacities))  # infinite logits are opacities of 0 and 1
+        logarithms = take(*(name for name in ("scale_0", "scale_1", "scale_2") if name in columns))
+        scales = np.exp(logarithms.astype(np.float64))
+        if "filter_3D" in columns:
+            scales, opacities = _filtered(scales, opacities, take("filter_3D"))
+            notices.append("3D filter of Mip-Splatting (filter_3D) applied to scales and opacities")
+        if scales.shape[1] == 2:
+            scales = np.concatenate([scales, _DISC * scales.min(axis=1, keepdims=True)], axis=1)
+            notices.append(
+                f"file of 2D Gaussian Splatting: its discs get {_DISC:g} of their smaller radius as thickness"
+            )
+        parts = [take("x", "y", "z"), scales.astype(np.float32), take("rot_0", "rot_1", "rot_2", "rot_3")]
+        parts += [opacities.astype(np.float32)[:, None], take("f_dc_0", "f_dc_1", "f_dc_2")]
+        if rest := _rest_names(columns, source):
+            parts.append(take(*rest))
+    finite = np.logical_and.reduce([np.isfinite(part).all(axis=1) for part in (*parts, logarithms)])
+    if not finite.all():
+        count, left = len(finite), int(finite.sum())
+        if not left:
+            raise AirjaxError(f"{source}: expected Gaussians of finite numbers and sizes, found none among {count}")
+        notices.append(f"{count - left} of {count} Gaussians with NaN, infinity or no size in them are left out")
+        parts = [part[finite] for part in parts]
+    means, scales, quats, opacities, *colors = parts
+    count = len(means)
+    functions = [part.reshape(count, 3, part.shape[1] // 3).transpose(0, 2, 1) for part in colors]
+    harmonics = np.concatenate(functions, axis=1)
+    gaussians = Gaussians3D(means, scales, quats, opacities[:, 0], harmonics, np.ones(count, bool))
+    return Ply(gaussians, tuple(line for line in comments if line != _OURS), tuple(notices))
+
+
+def _filtered(scales: np.ndarray, opacities: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and opacities after Mip-Splatting's 3D filter: each Gaussian blurred by one of width (n, 1).
+
+    What a Gaussian holds in all stays: its opacity shrinks as its volume grows.
+    """
+    blurred = np.hypot(scales, widths)
+    return blurred, opacities * np.prod(scales / blurred, axis=1)
+
+
+def _refuse_relatives(data: bytes, source: str) -> None:
+    """Raises an AirjaxError that helps for splats in a format that is not read here."""
+    suffix = PurePath(source).suffix.lower()
+    header = data[: max(data.find(b"end_header", 0, _MAX_HEADER), 0)]
+    if data.startswith(b"NGSP") or _first_unzipped(data, 4) == b"NGSP":
+        found = _OTHERS[".spz"]
+    elif suffix in _OTHERS and not data.startswith(b"ply"):
+        found = _OTHERS[suffix]
+    elif data.startswith(b"ply") and b"packed_position" in header and b"element chunk" in header:
+        found = "a compressed .ply file of SuperSplat"
     else:
-        with np.errstate(over="ignore"):
-            opacities = (1 / (1 + np.exp(-opacities.astype(np.float64)))).astype(np.float32)
-    with np.errstate(over="ignore"):
-        scales = np.exp(take("scale_0", "scale_1", "scale_2"))
-    if not np.isfinite(scales).all():
-        raise AirjaxError(f"{source}: expected logarithms of scales below 88, got larger ones")
-    harmonics = take("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
-    if rest := _rest_names(columns, source):
-        functions = take(*rest).reshape(len(opacities), 3, len(rest) // 3).transpose(0, 2, 1)
-        harmonics = np.concatenate([harmonics, functions], axis=1)
-    means, quats = take("x", "y", "z"), take("rot_0", "rot_1", "rot_2", "rot_3")
-    gaussians = Gaussians3D(means, scales, quats, opacities, harmonics, np.ones(len(opacities), bool))
-    return Ply(gaussians, tuple(line for line in comments if line != _OURS), notices)
+        return
+    raise AirjaxError(
+        f"{source}: expected a plain .ply file of Gaussians, got {found}; open it in SuperSplat (superspl.at/editor) "
+        "and export it as .ply, or convert it with splat-transform (npm install -g @playcanvas/splat-transform)"
+    )
+
+
+def _first_unzipped(data: bytes, count: int) -> bytes:
+    """The first bytes of the content of a .gz file; none for any other."""
+    if not data.startswith(b"\x1f\x8b"):
+        return b""
+    try:
+        return zlib.decompressobj(wbits=31).decompress(data[:_MAX_HEADER], count)
+    except zlib.error:
+        return b""
 
 
 def _rest_names(columns: dict[str, np.ndarray], source: str) -> list[str]:

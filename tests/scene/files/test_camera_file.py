@@ -1,15 +1,19 @@
 """Cameras in files: the first view in a .ply file, and files of cameras."""
 
 import json
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
+from pose_files import POSES, SIZE, WRITERS, K, camera_path, inria_cameras, write_images, write_transforms
 from scenes3d import random_set
 
 from airjax.errors import AirjaxError
 from airjax.scene.cameras import Camera
-from airjax.scene.files.camera_file import Snapshot, from_comments, read_cameras, to_comment
+from airjax.scene.files.camera_file import Snapshot, down_of, from_comments, read_cameras, to_comment
+from airjax.scene.files.photographs import load
 from airjax.scene.files.ply import read_ply, write_ply
 
 CAMERA = Camera(
@@ -50,8 +54,8 @@ def frame(**changes):
 
 def test_a_file_of_cameras(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps({"frames": [frame(), frame(t=[1, 2, 3])]}))
-    cameras, size = read_cameras(tmp_path / "c.json")
-    assert size == (24, 40)
+    cameras, size, notices = read_cameras(tmp_path / "c.json")
+    assert size == (24, 40) and not notices
     np.testing.assert_array_equal(cameras.translation, [[1, 1, 1], [1, 2, 3]])
     np.testing.assert_array_equal(cameras.intrinsics[1], CAMERA.intrinsics)
 
@@ -60,14 +64,106 @@ def test_a_file_of_cameras(tmp_path):
     ("content", "message"),
     [
         ({"frames": []}, "found no frames"),
-        ({"frames": [frame(), frame(w=20)]}, "expected frames of one size, got 2 sizes"),
         ({"frames": [frame(w=float("inf"))]}, "expected a file of cameras"),
         ({"frames": [frame(R=[[1e30] * 3] * 3)]}, "expected a file of cameras"),
         ({"frames": [frame(K=[[0] * 3] * 3)]}, "expected a file of cameras"),
-        ([], "expected a file of cameras"),
+        ([], "found no frames"),
+        ([1], "expected a file of cameras"),
+        ({}, "expected a file of cameras"),
+        (3, "expected a file of cameras"),
+        ({"frames": [{"transform_matrix": np.eye(4).tolist(), "fl_x": 30}]}, "expected 'w' beside fl_x"),
+        ({"frames": [{"transform_matrix": 1, "camera_angle_x": 1}]}, "expected a matrix of shape"),
+        ({"frames": [{"transform_matrix": np.eye(4).tolist()}]}, "expected fl_x or camera_angle_x"),
+        ({"camera_path": []}, "expected a file of cameras"),
+        ({"camera_type": "fisheye", "camera_path": []}, "expected a path of perspective cameras, got 'fisheye'"),
     ],
 )
 def test_files_that_are_none(tmp_path, content, message):
     (tmp_path / "c.json").write_text(json.dumps(content))
     with pytest.raises(AirjaxError, match=rf"c\.json: .*{message}"):
         read_cameras(tmp_path / "c.json")
+
+
+def test_cameras_of_several_sizes_get_the_largest(tmp_path):
+    """The smaller one sees as much more on each side."""
+    (tmp_path / "c.json").write_text(json.dumps({"frames": [frame(), frame(w=20, h=30)]}))
+    cameras, size, notices = read_cameras(tmp_path / "c.json")
+    assert size == (30, 40) and notices == ("cameras of 2 image sizes are all drawn at 40x30",)
+    np.testing.assert_array_equal(cameras.intrinsics[:, :2, 2], [[20, 15], [30, 12]])
+
+
+def check_poses(cameras):
+    np.testing.assert_allclose(cameras.rotation, [r for r, _ in POSES], atol=1e-6)
+    np.testing.assert_allclose(cameras.translation, [t for _, t in POSES], atol=1e-5)
+
+
+def test_cameras_of_3d_gaussian_splatting(tmp_path):
+    """As a file, and as the folder that it lies in."""
+    (tmp_path / "cameras.json").write_text(json.dumps(inria_cameras()))
+    for path in (tmp_path, tmp_path / "cameras.json"):
+        cameras, size, notices = read_cameras(path)
+        check_poses(cameras)
+        assert size == SIZE and not notices
+        np.testing.assert_allclose(cameras.intrinsics[2], [[30, 0, 16], [0, 31, 12], [0, 0, 1]])
+
+
+def test_a_camera_path_of_nerfstudio(tmp_path):
+    file = tmp_path / "p.json"
+    file.write_text(json.dumps(camera_path()))
+    cameras, size, notices = read_cameras(file)
+    check_poses(cameras)
+    focal = 12 / np.tan(np.pi / 6)
+    np.testing.assert_allclose(cameras.intrinsics[0], [[focal, 0, 16], [0, focal, 12], [0, 0, 1]], rtol=1e-6)
+    assert size == SIZE and not notices
+    file.write_text(json.dumps(camera_path(crop={"crop_scale": [1, 1, 1]})))
+    assert read_cameras(file).notices == ("the crop of the camera path is not applied",)
+    file.write_text(json.dumps({**camera_path(), "render_height": 0}))
+    with pytest.raises(AirjaxError, match="expected a file of cameras"):
+        read_cameras(file)
+
+
+def test_transforms_of_nerfstudio_need_no_photographs(tmp_path):
+    """A file and its folder; the sizes of photographs that are there go before those of the file."""
+    write_transforms(tmp_path, k1=0.1)
+    cameras, size, notices = read_cameras(tmp_path / "transforms.json")
+    check_poses(cameras)
+    assert size == SIZE and notices == ("drawn without the lens distortion of the poses",)
+    np.testing.assert_allclose(cameras.intrinsics, [K] * 3)
+    write_images(tmp_path / "images", size=(12, 16))
+    for path in (tmp_path / "transforms.json", tmp_path):
+        cameras, size, _ = read_cameras(path)
+        check_poses(cameras)
+        assert size == (12, 16)
+        np.testing.assert_allclose(cameras.intrinsics, [np.diag([0.5, 0.5, 1]) @ K] * 3)
+    write_images(tmp_path / "images", size=(32, 24))  # turned: not the photographs of the poses
+    assert read_cameras(tmp_path).image_size == SIZE
+
+
+def test_fields_of_view_need_the_size_of_a_photograph(tmp_path):
+    write_transforms(tmp_path, camera_angle_x=1.0)
+    content = json.loads((tmp_path / "transforms.json").read_text())
+    (tmp_path / "transforms.json").write_text(json.dumps({key: content[key] for key in ("frames", "camera_angle_x")}))
+    with pytest.raises(AirjaxError, match=r"000\.png: expected the size of this image in .*transforms\.json"):
+        read_cameras(tmp_path / "transforms.json")
+    write_images(tmp_path / "images")
+    cameras, size, _ = read_cameras(tmp_path / "transforms.json")
+    assert size == SIZE
+    np.testing.assert_allclose(cameras.intrinsics[1, 0], [16 / np.tan(0.5), 0, 16], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_folders_are_read_without_their_photographs(tmp_path, monkeypatch, name):
+    """All formats, as the loader of scenes reads them."""
+    write_images(tmp_path / "images")
+    WRITERS[name](tmp_path)
+    expected = load(tmp_path)
+    monkeypatch.setattr(Image.Image, "load", None)
+    cameras, size, _ = read_cameras(tmp_path)
+    assert size == expected.images.shape[1:3]
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), cameras, expected.cameras)
+
+
+def test_the_words_of_a_header_say_where_down_is():
+    np.testing.assert_array_equal(down_of(["Generated by Nerfstudio 1.1.5", "Vertical Axis: z"]), [0, 0, -1])
+    for comments in ([], ["Vertical axis: y"], ["z"]):
+        np.testing.assert_array_equal(down_of(comments), [0, 1, 0])

@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pose_files import NAMES, write_colmap, write_frames, write_images, write_llff, write_plain, write_transforms
+from pose_files import (
+    NAMES,
+    camera_path,
+    inria_cameras,
+    write_colmap,
+    write_frames,
+    write_images,
+    write_llff,
+    write_plain,
+    write_transforms,
+)
 from scenes3d import random_set
 
 from airjax.errors import AirjaxError
@@ -95,7 +105,7 @@ def check_ply(data: bytes) -> None:
     from_comments(comments)
 
 
-@pytest.mark.parametrize("form", ["ours", "ascii", "big endian"])
+@pytest.mark.parametrize("form", ["ours", "ascii", "big endian", "2DGS", "Mip-Splatting"])
 def test_damaged_ply_files(form):
     data = to_ply(random_set(0, 4, degree=1), comments=['airjax view {"w": 3, "h": 4}'])
     head, body = data.split(b"end_header\n")
@@ -105,6 +115,10 @@ def test_damaged_ply_files(form):
         head = head.replace(b"binary_little_endian", b"ascii")
     elif form == "big endian":
         head, body = head.replace(b"little", b"big"), np.frombuffer(body, "<f4").astype(">f4").tobytes()
+    elif form == "2DGS":
+        head = head.replace(b"scale_2", b"left")
+    elif form == "Mip-Splatting":
+        head = head.replace(b"float nx", b"float filter_3D")
     data = head + b"end_header\n" + body
     check_ply(data)
     rng = np.random.default_rng(0)
@@ -200,6 +214,31 @@ def test_json_of_any_value(plain, key, value, in_frame):
         file.write_text(json.dumps(changed))
         survives(read_poses, file.parent)
         survives(read_cameras, file)
+
+
+PATH_KEYS = ["camera_path", "camera_type", "render_height", "render_width", "camera_to_world", "fov", "crop"]
+PATH_KEYS += ["rotation", "position", "width", "height", "fx", "fy", "frames", "transform_matrix"]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(key=st.sampled_from(PATH_KEYS), value=JSON, in_frame=st.booleans())
+def test_camera_paths_of_any_value(plain, key, value, in_frame):
+    """Property: as above, for the files of cameras of other programs."""
+    file = min(plain).with_name("path.json")
+    path, cameras = camera_path(), inria_cameras()
+    changed = path["camera_path"][0] if in_frame else path
+    changed[key] = cameras[0][key] = value
+    for content in (path, cameras, {"frames": value}, value):
+        file.write_text(json.dumps(content))
+        survives(read_cameras, file)
+        survives(read_cameras, file.parent)
+
+
+@pytest.mark.parametrize("content", [camera_path(), inria_cameras()], ids=["path", "inria"])
+def test_damaged_files_of_cameras(tmp_path, content):
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(content))
+    survive(file, [file], read_cameras, cases=150, seed=3)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"frames": ' + "[" * 100_000, "1" * 5000, '{"frames": 1e999}', "\0"])

@@ -1,5 +1,6 @@
 """The .ply layout: round trips, files of other programs, damaged ones."""
 
+import gzip
 from dataclasses import replace
 
 import numpy as np
@@ -49,13 +50,14 @@ def test_layout():
     assert row["nx"] == 0
 
 
-def rewritten(gaussians, *, form, opacity=None, extra=""):
-    """As another program might write the set: other types, another order, further properties."""
+def rewritten(gaussians, *, form="binary_little_endian", opacity=None, without=(), **others):
+    """As another program might write the set: other types, another order, properties without or instead."""
     columns = {"opacity": np.log(gaussians.opacities / (1 - gaussians.opacities)) if opacity is None else opacity}
     for prefix, values in (("rot", gaussians.quats), ("scale", np.log(gaussians.scales))):
         columns |= {f"{prefix}_{i}": values[:, i] for i in range(values.shape[1])}
     columns |= {f"f_dc_{i}": gaussians.harmonics[:, 0, i] for i in range(3)}
     columns |= {name: gaussians.means[:, i] for i, name in enumerate("xyz")}
+    columns = {name: column for name, column in columns.items() if name not in without} | others
     table = np.stack([np.asarray(c, float) for c in columns.values()], axis=1)
     lines = ["ply", f"format {form} 1.0", "comment made elsewhere", f"element vertex {len(table)}"]
     lines += [f"property double {name}" for name in columns]
@@ -106,7 +108,7 @@ def test_damaged_files():
         (data.replace(b"f_rest_8", b"f_rest_x"), "expected f_rest_0, f_rest_1"),
         (data.replace(b"f_rest_8", b"leftover"), "expected f_rest_0, f_rest_1"),
         (data.replace(b"binary_little_endian", b"zip"), "got format 'zip'"),
-        (data[:-4] + np.float32(np.nan).tobytes(), "expected finite numbers as 'rot_0'"),
+        (data.replace(b"float scale_1", b"float scale_x"), "expected a property 'scale_1'"),
     ):
         with pytest.raises(AirjaxError, match=f"scene.ply: .*{message}"):
             from_ply(bad, source="scene.ply")
@@ -119,3 +121,100 @@ def test_logits_between_0_and_1_of_our_own_are_logits():
     gaussians = random_set(4, 5, opacities=(0.55, 0.7))
     found, comments, notices = from_ply(to_ply(gaussians, comments=["a b"]), source="x")
     assert unequal(gaussians, found) < 1e-5 and comments == ("a b",) and not notices
+
+
+def changed(values, row, value):
+    """A column with one number replaced."""
+    values = np.array(values, float)
+    values[row] = value
+    return values
+
+
+def test_infinite_logits_are_opacities_of_0_and_1():
+    gaussians = random_set(7, 4, degree=0, opacities=(0.1, 0.9))
+    logits = changed(changed(np.ones(4), 1, np.inf), 2, -np.inf)
+    found, _, notices = from_ply(rewritten(gaussians, opacity=logits), source="x")
+    np.testing.assert_array_equal(found.opacities[1:3], [1, 0])
+    assert found.num_slots == 4 and not notices
+    huge, _, notices = from_ply(rewritten(gaussians, opacity=changed(np.ones(4), 0, 1e300)), source="x")
+    assert huge.opacities[0] == 1 and not notices
+
+
+@pytest.mark.parametrize("form", ["ascii", "binary_little_endian"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("x", np.nan),
+        ("opacity", np.nan),
+        ("scale_0", -np.inf),
+        ("scale_1", np.inf),
+        ("scale_2", 89.0),  # beyond float32
+        ("rot_3", np.inf),
+        ("f_dc_1", 1e300),
+    ],
+)
+def test_gaussians_that_are_not_finite_are_left_out_with_a_count(form, name, value):
+    gaussians = random_set(8, 4, degree=0, opacities=(0.1, 0.9))
+    data = rewritten(gaussians, form=form, **{name: changed(np.full(4, -1.5), [1, 3], value)})
+    found, _, notices = from_ply(data, source="x")
+    assert notices == ("2 of 4 Gaussians with NaN, infinity or no size in them are left out",)
+    assert found.num_slots == 2 and all(np.isfinite(getattr(found, field)).all() for field in FIELDS)
+    np.testing.assert_array_equal(found.means[:, 1:], gaussians.means[[0, 2], 1:])
+    with pytest.raises(AirjaxError, match=r"s\.ply: expected Gaussians of finite numbers .*, found none among 4"):
+        from_ply(rewritten(gaussians, form=form, **{name: np.full(4, value)}), source="s.ply")
+
+
+def test_plain_opacities_are_known_beside_one_that_is_not_a_number():
+    gaussians = random_set(9, 4, degree=0, opacities=(0.1, 0.9))
+    found, _, notices = from_ply(rewritten(gaussians, opacity=changed(gaussians.opacities, 2, np.nan)), source="x")
+    np.testing.assert_array_equal(found.opacities, gaussians.opacities[np.array([0, 1, 3])])
+    assert len(notices) == 2
+
+
+def test_discs_of_2dgs_get_a_thickness():
+    gaussians = random_set(10, 5, degree=0)
+    found, _, notices = from_ply(rewritten(gaussians, without=["scale_2"]), source="x")
+    np.testing.assert_allclose(found.scales[:, :2], gaussians.scales[:, :2], rtol=1e-5)
+    np.testing.assert_allclose(found.scales[:, 2], 1e-3 * gaussians.scales[:, :2].min(axis=1), rtol=1e-5)
+    assert len(notices) == 1 and "2D Gaussian Splatting" in notices[0]
+
+
+def test_the_3d_filter_of_mip_splatting():
+    """By hand: variances add, and opacity times volume stays."""
+    gaussians = random_set(11, 5, degree=0, opacities=(0.1, 0.9))
+    widths = np.array([0.0, 0.01, 0.2, -0.2, 1e3])
+    found, _, notices = from_ply(rewritten(gaussians, filter_3D=widths), source="x")
+    squared = np.asarray(gaussians.scales, float) ** 2
+    filtered = squared + widths[:, None] ** 2
+    np.testing.assert_allclose(found.scales, np.sqrt(filtered), rtol=1e-5)
+    weight = np.sqrt(squared.prod(axis=1) / filtered.prod(axis=1))
+    np.testing.assert_allclose(found.opacities, gaussians.opacities * weight, rtol=1e-5)
+    assert len(notices) == 1 and "Mip-Splatting" in notices[0]
+    again = from_ply(to_ply(found), source="x")  # once is enough
+    np.testing.assert_allclose(again.gaussians.scales, found.scales, rtol=1e-5)
+    assert not again.notices
+    bad = from_ply(rewritten(gaussians, filter_3D=changed(widths, 0, np.nan)), source="x")
+    assert bad.gaussians.num_slots == 4
+
+
+PACKED = b"ply\nformat binary_little_endian 1.0\nelement chunk 1\nproperty float min_x\nelement vertex 9\n"
+PACKED += b"property uint packed_position\nproperty uint packed_color\nend_header\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "form"),
+    [
+        ("a.ply", PACKED + b"0" * 99, "a compressed .ply file of SuperSplat"),
+        ("a.spz", gzip.compress(b"NGSP\3\0\0\0" + b"0" * 99), "a .spz file"),
+        ("a.ply", gzip.compress(b"NGSP"), "a .spz file"),
+        ("a.spz", b"NGSP\4", "a .spz file"),
+        ("a.SPLAT", b"0" * 64, "a .splat file"),
+        ("a.ksplat", b"0" * 64, "a .ksplat file"),
+        ("a.sog", b"PK\3\4", "a .sog file"),
+    ],
+)
+def test_splats_in_other_formats_are_named(name, data, form):
+    with pytest.raises(AirjaxError, match=f"{name}: .*, got {form}; .*SuperSplat.*splat-transform"):
+        from_ply(data, source=name)
+    with pytest.raises(AirjaxError, match=r"expected a \.ply file, got something else"):
+        from_ply(b"\x1f\x8b" + b"0" * 99, source="a.ply")
