@@ -54,13 +54,14 @@ class LoadedImage(NamedTuple):
     alpha: np.ndarray | None = None  # (h, w) float32 in [0, 1], 0 for transparent; None for an opaque image
 
 
-def read_image(path: str | os.PathLike) -> LoadedImage:
+def read_image(path: str | os.PathLike, *, upright: bool = True) -> LoadedImage:
     """The first frame of a PNG, JPEG, WebP or TIFF file of at most MAX_PIXELS, as upright sRGB pixels.
 
     8-bit samples are divided by 255, 16-bit grey ones by 65535 (float32 holds every value apart); 16-bit
     colour is cut to its upper 8 bits by Pillow. Transparent parts are laid over white, in sRGB values as
     browsers do. An embedded colour profile is converted to sRGB; PNG's gAMA and cHRM chunks are ignored.
     Samples need a known range: integers of at most 16 bits, or floating grey in [0, 1].
+    Without `upright` the EXIF orientation is ignored: rows and columns are those of the file.
     """
     name = display_name(path)
     check_regular(path)
@@ -70,7 +71,7 @@ def read_image(path: str | os.PathLike) -> LoadedImage:
         raise AirjaxError(f"{name}: cannot be read ({reason(error)}), expected {_READABLE}") from error
     with file:
         try:
-            return _load(file)
+            return _load(file, upright)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise AirjaxError(f"{name}: expected at most {MAX_PIXELS} pixels, got many more") from error
         except _Refused as error:
@@ -123,7 +124,7 @@ class _Refused(Exception):
     """A readable image that has no meaning as a photograph; the message goes after the file's name."""
 
 
-def _load(file: IO[bytes]) -> LoadedImage:
+def _load(file: IO[bytes], upright: bool) -> LoadedImage:
     notices: list[str] = []
     with Image.open(file, formats=("PNG", "JPEG", "WEBP", "TIFF")) as image:
         if image.width * image.height > MAX_PIXELS:
@@ -150,9 +151,11 @@ def _load(file: IO[bytes]) -> LoadedImage:
         notices.append("transparent parts laid over white, alpha channel dropped")
         pixels = pixels * alpha[:, :, None] + (np.float32(1.0) - alpha[:, :, None])
     if max(orientation, turned) > 1:
-        pixels = _turn_upright(pixels, orientation)
-        alpha = None if alpha is None else np.ascontiguousarray(_turn_upright(alpha, orientation))
-        notices.append(f"EXIF orientation {max(orientation, turned)} applied")
+        turn = orientation if upright else {6: 8, 8: 6}.get(turned, turned)  # the inverse of what Pillow did
+        pixels = _turn_upright(pixels, turn)
+        alpha = None if alpha is None else np.ascontiguousarray(_turn_upright(alpha, turn))
+        done = "applied" if upright else "ignored, pixels read as stored"
+        notices.append(f"EXIF orientation {max(orientation, turned)} {done}")
     return LoadedImage(np.ascontiguousarray(pixels), tuple(notices), alpha)
 
 

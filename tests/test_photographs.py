@@ -299,6 +299,10 @@ def test_exif_orientation(tmp_path, name, orientation):
     upright = np.kron([[1, 2, 3], [4, 5, 6]], np.ones((16, 16))) * 40 / 255
     np.testing.assert_allclose(pixels[:, :, 0], upright, atol=4 / 255)
     assert notices == (() if orientation == 1 else (f"EXIF orientation {orientation} applied",))
+    pixels, notices, _ = read_image(tmp_path / name, upright=False)
+    np.testing.assert_allclose(pixels[:, :, 0], levels / 255, atol=4 / 255)
+    ignored = f"EXIF orientation {orientation} ignored, pixels read as stored"
+    assert notices == (() if orientation == 1 else (ignored,))
 
 
 def test_orientation_of_deep_and_transparent_images(tmp_path):

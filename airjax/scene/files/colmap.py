@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -12,19 +13,20 @@ from scipy.spatial.transform import Rotation
 from airjax.errors import AirjaxError
 from airjax.files import display_name, read_bytes
 
-# Model number and name -> how its parameters stand for fx, fy, cx, cy and k1, k2, p1, p2, k3; None for a zero.
+# Model number and name -> how its parameters stand for fx, fy, cx, cy and k1, k2, p1, p2, k3, ..; others are zeros.
 _MODELS = {
-    0: ("SIMPLE_PINHOLE", (0, 0, 1, 2), (None,) * 5, 3),
-    1: ("PINHOLE", (0, 1, 2, 3), (None,) * 5, 4),
-    2: ("SIMPLE_RADIAL", (0, 0, 1, 2), (3, None, None, None, None), 4),
-    3: ("RADIAL", (0, 0, 1, 2), (3, 4, None, None, None), 5),
-    4: ("OPENCV", (0, 1, 2, 3), (4, 5, 6, 7, None), 8),
+    0: ("SIMPLE_PINHOLE", (0, 0, 1, 2), (), 3),
+    1: ("PINHOLE", (0, 1, 2, 3), (), 4),
+    2: ("SIMPLE_RADIAL", (0, 0, 1, 2), (3,), 4),
+    3: ("RADIAL", (0, 0, 1, 2), (3, 4), 5),
+    4: ("OPENCV", (0, 1, 2, 3), (4, 5, 6, 7), 8),
+    6: ("FULL_OPENCV", (0, 1, 2, 3), (4, 5, 6, 7, 8, 9, 10, 11), 12),
 }
 _BY_NAME = {model[0]: number for number, model in _MODELS.items()}
 
 
 class ColmapCamera(NamedTuple):
-    """Intrinsics (3, 3), the (h, w) they are for, and the distortion k1, k2, p1, p2, k3."""
+    """Intrinsics (3, 3), the (h, w) they are for, and the distortion k1, k2, p1, p2, k3, k4, k5, k6."""
 
     intrinsics: np.ndarray
     size: tuple[float, float]
@@ -81,7 +83,7 @@ def _camera(model: int, size, params, file: Path) -> ColmapCamera:
     if len(params) != count:
         raise ValueError("parameters")
     fx, fy, cx, cy = (float(params[i]) for i in focal)
-    distortion = tuple(0.0 if i is None else float(params[i]) for i in lens)
+    distortion = tuple(float(params[i]) for i in lens) + (0.0,) * (8 - len(lens))
     width, height = map(float, size)
     return ColmapCamera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), (height, width), distortion)
 
@@ -92,12 +94,29 @@ def _unknown_model(model: str, file: Path) -> AirjaxError:
 
 
 def _image(name: str, camera: int, pose) -> ColmapImage:
-    """`pose` is a quaternion w x y z of any length but 0, and a translation."""
-    w, x, y, z, *translation = map(float, pose)
+    """`pose` is a quaternion w x y z of any length, and a translation; one that is no rotation becomes NaN."""
+    w, x, y, z, *translation = map(_float, pose)
     if len(translation) != 3:
         raise ValueError("a pose of other than 7 numbers")
-    rotation = Rotation.from_quat([x, y, z, w]).as_matrix()  # ValueError for a length of 0
+    length = math.hypot(w, x, y, z)
+    if 0 < length < math.inf:
+        rotation = Rotation.from_quat(np.array([x, y, z, w]) / length).as_matrix()
+    else:
+        rotation = np.full((3, 3), np.nan)
     return ColmapImage(name, camera, rotation, np.array(translation))
+
+
+def _float(word: str | float) -> float:
+    """A number; NaN as Windows prints it, -nan(ind), too."""
+    return math.nan if isinstance(word, str) and word.lower().startswith(("nan(", "-nan(")) else float(word)
+
+
+def count_images(folder: Path) -> int:
+    """How many images the model in a folder has."""
+    file = folder / "images.bin"
+    if (folder / "cameras.bin").is_file():
+        return len(_guarded(_images, file))
+    return len(_guarded(_images_text, file.with_suffix(".txt")))
 
 
 class _Bytes:
@@ -155,8 +174,8 @@ def _points(file: Path) -> np.ndarray:
 
 
 def _lines(file: Path) -> list[str]:
-    """The lines that are no comments, empty ones included."""
-    lines = read_bytes(file).decode().split("\n")
+    """The lines that are no comments, empty ones included; a byte order mark is no part of them."""
+    lines = read_bytes(file).decode("utf-8-sig").split("\n")
     return [line.strip() for line in lines if not line.startswith("#")]
 
 
@@ -172,13 +191,31 @@ def _cameras_text(file: Path) -> dict[int, ColmapCamera]:
 
 
 def _images_text(file: Path) -> list[ColmapImage]:
-    """Two lines an image; the second, its points, may be empty. A name goes to the end of its line."""
-    images = []
-    for line in filter(None, _lines(file)[::2]):
-        _, *pose, camera, name = line.split(maxsplit=9)
-        images.append(_image(name, int(camera), pose))
+    """Two lines an image; the second, its points, may be empty or missing. A name goes to the end of its line."""
+    images, after_image = [], False
+    for line in _lines(file):
+        if line and not (after_image and _holds_points(line)):
+            _, *pose, camera, name = line.split(maxsplit=9)
+            images.append(_image(name, int(camera), pose))
+            after_image = True
+        else:
+            after_image = False
     return images
 
 
+def _holds_points(line: str) -> bool:
+    """Whether a line of images.txt is made of X Y POINT, and not of an image with a name at its end."""
+    words = line.split()
+    try:
+        for word in words[:60]:  # a name of more words than that is none
+            _float(word)
+    except ValueError:
+        return False
+    return len(words) % 3 == 0
+
+
 def _points_text(file: Path) -> np.ndarray:
+    """An empty file, as COLMAP asks for beside known poses, holds no points."""
+    if file.stat().st_size == 0:
+        return np.zeros((0, 3))
     return np.array([line.split()[1:4] for line in filter(None, _lines(file))], float).reshape(-1, 3)

@@ -21,7 +21,7 @@ from scipy.ndimage import map_coordinates
 
 from airjax.errors import AirjaxError
 from airjax.files import display_name
-from airjax.photographs import read_image
+from airjax.photographs import LoadedImage, read_image
 from airjax.scene.cameras import Camera
 from airjax.scene.files.pose_formats import Posed, read_poses
 
@@ -154,7 +154,7 @@ class _View(NamedTuple):
 
 
 def _read_view(posed: Posed, max_size: int) -> _View:
-    loaded = read_image(posed.file)
+    loaded = _read_pixels(posed)
     layers, notices = [loaded.pixels], list(loaded.notices)
     if loaded.alpha is not None:
         layers.append(loaded.alpha)
@@ -171,6 +171,23 @@ def _read_view(posed: Posed, max_size: int) -> _View:
     return _View(layers[0], layers[1] if len(layers) > 1 else None, camera, notices)
 
 
+def _read_pixels(posed: Posed) -> LoadedImage:
+    """The photograph as its pose sees it: turned by its EXIF orientation or as stored, whichever fits the pose file.
+
+    `Posed.upright` decides where both fit, as for squares and half turns.
+    """
+    loaded = read_image(posed.file, upright=posed.upright)
+    size = loaded.pixels.shape[:2]
+    if posed.size is None or _in_proportion(size, posed.size) or not _in_proportion(size[::-1], posed.size):
+        return loaded
+    other = read_image(posed.file, upright=not posed.upright)
+    return other if other.pixels.shape[:2] == size[::-1] else loaded
+
+
+def _in_proportion(size: tuple[float, float], other: tuple[float, float]) -> bool:
+    return bool(abs(size[1] / other[1] * other[0] / size[0] - 1) <= 0.02)
+
+
 def _camera(posed: Posed, size: tuple[int, int]) -> Camera:
     """The camera of a photograph of (h, w) pixels."""
     height, width = size
@@ -181,7 +198,7 @@ def _camera(posed: Posed, size: tuple[int, int]) -> Camera:
     camera = Camera(posed.intrinsics, posed.rotation, posed.translation)
     if posed.size is None:
         return camera
-    if abs(width / posed.size[1] * posed.size[0] / height - 1) > 0.02:
+    if not _in_proportion(size, posed.size):
         raise AirjaxError(
             f"{display_name(posed.file)}: expected the proportions of {posed.size[1]:.0f}x{posed.size[0]:.0f} pixels "
             f"as in the pose file, got {width}x{height}"
@@ -278,15 +295,16 @@ def _by_channel(fn: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np
 def undistort(image: np.ndarray, intrinsics: np.ndarray, distortion: Sequence[float]) -> np.ndarray:
     """The (h, w, c) or (h, w) image that a camera without lens distortion would have taken, with the same intrinsics.
 
-    `distortion` is k1, k2, p1, p2, k3 (Brown and Conrady, in OpenCV's order). Beyond its edges the image is continued.
+    `distortion` is k1, k2, p1, p2, k3 (Brown and Conrady, in OpenCV's order), and may go on with k4, k5, k6 of the
+    rational model. Beyond its edges the image is continued.
     """
-    k1, k2, p1, p2, k3 = distortion
+    k1, k2, p1, p2, k3, k4, k5, k6 = (*distortion, 0.0, 0.0, 0.0)[:8]
     height, width = image.shape[:2]
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     x, y = (x - intrinsics[0, 2]) / intrinsics[0, 0], (y - intrinsics[1, 2]) / intrinsics[1, 1]
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         rr = x * x + y * y
-        radial = 1 + rr * (k1 + rr * (k2 + rr * k3))
+        radial = (1 + rr * (k1 + rr * (k2 + rr * k3))) / (1 + rr * (k4 + rr * (k5 + rr * k6)))
         u = x * radial + 2 * p1 * x * y + p2 * (rr + 2 * x * x)
         v = y * radial + p1 * (rr + 2 * y * y) + 2 * p2 * x * y
     places = [v * intrinsics[1, 1] + intrinsics[1, 2] - 0.5, u * intrinsics[0, 0] + intrinsics[0, 2] - 0.5]

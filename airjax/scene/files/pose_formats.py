@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tokenize import TokenError
 from typing import NamedTuple
@@ -19,12 +20,19 @@ import numpy as np
 from airjax.errors import AirjaxError
 from airjax.files import display_name, reason
 from airjax.photographs import IMAGE_SUFFIXES
-from airjax.scene.files.colmap import read_colmap
+from airjax.scene.files.colmap import count_images, read_colmap
 
 _OPENGL = np.diag([1.0, -1.0, -1.0])  # y up and z backwards to y down and z forwards
 # What numpy's reader of headers raises on damaged ones.
 _NO_ARRAY = (OSError, ValueError, TypeError, KeyError, EOFError, OverflowError, SyntaxError, TokenError, RecursionError)
 _LARGEST = 1e30  # of a number in a pose; float32 holds 1e38
+# Camera models of transforms.json that our lens covers, and its entries that change the picture and are not used.
+_PERSPECTIVE = ("OPENCV", "FULL_OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE")
+_IGNORED = ("rolling_shutter", "mask_color", "white_transparent", "black_transparent", "linear_colors")
+_ANY_SUFFIX = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
+_SMALLER = ("images_2", "images_4", "images_8")  # where downscaled photographs lie
+# NaN and infinity as Windows and numpy print them.
+_NO_JSON = re.compile(r"(?<=[\[\s,:])([-+]?)(nan\(\w*\)|nan|inf|1\.#\w+)(?=[\s,\]}])", re.IGNORECASE)
 
 
 class Posed(NamedTuple):
@@ -37,8 +45,12 @@ class Posed(NamedTuple):
     # and the principal point in the middle.
     intrinsics: np.ndarray | float
     size: tuple[float, float] | None = None  # (h, w) that K is for; None for the size of the image itself
-    distortion: tuple[float, ...] = (0.0,) * 5  # k1, k2, p1, p2, k3 of OpenCV
+    distortion: tuple[float, ...] = (0.0,) * 5  # k1, k2, p1, p2, k3 of OpenCV, and perhaps k4, k5, k6
     split: str = ""  # "train", "val", "test", or "" where the pose file does not say
+    # Whether the pose is that of the photograph turned upright by its EXIF orientation, where the size does not tell.
+    # COLMAP ignores the tag, and so do the formats whose poses come from it.
+    upright: bool = False
+    masked: bool = False  # whether the pose file names a mask; masks are not read
 
 
 @dataclass(frozen=True)
@@ -66,26 +78,49 @@ def read_poses(folder: Path) -> Poses:
         if files and form.matches(folder):
             with np.errstate(over="ignore", invalid="ignore"):  # checked below
                 poses = form.read(folder, files)
-            for view in poses.views:
-                _check_pose(view)
-            return poses
+            return _with_masks_said(folder, _with_good_poses(poses))
     raise AirjaxError(
         f"{display_name(folder)}: expected poses (transforms.json, poses_bounds.npy, a COLMAP model in sparse/0, or "
         f"cameras.json), found none"
     )
 
 
-def _check_pose(view: Posed) -> None:
+def _with_good_poses(poses: Poses) -> Poses:
+    """Without the views whose pose is none; an AirjaxError where fewer than two others are left."""
+    views, faults = [], []
+    for view in poses.views:
+        if fault := _pose_fault(view):
+            faults.append((view.file, fault))
+        else:
+            _check_lens(view)
+            views.append(view)
+    if not faults:
+        return poses
+    if len(views) < 2:
+        file, fault = faults[0]
+        raise AirjaxError(f"{display_name(file)}: {fault}")
+    names = _some([display_name(file.name) for file, _ in faults])
+    notice = f"{len(faults)} of {len(poses.views)} views left out ({names}), as their poses are no finite numbers or "
+    return replace(poses, views=views, notices=(*poses.notices, notice + "no rotations"))
+
+
+def _pose_fault(view: Posed) -> str:
+    """What is wrong with a pose; empty where nothing is."""
+    k = view.intrinsics if isinstance(view.intrinsics, np.ndarray) else np.eye(3)
+    if not all((np.abs(part) < _LARGEST).all() for part in (k, view.rotation, view.translation)):  # false for NaN
+        return f"expected a pose of finite numbers, got NaN, infinity or a number above {_LARGEST}"
+    error = np.abs(view.rotation @ view.rotation.T - np.eye(3)).max()
+    if error > 1e-3 or np.linalg.det(view.rotation) < 0:
+        return "expected a rotation in its pose, got a matrix that is none"
+    return ""
+
+
+def _check_lens(view: Posed) -> None:
     name = display_name(view.file)
     angle = view.intrinsics if isinstance(view.intrinsics, float) else None
     k = view.intrinsics if isinstance(view.intrinsics, np.ndarray) else np.eye(3)
-    if not all((np.abs(part) < _LARGEST).all() for part in (k, view.rotation, view.translation)):  # false for NaN
-        raise AirjaxError(f"{name}: expected a pose of finite numbers, got NaN, infinity or a number above {_LARGEST}")
     if not all(math.isfinite(number) for number in view.distortion):
         raise AirjaxError(f"{name}: expected a finite lens distortion, got {view.distortion}")
-    error = np.abs(view.rotation @ view.rotation.T - np.eye(3)).max()
-    if error > 1e-3 or np.linalg.det(view.rotation) < 0:
-        raise AirjaxError(f"{name}: expected a rotation in its pose, got a matrix that is none")
     if min(k[0, 0], k[1, 1]) <= 0:
         raise AirjaxError(f"{name}: expected a focal length > 0, got {min(k[0, 0], k[1, 1]):g}")
     if angle is not None and not 0 < angle < math.pi:
@@ -98,24 +133,78 @@ def _check_pose(view: Posed) -> None:
 
 
 def _read_transforms(folder: Path, files: list[Path]) -> Poses:
-    """nerfstudio, instant-ngp and Blender: camera-to-world, OpenGL axes."""
-    views, listed = [], 0
+    """nerfstudio, instant-ngp and Blender: camera-to-world, OpenGL axes.
+
+    Poses of the first two come from COLMAP, and are those of the pixels as stored: neither turns photographs by their
+    EXIF orientation. `train_filenames`, `val_filenames` and `test_filenames` are nerfstudio's splits.
+    """
+    frames = []
     for file in files:
         content = _json(file)
-        split = file.stem.removeprefix("transforms").removeprefix("_")
-        split = split if split in ("train", "val", "test") else ""
-        frames = _entry(content, "frames", list, file)
-        listed += len(frames)
-        for frame in frames:
-            image = _image_file(folder, _entry(frame, "file_path", str, file))
-            if image is None:
-                continue
-            rotation, translation = _to_camera(_matrix(_entry(frame, "transform_matrix", list, file), (4, 4), file))
-            k, size, distortion = _transforms_lens({**content, **frame}, file)
-            views.append(Posed(image, _OPENGL @ rotation, _OPENGL @ translation, k, size, distortion, split))
-    if not views:
-        raise AirjaxError(f"{display_name(files[0])}: expected the images that it lists, found none of {listed}")
-    return Poses(views, notices=_missing(listed - len(views), listed, "pose file"))
+        lists = _split_lists(content, file)
+        for frame in _frames(content, file):
+            path = _entry(frame, "file_path", str, file)
+            frames.append((file, path, _split_of(path, file, lists), {**content, **frame}))
+    images, notices = _image_files(folder, [(path,) for _, path, _, _ in frames])
+    views, ignored, in_no_list = [], set(), 0
+    for (file, _, split, entry), image in zip(frames, images, strict=True):
+        if image is None:
+            continue
+        if split is None:
+            in_no_list += 1
+            continue
+        rotation, translation = _to_camera(_matrix(_entry(entry, "transform_matrix", list, file), (4, 4), file))
+        k, size, distortion = _transforms_lens(entry, file)
+        masked = _says(entry.get("mask_path"))
+        views.append(Posed(image, _OPENGL @ rotation, _OPENGL @ translation, k, size, distortion, split, masked=masked))
+        ignored |= {key for key in _IGNORED if _says(entry.get(key))}
+    missing = images.count(None)
+    if missing == len(frames):
+        raise AirjaxError(f"{display_name(files[0])}: expected the images that it lists, found none of {missing}")
+    notices += _missing(missing, len(frames), "pose file")
+    if in_no_list:
+        notices += (f"{in_no_list} of {len(frames)} images left out, as train_filenames and its like do not name them",)
+    if ignored:
+        notices += (f"not used, though they tell how the photographs are meant: {', '.join(sorted(ignored))}",)
+    return _with_held_back(Poses(views, notices=notices))
+
+
+def _frames(content: dict, file: Path) -> list:
+    return _entry(content, "frames", list, file)
+
+
+def _split_lists(content: dict, file: Path) -> dict[str, set[str]]:
+    """nerfstudio's lists of files, by split; test goes before val and both before train."""
+    lists = {}
+    for split in ("test", "val", "train"):
+        if (key := f"{split}_filenames") in content:
+            names = _entry(content, key, list, file)
+            lists[split] = {_plain_path(name) for name in names if isinstance(name, str)}
+    return lists
+
+
+def _split_of(path: str, file: Path, lists: dict[str, set[str]]) -> str | None:
+    """The split of a frame, by nerfstudio's lists or the name of the pose file; None for one that is in no list."""
+    named = next((split for split, names in lists.items() if _plain_path(path) in names), None)
+    if named is not None or "train" in lists:
+        return named
+    split = file.stem.removeprefix("transforms").removeprefix("_")
+    return split if split in ("train", "val", "test") else ""
+
+
+def _with_held_back(poses: Poses) -> Poses:
+    """Validation views are the test views of a scene that has no others."""
+    splits = [view.split for view in poses.views]
+    if "test" in splits or "val" not in splits:
+        return poses
+    views = [view._replace(split="test") if view.split == "val" else view for view in poses.views]
+    notice = f"validation views ({splits.count('val')}) kept back as test views, as there are no others"
+    return replace(poses, views=views, notices=(*poses.notices, notice))
+
+
+def _says(value) -> bool:
+    """Whether an entry is more than an absence: not null, false, zero, empty or zeros."""
+    return any(map(bool, value)) if isinstance(value, list) else bool(value)
 
 
 def _transforms_lens(
@@ -123,11 +212,17 @@ def _transforms_lens(
 ) -> tuple[np.ndarray | float, tuple[float, float] | None, tuple[float, ...]]:
     """(intrinsics, size, distortion) as `Posed` has them, of a frame with the defaults of its file."""
     name = display_name(file)
-    if entry.get("camera_model", "OPENCV") not in ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE"):
+    if entry.get("camera_model", "OPENCV") not in _PERSPECTIVE:
         raise AirjaxError(f"{name}: expected a perspective camera, got {_short(entry['camera_model'])}")
-    keys = ("fl_x", "fl_y", "cx", "cy", "w", "h", "camera_angle_x", "k1", "k2", "p1", "p2", "k3")
+    for key in ("is_fisheye", "latlong", "equirectangular"):  # instant-ngp's
+        if _says(entry.get(key)):
+            raise AirjaxError(f"{name}: expected a perspective camera, got {key!r}")
+    lens = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
+    keys = ("fl_x", "fl_y", "cx", "cy", "w", "h", "camera_angle_x", *lens)
     numbers = {key: _number(entry[key], key, file) for key in keys if key in entry}
-    distortion = tuple(numbers.get(key, 0.0) for key in ("k1", "k2", "p1", "p2", "k3"))
+    distortion = tuple(numbers.get(key, 0.0) for key in lens)
+    if entry.get("camera_model") != "FULL_OPENCV" and any(distortion[5:]):  # k4 has more than one meaning
+        raise AirjaxError(f"{name}: expected k4, k5 and k6 of 0 for this camera, got {distortion[5:]}")
     if "fl_x" in numbers:
         for key in ("w", "h"):
             if key not in numbers:
@@ -141,7 +236,10 @@ def _transforms_lens(
 
 
 def _read_llff(folder: Path, files: list[Path]) -> Poses:
-    """LLFF: rows of 17 numbers, 3 x 5 camera-to-world [R | t | h w f] with axes down, right, back; near, far."""
+    """LLFF: rows of 17 numbers, 3 x 5 camera-to-world [R | t | h w f] with axes down, right, back; near, far.
+
+    The rows go with the sorted images. Its poses come from COLMAP: they are those of the pixels as stored.
+    """
     file = files[0]
     try:
         rows = np.lib.format.open_memmap(file, mode="r")  # a map: a header that lies allocates nothing
@@ -149,7 +247,7 @@ def _read_llff(folder: Path, files: list[Path]) -> Poses:
         raise AirjaxError(f"{display_name(file)}: expected an array of poses (.npy), got something else") from error
     if rows.ndim != 2 or rows.shape[1] != 17 or rows.dtype.kind not in "fiu":
         raise AirjaxError(f"{display_name(file)}: expected an array (views, 17) of numbers, got {rows.shape}")
-    images = _images_in(folder / "images")
+    images, notices = _sorted_images(folder)
     if len(images) != len(rows):
         raise AirjaxError(f"{display_name(file)}: expected {len(rows)} images in images/, found {len(images)}")
     views = []
@@ -158,46 +256,75 @@ def _read_llff(folder: Path, files: list[Path]) -> Poses:
         rotation = np.stack([right, down, -back])
         intrinsics = _intrinsics(focal, focal, w / 2, h / 2)
         views.append(Posed(image, rotation, -rotation @ center, intrinsics, (h, w)))
-    return Poses(views, _bounds(rows[:, 15].min(), rows[:, 16].max(), file))
+    good = rows[np.isfinite(rows).all(axis=1)]
+    good = good if len(good) else rows
+    return Poses(views, _bounds(good[:, 15].min(), good[:, 16].max(), file), notices=notices)
 
 
 def _read_colmap(folder: Path, files: list[Path]) -> Poses:
-    """COLMAP: world-to-camera, OpenCV axes."""
-    model = read_colmap(files[0].parent)
+    """COLMAP: world-to-camera, OpenCV axes; it ignores the EXIF orientation. The largest of several models is taken."""
+    place, chosen = _largest_model(sorted({file.parent for file in files}), folder)
+    model = read_colmap(place)
+    images, notices = _image_files(folder, [(f"images/{image.name}", image.name) for image in model.images])
     views = []
-    for image in model.images:
-        places = (_image_file(folder / root, image.name) for root in ("images", ""))
-        file = next((place for place in places if place is not None), None)
+    for image, file in zip(model.images, images, strict=True):
         if file is not None:
             lens = model.cameras[image.camera]._asdict()
             views.append(Posed(file, image.rotation, image.translation, **lens))
     views.sort(key=lambda view: view.file.name)
     if not views:
-        raise AirjaxError(f"{display_name(files[0].parent)}: expected the images of the model, found none of them")
+        raise AirjaxError(f"{display_name(place)}: expected the images of the model, found none of them")
     points = model.points[(np.abs(model.points) < _LARGEST).all(axis=1)]
-    notices = _missing(len(model.images) - len(views), len(model.images), "model")
-    return Poses(views, points=points, notices=notices)
+    notices += _missing(len(model.images) - len(views), len(model.images), "model")
+    return Poses(views, points=points, notices=chosen + notices)
+
+
+def _largest_model(places: list[Path], folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """(the model with the most images, the first of equals; lines for the user)."""
+    if len(places) == 1:
+        return places[0], ()
+    counts, notices = {}, []
+    for place in places:
+        try:
+            counts[place] = count_images(place)
+        except AirjaxError:
+            notices.append(f"{_below(folder, place)} passed over: not a whole COLMAP model")
+    if not counts:
+        return places[0], ()  # its reader says what is wrong
+    largest = max(counts, key=lambda place: counts[place])
+    others = [f"{_below(folder, place)} of {count}" for place, count in counts.items() if place != largest]
+    if others:
+        notices.append(f"{_below(folder, largest)} taken, a model of {counts[largest]} images, not {_some(others)}")
+    return largest, tuple(notices)
+
+
+def _below(folder: Path, place: Path) -> str:
+    return display_name(place.relative_to(folder).as_posix())
 
 
 def _read_plain(folder: Path, files: list[Path]) -> Poses:
-    """Plain cameras: {"frames": [{"file_path", "K": 3 x 3, "R": 3 x 3, "t": 3}], "near", "far"}, world-to-camera."""
+    """Plain cameras: {"frames": [{"file_path", "K": 3 x 3, "R": 3 x 3, "t": 3}], "near", "far"}, world-to-camera.
+
+    This format is our own: its poses are those of the photographs as we read them, turned upright.
+    """
     file = files[0]
     content = _json(file)
+    frames = _frames(content, file)
+    paths = [_entry(frame, "file_path", str, file) for frame in frames]
+    images, notices = _image_files(folder, [(path,) for path in paths])
     views = []
-    for frame in _entry(content, "frames", list, file):
-        path = _entry(frame, "file_path", str, file)
-        image = _image_file(folder, path)
+    for frame, path, image in zip(frames, paths, images, strict=True):
         if image is None:
             raise AirjaxError(f"{display_name(folder / path)}: expected an image of the pose file, found none")
         k, r = (_matrix(_entry(frame, key, list, file), (3, 3), file) for key in ("K", "R"))
         t = _matrix(_entry(frame, "t", list, file), (3,), file)
         has_size = "w" in frame and "h" in frame
         size = (_number(frame["h"], "h", file), _number(frame["w"], "w", file)) if has_size else None
-        views.append(Posed(image, r, t, k, size))
+        views.append(Posed(image, r, t, k, size, upright=True))
     if "near" not in content or "far" not in content:
-        return Poses(views)
+        return Poses(views, notices=notices)
     near, far = (_number(content[key], key, file) for key in ("near", "far"))
-    return Poses(views, _bounds(near, far, file))
+    return Poses(views, _bounds(near, far, file), notices=notices)
 
 
 def _read_strecha(folder: Path, files: list[Path]) -> Poses:
@@ -248,8 +375,8 @@ FORMATS = (  # the first one that matches is taken
     Format("transforms.json", _read_transforms),
     Format("transforms_*.json", _read_transforms),
     Format("poses_bounds.npy", _read_llff),
-    Format("sparse/0/cameras.*", _read_colmap),
-    Format("colmap/sparse/0/cameras.*", _read_colmap),
+    Format("sparse/*/cameras.*", _read_colmap),
+    Format("colmap/sparse/*/cameras.*", _read_colmap),
     Format("sparse/cameras.*", _read_colmap),
     Format("cameras.bin", _read_colmap),
     Format("cameras.txt", _read_colmap),
@@ -283,27 +410,85 @@ def _missing(count: int, listed: int, what: str) -> tuple[str, ...]:
     return (f"{count} of {listed} images of the {what} are not there, and are left out",) if count else ()
 
 
+def _some(names: list[str], most: int = 5) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _plain_path(name: str) -> str:
+    """A path in a pose file with slashes, as on any system, and without a leading ./"""
+    return name.replace("\\", "/").removeprefix("./")
+
+
+def _image_files(folder: Path, names: list[tuple[str, ...]]) -> tuple[list[Path | None], tuple[str, ...]]:
+    """(the image of each name in a pose file, None where there is none; lines for the user).
+
+    A photograph may have several names. Where none of all is there, those of images_2, images_4 or images_8 are taken.
+    """
+    files = [_first_file(folder, some) for some in names]
+    for smaller in _SMALLER if not any(files) else ():
+        moved = [[name.replace("images/", f"{smaller}/", 1) for name in map(_plain_path, some)] for some in names]
+        files = [_first_file(folder, [name for name in some if f"{smaller}/" in name]) for some in moved]
+        if any(files):
+            return files, (f"photographs of {smaller}/ used, as those of images/ are not there",)
+    return files, ()
+
+
+def _first_file(folder: Path, names: Sequence[str]) -> Path | None:
+    return next((file for name in names if (file := _image_file(folder, name)) is not None), None)
+
+
 def _image_file(folder: Path, name: str) -> Path | None:
-    """The image of a name in a pose file, which may lack the suffix; None where there is none."""
-    path = folder / name
+    """The image of a name in a pose file; None where there is none.
+
+    The name may have backslashes, lack the suffix, or have it in letters of the other case.
+    """
     try:
-        if path.is_file():
-            return path
-        return next((p for suffix in IMAGE_SUFFIXES if (p := path.with_name(path.name + suffix)).is_file()), None)
+        for path in dict.fromkeys((folder / name, folder / _plain_path(name))):
+            others = dict.fromkeys((path.suffix.lower(), path.suffix.upper()))
+            cased = [path.with_name(path.stem + suffix) for suffix in others if path.name]
+            added = [path.with_name(path.name + suffix) for suffix in _ANY_SUFFIX if path.name]
+            for file in (path, *cased, *added):
+                if file.is_file():
+                    return file
     except (OSError, ValueError):  # no name that a file could have
-        return None
+        pass
+    return None
+
+
+def _sorted_images(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """(images of the folder images/ by name, or of a smaller one where it is not there; lines for the user)."""
+    if (folder / "images").is_dir():
+        return _images_in(folder / "images"), ()
+    for smaller in _SMALLER:
+        if (folder / smaller).is_dir():
+            return _images_in(folder / smaller), (f"photographs of {smaller}/ used, as images/ is not there",)
+    raise AirjaxError(f"{display_name(folder / 'images')}: expected a folder of images, found none")
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Images of a folder by name."""
-    if not folder.is_dir():
-        raise AirjaxError(f"{display_name(folder)}: expected a folder of images, found none")
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _with_masks_said(folder: Path, poses: Poses) -> Poses:
+    """A line for the user where there are masks: they are not read."""
+    count = sum(view.masked for view in poses.views)
+    folders = [name for name in ("masks", "mask") if (folder / name).is_dir() and _images_in(folder / name)]
+    if not count and not folders:
+        return poses
+    what = f"masks of {count} photographs" if count else f"the masks in {folders[0]}/"
+    notice = f"{what} not used: masked parts count like the rest; an alpha channel in the photographs is used"
+    return replace(poses, notices=(*poses.notices, notice))
 
 
 def _json(file: Path) -> dict:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8-sig")
+        try:
+            content = json.loads(text)
+        except ValueError:
+            content = json.loads(_NO_JSON.sub("NaN", text))  # such numbers are refused where they are used
     except (OSError, ValueError, RecursionError) as error:
         name = display_name(file)
         raise AirjaxError(f"{name}: expected a pose file in JSON, got something else ({reason(error)})") from error
@@ -337,7 +522,7 @@ def _matrix(value, shape: tuple[int, ...], file: Path) -> np.ndarray:
 def _numbers(file: Path, count: int) -> np.ndarray:
     """The numbers of a text file."""
     try:
-        numbers = np.array([float(word) for word in file.read_text(encoding="utf-8").split()])
+        numbers = np.array([float(word) for word in file.read_text(encoding="utf-8-sig").split()])
     except (OSError, ValueError) as error:
         raise AirjaxError(f"{display_name(file)}: expected {count} numbers, found something else") from error
     if len(numbers) != count:

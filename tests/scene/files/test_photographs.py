@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from pose_files import NAMES, SIZE, K, write_images, write_plain, write_transforms
+from pose_files import NAMES, SIZE, K, write_colmap, write_images, write_plain, write_transforms
+from scipy.optimize import root
 
 from airjax.errors import AirjaxError
 from airjax.scene.cameras import Camera
@@ -68,6 +69,34 @@ def test_undistortion_inverts_the_lens():
     assert np.abs(picture(u, v) - picture(x, y)).max() > 0.05
 
 
+def test_undistortion_inverts_the_rational_lens():
+    """FULL_OPENCV: the inverse of the lens by a root finder on its definition in OpenCV's documentation."""
+    h, w, lens = 24, 36, (0.3, -0.1, 0.01, -0.02, 0.02, 0.15, 0.05, -0.01)
+    k1, k2, p1, p2, k3, k4, k5, k6 = lens
+    intrinsics = np.array([[30.0, 0, 17], [0, 31, 13], [0, 0, 1]])
+
+    def distort(point):
+        u, v = point.reshape(2, -1)
+        r2 = u**2 + v**2
+        ratio = (1 + k1 * r2 + k2 * r2**2 + k3 * r2**3) / (1 + k4 * r2 + k5 * r2**2 + k6 * r2**3)
+        return np.stack(
+            [u * ratio + 2 * p1 * u * v + p2 * (r2 + 2 * u**2), v * ratio + p1 * (r2 + 2 * v**2) + 2 * p2 * u * v]
+        )
+
+    def picture(x, y):
+        return np.sin(3 * x) / 4 + np.cos(2 * y) / 4 + 0.5
+
+    x, y = np.meshgrid((np.arange(w) + 0.5 - 17) / 30, (np.arange(h) + 0.5 - 13) / 31)
+    seen = np.stack([x, y]).reshape(2, -1)
+    rays = root(lambda p: (distort(p) - seen).ravel(), seen.ravel(), method="krylov", options={"fatol": 1e-9}).x
+    u, v = rays.reshape(2, h, w)
+    found = undistort(picture(u, v).astype(np.float32), intrinsics, lens)
+    error = np.abs(found - picture(x, y))[4:-4, 4:-4]
+    assert error.max() < 0.002  # linear interpolation of waves of 60 pixels and more
+    without = undistort(picture(u, v).astype(np.float32), intrinsics, lens[:5])
+    assert np.abs(without - picture(x, y))[4:-4, 4:-4].max() > 0.004  # k4 to k6 are not nothing
+
+
 def test_undistortion_is_bilinear():
     """Oracle: the interpolation by hand, edges continued, of an image and of its alpha."""
     rng = np.random.default_rng(0)
@@ -93,6 +122,51 @@ def test_a_lens_beyond_all_numbers_is_survived():
     image = np.ones((5, 6, 3), np.float32)
     for lens in ((1e308, 1e308, 0, 0, 1e308), (1e308, -1e308, 1e308, -1e308, 1e308)):
         np.testing.assert_array_equal(undistort(image, np.eye(3), lens), image)
+    np.testing.assert_array_equal(undistort(image, np.eye(3), (0.0,) * 5 + (-1.0, 0.0, 0.0)), image)  # a pole
+
+
+# --- EXIF orientation ------------------------------------------------------------------------------------------
+
+
+def write_tagged(folder, orientation, size=SIZE):
+    """Three photographs with an EXIF orientation; their pixels as stored."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    samples = np.random.default_rng(0).integers(0, 256, (3, *size, 3), dtype=np.uint8)
+    for name, pixels in zip(NAMES, samples, strict=True):
+        Image.fromarray(pixels).save(folder / "images" / name, exif=exif)
+    return np.divide(samples, np.float32(255))
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("write", [lambda folder: write_colmap(folder, binary=True), write_transforms])
+def test_poses_of_colmap_are_of_the_stored_pixels(folder, write, orientation):
+    stored = write_tagged(folder, orientation)
+    write(folder)
+    scene = load(folder)
+    np.testing.assert_array_equal(scene.images, stored)
+    assert f"EXIF orientation {orientation} ignored, pixels read as stored" in scene.notices
+
+
+def test_poses_of_upright_photographs(folder):
+    """The size in the pose file fits the turned photographs only: the tag is applied, in any format."""
+    stored = write_tagged(folder, 6, SIZE[::-1])
+    write_transforms(folder)
+    scene = load(folder)
+    np.testing.assert_array_equal(scene.images, np.rot90(stored, -1, axes=(1, 2)))
+    assert scene.notices == ("EXIF orientation 6 applied",)
+
+
+def test_our_own_poses_are_of_upright_photographs(folder):
+    stored = write_tagged(folder, 3)
+    write_plain(folder)
+    np.testing.assert_array_equal(load(folder).images, stored[:, ::-1, ::-1])
+    content = json.loads((folder / "cameras.json").read_text())
+    for frame in content["frames"]:
+        frame |= {"w": SIZE[1], "h": SIZE[0]}
+    (folder / "cameras.json").write_text(json.dumps(content))
+    stored = write_tagged(folder, 6)  # upright it would be of another size
+    np.testing.assert_array_equal(load(folder).images, stored)
 
 
 # --- transparent parts ---------------------------------------------------------------------------------------
@@ -130,7 +204,9 @@ def test_transparency_does_not_hang_on_words(folder, monkeypatch):
     from airjax.scene.files import photographs
 
     read = photographs.read_image
-    monkeypatch.setattr(photographs, "read_image", lambda file: read(file)._replace(notices=("something else",)))
+    monkeypatch.setattr(
+        photographs, "read_image", lambda file, **options: read(file, **options)._replace(notices=("something else",))
+    )
     scene = load(folder)
     assert (scene.background == 1).all() and scene.empty[0].all() and scene.notices == ("something else",)
 

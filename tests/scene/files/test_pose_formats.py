@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pose_files
 import pytest
 from pose_files import (
     NAMES,
@@ -95,6 +96,110 @@ def test_seven_scenes_have_a_color_camera(folder):
     assert not scene.notices
 
 
+# --- what other programs write ---------------------------------------------------------------------------------
+
+
+def rewrite(file, change):
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_nerfstudio_splits(folder):
+    """Its lists of files: test goes before train, what is in no list is left out."""
+    write_transforms(folder)
+    paths = [f"images/{name}" for name in NAMES]
+
+    def splits(**lists):
+        write_transforms(folder, **lists)
+        poses = read_poses(folder)
+        return [view.split for view in poses.views], poses.notices
+
+    assert splits(train_filenames=paths[:2], test_filenames=paths[2:]) == (["train", "train", "test"], ())
+    assert splits(test_filenames=[paths[0].replace("/", "\\")]) == (["test", "", ""], ())
+    lists = {"train_filenames": paths, "val_filenames": paths[1:], "test_filenames": paths[2:]}
+    assert splits(**lists) == (["train", "val", "test"], ())
+    del lists["test_filenames"]
+    notice = "validation views (2) kept back as test views, as there are no others"
+    assert splits(**lists) == (["train", "test", "test"], (notice,))
+    notice = "1 of 3 images left out, as train_filenames and its like do not name them"
+    assert splits(train_filenames=paths[:2]) == (["train", "train"], (notice,))
+    with pytest.raises(AirjaxError, match="expected an entry 'test_filenames', found none that is a list"):
+        splits(test_filenames="images/000.png")
+
+
+def test_validation_views_without_test_views(folder):
+    """A Blender scene with transforms_train.json and transforms_val.json alone."""
+    write_transforms(folder)
+    content = json.loads((folder / "transforms.json").read_text())
+    (folder / "transforms.json").unlink()
+    for split, frames in (("train", content["frames"][:2]), ("val", content["frames"][2:])):
+        (folder / f"transforms_{split}.json").write_text(json.dumps({**content, "frames": frames}))
+    scene = load(folder)
+    assert scene.splits == ("train", "train", "test")
+    assert scene.notices == ("validation views (1) kept back as test views, as there are no others",)
+
+
+def test_lenses_that_are_not_ours(folder):
+    for key in ("is_fisheye", "equirectangular"):
+        write_transforms(folder, **{key: True, "k1": 0.1})
+        with pytest.raises(AirjaxError, match=f"expected a perspective camera, got '{key}'"):
+            load(folder)
+        write_transforms(folder, **{key: False})
+        assert not load(folder).notices
+    write_transforms(folder, k4=0.1)
+    with pytest.raises(AirjaxError, match="expected k4, k5 and k6 of 0 for this camera, got"):
+        load(folder)
+    write_transforms(folder, k4=0.1, camera_model="FULL_OPENCV")
+    assert read_poses(folder).views[0].distortion == (0, 0, 0, 0, 0, 0.1, 0, 0)
+
+
+def test_entries_that_are_not_used(folder):
+    write_transforms(folder, rolling_shutter=[0, 0, 0.1, 0], white_transparent=False, linear_colors=True)
+    line = "not used, though they tell how the photographs are meant: linear_colors, rolling_shutter"
+    assert load(folder).notices == (line,)
+
+
+def test_masks_are_not_used(folder):
+    write_transforms(folder)
+    rewrite(folder / "transforms.json", lambda content: content["frames"][1].update(mask_path="masks/1.png"))
+    rest = "not used: masked parts count like the rest; an alpha channel in the photographs is used"
+    assert load(folder).notices == (f"masks of 1 photographs {rest}",)
+    (folder / "transforms.json").unlink()
+    write_plain(folder)
+    (folder / "masks").mkdir()
+    assert not load(folder).notices
+    write_images(folder / "masks")
+    assert load(folder).notices == (f"the masks in masks/ {rest}",)
+
+
+def test_windows_files(folder):
+    """Backslashes, suffixes of the other case and a byte order mark, in both formats with names."""
+    for write, name in ((write_transforms, "transforms.json"), (write_plain, "cameras.json")):
+        write(folder)
+        text = (folder / name).read_text().replace("images/", ".\\\\images\\\\").replace(".png", ".PNG")
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + text.replace(", ", ",\r\n").encode())
+        scene = load(folder)
+        assert scene.names == tuple(NAMES) and not scene.notices
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize("name", ["nerfstudio", "plain", "llff"])
+def test_only_smaller_photographs(folder, name):
+    """images_2/ serves where images/ is not there; intrinsics are scaled to it."""
+    WRITERS[name](folder)
+    if name == "plain":
+        rewrite(folder / "cameras.json", lambda content: [frame.update(w=32, h=24) for frame in content["frames"]])
+    whole = load(folder)
+    for file in (folder / "images").iterdir():
+        file.unlink()
+    (folder / "images").rmdir()
+    write_images(folder / "images_2", size=(12, 16))
+    scene = load(folder)
+    assert scene.names == tuple(NAMES) and "photographs of images_2/ used" in scene.notices[0]
+    np.testing.assert_allclose(scene.cameras.intrinsics, np.diag([0.5, 0.5, 1]) @ whole.cameras.intrinsics, rtol=1e-6)
+
+
 # --- what a user gets wrong ----------------------------------------------------------------------------------
 
 
@@ -112,10 +217,34 @@ def test_seven_scenes_have_a_color_camera(folder):
 def test_poses_that_are_wrong(folder, change, message):
     write_plain(folder)
     content = json.loads((folder / "cameras.json").read_text())
-    change(content["frames"][0])
+    for frame in content["frames"]:
+        change(frame)
     (folder / "cameras.json").write_text(json.dumps(content))
     with pytest.raises(AirjaxError, match=message):
         load(folder)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 2.0])
+@pytest.mark.parametrize("name", [name for name in WRITERS if "colmap" not in name])  # of COLMAP: test_colmap.py
+def test_a_pose_that_is_none(folder, monkeypatch, name, number):
+    """A view whose pose is no number or no rotation is left out, by its name; the others stay."""
+    rotation, translation = POSES[1]
+    with np.errstate(invalid="ignore"):
+        monkeypatch.setattr(pose_files, "POSES", [POSES[0], (number * rotation, translation), POSES[2]])
+        WRITERS[name](folder)
+    scene = load(folder)
+    assert scene.names == (NAMES[0], NAMES[2])
+    line = "1 of 3 views left out (001.png), as their poses are no finite numbers or no rotations"
+    assert scene.notices == (line,)
+    assert scene.bounds == ((1.0, 9.0) if name == "llff" else None)
+
+
+def test_a_pose_as_windows_prints_it(folder):
+    write_transforms(folder)
+    file = folder / "transforms.json"
+    rewrite(file, lambda content: content["frames"][1]["transform_matrix"][0].__setitem__(3, "here"))
+    file.write_text(file.read_text().replace('"here"', "-nan(ind)"))
+    assert load(folder).names == (NAMES[0], NAMES[2])
 
 
 def test_pose_files_that_are_wrong(folder):
