@@ -145,8 +145,8 @@ def test_scenes_that_cannot_be_reconstructed(run, folder, tmp_path):
     content = copied(folder, tmp_path / "one")
     (tmp_path / "one" / "cameras.json").write_text(json.dumps({**content, "frames": content["frames"][:1]}))
     refused(run("reconstruct", "one"), "one: expected at least 2 photographs with poses, found 1")
-    copied(folder, tmp_path / "nan", t=lambda i, frame: [float("nan"), 0, 0] if i == 2 else frame["t"])
-    refused(run("reconstruct", "nan"), "2.png: expected a pose of finite numbers")
+    copied(folder, tmp_path / "nan", t=lambda i, frame: [float("nan"), 0, 0] if i > 0 else frame["t"])
+    refused(run("reconstruct", "nan"), "1.png: expected a pose of finite numbers")
     copied(folder, tmp_path / "same", t=lambda i, frame: [0, 0, 0])
     refused(run("reconstruct", "same"), "same: expected cameras at different places")
     # Cameras a kilometre apart see nothing in common.

@@ -22,6 +22,7 @@ _MODELS = {
     4: ("OPENCV", (0, 1, 2, 3), (4, 5, 6, 7), 8),
     6: ("FULL_OPENCV", (0, 1, 2, 3), (4, 5, 6, 7, 8, 9, 10, 11), 12),
 }
+_OTHERS = {5: "OPENCV_FISHEYE", 7: "FOV", 8: "SIMPLE_RADIAL_FISHEYE", 9: "RADIAL_FISHEYE", 10: "THIN_PRISM_FISHEYE"}
 _BY_NAME = {model[0]: number for number, model in _MODELS.items()}
 
 
@@ -78,7 +79,7 @@ def _guarded(reader, file: Path):
 
 def _camera(model: int, size, params, file: Path) -> ColmapCamera:
     if model not in _MODELS:
-        raise _unknown_model(f"model number {model}", file)
+        raise _unknown_model(_OTHERS.get(model, f"model number {model}"), file)
     _, focal, lens, count = _MODELS[model]
     if len(params) != count:
         raise ValueError("parameters")

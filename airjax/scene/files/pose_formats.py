@@ -138,13 +138,14 @@ def _read_transforms(folder: Path, files: list[Path]) -> Poses:
     Poses of the first two come from COLMAP, and are those of the pixels as stored: neither turns photographs by their
     EXIF orientation. `train_filenames`, `val_filenames` and `test_filenames` are nerfstudio's splits.
     """
-    frames = []
+    frames, without_frame = [], 0
     for file in files:
         content = _json(file)
         lists = _split_lists(content, file)
-        for frame in _frames(content, file):
-            path = _entry(frame, "file_path", str, file)
+        paths = [_entry(frame, "file_path", str, file) for frame in _frames(content, file)]
+        for path, frame in zip(paths, content["frames"], strict=True):
             frames.append((file, path, _split_of(path, file, lists), {**content, **frame}))
+        without_frame += len(set().union(*lists.values()) - set(map(_plain_path, paths)))
     images, notices = _image_files(folder, [(path,) for _, path, _, _ in frames])
     views, ignored, in_no_list = [], set(), 0
     for (file, _, split, entry), image in zip(frames, images, strict=True):
@@ -162,6 +163,12 @@ def _read_transforms(folder: Path, files: list[Path]) -> Poses:
     if missing == len(frames):
         raise AirjaxError(f"{display_name(files[0])}: expected the images that it lists, found none of {missing}")
     notices += _missing(missing, len(frames), "pose file")
+    if in_no_list and not views:
+        raise AirjaxError(
+            f"{display_name(files[0])}: expected images that train_filenames and its like name, found none"
+        )
+    if without_frame:
+        notices += (f"{without_frame} names in train_filenames and its like are of no frame",)
     if in_no_list:
         notices += (f"{in_no_list} of {len(frames)} images left out, as train_filenames and its like do not name them",)
     if ignored:

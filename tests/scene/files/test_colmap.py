@@ -76,7 +76,7 @@ def test_colmap_files_cut_short_or_of_another_lens(folder):
                 load(folder)
         (sparse / name).write_bytes(whole)
     (sparse / "cameras.bin").write_bytes(struct.pack("<QiiQQ4d", 1, 7, 5, 32, 24, 30, 31, 15, 13))
-    with pytest.raises(AirjaxError, match="got model number 5; undistort the images first"):
+    with pytest.raises(AirjaxError, match="got OPENCV_FISHEYE; undistort the images first"):
         load(folder)
 
 

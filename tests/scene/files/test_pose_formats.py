@@ -124,6 +124,10 @@ def test_nerfstudio_splits(folder):
     assert splits(**lists) == (["train", "test", "test"], (notice,))
     notice = "1 of 3 images left out, as train_filenames and its like do not name them"
     assert splits(train_filenames=paths[:2]) == (["train", "train"], (notice,))
+    notice = "1 names in train_filenames and its like are of no frame"
+    assert splits(test_filenames=[paths[2], "002.png"]) == (["", "", "test"], (notice,))
+    with pytest.raises(AirjaxError, match="expected images that train_filenames and its like name, found none"):
+        splits(train_filenames=NAMES)
     with pytest.raises(AirjaxError, match="expected an entry 'test_filenames', found none that is a list"):
         splits(test_filenames="images/000.png")
 
