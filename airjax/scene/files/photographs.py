@@ -127,13 +127,19 @@ def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
     if len(poses.views) < 2:
         raise AirjaxError(f"{name}: expected at least 2 photographs with poses, found {len(poses.views)}")
     views = [_read_view(posed, max_size) for posed in poses.views]
+    hidden = [view.name for view in views if view.mask is not None and not view.mask.any()]
+    views = [view for view in views if view.name not in hidden]
+    if len(views) < 2:
+        raise AirjaxError(f"{name}: expected at least 2 photographs that their masks do not hide, found {len(views)}")
     views, turned = _upright(views)
     views, masks, more = _of_one_size(views)
+    if hidden:
+        more.append(f"{len(hidden)} photographs left out, which their masks hide: {', '.join(hidden[:4])}")
     notices = dict.fromkeys([*poses.notices, *(line for view in views for line in view.notices), *turned, *more])
     return Scene(
         name,
-        tuple(posed.file.name for posed in poses.views),
-        tuple(posed.split for posed in poses.views),
+        tuple(view.name for view in views),
+        tuple(view.split for view in views),
         np.stack([view.image for view in views]),
         _alphas(views),
         jax.tree.map(lambda *parts: np.stack(parts).astype(np.float32), *(view.camera for view in views)),
@@ -147,8 +153,11 @@ def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
 class _View(NamedTuple):
     """A photograph as a scene has it, with its camera in float64."""
 
+    name: str
+    split: str
     image: np.ndarray
     alpha: np.ndarray | None
+    mask: np.ndarray | None  # (h, w) bool, False where it is not to be looked at; None for everywhere
     camera: Camera
     notices: list[str]
 
@@ -156,9 +165,9 @@ class _View(NamedTuple):
 def _read_view(posed: Posed, max_size: int) -> _View:
     loaded = _read_pixels(posed)
     layers, notices = [loaded.pixels], list(loaded.notices)
-    if loaded.alpha is not None:
-        layers.append(loaded.alpha)
     size = loaded.pixels.shape[:2]
+    layers.append(np.ones(size, np.float32) if loaded.alpha is None else loaded.alpha)
+    layers.append(np.ones(size, np.float32) if posed.mask is None else _read_mask(posed.mask, size))
     camera = _camera(posed, size)
     if any(posed.distortion):
         layers = [undistort(layer, np.asarray(camera.intrinsics), posed.distortion) for layer in layers]
@@ -168,7 +177,20 @@ def _read_view(posed: Posed, max_size: int) -> _View:
         layers = [resize(layer, smaller) for layer in layers]
         camera = camera.resized(size, smaller)
         notices.append(f"photographs of {size[1]}x{size[0]} pixels made smaller, to {smaller[1]}x{smaller[0]}")
-    return _View(layers[0], layers[1] if len(layers) > 1 else None, camera, notices)
+    image, alpha, mask = layers
+    known = None if posed.mask is None else mask > 1 - 1e-4  # a pixel of which a part is hidden is hidden
+    shown = None if loaded.alpha is None else alpha
+    return _View(posed.file.name, posed.split, image, shown, known, camera, notices)
+
+
+def _read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) float32, 1 where a photograph of this size is to be looked at."""
+    picture = read_image(file, upright=False).pixels
+    if not _in_proportion(picture.shape[:2], size):
+        h, w = picture.shape[:2]
+        raise AirjaxError(f"{display_name(file)}: expected a mask of {size[1]}x{size[0]} pixels, got {w}x{h}")
+    mask = (picture.mean(axis=2) > 0.5).astype(np.float32)
+    return mask if mask.shape == size else (resize(mask, size) > 1 - 1e-4).astype(np.float32)
 
 
 def _read_pixels(posed: Posed) -> LoadedImage:
@@ -225,7 +247,8 @@ def _upright(views: list[_View]) -> tuple[list[_View], list[str]]:
             continue
         count += 1
         alpha = None if view.alpha is None else np.rot90(view.alpha, k)
-        found.append(view._replace(image=np.rot90(view.image, k), alpha=alpha, camera=turns[k]))
+        mask = None if view.mask is None else np.rot90(view.mask, k)
+        found.append(view._replace(image=np.rot90(view.image, k), alpha=alpha, mask=mask, camera=turns[k]))
     return found, [f"{count} photographs turned to stand as the others"] if count else []
 
 
@@ -241,9 +264,9 @@ def quarter_turns(camera: Camera, size: tuple[int, int], count: int) -> Camera:
 
 
 def _of_one_size(views: list[_View]) -> tuple[list[_View], np.ndarray | None, list[str]]:
-    """(views of the largest height and width, which pixels their photographs have, lines for the user)."""
+    """(views of the largest height and width, which of their pixels to look at, lines for the user)."""
     sizes = [view.image.shape[:2] for view in views]
-    if len(set(sizes)) == 1:
+    if len(set(sizes)) == 1 and all(view.mask is None for view in views):
         return views, None, []
     height, width = (max(sides) for sides in zip(*sizes, strict=True))
 
@@ -255,8 +278,11 @@ def _of_one_size(views: list[_View]) -> tuple[list[_View], np.ndarray | None, li
         view._replace(image=continued(view.image), alpha=None if view.alpha is None else continued(view.alpha))
         for view in views
     ]
-    rows, columns = np.mgrid[:height, :width]
-    masks = np.stack([(rows < h) & (columns < w) for h, w in sizes])
+    masks = np.zeros((len(views), height, width), bool)
+    for mask, view, (h, w) in zip(masks, views, sizes, strict=True):
+        mask[:h, :w] = True if view.mask is None else view.mask
+    if len(set(sizes)) == 1:
+        return views, masks, []
     listed = ", ".join(f"{w}x{h}" for h, w in sorted(set(sizes))[:4]) + (", .." if len(set(sizes)) > 4 else "")
     return larger, masks, [f"photographs of {len(set(sizes))} sizes ({listed}), each used where it is"]
 

@@ -50,7 +50,7 @@ class Posed(NamedTuple):
     # Whether the pose is that of the photograph turned upright by its EXIF orientation, where the size does not tell.
     # COLMAP ignores the tag, and so do the formats whose poses come from it.
     upright: bool = False
-    masked: bool = False  # whether the pose file names a mask; masks are not read
+    mask: Path | None = None  # a picture that is black where the photograph is not to be looked at
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def read_poses(folder: Path) -> Poses:
         if files and form.matches(folder):
             with np.errstate(over="ignore", invalid="ignore"):  # checked below
                 poses = form.read(folder, files)
-            return _with_masks_said(folder, _with_good_poses(poses))
+            return _with_masks(folder, _with_good_poses(poses))
     raise AirjaxError(
         f"{display_name(folder)}: expected poses (transforms.json, poses_bounds.npy, a COLMAP model in sparse/0, or "
         f"cameras.json), found none"
@@ -156,8 +156,8 @@ def _read_transforms(folder: Path, files: list[Path]) -> Poses:
             continue
         rotation, translation = _to_camera(_matrix(_entry(entry, "transform_matrix", list, file), (4, 4), file))
         k, size, distortion = _transforms_lens(entry, file)
-        masked = _says(entry.get("mask_path"))
-        views.append(Posed(image, _OPENGL @ rotation, _OPENGL @ translation, k, size, distortion, split, masked=masked))
+        mask = folder / _plain_path(str(entry["mask_path"])) if _says(entry.get("mask_path")) else None
+        views.append(Posed(image, _OPENGL @ rotation, _OPENGL @ translation, k, size, distortion, split, mask=mask))
         ignored |= {key for key in _IGNORED if _says(entry.get(key))}
     missing = images.count(None)
     if missing == len(frames):
@@ -478,15 +478,26 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def _with_masks_said(folder: Path, poses: Poses) -> Poses:
-    """A line for the user where there are masks: they are not read."""
-    count = sum(view.masked for view in poses.views)
-    folders = [name for name in ("masks", "mask") if (folder / name).is_dir() and _images_in(folder / name)]
-    if not count and not folders:
-        return poses
-    what = f"masks of {count} photographs" if count else f"the masks in {folders[0]}/"
-    notice = f"{what} not used: masked parts count like the rest; an alpha channel in the photographs is used"
-    return replace(poses, notices=(*poses.notices, notice))
+def _with_masks(folder: Path, poses: Poses) -> Poses:
+    """Masks that the pose file names, or pictures of the same names in masks/, as COLMAP and others keep them."""
+    places = [path for path in (folder / "masks", folder / "mask") if path.is_dir()]
+    named = [view.mask for view in poses.views if view.mask is not None]
+    missing = sum(not mask.is_file() for mask in named)
+
+    def found(view: Posed) -> Path | None:
+        beside = [place / f"{name}.png" for place in places for name in (view.file.name, view.file.stem)]
+        candidates = beside if view.mask is None else [view.mask]
+        return next((path for path in candidates if path.is_file()), None)
+
+    views = [view._replace(mask=found(view)) for view in poses.views]
+    notices = list(poses.notices)
+    if count := sum(view.mask is not None for view in views):
+        notices.append(f"masks of {count} photographs used: what is black there is not looked at")
+    if missing:
+        notices.append(f"{missing} masks that the pose file names are not there")
+    if places and not count:
+        notices.append(f"the pictures in {places[0].name}/ have no photograph's name, none of them is used as a mask")
+    return replace(poses, views=views, notices=tuple(notices))
 
 
 def _json(file: Path) -> dict:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pose_files
 import pytest
+from PIL import Image
 from pose_files import (
     NAMES,
     POSES,
@@ -164,17 +165,39 @@ def test_entries_that_are_not_used(folder):
     assert load(folder).notices == (line,)
 
 
-def test_masks_are_not_used(folder):
+def test_masks(folder):
+    """Those that the pose file names; those of the photographs' names in masks/; black is not looked at."""
     write_transforms(folder)
+    mask = np.full(SIZE, 255, np.uint8)
+    mask[:, :7] = 0
+    (folder / "masks").mkdir()
+    Image.fromarray(mask).save(folder / "masks" / "1.png")
     rewrite(folder / "transforms.json", lambda content: content["frames"][1].update(mask_path="masks/1.png"))
-    rest = "not used: masked parts count like the rest; an alpha channel in the photographs is used"
-    assert load(folder).notices == (f"masks of 1 photographs {rest}",)
+    scene = load(folder)
+    assert scene.notices == ("masks of 1 photographs used: what is black there is not looked at",)
+    np.testing.assert_array_equal(scene.masks[1], mask > 0)
+    assert scene.masks[[0, 2]].all() and scene.images.shape == (3, *SIZE, 3)
     (folder / "transforms.json").unlink()
     write_plain(folder)
+    assert load(folder).masks is None
+    assert load(folder).notices == ("the pictures in masks/ have no photograph's name, none of them is used as a mask",)
+    Image.fromarray(np.repeat(np.repeat(mask, 2, 0), 2, 1)).save(folder / "masks" / f"{NAMES[2]}.png")  # larger: shrunk
+    np.testing.assert_array_equal(load(folder).masks[2], mask > 0)
+
+
+def test_masks_that_cannot_be_used(folder):
+    """Absent: said. Of another shape: refused. A photograph that is hidden whole: left out."""
+    write_transforms(folder)
+    rewrite(folder / "transforms.json", lambda content: content["frames"][1].update(mask_path="masks/1.png"))
+    assert load(folder).notices == ("1 masks that the pose file names are not there",)
     (folder / "masks").mkdir()
-    assert not load(folder).notices
-    write_images(folder / "masks")
-    assert load(folder).notices == (f"the masks in masks/ {rest}",)
+    Image.fromarray(np.zeros((24, 24), np.uint8)).save(folder / "masks" / "1.png")
+    with pytest.raises(AirjaxError, match=r"1.png: expected a mask of 32x24 pixels, got 24x24"):
+        load(folder)
+    Image.fromarray(np.zeros(SIZE, np.uint8)).save(folder / "masks" / "1.png")
+    scene = load(folder)
+    assert scene.names == (NAMES[0], NAMES[2]) and scene.masks is None
+    assert f"1 photographs left out, which their masks hide: {NAMES[1]}" in scene.notices
 
 
 def test_windows_files(folder):
