@@ -42,9 +42,15 @@ def save(path: str | os.PathLike, content: Encoded | Gaussians3D) -> None:
 
 
 def open(path: str | os.PathLike) -> Encoded | Gaussians3D:
-    """What a .air or a .ply file holds; an AirjaxError for another suffix, a missing or a damaged file."""
+    """What a .air or a .ply file holds; an AirjaxError for another suffix, a missing or a damaged file.
+
+    What the reader of a .ply file changes or leaves out is a warning.
+    """
     if _kind(path) is Gaussians3D:
-        return read_ply(path).gaussians
+        found = read_ply(path)
+        for notice in found.notices:
+            warnings.warn(f"{display_name(path)}: {notice}", stacklevel=2)
+        return found.gaussians
     try:
         return air_file.decode(read_bytes(path))
     except FormatError as error:

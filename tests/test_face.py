@@ -107,6 +107,15 @@ def test_scenes_are_saved_as_ply(tmp_path):
     np.testing.assert_allclose(again.means, gaussians.means, rtol=1e-6)
 
 
+def test_opening_says_what_was_left_out(tmp_path):
+    gaussians = scenes3d.random_set(0, 4, degree=0)
+    airjax.save(tmp_path / "scene.ply", gaussians)
+    data = (tmp_path / "scene.ply").read_bytes()
+    (tmp_path / "scene.ply").write_bytes(data[:-4] + np.float32(np.nan).tobytes())
+    with pytest.warns(UserWarning, match=r"scene\.ply: 1 of 4 Gaussians .* left out"):
+        assert airjax.open(tmp_path / "scene.ply").num_slots == 3
+
+
 def test_what_is_refused(tmp_path):
     gaussians = scenes3d.random_set(0, 5)
     with pytest.raises(TypeError, match=r"x\.air: expected Encoded, got Gaussians3D"):

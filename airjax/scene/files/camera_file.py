@@ -19,7 +19,8 @@ from PIL import ExifTags, Image
 from airjax.errors import AirjaxError
 from airjax.files import display_name, read_bytes, reason
 from airjax.scene.cameras import Camera
-from airjax.scene.files.pose_formats import _OPENGL, Posed, _matrix, _to_camera, _transforms_lens, read_poses
+from airjax.scene.files.colmap import read_colmap
+from airjax.scene.files.pose_formats import _OPENGL, Posed, Poses, _matrix, _to_camera, _transforms_lens, read_poses
 
 View = tuple[Camera, tuple[int, int]]  # a camera and the (h, w) of its image
 
@@ -88,13 +89,16 @@ def read_cameras(path: str | os.PathLike) -> Cameras:
 
     A file is {"frames": [{"K", "R", "t", "w", "h"}, ..]} as `cameras.json` of a scene (K in pixels, R and t world to
     camera with OpenCV axes), `transforms.json` or `camera_path.json` of nerfstudio, or `cameras.json` of 3D Gaussian
-    Splatting. A folder is one that `airjax.scene.files.pose_formats` knows, or the output folder of 3D Gaussian
-    Splatting. Cameras of several image sizes all get the largest width and height, with a notice.
+    Splatting. A folder is one that `airjax.scene.files.pose_formats` knows, a COLMAP model, or the output folder of 3D
+    Gaussian Splatting. Only the first of these needs its photographs. Cameras of several image sizes all get the
+    largest width and height, with a notice.
     """
     path = Path(path)
     if path.is_dir() and not _is_list(path / "cameras.json"):
-        poses = read_poses(path)
+        poses = _colmap_poses(path) if _is_colmap(path) else read_poses(path)
         views, notices = _drawn(poses.views, path)
+        if not views:
+            raise AirjaxError(f"{display_name(path)}: expected one camera or more, found none")
         return _alike(views, [*poses.notices, *notices])
     file = path / "cameras.json" if path.is_dir() else path
     name = display_name(file)
@@ -108,6 +112,21 @@ def read_cameras(path: str | os.PathLike) -> Cameras:
     if not views:
         raise AirjaxError(f"{name}: {_EXPECTED}, found no frames")
     return _alike(views, notices)
+
+
+def _is_colmap(folder: Path) -> bool:
+    """Whether a folder is itself a COLMAP model."""
+    return any(all((folder / f"{name}{end}").is_file() for name in ("cameras", "images")) for end in (".bin", ".txt"))
+
+
+def _colmap_poses(folder: Path) -> Poses:
+    """The cameras of a COLMAP model by the names of the photographs, which need not be there."""
+    model = read_colmap(folder)
+    views = []
+    for image in sorted(model.images, key=lambda image: image.name):
+        lens = model.cameras[image.camera]._asdict()
+        views.append(Posed(folder / "images" / image.name, image.rotation, image.translation, **lens))
+    return Poses(views)
 
 
 def _is_list(file: Path) -> bool:
@@ -201,7 +220,7 @@ def _size_of(file: Path) -> tuple[int, int] | None:
 
 
 def _alike(views: Sequence[View], notices: Sequence[str]) -> Cameras:
-    """All with the largest width and height: the smaller ones see more, the same amount on opposite sides."""
+    """One camera or more, all with the largest width and height: smaller ones see more, as much on opposite sides."""
     sizes = {size for _, size in views}
     height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
     parts = ("intrinsics", "rotation", "translation")

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from pose_files import POSES, SIZE, WRITERS, K, camera_path, inria_cameras, write_images, write_transforms
+from pose_files import POSES, SIZE, WRITERS, K, camera_path, inria_cameras, write_colmap, write_images, write_transforms
 from scenes3d import random_set
 
 from airjax.errors import AirjaxError
@@ -161,6 +161,18 @@ def test_folders_are_read_without_their_photographs(tmp_path, monkeypatch, name)
     cameras, size, _ = read_cameras(tmp_path)
     assert size == expected.images.shape[1:3]
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), cameras, expected.cameras)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_colmap_model_needs_no_photographs(tmp_path, binary):
+    write_colmap(tmp_path, binary=binary)
+    cameras, size, notices = read_cameras(tmp_path / "sparse" / "0")
+    check_poses(cameras)
+    assert size == SIZE and not notices
+    np.testing.assert_allclose(cameras.intrinsics, [K] * 3)
+    write_colmap(tmp_path, binary=binary, names=(), poses=())
+    with pytest.raises(AirjaxError, match="0: expected one camera or more, found none"):
+        read_cameras(tmp_path / "sparse" / "0")
 
 
 def test_the_words_of_a_header_say_where_down_is():
