@@ -129,7 +129,8 @@ def test_planning_and_the_color_solve():
 
 def test_the_scene_predictor():
     predict = partial(scene_model._predict, config=PREDICTOR, rows=((0, 1), (1, 2)))
-    views = floats(3, *SIZE, 3), cameras(3), jax.ShapeDtypeStruct((3, *SIZE), bool)
+    empty = masks = jax.ShapeDtypeStruct((3, *SIZE), bool)
+    views = floats(3, *SIZE, 3), cameras(3), empty, masks
     lower(predict, random_weights(PREDICTOR), *views, floats(), floats())
 
 
