@@ -12,9 +12,7 @@ import io
 import json
 import math
 import platform
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +30,7 @@ from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes
 from train import checkpoint
 from train.settings import check_at_least, free, leaves, marked_names, settings_of
+from train.signals import Signals
 
 try:
     import fcntl
@@ -125,7 +124,7 @@ def run(
     NonFiniteLossError; SystemExit (130, 143) after SIGINT or SIGTERM, once the step and its checkpoint are done.
     """
     out_dir, screen = Path(out_dir), _Screen(config, echo)
-    with _only_process(out_dir), _Signals() as signals:
+    with _only_process(out_dir), Signals(once=True) as signals:
         _claim_folder(out_dir, config, resolved_config, content, screen)
         training = _Training(config, state, step_fn, out_dir, screen)
         if training.is_over():
@@ -137,7 +136,7 @@ def run(
                 while True:
                     training.dispatch(_next_batch(batches, training.step))
                     finished = training.is_over()
-                    stop = signals.received is not None  # asked once: report may take long, and only then saves
+                    stop = signals.last is not None  # asked once: report may take long, and only then saves
                     training.report(finished, stop, panel_fn)
                     if finished or stop:
                         break
@@ -147,7 +146,7 @@ def run(
         step, of = training.step, f"of {config.last_step} after {training.clock.elapsed():.0f} s: {out_dir}"
         if not finished:
             screen.say(f"stopped at step {step} {of}; checkpoint written, the same command continues")
-            raise SystemExit(128 + signals.received)
+            raise SystemExit(128 + signals.last)
         screen.say(f"{'finished' if step >= config.last_step else 'out of time'} at step {step} {of}")
         return training.state
 
@@ -320,30 +319,6 @@ class _Mean:
         means = {name: total / count for name, (total, count) in self.sums.items()}
         self.sums.clear()
         return means
-
-
-class _Signals:
-    """Notes SIGINT and SIGTERM for the loop; a second one acts as if nobody listened."""
-
-    def __init__(self):
-        self.received: int | None = None
-        self._previous: dict = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.received = number
-        self._restore()
-
-    def _restore(self, *_) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    __exit__ = _restore
 
 
 class _Screen:

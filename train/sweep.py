@@ -18,12 +18,11 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -31,6 +30,7 @@ from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes, display_name, read_bytes, reason
 from train.runs import Run, read_run
 from train.settings import safe_name
+from train.signals import Signals
 
 COMMAND = (sys.executable, "-m", "train.main")
 RECORD = "sweep.json"  # in the folder of a sweep: the arguments of its members
@@ -158,7 +158,7 @@ def run_members(
     queue, running = list(members), []
     outcomes = dict.fromkeys((member.name for member in members), Outcome("not started"))
     total = len(members) + finished
-    with tqdm(total=total, initial=finished, unit="run", disable=None) as bar, _Signals() as signals:
+    with tqdm(total=total, initial=finished, unit="run", disable=None) as bar, Signals() as signals:
         try:
             while running or (queue and signals.last is None):
                 while queue and len(running) < jobs and signals.last is None:
@@ -324,34 +324,6 @@ class _Process:
             file.seek(max(self._offset, file.tell() - 4096))
             lines = file.read().decode(errors="replace").split("\n")
         return next((" ".join(line.split())[:300] for line in reversed(lines) if line.strip()), "")
-
-
-class _Signals:
-    """Notes SIGINT and SIGTERM, to be passed on."""
-
-    def __init__(self):
-        self.last: int | None = None
-        self._untaken: list[int] = []
-        self._previous: dict = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.last = number
-        self._untaken.append(number)
-
-    def take(self) -> list[int]:
-        """Those since the last call."""
-        taken, self._untaken = self._untaken, []
-        return taken
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
 
 # --- names, files and lines ------------------------------------------------------------------------------------------

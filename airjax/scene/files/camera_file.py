@@ -20,7 +20,17 @@ from airjax.errors import AirjaxError
 from airjax.files import display_name, read_bytes, reason
 from airjax.scene.cameras import Camera
 from airjax.scene.files.colmap import read_colmap
-from airjax.scene.files.pose_formats import _OPENGL, Posed, Poses, _matrix, _to_camera, _transforms_lens, read_poses
+from airjax.scene.files.pose_formats import (
+    OPENGL,
+    Posed,
+    Poses,
+    camera_of,
+    in_proportion,
+    read_matrix,
+    read_poses,
+    transforms_lens,
+    world_to_camera,
+)
 
 View = tuple[Camera, tuple[int, int]]  # a camera and the (h, w) of its image
 
@@ -151,10 +161,10 @@ def _in_file(content, file: Path) -> tuple[list[View], list[str]]:
 
 def _transforms_view(entry: dict, file: Path) -> Posed:
     """A frame of nerfstudio, with the defaults of its file; its photograph need not be there."""
-    rotation, translation = _to_camera(_matrix(entry["transform_matrix"], (4, 4), file))
-    k, size, distortion = _transforms_lens(entry, file)
+    rotation, translation = world_to_camera(read_matrix(entry["transform_matrix"], (4, 4), file))
+    k, size, distortion = transforms_lens(entry, file)
     image = file.parent / str(entry.get("file_path", file.name))
-    return Posed(image, _OPENGL @ rotation, _OPENGL @ translation, k, size, distortion)
+    return Posed(image, OPENGL @ rotation, OPENGL @ translation, k, size, distortion)
 
 
 def _camera_path(content: dict, file: Path) -> tuple[list[View], list[str]]:
@@ -165,10 +175,10 @@ def _camera_path(content: dict, file: Path) -> tuple[list[View], list[str]]:
     height, width = content["render_height"], content["render_width"]
     views = []
     for frame in content["camera_path"]:
-        rotation, translation = _to_camera(np.asarray(frame["camera_to_world"], float).reshape(4, 4))
+        rotation, translation = world_to_camera(np.asarray(frame["camera_to_world"], float).reshape(4, 4))
         focal = 0.5 * height / math.tan(0.5 * math.radians(frame["fov"]))
         k = [[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]
-        pose = {"R": _OPENGL @ rotation, "t": _OPENGL @ translation}
+        pose = {"R": OPENGL @ rotation, "t": OPENGL @ translation}
         views.append(_camera({"K": k, "w": width, "h": height} | pose))
     return views, ["the crop of the camera path is not applied"] if content.get("crop") else []
 
@@ -186,17 +196,13 @@ def _drawn(poses: Sequence[Posed], source: Path) -> tuple[list[View], list[str]]
     views = []
     for posed in poses:
         name, size, found = display_name(posed.file), posed.size, _size_of(posed.file)
-        if size is None or (found is not None and abs(found[1] / size[1] * size[0] / found[0] - 1) <= 0.02):
-            if found is None:
-                raise AirjaxError(f"{name}: expected the size of this image in {display_name(source)}, found none")
+        if found is not None and (size is None or in_proportion(found, size)):
             height, width = found
-        else:
+        elif size is not None:
             height, width = (round(side) for side in size)
-        if isinstance(posed.intrinsics, float):
-            focal = 0.5 * width / math.tan(0.5 * posed.intrinsics)
-            k = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
         else:
-            k = posed.intrinsics if size is None else np.diag([width / size[1], height / size[0], 1]) @ posed.intrinsics
+            raise AirjaxError(f"{name}: expected the size of this image in {display_name(source)}, found none")
+        k = camera_of(posed, (height, width)).intrinsics
         try:
             views.append(_camera({"K": k, "R": posed.rotation, "t": posed.translation, "w": width, "h": height}))
         except _DAMAGED as error:

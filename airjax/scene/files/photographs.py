@@ -23,7 +23,7 @@ from airjax.errors import AirjaxError
 from airjax.files import display_name
 from airjax.photographs import LoadedImage, read_image
 from airjax.scene.cameras import Camera
-from airjax.scene.files.pose_formats import Posed, read_poses
+from airjax.scene.files.pose_formats import Posed, camera_of, in_proportion, read_poses
 
 _ALIKE = 0.7  # least cosine between what is down in two views that stand alike
 MAX_SIZE = 512  # pixels; default longest side, larger photographs are downscaled
@@ -128,7 +128,7 @@ def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
         raise AirjaxError(f"{name}: expected at least 2 photographs with poses, found {len(poses.views)}")
     views = [_read_view(posed, max_size) for posed in poses.views]
     hidden = [view.name for view in views if view.mask is not None and not view.mask.any()]
-    views = [view for view in views if view.name not in hidden]
+    views = [view for view in views if view.mask is None or view.mask.any()]
     if len(views) < 2:
         raise AirjaxError(f"{name}: expected at least 2 photographs that their masks do not hide, found {len(views)}")
     views, turned = _upright(views)
@@ -164,29 +164,28 @@ class _View(NamedTuple):
 
 def _read_view(posed: Posed, max_size: int) -> _View:
     loaded = _read_pixels(posed)
-    layers, notices = [loaded.pixels], list(loaded.notices)
-    size = loaded.pixels.shape[:2]
-    layers.append(np.ones(size, np.float32) if loaded.alpha is None else loaded.alpha)
-    layers.append(np.ones(size, np.float32) if posed.mask is None else _read_mask(posed.mask, size))
-    camera = _camera(posed, size)
+    size, notices = loaded.pixels.shape[:2], list(loaded.notices)
+    mask = None if posed.mask is None else _read_mask(posed.mask, size)
+    named = {"image": loaded.pixels, "alpha": loaded.alpha, "mask": mask}
+    layers = {name: layer for name, layer in named.items() if layer is not None}
+    camera = camera_of(posed, size)
     if any(posed.distortion):
-        layers = [undistort(layer, np.asarray(camera.intrinsics), posed.distortion) for layer in layers]
+        lens = np.asarray(camera.intrinsics), posed.distortion
+        layers = {name: undistort(layer, *lens) for name, layer in layers.items()}
         notices.append("lens distortion removed")
     smaller = fitted_size(size, max_size)
     if smaller != size:
-        layers = [resize(layer, smaller) for layer in layers]
+        layers = {name: resize(layer, smaller) for name, layer in layers.items()}
         camera = camera.resized(size, smaller)
         notices.append(f"photographs of {size[1]}x{size[0]} pixels made smaller, to {smaller[1]}x{smaller[0]}")
-    image, alpha, mask = layers
-    known = None if posed.mask is None else mask > 1 - 1e-4  # a pixel of which a part is hidden is hidden
-    shown = None if loaded.alpha is None else alpha
-    return _View(posed.file.name, posed.split, image, shown, known, camera, notices)
+    known = layers["mask"] > 1 - 1e-4 if "mask" in layers else None  # a pixel of which a part is hidden is hidden
+    return _View(posed.file.name, posed.split, layers["image"], layers.get("alpha"), known, camera, notices)
 
 
 def _read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
     """(h, w) float32, 1 where a photograph of this size is to be looked at."""
     picture = read_image(file, upright=False).pixels
-    if not _in_proportion(picture.shape[:2], size):
+    if not in_proportion(picture.shape[:2], size):
         h, w = picture.shape[:2]
         raise AirjaxError(f"{display_name(file)}: expected a mask of {size[1]}x{size[0]} pixels, got {w}x{h}")
     mask = (picture.mean(axis=2) > 0.5).astype(np.float32)
@@ -200,32 +199,10 @@ def _read_pixels(posed: Posed) -> LoadedImage:
     """
     loaded = read_image(posed.file, upright=posed.upright)
     size = loaded.pixels.shape[:2]
-    if posed.size is None or _in_proportion(size, posed.size) or not _in_proportion(size[::-1], posed.size):
+    if posed.size is None or in_proportion(size, posed.size) or not in_proportion(size[::-1], posed.size):
         return loaded
     other = read_image(posed.file, upright=not posed.upright)
     return other if other.pixels.shape[:2] == size[::-1] else loaded
-
-
-def _in_proportion(size: tuple[float, float], other: tuple[float, float]) -> bool:
-    return bool(abs(size[1] / other[1] * other[0] / size[0] - 1) <= 0.02)
-
-
-def _camera(posed: Posed, size: tuple[int, int]) -> Camera:
-    """The camera of a photograph of (h, w) pixels."""
-    height, width = size
-    if isinstance(posed.intrinsics, float):
-        focal = 0.5 * width / np.tan(0.5 * posed.intrinsics)
-        intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
-        return Camera(intrinsics, posed.rotation, posed.translation)
-    camera = Camera(posed.intrinsics, posed.rotation, posed.translation)
-    if posed.size is None:
-        return camera
-    if not _in_proportion(size, posed.size):
-        raise AirjaxError(
-            f"{display_name(posed.file)}: expected the proportions of {posed.size[1]:.0f}x{posed.size[0]:.0f} pixels "
-            f"as in the pose file, got {width}x{height}"
-        )
-    return camera.resized(posed.size, size)
 
 
 def _upright(views: list[_View]) -> tuple[list[_View], list[str]]:

@@ -13,16 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tokenize import TokenError
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from airjax.errors import AirjaxError
 from airjax.files import display_name, reason
 from airjax.photographs import IMAGE_SUFFIXES
+from airjax.scene.cameras import Camera
 from airjax.scene.files.colmap import count_images, read_colmap
 
-_OPENGL = np.diag([1.0, -1.0, -1.0])  # y up and z backwards to y down and z forwards
+OPENGL = np.diag([1.0, -1.0, -1.0])  # y up and z backwards to y down and z forwards
 # What numpy's reader of headers raises on damaged ones.
 _NO_ARRAY = (OSError, ValueError, TypeError, KeyError, EOFError, OverflowError, SyntaxError, TokenError, RecursionError)
 _LARGEST = 1e30  # of a number in a pose; float32 holds 1e38
@@ -51,6 +52,32 @@ class Posed(NamedTuple):
     # COLMAP ignores the tag, and so do the formats whose poses come from it.
     upright: bool = False
     mask: Path | None = None  # a picture that is black where the photograph is not to be looked at
+
+
+def in_proportion(size: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether two sizes, (h, w) each, have about the same proportions: sides that are rounded may differ a little."""
+    return bool(abs(size[1] / other[1] * other[0] / size[0] - 1) <= 0.02)
+
+
+def camera_of(posed: Posed, size: tuple[int, int]) -> Camera:
+    """The camera of a photograph of (h, w) pixels, without its lens distortion; in float64.
+
+    Raises AirjaxError: other proportions than those that the pose file tells.
+    """
+    height, width = size
+    if isinstance(posed.intrinsics, float):
+        focal = 0.5 * width / np.tan(0.5 * posed.intrinsics)
+        intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
+        return Camera(intrinsics, posed.rotation, posed.translation)
+    camera = Camera(posed.intrinsics, posed.rotation, posed.translation)
+    if posed.size is None:
+        return camera
+    if not in_proportion(size, posed.size):
+        raise AirjaxError(
+            f"{display_name(posed.file)}: expected the proportions of {posed.size[1]:.0f}x{posed.size[0]:.0f} pixels "
+            f"as in the pose file, got {width}x{height}"
+        )
+    return camera.resized(posed.size, size)
 
 
 @dataclass(frozen=True)
@@ -154,10 +181,11 @@ def _read_transforms(folder: Path, files: list[Path]) -> Poses:
         if split is None:
             in_no_list += 1
             continue
-        rotation, translation = _to_camera(_matrix(_entry(entry, "transform_matrix", list, file), (4, 4), file))
-        k, size, distortion = _transforms_lens(entry, file)
+        pose = read_matrix(_entry(entry, "transform_matrix", list, file), (4, 4), file)
+        rotation, translation = world_to_camera(pose)
+        k, size, distortion = transforms_lens(entry, file)
         mask = folder / _plain_path(str(entry["mask_path"])) if _says(entry.get("mask_path")) else None
-        views.append(Posed(image, _OPENGL @ rotation, _OPENGL @ translation, k, size, distortion, split, mask=mask))
+        views.append(Posed(image, OPENGL @ rotation, OPENGL @ translation, k, size, distortion, split, mask=mask))
         ignored |= {key for key in _IGNORED if _says(entry.get(key))}
     missing = images.count(None)
     if missing == len(frames):
@@ -214,7 +242,7 @@ def _says(value) -> bool:
     return any(map(bool, value)) if isinstance(value, list) else bool(value)
 
 
-def _transforms_lens(
+def transforms_lens(
     entry: dict, file: Path
 ) -> tuple[np.ndarray | float, tuple[float, float] | None, tuple[float, ...]]:
     """(intrinsics, size, distortion) as `Posed` has them, of a frame with the defaults of its file."""
@@ -323,8 +351,8 @@ def _read_plain(folder: Path, files: list[Path]) -> Poses:
     for frame, path, image in zip(frames, paths, images, strict=True):
         if image is None:
             raise AirjaxError(f"{display_name(folder / path)}: expected an image of the pose file, found none")
-        k, r = (_matrix(_entry(frame, key, list, file), (3, 3), file) for key in ("K", "R"))
-        t = _matrix(_entry(frame, "t", list, file), (3,), file)
+        k, r = (read_matrix(_entry(frame, key, list, file), (3, 3), file) for key in ("K", "R"))
+        t = read_matrix(_entry(frame, "t", list, file), (3,), file)
         has_size = "w" in frame and "h" in frame
         size = (_number(frame["h"], "h", file), _number(frame["w"], "w", file)) if has_size else None
         views.append(Posed(image, r, t, k, size, upright=True))
@@ -351,7 +379,7 @@ def _read_frames(folder: Path, files: list[Path]) -> Poses:
     k = _numbers(folder / "camera-intrinsics.txt", 9).reshape(3, 3)
     views = []
     for file in files:
-        rotation, translation = _to_camera(_numbers(file, 16).reshape(4, 4))
+        rotation, translation = world_to_camera(_numbers(file, 16).reshape(4, 4))
         stem = file.name.removesuffix(".pose.txt")
         image = next(iter(sorted((folder / "images").glob(f"{stem}.*"))), None)
         if image is not None:
@@ -401,7 +429,7 @@ def _intrinsics(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
 
 
-def _to_camera(pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def world_to_camera(pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(rotation, translation), world to camera, of a 4 x 4 camera-to-world matrix."""
     rotation = pose[:3, :3].T
     return rotation, -rotation @ pose[:3, 3]
@@ -527,7 +555,8 @@ def _number(value, key: str, file: Path) -> float:
     return float(value)
 
 
-def _matrix(value, shape: tuple[int, ...], file: Path) -> np.ndarray:
+def read_matrix(value: Any, shape: tuple[int, ...], file: Path) -> np.ndarray:
+    """An array of a shape from JSON, float64; an AirjaxError that names the file for anything else."""
     try:
         matrix = np.asarray(value, float)
     except (TypeError, ValueError, OverflowError) as error:

@@ -198,6 +198,13 @@ def test_masks_that_cannot_be_used(folder):
     scene = load(folder)
     assert scene.names == (NAMES[0], NAMES[2]) and scene.masks is None
     assert f"1 photographs left out, which their masks hide: {NAMES[1]}" in scene.notices
+    # One of the same name in another folder stays.
+    (folder / "images" / "more").mkdir()
+    (folder / "images" / NAMES[2]).rename(folder / "images" / "more" / NAMES[1])
+    rewrite(
+        folder / "transforms.json", lambda content: content["frames"][2].update(file_path=f"images/more/{NAMES[1]}")
+    )
+    assert load(folder).names == (NAMES[0], NAMES[1])
 
 
 def test_windows_files(folder):
