@@ -43,8 +43,8 @@ class Model:
         self,
         images: Float[AnyArray, "u h w 3"],
         cameras: Camera,
-        near: Float[AnyArray, ""] | float,
-        far: Float[AnyArray, ""] | float,
+        near: Float[AnyArray, "*u"] | float,
+        far: Float[AnyArray, "*u"] | float,
         *,
         sets: Int[np.ndarray, "v k"] | None = None,
         empty: Bool[np.ndarray, "u h w"] | None = None,
@@ -61,7 +61,7 @@ class Model:
         used = np.arange(len(images)) if sets is None else np.unique(sets)
         rows = None if sets is None else tuple(map(tuple, np.searchsorted(used, sets).tolist()))  # static
         views = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[used]), (images, cameras, empty, masks))
-        near, far = jnp.float32(near), jnp.float32(far)
+        near, far = (jnp.asarray(np.broadcast_to(np.float32(bound), len(images))[used]) for bound in (near, far))
         return only_active(_predict(self.params, *views, near, far, config=self.config, rows=rows))
 
 

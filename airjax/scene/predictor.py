@@ -85,8 +85,8 @@ def predict(
     params: Any,
     images: Float[Array, "u h w 3"],
     cameras: Camera,
-    near: Float[Array, ""],
-    far: Float[Array, ""],
+    near: Float[Array, "*u"],
+    far: Float[Array, "*u"],
     *,
     config: PredictorConfig,
     sets: Int[np.ndarray, "v k"] | None = None,
@@ -95,7 +95,7 @@ def predict(
 
     Args:
       images: in [0, 1], of any size.
-      near, far: depths that the views hold, world units, 0 < near < far.
+      near, far: depths that the views hold, world units, 0 < near < far; numbers for all views, or arrays (u,).
       config: static.
       sets: a row for each view that gets Gaussians: its number, and the numbers of the views that it is compared with.
         None for all views, each compared with all others.
@@ -109,27 +109,30 @@ def predict(
     images = jnp.pad(images, [(0, 0), *padding, (0, 0)], mode="edge")
     networks = plane_sweep_networks(config.networks)
     features = networks.features(params, images)
-    inverse = _inverse_depths(near, far, config.planes)
+    near, far = (jnp.broadcast_to(bound, (views,))[sets[:, 0]] for bound in (near, far))
+    inverse = jax.vmap(partial(_inverse_depths, planes=config.planes))(near, far)
     compared = [
         (normalize(part, groups=groups), groups)
         for part, groups in ((features, config.groups), (patch_features(images), PATCH_SCALES))
     ]
 
-    def match(views):
+    def match(view):
+        views, inverse = view
         agreements = [
             match_planes(part, cameras, views[0], views[1:], inverse, groups=groups, image_size=(height, width))
             for part, groups in compared
         ]
         return jnp.concatenate(agreements, axis=-1)
 
-    matches = jax.lax.map(match, jnp.asarray(sets), batch_size=2)
+    matches = jax.lax.map(match, (jnp.asarray(sets), inverse), batch_size=2)
     images, cameras, features = jax.tree.map(lambda leaf: leaf[sets[:, 0]], (images, cameras, features))
     scores, outputs = networks.decode(params, images, matches, features)
     plane = jnp.dot(jax.nn.softmax(scores, axis=-1), jnp.arange(config.planes, dtype=scores.dtype), precision="highest")
-    place = partial(_place, near=near, far=far, config=config, image_size=(height, width))
-    parts = jax.vmap(place)(outputs, plane, images, cameras)
+    place = partial(_place, config=config, image_size=(height, width))
+    parts = jax.vmap(place)(outputs, plane, images, cameras, near, far)
     gaussians, pixels = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), parts)
-    return Prediction(gaussians, pixels, 1.0 / _inverse_depth_at(plane, near, far, config.planes))
+    at = jax.vmap(partial(_inverse_depth_at, planes=config.planes))
+    return Prediction(gaussians, pixels, 1.0 / at(plane, near, far))
 
 
 def _inverse_depths(near: Float[Array, ""], far: Float[Array, ""], planes: int) -> Float[Array, " d"]:
@@ -148,9 +151,9 @@ def _place(
     plane: Float[Array, "a b"],
     image: Float[Array, "h w 3"],
     camera: Camera,
-    *,
     near: Float[Array, ""],
     far: Float[Array, ""],
+    *,
     config: PredictorConfig,
     image_size: tuple[int, int],
 ) -> tuple[Gaussians3D, Float[Array, "n 2"]]:

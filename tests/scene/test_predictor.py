@@ -99,6 +99,18 @@ def test_it_does_not_depend_on_the_unit_or_the_frame_of_the_world(views, params)
     np.testing.assert_allclose(found.means, base.means @ turn.T, rtol=1e-3, atol=1e-3)
 
 
+def test_every_view_has_a_range_of_its_own(views, params):
+    """Of three views, each as it is where all have its range."""
+    near, far = views.near * np.float32([1, 0.8, 1.3]), views.far * np.float32([1, 2, 1.5])
+    found = run(params, views.images, views.cameras, near, far)
+    for i in range(3):
+        alone = run(params, views.images, views.cameras, np.full(3, near[i]), np.full(3, far[i]))
+        np.testing.assert_allclose(found.depths[i], alone.depths[i], rtol=1e-4)
+        assert near[i] * 0.99 < found.depths[i].min() and found.depths[i].max() < far[i] * 1.01
+    scalars = run(params, views.images, views.cameras, near[0], far[0])
+    np.testing.assert_allclose(scalars.depths[0], found.depths[0], rtol=1e-4)
+
+
 def test_any_number_of_views_and_any_size(views, params):
     """Three views; sides that are no multiples of 16: padded cells are inactive and the others stay in the image."""
     found = run(params, views.images, views.cameras, views.near, views.far)
