@@ -1,7 +1,7 @@
 """Photographs with poses to 3D Gaussians: hold out views, find depths, choose views, predict, refine, score.
 
-`reconstruct` does all of it. Each stage is a function of its own: `split_views`, `find_bounds`, `prepare` (these two,
-and the choice of views), `predict`, `score_views`.
+`reconstruct` does all of it. Each stage is a function of its own: `split_views`, `airjax.scene.bounds.find_bounds`,
+`prepare` (these two, and the choice of views), `predict`, `score_views`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from airjax.gaussians import Gaussians3D
 from airjax.inner.task import run
 from airjax.metrics import quality
 from airjax.scene import view_selection
+from airjax.scene.bounds import Bounds, find_bounds
 from airjax.scene.cameras import Camera
 from airjax.scene.defaults import MAX_SIZE, PREDICT_SIZE, REFINE_STEPS, VIEWS
 from airjax.scene.files.camera_file import Snapshot, to_comment
@@ -30,16 +31,6 @@ from airjax.scene.model import Model
 from airjax.scene.model import load as load_model
 from airjax.scene.render import render
 from airjax.scene.task import Coordinates, SceneTask
-from airjax.scene.triangulate import FEWEST, Triangulated, depth_bounds, triangulate
-
-
-class Bounds(NamedTuple):
-    """Depths of a scene, world units."""
-
-    near: float
-    far: float
-    triangulated: Triangulated | None = None  # the points that they were taken from, where they were triangulated
-    notices: tuple[str, ...] = ()  # lines for the user
 
 
 @dataclass(frozen=True)
@@ -201,7 +192,7 @@ def prepare(
     given, held_out, notices = split_views(scene, hold_out=hold_out)
     bounds = find_bounds(given, near=near, far=far)
     chosen = view_selection.spread(given.cameras, views)
-    sets = view_selection.comparisons(given.cameras, chosen.tolist(), near=bounds.near, far=bounds.far)
+    sets = view_selection.comparisons(given.cameras, chosen.tolist(), depths=2 / (1 / bounds.views).sum(axis=1))
     return Prepared(given, held_out, given.shrunk(predict_size), bounds, sets, (*notices, *bounds.notices))
 
 
@@ -219,23 +210,9 @@ def split_views(scene: Scene, *, hold_out: int | None = None) -> tuple[Scene, Sc
     return scene.take(given), scene.take(held), tuple(notices)
 
 
-def find_bounds(scene: Scene, *, near: float | None = None, far: float | None = None) -> Bounds:
-    """Near and far: the arguments, else those of the pose file, of the scene's points, or of triangulated points."""
-    if near is not None and far is not None:
-        bounds = Bounds(near, far)
-    else:
-        bounds = _bounds_of_files(scene) or _bounds_of_photographs(scene)
-        bounds = bounds._replace(near=bounds.near if near is None else near, far=bounds.far if far is None else far)
-    if not 0 < bounds.near < bounds.far:
-        raise AirjaxError(
-            f"{scene.source}: expected near below far, both above 0, got {bounds.near:g} and {bounds.far:g}"
-        )
-    return bounds
-
-
 def predict(model: Model, task: Prepared) -> Gaussians3D:
     """The Gaussians that a model makes of a prepared scene, at least one; numpy arrays, all of them active."""
-    small, (near, far, *_) = task.small, task.bounds
+    small, (near, far) = task.small, task.bounds.views.T
     known = {"empty": small.empty, "masks": small.masks}
     gaussians = model.predict(small.images, small.cameras, near, far, sets=task.sets, **known)
     if not gaussians.num_slots:
@@ -254,41 +231,3 @@ def score_views(gaussians: Gaussians3D, scene: Scene) -> Scores:
         rendered = render(gaussians, scene.cameras[i], image_size=size, background=background).image
         scores.append(quality(image, rendered, mask=None if scene.masks is None else scene.masks[i]))
     return Scores(scene.names, *map(tuple, zip(*scores, strict=True)))
-
-
-# --- bounds ----------------------------------------------------------------------------------------------------------
-
-
-def _bounds_of_files(scene: Scene) -> Bounds | None:
-    """Of the pose file, or of its points that the views see; None where there are too few."""
-    if scene.bounds is not None:
-        return Bounds(*scene.bounds)
-    depths = depths_in_sight(scene)
-    if len(depths) < FEWEST:
-        return None
-    near, far = depth_bounds(depths)
-    notice = f"depths from {near:.3g} to {far:.3g}, those of the {len(scene.points)} points of the pose file"
-    return Bounds(near, far, notices=(notice,))
-
-
-def _bounds_of_photographs(scene: Scene) -> Bounds:
-    points = triangulate(scene.images, scene.cameras, source=scene.source)
-    notice = f"depths from {points.near:.3g} to {points.far:.3g}, triangulated from the photographs"
-    return Bounds(points.near, points.far, points, (notice,))
-
-
-def depths_in_sight(scene: Scene) -> np.ndarray:
-    """Depths of the scene's points in all views that show them, world units, one after the other.
-
-    A view shows the points in front of its camera that lie within its image, whether or not others hide them.
-    """
-    height, width = scene.images.shape[1:3]
-    depths = []
-    for i in range(len(scene.images)):
-        camera = scene.cameras[i]
-        with np.errstate(invalid="ignore"):  # points at infinity are in front of no camera
-            local = scene.points @ camera.rotation.T + camera.translation
-        local = local[local[:, 2] > 0]
-        pixels = local @ camera.intrinsics[:2].T / local[:, 2:]
-        depths.append(local[np.all((pixels > 0) & (pixels < [width, height]), axis=1), 2])
-    return np.concatenate(depths)

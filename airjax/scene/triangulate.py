@@ -1,18 +1,20 @@
-"""Points and depth bounds of a scene from its photographs alone: patches compared over a wide sweep of planes.
+"""Points of a scene from its photographs alone: patches compared over a wide sweep of planes.
 
 For scenes whose files hold neither. A point counts where its patch looks the same in the other views at one depth and
-at no other, and where the search in the nearest view finds the same point.
+at no other, where cells beside it have points of about that depth, and where the search in the nearest view finds the
+same point.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from airjax.errors import AirjaxError
 from airjax.nn.plane_sweep import CELL
@@ -26,25 +28,32 @@ PLANES = 128
 _PATCH = 7  # cells
 _RANGE = 0.7, 150.0  # depths that are tried, in distances between neighboring cameras
 _AGREE, _UNIQUE = 0.85, 0.05  # least similarity of a match, and how much worse every other depth must be
-FEWEST = 32  # points that bounds of the depths are taken from
+_REACH, _SUPPORT, _ALIKE = 2, 3, 0.1  # cells around a point, how many of them are like it, and in what: log of depth
+FEWEST = 32  # points that views which overlap share
 
 
 class Triangulated(NamedTuple):
-    """Points of a scene, and bounds of their depths, world units."""
+    """Points of a scene."""
 
     points: np.ndarray  # (p, 3), world units
     colors: np.ndarray  # (p, 3) in [0, 1]
-    near: float
-    far: float
 
 
-def triangulate(images: np.ndarray, cameras: Camera, *, max_views: int = 12, source: str = "scene") -> Triangulated:
+def triangulate(
+    images: np.ndarray,
+    cameras: Camera,
+    *,
+    max_views: int = 12,
+    source: str = "scene",
+    progress: Callable[[int], None] | None = None,
+) -> Triangulated:
     """Points that several views agree on; AirjaxError where they have nothing in common, or all stand at one place.
 
     Args:
       images: (v, h, w, 3) in [0, 1], v >= 2.
       max_views: views that are searched for points, spread evenly over all, each against its two nearest neighbors.
       source: names the scene in an error.
+      progress: called with the number of views that were searched.
     """
     inverse = _planes(cameras, source)
     size = fitted_size(images.shape[1:3], SIDE, CELL)
@@ -54,21 +63,19 @@ def triangulate(images: np.ndarray, cameras: Camera, *, max_views: int = 12, sou
     neighbors = [nearest(cameras, i, 2) for i in range(len(images))]
     partners = {i: int(neighbors[i][0]) for i in chosen}
     used = {*partners, *partners.values()}
-    maps = {i: _depth_map(small, scaled, np.array([i, *neighbors[i]]), inverse) for i in used}
+    maps = {}
+    for i in sorted(used):
+        maps[i] = _depth_map(small, scaled, np.array([i, *neighbors[i]]), inverse)
+        if progress is not None:
+            progress(len(maps))
     checked = [_cross_checked(small[i], scaled[i], scaled[j], maps[i], maps[j].depths) for i, j in partners.items()]
-    points, colors, depths = (np.concatenate(part) for part in zip(*checked, strict=True))
+    points, colors = (np.concatenate(part) for part in zip(*checked, strict=True))
     if len(points) < FEWEST:
         raise AirjaxError(
             f"{source}: expected views that overlap, found only {len(points)} points that two of them share; give near "
             f"and far"
         )
-    return Triangulated(points, colors, *depth_bounds(depths))
-
-
-def depth_bounds(depths: np.ndarray) -> tuple[float, float]:
-    """(near, far) that hold 98 % of some depths, and a quarter more on either side."""
-    near, far = np.quantile(depths, [0.01, 0.99])
-    return float(near / 1.25), float(far * 1.25)
+    return Triangulated(points, colors)
 
 
 class _DepthMap(NamedTuple):
@@ -91,12 +98,25 @@ def _planes(cameras: Camera, source: str) -> Float[Array, " d"]:
 def _depth_map(images: np.ndarray, cameras: Camera, index: np.ndarray, inverse: Float[Array, " d"]) -> _DepthMap:
     """Of the first view of `index`, compared with the others."""
     stack = jax.tree.map(jnp.asarray, cameras[index])
-    depths, sure = _search(jnp.asarray(images[index]), stack, inverse, image_size=images.shape[1:3])
-    return _DepthMap(np.asarray(depths), np.asarray(sure))
+    found = _search(jnp.asarray(images[index]), stack, inverse, image_size=images.shape[1:3])
+    depths, sure = map(np.asarray, found)
+    return _DepthMap(depths, sure & supported(depths, sure))
+
+
+def supported(depths: Float[np.ndarray, "a b"], sure: Bool[np.ndarray, "a b"]) -> Bool[np.ndarray, "a b"]:
+    """Whether at least three sure cells within two of a cell have about its depth; false matches stand alone."""
+    rows, columns = depths.shape
+    logs = np.pad(np.where(sure, np.log(depths), np.inf), _REACH, constant_values=np.inf)
+    count = np.zeros(depths.shape, int)
+    for i in range(2 * _REACH + 1):
+        for j in range(2 * _REACH + 1):
+            if (i, j) != (_REACH, _REACH):
+                count += np.abs(logs[i : i + rows, j : j + columns] - np.log(depths)) < _ALIKE
+    return count >= _SUPPORT
 
 
 def _cross_checked(image: np.ndarray, camera: Camera, other: Camera, own: _DepthMap, depths: np.ndarray):
-    """(points, colors, depths) of a view's sure cells, where the depth map of another view has the same points."""
+    """(points, colors) of a view's sure cells, where the depth map of another view has the same points."""
     rows, columns = np.nonzero(own.sure)
     here = own.depths[own.sure]
     pixels = jnp.asarray(np.stack([columns + 0.5, rows + 0.5], axis=1) * CELL, jnp.float32)
@@ -107,7 +127,7 @@ def _cross_checked(image: np.ndarray, camera: Camera, other: Camera, own: _Depth
     cell = np.where(inside[:, None], cell, 0)
     ratio = depths[cell[:, 1], cell[:, 0]] / np.maximum(expected, 1e-9)
     same = inside & (np.abs(np.log(ratio)) < 0.15)
-    return np.asarray(points)[same], image[rows[same] * CELL, columns[same] * CELL], here[same]
+    return np.asarray(points)[same], image[rows[same] * CELL, columns[same] * CELL]
 
 
 @partial(jax.jit, static_argnames=("image_size",))

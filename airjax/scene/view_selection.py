@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from airjax.scene.cameras import Camera
 from airjax.scene.defaults import HOLD_OUT
@@ -70,17 +70,17 @@ def nearest(cameras: Camera, i: int, count: int) -> Int[np.ndarray, " k"]:
 
 
 def comparisons(
-    cameras: Camera, chosen: Sequence[int] | np.ndarray, *, near: float, far: float, count: int = 2
+    cameras: Camera, chosen: Sequence[int] | np.ndarray, *, depths: Float[np.ndarray, " v"], count: int = 2
 ) -> Int[np.ndarray, "k m"]:
     """The `sets` of `airjax.scene.predictor.predict`: each chosen view, and its best source views.
 
     The `count` best ones look the same way from a quarter of the depth aside: nearer ones have too little parallax, and
-    ones farther away show something else.
+    ones farther away show something else. `depths` are those of each view, about, in world units.
     """
     centers, forward = np.asarray(cameras.center, float), np.asarray(cameras.forward, float)
-    depth = 2 / (1 / near + 1 / far)
     sets = []
     for i in chosen:
+        depth = depths[i]
         aside = centers - centers[i]
         aside = np.linalg.norm(aside - (aside @ forward[i])[:, None] * forward[i], axis=1) / (_BASELINE * depth)
         apart = np.linalg.norm(centers - centers[i], axis=1) / (_BASELINE * depth)

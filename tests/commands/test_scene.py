@@ -111,9 +111,8 @@ def test_the_network_may_see_smaller_photographs(run, folder, weights):
     found = read_ply("room.ply").gaussians
     scene = load_scene(folder, max_size=24)
     given = scene.take([1, 2, 3, 4, 5])
-    sets = view_selection.comparisons(
-        given.cameras, view_selection.spread(given.cameras, 2), near=scene.bounds[0], far=scene.bounds[1]
-    )
+    depths = np.full(5, 2 / np.sum(1 / np.array(scene.bounds)))
+    sets = view_selection.comparisons(given.cameras, view_selection.spread(given.cameras, 2), depths=depths)
     expected = load_model(weights).predict(given.images, given.cameras, *scene.bounds, sets=sets)
     assert found.num_slots == 2 * 8 * 12
     np.testing.assert_allclose(found.means, expected.means, rtol=1e-4, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -14,6 +15,8 @@ from airjax.image import stages
 from airjax.image.patches import PatchMap
 from airjax.image.presets import stages_to_text
 from airjax.nn.air_stage import PredictorConfig as StageNetwork
+from airjax.scene.cameras import Camera
+from airjax.scene.files.photographs import scene_of
 from airjax.scene.predictor import PredictorConfig, config_to_text, init_params
 from airjax.scene.procedural import random_views
 from airjax.weights_file import save_weights
@@ -72,3 +75,12 @@ def noise_atlas(count: int = 16, seed: int = 0) -> jax.Array:
         noise = rng.uniform(-1, 1, (count, cells, cells, 3)).repeat(64 // cells, axis=1).repeat(64 // cells, axis=2)
         total += 0.35 * 0.75**i * noise.astype(np.float32)
     return jnp.asarray(np.clip(total, 0, 1))
+
+
+def blank_scene(count=9, **fields):
+    """Black photographs of cameras in a row."""
+    centers = np.stack([np.arange(count), np.zeros(count), np.zeros(count)], axis=1)
+    k = np.array([[20.0, 0, 12], [0, 20, 8], [0, 0, 1]])
+    parts = np.tile(k, (count, 1, 1)), np.tile(np.eye(3), (count, 1, 1)), -centers
+    cameras = Camera(*(part.astype(np.float32) for part in parts))
+    return replace(scene_of(np.zeros((count, 16, 24, 3)), cameras), **fields)

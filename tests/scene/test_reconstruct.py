@@ -1,6 +1,6 @@
-"""Photographs to Gaussians: the whole is its stages, bounds come from the best source, views are split as promised.
+"""Photographs to Gaussians: the whole is its stages, views are split as promised.
 
-Oracles: the stages taken one by one from the library, scores by their definition, and known depths of procedural rooms.
+Oracles: the stages taken one by one from the library, and scores by their definition.
 """
 
 from dataclasses import replace
@@ -9,26 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
-from pose_files import write_colmap
-from tiny import noise_atlas, random_weights
+from tiny import blank_scene, noise_atlas, random_weights
 
 from airjax.errors import AirjaxError
 from airjax.inner.task import run
 from airjax.metrics import ssim
-from airjax.scene import reconstruct as module
 from airjax.scene import view_selection
-from airjax.scene.cameras import Camera, unproject
 from airjax.scene.files.camera_file import from_comments
-from airjax.scene.files.photographs import load, scene_of
+from airjax.scene.files.photographs import scene_of
 from airjax.scene.files.ply import read_ply
 from airjax.scene.model import Model
 from airjax.scene.predictor import PredictorConfig
 from airjax.scene.procedural import random_views
 from airjax.scene.reconstruct import (
     Scores,
-    depths_in_sight,
-    find_bounds,
     predict,
     prepare,
     reconstruct,
@@ -37,7 +31,6 @@ from airjax.scene.reconstruct import (
 )
 from airjax.scene.render import render
 from airjax.scene.task import SceneTask
-from airjax.scene.triangulate import Triangulated
 
 pytestmark = pytest.mark.slow
 
@@ -64,15 +57,6 @@ def scene(views):
     return scene_of(views.images, views.cameras, bounds=(float(views.near), float(views.far)))
 
 
-def blank_scene(count=9, **fields):
-    """Black photographs of cameras in a row."""
-    centers = np.stack([np.arange(count), np.zeros(count), np.zeros(count)], axis=1)
-    k = np.array([[20.0, 0, 12], [0, 20, 8], [0, 0, 1]])
-    parts = np.tile(k, (count, 1, 1)), np.tile(np.eye(3), (count, 1, 1)), -centers
-    cameras = Camera(*(part.astype(np.float32) for part in parts))
-    return replace(scene_of(np.zeros((count, 16, 24, 3)), cameras), **fields)
-
-
 def to_8bit(image):
     return np.rint(255 * np.clip(np.asarray(image, np.float64), 0, 1)) / 255
 
@@ -87,7 +71,7 @@ def test_it_is_its_stages(model, scene, tmp_path):
     given, held = scene.take([1, 2, 3, 4, 5]), scene.take([0])
     near, far = scene.bounds
     chosen = view_selection.spread(given.cameras, 3)
-    sets = view_selection.comparisons(given.cameras, chosen, near=near, far=far)
+    sets = view_selection.comparisons(given.cameras, chosen, depths=np.full(5, 2 / (1 / near + 1 / far)))
     predicted = model.predict(given.images, given.cameras, near, far, sets=sets)
     background = np.zeros(3, np.float32)
     task = SceneTask(given.images, given.cameras, near, background, rates=model.rates)
@@ -207,75 +191,3 @@ def test_validation_views_are_left_out():
     assert split_names(scene) == ([1, 4, 5, 6, 7, 8], [3], said)
     assert split_names(scene, hold_out=4)[:2] == ([3, 4, 5, 7, 8], [1, 6])
     assert split_names(blank_scene(3, splits=("val", "val", "val")), hold_out=0)[0] == [0, 1, 2]
-
-
-# --- bounds --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def no_search(monkeypatch):
-    def fails(*args, **options):
-        raise AssertionError("triangulated")
-
-    monkeypatch.setattr(module, "triangulate", fails)
-
-
-def test_bounds_come_from_the_best_source(monkeypatch, no_search):
-    """The user, then the pose file, then its points, then a search; each of the two bounds apart."""
-    points = np.random.default_rng(0).uniform([-1, -1, 4], [9, 1, 8], (500, 3)).astype(np.float32)
-    scene = blank_scene(bounds=(2.0, 20.0), points=points)
-    assert find_bounds(scene, near=3.0, far=30.0)[:2] == (3.0, 30.0)
-    assert find_bounds(scene)[:2] == (2.0, 20.0) and find_bounds(scene).notices == ()
-    assert find_bounds(scene, far=9.0)[:2] == (2.0, 9.0) and find_bounds(scene, near=9.0)[:2] == (9.0, 20.0)
-    bounds = find_bounds(replace(scene, bounds=None))
-    assert 3 < bounds.near < 4 and 8 < bounds.far < 10.5
-    assert bounds.notices[0].endswith("those of the 500 points of the pose file") and bounds.triangulated is None
-    assert find_bounds(replace(scene, bounds=None), near=1.0).near == 1.0
-    with pytest.raises(AssertionError, match="triangulated"):  # too few points
-        find_bounds(replace(scene, bounds=None, points=points[:3]))
-    found = Triangulated(points, points, 5.0, 6.0)
-    monkeypatch.setattr(module, "triangulate", lambda *args, **options: found)
-    bounds = find_bounds(replace(scene, bounds=None, points=points[:3]))
-    assert bounds[:2] == (5.0, 6.0) and bounds.triangulated is found
-    assert bounds.notices == ("depths from 5 to 6, triangulated from the photographs",)
-
-
-@pytest.mark.parametrize("near, far", [(5, 2), (-1, 2), (2, 2), (None, 1), (30, None)])
-def test_bounds_that_are_none(near, far):
-    with pytest.raises(AirjaxError, match="room: expected near below far, both above 0, got"):
-        find_bounds(blank_scene(bounds=(2.0, 20.0), source="room"), near=near, far=far)
-
-
-def test_points_count_where_they_are_seen():
-    """Oracle: by hand. Points behind the cameras, beyond the edges and without a number are passed over."""
-    points = [[0, 0, 5], [1, 0, 4], [0, 0, -5], [100, 0, 5], [float("nan"), 0, 5], [0, float("inf"), 5]]
-    scene = blank_scene(2, points=np.array(points, np.float32))
-    assert sorted(depths_in_sight(scene).tolist()) == [4, 4, 5, 5]
-    assert depths_in_sight(blank_scene(2)).shape == (0,)
-
-
-def test_bounds_of_a_colmap_model(views, tmp_path, no_search):
-    """F11: of a folder with a model, whose points lie on the surfaces of the room, one in a hundred of them anywhere.
-
-    Oracle: the depths that the room was drawn with; 96 % of them lie within the bounds, which are not wide.
-    """
-    images = tmp_path / "room" / "images"
-    images.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    names, points = [f"{i}.png" for i in range(NUM_VIEWS)], []
-    for i, name in enumerate(names):
-        Image.fromarray(np.rint(255 * np.clip(views.images[i], 0, 1)).astype(np.uint8)).save(images / name)
-        pixels = rng.uniform([0, 0], SIZE[::-1], (100, 2)).astype(np.float32)
-        x, y = np.floor(pixels).astype(int).T
-        points.append(unproject(jax.tree.map(jnp.asarray, views.cameras[i]), pixels, views.depths[i][y, x]))
-    points = np.concatenate([*points, 1e4 * rng.normal(size=(6, 3))])
-    poses = list(zip(views.cameras.rotation, views.cameras.translation, strict=True))
-    lens = {"intrinsics": views.cameras.intrinsics[0], "size": SIZE}
-    write_colmap(tmp_path / "room", binary=True, names=names, poses=poses, points=points.tolist(), **lens)
-    scene = load(tmp_path / "room")
-    np.testing.assert_allclose(scene.cameras.rotation, views.cameras.rotation, atol=1e-5)
-    bounds = prepare(scene, views=3).bounds
-    depths = views.depths[np.isfinite(views.depths)]
-    assert np.mean((depths > bounds.near) & (depths < bounds.far)) > 0.96
-    assert bounds.near > np.quantile(depths, 0.005) / 1.5 and bounds.far < np.quantile(depths, 0.995) * 1.5
-    assert "depths from" in bounds.notices[0] and prepare(scene, views=3, near=1.5).bounds.near == 1.5

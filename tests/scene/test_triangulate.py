@@ -1,5 +1,7 @@
 """Triangulated points against scenes whose depths are known."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,11 @@ import pytest
 from tiny import noise_atlas
 
 from airjax.errors import AirjaxError
+from airjax.scene.bounds import find_bounds
 from airjax.scene.cameras import Camera, project_points
-from airjax.scene.files.photographs import load
+from airjax.scene.files.photographs import load, scene_of
 from airjax.scene.procedural import random_views
-from airjax.scene.triangulate import triangulate
+from airjax.scene.triangulate import supported, triangulate
 
 pytestmark = pytest.mark.slow
 
@@ -31,24 +34,23 @@ def test_points_lie_on_the_surfaces(views):
     j, i = np.floor(seen[inside]).astype(int).T
     error = np.abs(np.log(depth[inside] / views.depths[0][i, j]))
     assert np.median(error) < 0.05 and inside.sum() > 200
+    near, far = find_bounds(scene_of(views.images, views.cameras, points=found.points))[:2]
     inner = np.quantile(views.depths, [0.1, 0.9])
-    assert found.near < inner[0] and found.far > inner[1]
-    assert found.far < 2 * views.depths.max()
+    assert near < inner[0] and inner[1] < far < 2 * views.depths.max()
 
 
 def test_the_unit_of_the_world_does_not_matter(views):
     base = triangulate(views.images, views.cameras)
     cameras = Camera(views.cameras.intrinsics, views.cameras.rotation, 100 * views.cameras.translation)
     large = triangulate(views.images, cameras)
-    assert large.near / base.near == pytest.approx(100, rel=0.02)
-    assert large.far / base.far == pytest.approx(100, rel=0.02)
+    assert np.abs(large.points).mean() / np.abs(base.points).mean() == pytest.approx(100, rel=0.02)
 
 
 def test_bounds_of_a_real_scene(data_dir):
     """Those of fern are known from its pose file, which took them from matched features: within a factor of 1.5."""
     scene = load(data_dir / "scenes" / "fern", max_size=192)
-    found = triangulate(scene.images, scene.cameras)
-    for ours, theirs in zip((found.near, found.far), scene.bounds, strict=True):
+    found = find_bounds(replace(scene, bounds=None))
+    for ours, theirs in zip(found[:2], scene.bounds, strict=True):
         assert 1 / 1.5 < ours / theirs < 1.5
 
 
@@ -59,3 +61,14 @@ def test_views_that_show_nothing_in_common(views):
     same = jax.tree.map(lambda leaf: np.repeat(leaf[:1], 5, axis=0), views.cameras)
     with pytest.raises(AirjaxError, match="room: expected cameras at different places"):
         triangulate(views.images, same, source="room")
+
+
+def test_points_that_stand_alone_are_dropped():
+    """Of a surface all cells stay; a false match on it goes, and so do two beside one another."""
+    sure = np.zeros((9, 12), bool)
+    sure[:, :6] = True
+    depths = np.full((9, 12), 4.0)
+    depths[4, 3] = 9.0
+    sure[2, 10:] = True
+    kept = supported(depths, sure)
+    assert not kept[4, 3] and not kept[2, 10:].any() and kept[:, :6].sum() == 53

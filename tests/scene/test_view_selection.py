@@ -60,9 +60,9 @@ def test_nearest_views_look_the_same_way():
 def test_compared_views_stand_aside_by_a_share_of_the_depth():
     """Depth 4: a step of 1 tells most; views 0.02 aside tell nothing, and those behind see something else."""
     cameras = ring(np.array([0.0, 0.005, 0.25, -0.3, np.pi, 1.4]))
-    (row,) = view_selection.comparisons(cameras, [0], near=3.0, far=6.0)
+    (row,) = view_selection.comparisons(cameras, [0], depths=np.full(6, 4.0))
     assert row.tolist() == [0, 2, 3]
-    assert view_selection.comparisons(cameras, [0, 4], near=3.0, far=6.0).shape == (2, 3)
+    assert view_selection.comparisons(cameras, [0, 4], depths=np.full(6, 4.0)).shape == (2, 3)
 
 
 def test_a_circle_looks_at_its_point():
