@@ -6,6 +6,7 @@ scenes, refinement, fitting from scratch and meta-training then share what is he
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from airjax.gaussians import AnyGaussians, on_ladder, take
 from airjax.inner.estimators.base import Problem
 from airjax.inner.refine import Refined, refine
 
-Progress = Callable[[int], None] | None  # called with the number of steps done
+Progress = Callable[[int], None] | None  # called with the number of steps done, or of whole seconds
 
 SEGMENT = 10  # steps of one jitted call
 # Room of the renderer's lists for a set that grows: first in plans to come, then for a set that outgrew its plan.
@@ -72,6 +73,20 @@ class Task:
     def batches(self, step: int, num_steps: int) -> Any:
         """What the losses of `num_steps` steps from `step` on look at: a pytree of arrays (num_steps, ..), or None."""
         del step, num_steps
+
+    def at(self, step: int, share: float) -> Task:
+        """The task of the steps from `step` on: coarser targets at first, say, or smaller rates at the end.
+
+        `share` in [0, 1) is how much of the refinement is behind, as far as that is known. Tasks whose arrays have the
+        same shapes share one program.
+        """
+        del step, share
+        return self
+
+    def rearrange(self, state: State, share: float) -> State:
+        """The state with Gaussians moved to slots where they are needed more; called after every segment of steps."""
+        del share
+        return state
 
     def plan(self, gaussians: Any, *, headroom: float, thorough: bool) -> Any:
         """The capacity of the renderer's lists for concrete Gaussians, with room for `headroom` times as many pairs.
@@ -161,19 +176,46 @@ def _segment(
     return done, jnp.all(finite)
 
 
-def run(task: Task, gaussians: AnyGaussians, *, num_steps: int, progress: Progress = None) -> AnyGaussians:
-    """Gaussians after `num_steps` >= 0 of refinement, in the same slots; numpy arrays.
+def run(
+    task: Task,
+    gaussians: AnyGaussians,
+    *,
+    num_steps: int | None = None,
+    seconds: float | None = None,
+    progress: Progress = None,
+) -> AnyGaussians:
+    """Gaussians after a refinement, in the same slots; numpy arrays.
 
-    `progress` is called with the number of steps done, every SEGMENT steps. Errors are those of `advance`.
+    Args:
+      num_steps: how many steps, >= 0; None for as many as there is time for.
+      seconds: how long, >= 0; the segment of steps that is begun is finished. None for no limit.
+      progress: called every SEGMENT steps with the number of steps done, or of whole seconds where only they are given.
+
+    Raises:
+      ValueError: neither `num_steps` nor `seconds` is given.
+      AirjaxError: as `advance`.
     """
-    task = jax.tree.map(jnp.asarray, task)
-    state = start_state(task, gaussians)
-    while state.step < num_steps:
-        state = advance(task, state, num_steps=min(SEGMENT, num_steps - state.step))
+    if num_steps is None and seconds is None:
+        raise ValueError("num_steps: expected a number of steps, or seconds, got neither")
+    task, begin = jax.tree.map(jnp.asarray, task), time.perf_counter()
+    state, shapes = start_state(task, gaussians), None
+    while (share := _share_done(state.step, time.perf_counter() - begin, num_steps, seconds)) < 1:
+        part = task.at(state.step, share)
+        if shapes != (shapes := jax.tree.map(jnp.shape, part)):
+            state = state._replace(capacity=None)  # that of other images
+        left = SEGMENT if num_steps is None else num_steps - state.step
+        state = part.rearrange(advance(part, state, num_steps=min(SEGMENT, left)), share)
         if progress is not None:
-            progress(state.step)
+            progress(state.step if seconds is None else int(min(time.perf_counter() - begin, seconds)))
     refined = task.gaussians(state.coordinates, state.active)
     return take(jax.tree.map(np.asarray, refined), slice(gaussians.num_slots))
+
+
+def _share_done(step: int, spent: float, num_steps: int | None, seconds: float | None) -> float:
+    """How much of a refinement is done, 1 for all, of whichever limit is nearer."""
+    by_steps = 0.0 if num_steps is None else step / num_steps if num_steps else 1.0
+    by_seconds = 0.0 if seconds is None else spent / seconds if seconds > 0 else 1.0
+    return min(1.0, max(by_steps, by_seconds))
 
 
 def shared_capacity(cases: Sequence[Case], *, headroom: float = 2.0) -> Any:

@@ -11,16 +11,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from airjax.arrays import AnyArray
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D, only_active
 from airjax.inner.optimizers import rates_from_text
 from airjax.scene.cameras import Camera
-from airjax.scene.fusion import consistent
+from airjax.scene.fusion import consistent, fused
 from airjax.scene.predictor import PredictorConfig, config_from_text, init_params, predict
 from airjax.scene.task import RATES, Coordinates
+from airjax.scene.thinning import thinned
 from airjax.weights_file import load_weights, weights_hash
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "foresplat.safetensors"
@@ -49,12 +50,14 @@ class Model:
         sets: Int[np.ndarray, "v k"] | None = None,
         empty: Bool[np.ndarray, "u h w"] | None = None,
         masks: Bool[np.ndarray, "u h w"] | None = None,
+        most: int | None = None,
     ) -> Gaussians3D:
         """Gaussians of a scene from two views or more; numpy arrays, all of them active.
 
-        Gaussians that other views contradict are left out (`airjax.scene.fusion`). The arguments are those of
-        `airjax.scene.predictor.predict`; `empty` are pixels of the background alone, None where that is not known,
-        and `masks` those that say something of the scene, None for all.
+        Gaussians that other views contradict are left out, and those that they repeat (`airjax.scene.fusion`). The
+        arguments are those of `airjax.scene.predictor.predict`; `empty` are pixels of the background alone, None where
+        that is not known, and `masks` those that say something of the scene, None for all. Where there are more than
+        `most`, several in smooth parts become one (`airjax.scene.thinning`).
         """
         empty = np.zeros(np.shape(images)[:3], bool) if empty is None else empty
         masks = np.ones(np.shape(images)[:3], bool) if masks is None else masks
@@ -62,18 +65,27 @@ class Model:
         rows = None if sets is None else tuple(map(tuple, np.searchsorted(used, sets).tolist()))  # static
         views = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[used]), (images, cameras, empty, masks))
         near, far = (jnp.asarray(np.broadcast_to(np.float32(bound), len(images))[used]) for bound in (near, far))
-        return only_active(_predict(self.params, *views, near, far, config=self.config, rows=rows))
+        gaussians, depths = _predict(self.params, *views, near, far, config=self.config, rows=rows)
+        if most is not None:
+            gaussians = thinned(gaussians, np.asarray(depths), most=most)
+        return only_active(gaussians)
 
 
 @partial(jax.jit, static_argnames=("config", "rows"))
-def _predict(params, images, cameras, empty, masks, near, far, *, config, rows) -> Gaussians3D:
+def _predict(
+    params, images, cameras, empty, masks, near, far, *, config, rows
+) -> tuple[Gaussians3D, Float[Array, "v r c"]]:
+    """Gaussians, and the depth of each in its own view."""
     sets = None if rows is None else np.array(rows)
     prediction = predict(params, images, cameras, near, far, config=config, sets=sets)
     gaussians = prediction.gaussians
     if sets is not None:
         cameras, empty, masks = jax.tree.map(lambda leaf: leaf[sets[:, 0]], (cameras, empty, masks))
     kept = consistent(gaussians.means, prediction.pixels, prediction.depths, cameras, empty=empty, masks=masks)
-    return replace(gaussians, active=gaussians.active & kept)
+    gaussians = replace(gaussians, active=gaussians.active & kept)
+    gaussians = fused(gaussians, prediction.depths, cameras, image_size=images.shape[1:3])
+    depths = jnp.repeat(jnp.repeat(prediction.depths, config.grid, axis=1), config.grid, axis=2)
+    return gaussians, depths
 
 
 def load(path: str | os.PathLike | None = None) -> Model:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -46,8 +46,15 @@ class Prepared:
 
     def refinement(self, rates: Coordinates) -> SceneTask:
         """Refinement towards the given views, at these learning rates."""
-        given, near = self.given, self.bounds.near
-        return SceneTask(given.images, given.cameras, near, given.background, masks=given.masks, rates=rates)
+        height, width = self.given.images.shape[1:3]
+        unit, nearest = self.bounds.near, self.bounds.views[:, 0].astype(np.float32)
+
+        def task(scene: Scene) -> SceneTask:
+            options = {"masks": scene.masks, "pixels": height * width, "rates": rates}
+            return SceneTask(scene.images, scene.cameras, unit, scene.background, **options)
+
+        small = self.given.shrunk(max(height, width) // 2)
+        return replace(task(self.given), coarse=task(small), nearest=nearest)
 
 
 class Scores(NamedTuple):

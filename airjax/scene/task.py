@@ -6,8 +6,9 @@ near depth, say), so that one set of learning rates serves every scene.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -20,16 +21,22 @@ from jaxtyping import Array, Bool, Float, Int
 from airjax.arrays import AnyArray, size_of
 from airjax.gaussians import Gaussians3D
 from airjax.inner.optimizers import scaled_adam
-from airjax.inner.task import Task
+from airjax.inner.task import State, Task
 from airjax.metrics import image_loss, psnr
 from airjax.raster.tiles import Capacity
 from airjax.scene.cameras import Camera
+from airjax.scene.relocate import relocate
 from airjax.scene.render import capacity_of, render
 
 Leaf = TypeVar("Leaf", bound=Any)
 ViewLoss = Callable[[Float[Array, "h w 3"], Float[Array, "h w 3"]], Float[Array, ""]]
 
 VIEWS = 2  # that a step looks at
+COARSE_STEPS, COARSE_SHARE = 40, 0.3  # until one of them smaller views are looked at, where there are some
+RELOCATION = 50  # steps between two relocations
+_SETTLE = 0.6  # share of a refinement after which its rates fall, to `_LAST` of what they were
+_LAST = 0.1
+_TOO_NEAR = 0.3  # of the least depth of a view: what is so near to a camera is no part of a scene
 _PLANNED = 8  # views that a first plan looks at
 
 
@@ -97,6 +104,12 @@ class SceneTask(Task):
     target_images: Float[AnyArray, "t h w 3"] | None = None
     target_cameras: Camera | None = None
     rates: Coordinates[Any] = RATES  # of `refinement_adam`
+    pixels: int | None = field(default=None, kw_only=True, metadata={"static": True})  # that a view counts for
+    # The same with smaller views, for the first steps; None to begin with these.
+    coarse: SceneTask | None = field(default=None, kw_only=True)
+    # Least depths of the views, world units; None for no relocation. How many slots relocations may fill, 0 for none.
+    nearest: Float[AnyArray, " v"] | None = field(default=None, kw_only=True)
+    most: Int[AnyArray, ""] | int = field(default=0, kw_only=True)
     # (image, rendered) -> inner loss of a view, a mean over its pixels; static.
     loss_fn: ViewLoss = field(default=view_loss, metadata={"static": True})
 
@@ -121,9 +134,10 @@ class SceneTask(Task):
         capacity: Capacity,
         any_order: bool = False,
     ) -> Float[Array, ""]:
-        """h * w * mean of `loss_fn` over the views of the batch.
+        """pixels * mean of `loss_fn` over the views of the batch.
 
-        Times the pixels, so that the gradient of a Gaussian does not depend on how large the image around it is.
+        Times the pixels of a view, so that the gradient of a Gaussian does not depend on how large the image around it
+        is; smaller views (`coarse`) count like the ones that they were made of.
         """
         views = self.images, self.cameras, self.masks
         if batch is not None:
@@ -134,7 +148,8 @@ class SceneTask(Task):
             view = self._render(gaussians, camera, capacity, any_order)
             if mask is not None:  # what is drawn there is as it should be, whatever it is
                 image = jnp.where(mask[..., None], image, jax.lax.stop_gradient(view))
-            return image.shape[0] * image.shape[1] * self.loss_fn(image, view)
+            pixels = image.shape[0] * image.shape[1] if self.pixels is None else self.pixels
+            return pixels * self.loss_fn(image, view)
 
         return jnp.mean(jax.vmap(scaled_loss)(*views))
 
@@ -168,6 +183,23 @@ class SceneTask(Task):
         views = np.concatenate(passes or [np.zeros(0, int)])[first % count :][: stop - first]
         return views.reshape(num_steps, per_step).astype(np.int32)
 
+    def at(self, step: int, share: float) -> SceneTask:
+        """Smaller views at first, smaller rates at the end; see `Task.at`."""
+        first = step < COARSE_STEPS and share < COARSE_SHARE
+        part = self.coarse if first and self.coarse is not None else self
+        settled = 0.5 * (1 + math.cos(math.pi * max(0.0, share - _SETTLE) / (1 - _SETTLE)))
+        factor = jnp.float32(_LAST + (1 - _LAST) * settled)
+        return replace(part, coarse=None, rates=jax.tree.map(lambda rate: factor * rate, part.rates))
+
+    def rearrange(self, state: State, share: float) -> State:
+        """Relocation (`airjax.scene.relocate`) of what shows nothing, or is nearer to a camera than a scene can be."""
+        if self.nearest is None or state.step % RELOCATION or share > _SETTLE:
+            return state
+        useless = _too_near(state.coordinates.means, self.unit, self.cameras, self.nearest)
+        key = jax.random.key(state.step)
+        parts = relocate(key, *state[1:3], useless, state.inner_state, most=self.most)
+        return state._replace(coordinates=parts[0], active=parts[1], inner_state=parts[2])
+
     def plan(self, gaussians: Gaussians3D, *, headroom: float, thorough: bool) -> Capacity:
         """See `Task.plan`; a sample is some of the views, everything all of them and the target views."""
         cameras, count = self.cameras, len(self.images)
@@ -180,3 +212,17 @@ class SceneTask(Task):
     def _render(self, gaussians, camera, capacity, any_order) -> jax.Array:
         draw = partial(render, image_size=size_of(self.images[0]), background=self.background)
         return draw(gaussians, camera, capacity=capacity, any_order=any_order).image
+
+
+@jax.jit
+def _too_near(
+    means: Float[Array, "n 3"], unit: Float[Array, ""] | float, cameras: Camera, nearest: Float[Array, " v"]
+) -> Bool[Array, " n"]:
+    """Whether a Gaussian is nearer to some camera than a share of the least depth that it sees."""
+
+    def near(camera):
+        center, depth = camera
+        return jnp.sum(jnp.square(means * unit - center[None]), axis=1) < jnp.square(_TOO_NEAR * depth)
+
+    votes = jax.lax.map(near, (cameras.center, nearest))
+    return jnp.any(votes, axis=0)

@@ -1,4 +1,6 @@
-"""Which Gaussians of a prediction the other views contradict."""
+"""Which Gaussians of a prediction the other views contradict, and which they repeat."""
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +8,9 @@ import numpy as np
 import pytest
 from tiny import noise_atlas, random_weights
 
-from airjax.scene.cameras import look_at, pinhole, unproject
-from airjax.scene.fusion import TOLERANCE, consistent
+from airjax.gaussians import Gaussians3D
+from airjax.scene.cameras import Camera, look_at, pinhole, project_points, unproject
+from airjax.scene.fusion import TOLERANCE, consistent, fused
 from airjax.scene.model import Model
 from airjax.scene.predictor import PredictorConfig, predict
 from airjax.scene.procedural import random_views
@@ -136,5 +139,65 @@ def test_a_model_leaves_out_what_is_contradicted():
     kept = consistent(
         whole.gaussians.means, whole.pixels, whole.depths, cameras[order], empty=jnp.asarray(empty[order])
     )
-    assert 0 < found.num_slots == int(kept.sum()) < len(kept)
-    np.testing.assert_allclose(found.means, whole.gaussians.means[kept], rtol=1e-5, atol=1e-5)
+    expected = fused(replace(whole.gaussians, active=kept), whole.depths, cameras[order], image_size=images.shape[1:3])
+    assert 0 < found.num_slots == int(expected.active.sum()) < int(kept.sum()) < len(kept)
+    np.testing.assert_allclose(found.means, expected.means[expected.active], rtol=1e-5, atol=1e-5)
+
+
+# --- fusion --------------------------------------------------------------------------------------------------
+
+
+def fuse(cameras, depths, active=None):
+    """`fused` of a Gaussian in every cell of every view, whose color is the number of its view."""
+    views = range(len(depths))
+    means = [unproject(cameras[i], jnp.asarray(CENTERS), jnp.asarray(depths[i].ravel())) for i in views]
+    m = depths.size
+    colors = jnp.repeat(jnp.arange(len(depths), dtype=jnp.float32), m // len(depths))
+    gaussians = Gaussians3D(
+        jnp.concatenate(means),
+        jnp.full((m, 3), 0.1),
+        jnp.tile(jnp.array([1.0, 0, 0, 0]), (m, 1)),
+        jnp.full(m, 0.5),
+        jnp.broadcast_to(colors[:, None, None], (m, 1, 3)),
+        jnp.ones(m, bool) if active is None else jnp.asarray(active.ravel()),
+    )
+    found = jax.jit(fused, static_argnames="image_size")(gaussians, jnp.asarray(depths), cameras, image_size=SIZE)
+    return gaussians, found
+
+
+def test_of_what_views_repeat_one_is_left():
+    """Of a wall that two views show, the first has all it sees; of the second, what only that sees is left."""
+    cameras, depths = wall(2)
+    before, found = fuse(cameras, depths)
+    active = np.asarray(found.active).reshape(depths.shape)
+    assert active[0].all()
+    seen = np.asarray(project_points(cameras[0], before.means)[0][:, 0]).reshape(depths.shape)[1]
+    np.testing.assert_array_equal(active[1], (seen < 0) | (seen >= SIZE[1]))
+    given = np.asarray(found.harmonics[:, 0, 0]).reshape(depths.shape)[0]
+    assert set(np.unique(given)) == {0.0, 0.5}  # the mean of both views, where both saw it
+    opacities = np.asarray(found.opacities).reshape(depths.shape)[0]
+    np.testing.assert_allclose(opacities[given == 0.5], 1 - 0.5**1.5, rtol=1e-5)
+    np.testing.assert_allclose(opacities[given == 0], 0.5, rtol=1e-5)
+    np.testing.assert_allclose(found.means[..., 2], DISTANCE, rtol=1e-5)
+
+
+def test_the_view_that_resolves_it_best_keeps_it():
+    """The second camera stands nearer: what both see is that one's."""
+    cameras, depths = wall(2)
+    translation = cameras.translation.at[1, 2].add(-0.5 * DISTANCE)
+    cameras = Camera(cameras.intrinsics, cameras.rotation, translation)
+    depths[1] = 0.5 * DISTANCE
+    active = np.asarray(fuse(cameras, depths)[1].active).reshape(depths.shape)
+    assert active[1].all() and not active[0].all()
+
+
+def test_surfaces_apart_and_unused_slots_are_left_alone():
+    cameras, depths = wall(3)
+    depths[1], depths[2] = 0.8 * DISTANCE, 0.5 * DISTANCE
+    assert fuse(cameras, depths)[1].active.all()
+    cameras, depths = wall(2)
+    active = np.ones(depths.shape, bool)
+    active[0] = False
+    before, found = fuse(cameras, depths, active)
+    np.testing.assert_array_equal(np.asarray(found.active), active.ravel())
+    np.testing.assert_array_equal(np.asarray(found.means)[active.ravel()], np.asarray(before.means)[active.ravel()])
