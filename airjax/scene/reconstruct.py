@@ -220,8 +220,8 @@ def split_views(scene: Scene, *, hold_out: int | None = None) -> tuple[Scene, Sc
 def predict(model: Model, task: Prepared) -> Gaussians3D:
     """The Gaussians that a model makes of a prepared scene, at least one; numpy arrays, all of them active."""
     small, (near, far) = task.small, task.bounds.views.T
-    known = {"empty": small.empty, "masks": small.masks}
-    gaussians = model.predict(small.images, small.cameras, near, far, sets=task.sets, **known)
+    views = small.images, small.cameras, near, far
+    gaussians = model.predict(*views, sets=task.sets, empty=small.empty, masks=small.masks)
     if not gaussians.num_slots:
         raise AirjaxError(
             f"{small.source}: no Gaussian survived the check of the other views, expected photographs of something "
