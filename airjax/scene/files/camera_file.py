@@ -20,17 +20,10 @@ from airjax.errors import AirjaxError
 from airjax.files import display_name, read_bytes, reason
 from airjax.scene.cameras import Camera
 from airjax.scene.files.colmap import read_colmap
-from airjax.scene.files.pose_formats import (
-    OPENGL,
-    Posed,
-    Poses,
-    camera_of,
-    in_proportion,
-    read_matrix,
-    read_poses,
-    transforms_lens,
-    world_to_camera,
-)
+from airjax.scene.files.pose_formats import read_poses
+from airjax.scene.files.posed import OPENGL, Posed, Poses, camera_of, in_proportion, world_to_camera
+from airjax.scene.files.transforms import transforms_lens
+from airjax.scene.files.values import read_matrix
 
 View = tuple[Camera, tuple[int, int]]  # a camera and the (h, w) of its image
 

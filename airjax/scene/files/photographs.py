@@ -23,7 +23,8 @@ from airjax.errors import AirjaxError
 from airjax.files import display_name
 from airjax.photographs import LoadedImage, read_image
 from airjax.scene.cameras import Camera
-from airjax.scene.files.pose_formats import Posed, camera_of, in_proportion, read_poses
+from airjax.scene.files.pose_formats import read_poses
+from airjax.scene.files.posed import Posed, camera_of, in_proportion
 
 _ALIKE = 0.7  # least cosine between what is down in two views that stand alike
 MAX_SIZE = 512  # pixels; default longest side, larger photographs are downscaled
