@@ -155,9 +155,9 @@ def _in_file(content, file: Path) -> tuple[list[View], list[str]]:
 def _transforms_view(entry: dict, file: Path) -> Posed:
     """A frame of nerfstudio, with the defaults of its file; its photograph need not be there."""
     rotation, translation = world_to_camera(read_matrix(entry["transform_matrix"], (4, 4), file))
-    k, size, distortion = transforms_lens(entry, file)
+    k, size, lens = transforms_lens(entry, file)
     image = file.parent / str(entry.get("file_path", file.name))
-    return Posed(image, OPENGL @ rotation, OPENGL @ translation, k, size, distortion)
+    return Posed(image, OPENGL @ rotation, OPENGL @ translation, k, size, lens)
 
 
 def _camera_path(content: dict, file: Path) -> tuple[list[View], list[str]]:
@@ -200,8 +200,8 @@ def _drawn(poses: Sequence[Posed], source: Path) -> tuple[list[View], list[str]]
             views.append(_camera({"K": k, "R": posed.rotation, "t": posed.translation, "w": width, "h": height}))
         except _DAMAGED as error:
             raise AirjaxError(f"{name}: no camera to draw with ({reason(error)})") from error
-    distorted = sum(any(posed.distortion) for posed in poses)
-    return views, ["drawn without the lens distortion of the poses"] if distorted else []
+    bent = any(posed.lens.bends for posed in poses)
+    return views, ["drawn without the lens distortion of the poses"] if bent else []
 
 
 def _size_of(file: Path) -> tuple[int, int] | None:

@@ -10,19 +10,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from PIL import Image
-from scipy.ndimage import map_coordinates
 
 from airjax.errors import AirjaxError
 from airjax.files import display_name
 from airjax.photographs import LoadedImage, read_image
 from airjax.scene.cameras import Camera
+from airjax.scene.files.image_names import some
+from airjax.scene.files.lenses import STRETCH, resample, source_places
 from airjax.scene.files.pose_formats import read_poses
 from airjax.scene.files.posed import Posed, camera_of, in_proportion
 
@@ -128,14 +128,20 @@ def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
     if len(poses.views) < 2:
         raise AirjaxError(f"{name}: expected at least 2 photographs with poses, found {len(poses.views)}")
     views = [_read_view(posed, max_size) for posed in poses.views]
+    beyond = [1 - view.shown for view in views if view.shown < 1]
     hidden = [view.name for view in views if view.mask is not None and not view.mask.any()]
     views = [view for view in views if view.mask is None or view.mask.any()]
     if len(views) < 2:
-        raise AirjaxError(f"{name}: expected at least 2 photographs that their masks do not hide, found {len(views)}")
+        raise AirjaxError(f"{name}: expected at least 2 photographs that no mask or lens hides, found {len(views)}")
     views, turned = _upright(views)
     views, masks, more = _of_one_size(views)
+    if beyond:
+        more.append(
+            f"{100 * np.mean(beyond):.2g} % of the pixels of {len(beyond)} photographs hidden, where their lens shows "
+            f"nothing, or stretched more than {STRETCH:g} times"
+        )
     if hidden:
-        more.append(f"{len(hidden)} photographs left out, which their masks hide: {', '.join(hidden[:4])}")
+        more.append(f"{len(hidden)} photographs left out, which masks or the lens hide: {some(hidden)}")
     notices = dict.fromkeys([*poses.notices, *(line for view in views for line in view.notices), *turned, *more])
     return Scene(
         name,
@@ -161,6 +167,7 @@ class _View(NamedTuple):
     mask: np.ndarray | None  # (h, w) bool, False where it is not to be looked at; None for everywhere
     camera: Camera
     notices: list[str]
+    shown: float  # share of its pixels that the lens shows
 
 
 def _read_view(posed: Posed, max_size: int) -> _View:
@@ -170,17 +177,20 @@ def _read_view(posed: Posed, max_size: int) -> _View:
     named = {"image": loaded.pixels, "alpha": loaded.alpha, "mask": mask}
     layers = {name: layer for name, layer in named.items() if layer is not None}
     camera = camera_of(posed, size)
-    if any(posed.distortion):
-        lens = np.asarray(camera.intrinsics), posed.distortion
-        layers = {name: undistort(layer, *lens) for name, layer in layers.items()}
+    shown = 1.0
+    if posed.lens.bends:
+        places = source_places(size, np.asarray(camera.intrinsics), posed.lens)
+        layers = {name: resample(layer, places) for name, layer in layers.items()}
         notices.append("lens distortion removed")
+        if (shown := float(places.seen.mean())) < 1:
+            layers["mask"] = layers.get("mask", 1.0) * places.seen.astype(np.float32)
     smaller = fitted_size(size, max_size)
     if smaller != size:
         layers = {name: resize(layer, smaller) for name, layer in layers.items()}
         camera = camera.resized(size, smaller)
         notices.append(f"photographs of {size[1]}x{size[0]} pixels made smaller, to {smaller[1]}x{smaller[0]}")
     known = layers["mask"] > 1 - 1e-4 if "mask" in layers else None  # a pixel of which a part is hidden is hidden
-    return _View(posed.file.name, posed.split, layers["image"], layers.get("alpha"), known, camera, notices)
+    return _View(posed.file.name, posed.split, layers["image"], layers.get("alpha"), known, camera, notices, shown)
 
 
 def _read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
@@ -294,23 +304,3 @@ def resize(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
 def _by_channel(fn: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
     """fn of (h, w), or of each channel of (h, w, c)."""
     return fn(image) if image.ndim == 2 else np.stack([fn(channel) for channel in np.moveaxis(image, -1, 0)], axis=-1)
-
-
-def undistort(image: np.ndarray, intrinsics: np.ndarray, distortion: Sequence[float]) -> np.ndarray:
-    """The (h, w, c) or (h, w) image that a camera without lens distortion would have taken, with the same intrinsics.
-
-    `distortion` is k1, k2, p1, p2, k3 (Brown and Conrady, in OpenCV's order), and may go on with k4, k5, k6 of the
-    rational model. Beyond its edges the image is continued.
-    """
-    k1, k2, p1, p2, k3, k4, k5, k6 = (*distortion, 0.0, 0.0, 0.0)[:8]
-    height, width = image.shape[:2]
-    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    x, y = (x - intrinsics[0, 2]) / intrinsics[0, 0], (y - intrinsics[1, 2]) / intrinsics[1, 1]
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        rr = x * x + y * y
-        radial = (1 + rr * (k1 + rr * (k2 + rr * k3))) / (1 + rr * (k4 + rr * (k5 + rr * k6)))
-        u = x * radial + 2 * p1 * x * y + p2 * (rr + 2 * x * x)
-        v = y * radial + p1 * (rr + 2 * y * y) + 2 * p2 * x * y
-    places = [v * intrinsics[1, 1] + intrinsics[1, 2] - 0.5, u * intrinsics[0, 0] + intrinsics[0, 2] - 0.5]
-    places = np.clip(np.nan_to_num(places), -1, [[[height]], [[width]]])  # the interpolation reads out of bounds at NaN
-    return _by_channel(partial(map_coordinates, coordinates=places, order=1, mode="nearest"), image)

@@ -83,8 +83,8 @@ def _check_lens(view: Posed) -> None:
     name = display_name(view.file)
     angle = view.intrinsics if isinstance(view.intrinsics, float) else None
     k = view.intrinsics if isinstance(view.intrinsics, np.ndarray) else np.eye(3)
-    if not all(math.isfinite(number) for number in view.distortion):
-        raise AirjaxError(f"{name}: expected a finite lens distortion, got {view.distortion}")
+    if not all(math.isfinite(number) for number in view.lens.numbers):
+        raise AirjaxError(f"{name}: expected a finite lens distortion, got {view.lens.numbers}")
     if min(k[0, 0], k[1, 1]) <= 0:
         raise AirjaxError(f"{name}: expected a focal length > 0, got {min(k[0, 0], k[1, 1]):g}")
     if angle is not None and not 0 < angle < math.pi:

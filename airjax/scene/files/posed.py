@@ -11,6 +11,7 @@ import numpy as np
 from airjax.errors import AirjaxError
 from airjax.files import display_name
 from airjax.scene.cameras import Camera
+from airjax.scene.files.lenses import Lens
 
 OPENGL = np.diag([1.0, -1.0, -1.0])  # y up and z backwards to y down and z forwards
 
@@ -25,7 +26,7 @@ class Posed(NamedTuple):
     # and the principal point in the middle.
     intrinsics: np.ndarray | float
     size: tuple[float, float] | None = None  # (h, w) that K is for; None for the size of the image itself
-    distortion: tuple[float, ...] = (0.0,) * 5  # k1, k2, p1, p2, k3 of OpenCV, and perhaps k4, k5, k6
+    lens: Lens = Lens()  # what bends its rays
     split: str = ""  # "train", "val", "test", or "" where the pose file does not say
     # Whether the pose is that of the photograph turned upright by its EXIF orientation, where the size does not tell.
     # COLMAP ignores the tag, and so do the formats whose poses come from it.
@@ -39,7 +40,7 @@ def in_proportion(size: tuple[float, float], other: tuple[float, float]) -> bool
 
 
 def camera_of(posed: Posed, size: tuple[int, int]) -> Camera:
-    """The camera of a photograph of (h, w) pixels, without its lens distortion; in float64.
+    """The camera of a photograph of (h, w) pixels, without its lens; in float64.
 
     Raises AirjaxError: other proportions than those that the pose file tells.
     """

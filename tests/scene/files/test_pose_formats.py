@@ -104,7 +104,7 @@ def test_masks_that_cannot_be_used(folder):
     Image.fromarray(np.zeros(SIZE, np.uint8)).save(folder / "masks" / "1.png")
     scene = load(folder)
     assert scene.names == (NAMES[0], NAMES[2]) and scene.masks is None
-    assert f"1 photographs left out, which their masks hide: {NAMES[1]}" in scene.notices
+    assert f"1 photographs left out, which masks or the lens hide: {NAMES[1]}" in scene.notices
     # One of the same name in another folder stays.
     (folder / "images" / "more").mkdir()
     (folder / "images" / NAMES[2]).rename(folder / "images" / "more" / NAMES[1])
@@ -184,8 +184,8 @@ def test_pose_files_that_are_wrong(folder):
     (folder / "transforms.json").write_text("{")
     with pytest.raises(AirjaxError, match=r"transforms.json: expected a pose file in JSON"):
         load(folder)
-    write_transforms(folder, camera_model="OPENCV_FISHEYE")
-    with pytest.raises(AirjaxError, match="expected a perspective camera, got 'OPENCV_FISHEYE'"):
+    write_transforms(folder, camera_model="FISHEYE624")
+    with pytest.raises(AirjaxError, match="expected a perspective or fisheye camera, got 'FISHEYE624'"):
         load(folder)
     write_transforms(folder, w=320)
     with pytest.raises(AirjaxError, match="expected the proportions of 320x24 pixels"):

@@ -7,6 +7,7 @@ import pytest
 from pose_files import NAMES, rewrite, write_images, write_transforms
 
 from airjax.errors import AirjaxError
+from airjax.scene.files.lenses import Lens
 from airjax.scene.files.photographs import load
 from airjax.scene.files.pose_formats import read_poses
 
@@ -86,9 +87,9 @@ def test_validation_views_without_test_views(folder):
 
 
 def test_lenses_that_are_not_ours(folder):
-    for key in ("is_fisheye", "equirectangular"):
+    for key in ("latlong", "equirectangular", "ftheta_p0"):
         write_transforms(folder, **{key: True, "k1": 0.1})
-        with pytest.raises(AirjaxError, match=f"expected a perspective camera, got '{key}'"):
+        with pytest.raises(AirjaxError, match=f"expected a perspective or fisheye camera, got '{key}'"):
             load(folder)
         write_transforms(folder, **{key: False})
         assert not load(folder).notices
@@ -96,13 +97,38 @@ def test_lenses_that_are_not_ours(folder):
     with pytest.raises(AirjaxError, match="expected k4, k5 and k6 of 0 for this camera, got"):
         load(folder)
     write_transforms(folder, k4=0.1, camera_model="FULL_OPENCV")
-    assert read_poses(folder).views[0].distortion == (0, 0, 0, 0, 0, 0.1, 0, 0)
+    assert read_poses(folder).views[0].lens == Lens("brown", (0, 0, 0, 0, 0, 0.1, 0, 0))
 
 
 def test_entries_that_are_not_used(folder):
-    write_transforms(folder, rolling_shutter=[0, 0, 0.1, 0], white_transparent=False, linear_colors=True)
-    line = "not used, though they tell how the photographs are meant: linear_colors, rolling_shutter"
-    assert load(folder).notices == (line,)
+    """Those of the file and of its frames that may matter and say something, in one line."""
+    write_transforms(folder, rolling_shutter=[0, 0, 0.1, 0], white_transparent=False, linear_colors=True, aabb_scale=4)
+    line = "entries that are not used, though they may change what is meant: "
+    assert load(folder).notices == (f"{line}linear_colors, rolling_shutter",)
+    write_transforms(folder, p3=0.0, k7=0.1, depth_file_path="a.png", applied_scale=2.0)
+    rewrite(folder / "transforms.json", lambda content: content["frames"][1].update(time=0.5, sharpness=3.0))
+    assert load(folder).notices == (f"{line}k7, time",)
+    write_transforms(folder, camera_model="OPENCV_FISHEYE", fl_x=30.0, p1=0.1, k6=0.1)
+    assert f"{line}k6, p1" in load(folder).notices
+    write_transforms(folder, **{"bad\nname": 1, **{f"x{i:02}": 1 for i in range(20)}})
+    (notice,) = load(folder).notices
+    assert notice.startswith(f"{line}bad\\nname, x00, x01") and notice.endswith("and 11 more")
+
+
+def test_fields_of_view_with_a_size(folder):
+    """The principal point and the vertical field of view count, as beside focal lengths."""
+    write_transforms(folder, camera_angle_x=1.0, camera_angle_y=0.6)
+
+    def without(*keys):
+        rewrite(folder / "transforms.json", lambda content: [content.pop(key) for key in keys])
+
+    without("fl_x", "fl_y")
+    scene, (fx, fy) = load(folder), (16 / np.tan(0.5), 12 / np.tan(0.3))
+    np.testing.assert_allclose(scene.cameras.intrinsics[0], [[fx, 0, 15], [0, fy, 13], [0, 0, 1]], rtol=1e-6)
+    without("w", "h")
+    scene = load(folder)
+    np.testing.assert_allclose(scene.cameras.intrinsics[0], [[fx, 0, 16], [0, fx, 12], [0, 0, 1]], rtol=1e-6)
+    assert scene.notices[0].endswith("what is meant: camera_angle_y, cx, cy")
 
 
 def test_a_pose_as_windows_prints_it(folder):
