@@ -118,6 +118,15 @@ def source_places(size: tuple[int, int], intrinsics: np.ndarray, lens: Lens) -> 
     return Places(rows, columns, seen)
 
 
+def degrees_across(seen: np.ndarray, intrinsics: np.ndarray) -> float:
+    """The horizontal field of view of the pixels of a flat picture that are seen; 0 where none is."""
+    columns = np.flatnonzero(seen.any(axis=0))
+    if not len(columns):
+        return 0.0
+    left, right = (np.arctan((x - intrinsics[0, 2]) / intrinsics[0, 0]) for x in (columns[0], columns[-1] + 1))
+    return float(np.degrees(right - left))
+
+
 def _reach(lens: Lens) -> float:
     """How far from the middle a ray (x, y, 1) may be to be seen well enough."""
     radius = np.linspace(0, _FARTHEST, _SAMPLES)

@@ -22,7 +22,7 @@ from airjax.files import display_name
 from airjax.photographs import LoadedImage, read_image
 from airjax.scene.cameras import Camera
 from airjax.scene.files.image_names import some
-from airjax.scene.files.lenses import STRETCH, resample, source_places
+from airjax.scene.files.lenses import STRETCH, degrees_across, resample, source_places
 from airjax.scene.files.pose_formats import read_poses
 from airjax.scene.files.posed import Posed, camera_of, in_proportion
 
@@ -128,21 +128,18 @@ def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
     if len(poses.views) < 2:
         raise AirjaxError(f"{name}: expected at least 2 photographs with poses, found {len(poses.views)}")
     views = [_read_view(posed, max_size) for posed in poses.views]
-    beyond = [1 - view.shown for view in views if view.shown < 1]
+    lenses = _lens_notices(views)
     hidden = [view.name for view in views if view.mask is not None and not view.mask.any()]
     views = [view for view in views if view.mask is None or view.mask.any()]
     if len(views) < 2:
         raise AirjaxError(f"{name}: expected at least 2 photographs that no mask or lens hides, found {len(views)}")
     views, turned = _upright(views)
     views, masks, more = _of_one_size(views)
-    if beyond:
-        more.append(
-            f"{100 * np.mean(beyond):.2g} % of the pixels of {len(beyond)} photographs hidden, where their lens shows "
-            f"nothing, or stretched more than {STRETCH:g} times"
-        )
     if hidden:
         more.append(f"{len(hidden)} photographs left out, which masks or the lens hide: {some(hidden)}")
-    notices = dict.fromkeys([*poses.notices, *(line for view in views for line in view.notices), *turned, *more])
+    notices = dict.fromkeys(
+        [*poses.notices, *(line for view in views for line in view.notices), *lenses, *turned, *more]
+    )
     return Scene(
         name,
         tuple(view.name for view in views),
@@ -157,6 +154,22 @@ def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
     )
 
 
+def _lens_notices(views: list[_View]) -> list[str]:
+    """Lines for the user about what lenses make of photographs."""
+    lines = []
+    if degrees := [view.across for view in views if view.across is not None]:
+        lines.append(
+            f"{len(degrees)} photographs of a fisheye or its like made flat: {min(degrees):.0f} to {max(degrees):.0f} "
+            f"degrees across are used, the rest of them is not"
+        )
+    if hidden := [1 - view.shown for view in views if view.shown < 1]:
+        lines.append(
+            f"{100 * np.mean(hidden):.2g} % of the pixels of {len(hidden)} photographs hidden, where their lens shows "
+            f"nothing, or stretched more than {STRETCH:g} times"
+        )
+    return lines
+
+
 class _View(NamedTuple):
     """A photograph as a scene has it, with its camera in float64."""
 
@@ -168,6 +181,7 @@ class _View(NamedTuple):
     camera: Camera
     notices: list[str]
     shown: float  # share of its pixels that the lens shows
+    across: float | None  # degrees of its field of view, of a fisheye made flat
 
 
 def _read_view(posed: Posed, max_size: int) -> _View:
@@ -177,11 +191,14 @@ def _read_view(posed: Posed, max_size: int) -> _View:
     named = {"image": loaded.pixels, "alpha": loaded.alpha, "mask": mask}
     layers = {name: layer for name, layer in named.items() if layer is not None}
     camera = camera_of(posed, size)
-    shown = 1.0
+    shown, across = 1.0, None
     if posed.lens.bends:
         places = source_places(size, np.asarray(camera.intrinsics), posed.lens)
         layers = {name: resample(layer, places) for name, layer in layers.items()}
-        notices.append("lens distortion removed")
+        if posed.lens.model == "brown":
+            notices.append("lens distortion removed")
+        else:
+            across = degrees_across(places.seen, np.asarray(camera.intrinsics))
         if (shown := float(places.seen.mean())) < 1:
             layers["mask"] = layers.get("mask", 1.0) * places.seen.astype(np.float32)
     smaller = fitted_size(size, max_size)
@@ -190,7 +207,9 @@ def _read_view(posed: Posed, max_size: int) -> _View:
         camera = camera.resized(size, smaller)
         notices.append(f"photographs of {size[1]}x{size[0]} pixels made smaller, to {smaller[1]}x{smaller[0]}")
     known = layers["mask"] > 1 - 1e-4 if "mask" in layers else None  # a pixel of which a part is hidden is hidden
-    return _View(posed.file.name, posed.split, layers["image"], layers.get("alpha"), known, camera, notices, shown)
+    return _View(
+        posed.file.name, posed.split, layers["image"], layers.get("alpha"), known, camera, notices, shown, across
+    )
 
 
 def _read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
