@@ -121,13 +121,13 @@ def choose_cameras(
     import numpy as np
 
     from airjax.scene import trajectories
-    from airjax.scene.files.camera_file import down_of, from_comments, read_cameras
+    from airjax.scene.files.camera_file import down_of, from_comments, origin_in, read_cameras
 
     view = from_comments(comments)
     notices: tuple[str, ...] = ()
     count = (FRAMES if several else 1) if options.frames is None else options.frames
     if options.cameras is not None:
-        cameras, image_size, notices = read_cameras(options.cameras)
+        cameras, image_size, notices = read_cameras(options.cameras, origin=origin_in(comments))
         if options.frames is not None:
             cameras = trajectories.through(cameras, num_frames=options.frames)
         elif not several:

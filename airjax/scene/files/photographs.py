@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from airjax.scene.files.image_names import some
 from airjax.scene.files.lenses import STRETCH, degrees_across, resample, source_places
 from airjax.scene.files.pose_formats import read_poses
 from airjax.scene.files.posed import Posed, camera_of, in_proportion
+from airjax.scene.origin import origin_of, origin_text, relative
 
 _ALIKE = 0.7  # least cosine between what is down in two views that stand alike
 MAX_SIZE = 512  # pixels; default longest side, larger photographs are downscaled
@@ -44,6 +45,8 @@ class Scene:
     points: np.ndarray  # (p, 3) points of the scene, p may be 0
     notices: tuple[str, ...]  # lines for the user
     masks: np.ndarray | None = None  # (v, h, w) bool, False where a photograph says nothing; None where all say all
+    # (3,) float64: cameras and points are counted from here; 0 but for scenes far away (`airjax.scene.origin`)
+    origin: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
     def __repr__(self) -> str:
         views, height, width = self.images.shape[:3]
@@ -95,7 +98,10 @@ def scene_of(
     bounds: tuple[float, float] | None = None,
     points: np.ndarray | None = None,
 ) -> Scene:
-    """A scene made of arrays, as `Scene` describes them, of two views or more; they are named by their numbers."""
+    """A scene made of arrays, as `Scene` describes them, of two views or more; they are named by their numbers.
+
+    Cameras whose places float32 would round too much are moved with the points, as those of files: see `Scene.origin`.
+    """
     images, cameras = np.asarray(images, np.float32), jax.tree.map(np.asarray, cameras)
     if images.ndim != 4 or images.shape[3] != 3 or len(images) < 2:
         raise ValueError(f"images: expected (v, h, w, 3) of at least 2 views, got {images.shape}")
@@ -108,9 +114,11 @@ def scene_of(
             raise ValueError(f"{name}: expected {images.shape[:3]}, got {layers.shape}")
     if masks is not None and not masks.any(axis=(1, 2)).all():
         raise ValueError(f"masks: expected a pixel of each view, got none of view {np.argmin(masks.any(axis=(1, 2)))}")
-    points = np.zeros((0, 3), np.float32) if points is None else np.asarray(points, np.float32)
+    origin = origin_of(cameras)
+    cameras = relative(cameras, origin)
+    points = np.zeros((0, 3), np.float32) if points is None else (points - origin).astype(np.float32)
     names = tuple(map(str, range(views)))
-    return Scene("scene", names, ("",) * views, images, alphas, cameras, bounds, points, (), masks)
+    return Scene("scene", names, ("",) * views, images, alphas, cameras, bounds, points, (), masks, origin)
 
 
 def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
@@ -137,6 +145,10 @@ def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
     views, masks, more = _of_one_size(views)
     if hidden:
         more.append(f"{len(hidden)} photographs left out, which masks or the lens hide: {some(hidden)}")
+    cameras = jax.tree.map(lambda *parts: np.stack(parts), *(view.camera for view in views))
+    if (origin := origin_of(cameras)).any():
+        far = "cameras lie far from 0: coordinates, those of a .ply file too, are counted from"
+        more.append(f"{far} {origin_text(origin)}")
     notices = dict.fromkeys(
         [*poses.notices, *(line for view in views for line in view.notices), *lenses, *turned, *more]
     )
@@ -146,11 +158,12 @@ def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
         tuple(view.split for view in views),
         np.stack([view.image for view in views]),
         _alphas(views),
-        jax.tree.map(lambda *parts: np.stack(parts).astype(np.float32), *(view.camera for view in views)),
+        jax.tree.map(np.float32, relative(cameras, origin)),
         poses.bounds,
-        poses.points.astype(np.float32),
+        (poses.points - origin).astype(np.float32),
         tuple(notices),
         masks,
+        origin,
     )
 
 

@@ -4,9 +4,10 @@ import json
 
 import jax
 import numpy as np
+import pose_files
 import pytest
 from PIL import Image
-from pose_files import NAMES, SIZE, K, write_colmap, write_images, write_plain, write_transforms
+from pose_files import NAMES, POSES, SIZE, WRITERS, K, write_colmap, write_images, write_plain, write_transforms
 
 from airjax.errors import AirjaxError
 from airjax.scene.cameras import Camera
@@ -45,6 +46,53 @@ def test_intrinsics_follow_the_images(folder):
 def test_sizes_that_fit(size, options, expected):
     """Oracle: by hand; halves round to the even number of multiples."""
     assert fitted_size(size, **options) == expected
+
+
+# --- scenes far from 0 ---------------------------------------------------------------------------------------
+
+UTM = np.array([448000.25, 5411000.5, 150.0])
+
+
+def move_poses(monkeypatch, offset):
+    """The poses of the helpers that write pose files, with the world's 0 elsewhere."""
+    monkeypatch.setattr(pose_files, "POSES", [(r, t - r @ offset) for r, t in POSES])
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_scenes_far_from_0_are_as_near_ones(folder, monkeypatch, name):
+    """Oracle: the same scene near 0, in float64."""
+    move_poses(monkeypatch, UTM)
+    if "colmap" in name:
+        poses, points = pose_files.POSES, (UTM + np.array([1, 2, 3]),)
+        write_colmap(folder, binary="binary" in name, poses=poses, points=points)
+    else:
+        WRITERS[name](folder)
+    scene = load(folder)
+    for i, (r, t) in enumerate(POSES):
+        shifted = t + r @ (scene.origin - UTM)  # near 0, counted from the same place
+        np.testing.assert_allclose(scene.cameras.rotation[i], r, atol=1e-6)
+        np.testing.assert_allclose(scene.cameras.translation[i], shifted, atol=1e-6)
+    assert scene.origin.dtype == np.float64 and np.linalg.norm(scene.origin - UTM) < 5
+    for point in scene.points:
+        np.testing.assert_allclose(point, UTM + np.array([1, 2, 3]) - scene.origin, atol=1e-6)
+    assert len(scene.points) == ("colmap" in name)
+    assert all(part.dtype == np.float32 for part in jax.tree.leaves((scene.cameras, scene.points)))
+    place = ", ".join(f"{x:.10g}" for x in scene.origin)
+    line = f"cameras lie far from 0: coordinates, those of a .ply file too, are counted from ({place})"
+    assert line in scene.notices
+    np.testing.assert_array_equal(scene.take([0]).shrunk(16).origin, scene.origin)
+
+
+def test_arrays_far_from_0():
+    """Cameras in float64 are moved with the points; those near 0 stay what they are."""
+    images, near = np.zeros((3, *SIZE, 3)), np.stack([t for _, t in POSES])
+    rotations = np.stack([r for r, _ in POSES])
+    far = near - np.einsum("vij,j->vi", rotations, UTM)
+    scene = scene_of(images, Camera(np.tile(K, (3, 1, 1)), rotations, far), points=UTM + np.eye(3))
+    expected = near + np.einsum("vij,j->vi", rotations, scene.origin - UTM)
+    np.testing.assert_allclose(scene.cameras.translation, expected, atol=1e-8)
+    np.testing.assert_allclose(scene.points, UTM - scene.origin + np.eye(3), atol=1e-6)
+    assert not scene_of(images, Camera(np.tile(K, (3, 1, 1)), rotations, near)).origin.any()
 
 
 # --- EXIF orientation ------------------------------------------------------------------------------------------
