@@ -278,7 +278,7 @@ def _bounds_of_files(scene: Scene) -> Bounds | None:
 
 
 def _bounds_of_photographs(scene: Scene) -> Bounds:
-    points = triangulate(scene.images, scene.cameras, source=scene.source)
+    points = triangulate(scene.images, scene.cameras, masks=scene.shown, source=scene.source)
     notice = f"depths from {points.near:.3g} to {points.far:.3g}, triangulated from the photographs"
     return Bounds(points.near, points.far, points, (notice,))
 

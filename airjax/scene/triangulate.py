@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from airjax.errors import AirjaxError
 from airjax.nn.plane_sweep import CELL
@@ -26,6 +26,7 @@ PLANES = 128
 _PATCH = 7  # cells
 _RANGE = 0.7, 150.0  # depths that are tried, in distances between neighboring cameras
 _AGREE, _UNIQUE = 0.85, 0.05  # least similarity of a match, and how much worse every other depth must be
+_KNOWN = 0.25  # least share of the other views that must know a place
 FEWEST = 32  # points that bounds of the depths are taken from
 
 
@@ -38,23 +39,33 @@ class Triangulated(NamedTuple):
     far: float
 
 
-def triangulate(images: np.ndarray, cameras: Camera, *, max_views: int = 12, source: str = "scene") -> Triangulated:
+def triangulate(
+    images: np.ndarray,
+    cameras: Camera,
+    *,
+    masks: np.ndarray | None = None,
+    max_views: int = 12,
+    source: str = "scene",
+) -> Triangulated:
     """Points that several views agree on; AirjaxError where they have nothing in common, or all stand at one place.
 
     Args:
       images: (v, h, w, 3) in [0, 1], v >= 2.
+      masks: (v, h, w) bool, pixels that show something of the scene: others give no point and do not count against
+        one; None for all.
       max_views: views that are searched for points, spread evenly over all, each against its two nearest neighbors.
       source: names the scene in an error.
     """
     inverse = _planes(cameras, source)
     size = fitted_size(images.shape[1:3], SIDE, CELL)
     small = np.stack([resize(image, size) for image in images])
+    known = None if masks is None else _known(masks, (size[0] // CELL, size[1] // CELL))
     scaled = cameras.resized(images.shape[1:3], size)
     chosen = np.unique(np.linspace(0, len(images) - 1, min(max_views, len(images))).round().astype(int)).tolist()
     neighbors = [nearest(cameras, i, 2) for i in range(len(images))]
     partners = {i: int(neighbors[i][0]) for i in chosen}
     used = {*partners, *partners.values()}
-    maps = {i: _depth_map(small, scaled, np.array([i, *neighbors[i]]), inverse) for i in used}
+    maps = {i: _depth_map(small, known, scaled, np.array([i, *neighbors[i]]), inverse) for i in used}
     checked = [_cross_checked(small[i], scaled[i], scaled[j], maps[i], maps[j].depths) for i, j in partners.items()]
     points, colors, depths = (np.concatenate(part) for part in zip(*checked, strict=True))
     if len(points) < FEWEST:
@@ -88,10 +99,16 @@ def _planes(cameras: Camera, source: str) -> Float[Array, " d"]:
     return jnp.asarray(1 / np.geomspace(_RANGE[1] * spacing, _RANGE[0] * spacing, PLANES), jnp.float32)
 
 
-def _depth_map(images: np.ndarray, cameras: Camera, index: np.ndarray, inverse: Float[Array, " d"]) -> _DepthMap:
+def _known(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(v, a, b) bool, the cells, so many, all of whose pixels show something."""
+    return np.stack([resize(mask.astype(np.float32), size) > 1 - 1e-4 for mask in masks])
+
+
+def _depth_map(images: np.ndarray, known: np.ndarray | None, cameras: Camera, index: np.ndarray, inverse) -> _DepthMap:
     """Of the first view of `index`, compared with the others."""
     stack = jax.tree.map(jnp.asarray, cameras[index])
-    depths, sure = _search(jnp.asarray(images[index]), stack, inverse, image_size=images.shape[1:3])
+    views = jnp.asarray(images[index]), None if known is None else jnp.asarray(known[index])
+    depths, sure = _search(*views, stack, inverse, image_size=images.shape[1:3])
     return _DepthMap(np.asarray(depths), np.asarray(sure))
 
 
@@ -111,8 +128,15 @@ def _cross_checked(image: np.ndarray, camera: Camera, other: Camera, own: _Depth
 
 
 @partial(jax.jit, static_argnames=("image_size",))
-def _search(images: Float[Array, "k h w 3"], cameras: Camera, inverse: Float[Array, " d"], *, image_size):
-    """Depth of each cell of the first view (a, b), and whether it is sure."""
+def _search(
+    images: Float[Array, "k h w 3"],
+    known: Bool[Array, "k a b"] | None,
+    cameras: Camera,
+    inverse: Float[Array, " d"],
+    *,
+    image_size: tuple[int, int],
+):
+    """Depth of each cell of the first view (a, b), and whether it is sure; what is not known says nothing."""
     views, height, width, _ = images.shape
     cells = images.reshape(views, height // CELL, CELL, width // CELL, CELL, 3).mean(axis=(2, 4))
     half = _PATCH // 2
@@ -123,7 +147,14 @@ def _search(images: Float[Array, "k h w 3"], cameras: Camera, inverse: Float[Arr
     patches = patches - jnp.mean(patches, axis=-1, keepdims=True)
     contrast = jnp.sqrt(jnp.mean(jnp.square(patches), axis=-1, keepdims=True))
     patches = patches / (_PATCH * jnp.maximum(contrast, 1e-3))
-    scores = match_planes(patches, cameras, 0, jnp.arange(1, views), inverse, groups=1, image_size=image_size)
+    compare = partial(match_planes, groups=1, image_size=image_size)
+    others = cameras, 0, jnp.arange(1, views), inverse
+    if known is None:
+        scores = compare(patches, *others)
+    else:  # the mean over the views that know something there
+        weights = known[..., None].astype(patches.dtype)
+        share = compare(weights, *others)
+        scores = jnp.where(share > _KNOWN, compare(patches * weights, *others) / jnp.maximum(share, _KNOWN), 0.0)
     best = jnp.argmax(scores, axis=-1)
     top = jnp.max(scores, axis=-1)
     apart = jnp.abs(jnp.arange(len(inverse))[None, None] - best[..., None]) > 4

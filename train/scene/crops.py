@@ -48,7 +48,7 @@ def load_posed(folder: str | Path) -> PosedScene:
     scene = load(folder, max_size=max(SIZES))
     if scene.masks is not None and scene.masks.mean() < 0.95:
         raise AirjaxError(f"{folder}: expected photographs of one size, without masks, to train on")
-    points = triangulate(scene.images, scene.cameras, source=str(folder)).points
+    points = triangulate(scene.images, scene.cameras, masks=scene.shown, source=str(folder)).points
     shrunk = map(scene.shrunk, SIZES)
     levels = tuple((np.rint(255 * part.images).astype(np.uint8), part.cameras.intrinsics) for part in shrunk)
     return PosedScene(str(folder), levels, scene.cameras.rotation, scene.cameras.translation, points)

@@ -62,6 +62,13 @@ class Scene:
         """(v, h, w) bool, pixels that show the background alone; none where that is not known."""
         return np.zeros(self.images.shape[:3], bool) if self.alphas is None else self.alphas == 0
 
+    @property
+    def shown(self) -> np.ndarray | None:
+        """(v, h, w) bool, pixels that show something of the scene; None where all do."""
+        if self.masks is None and self.alphas is None:
+            return None
+        return ~self.empty if self.masks is None else self.masks & ~self.empty
+
     def shrunk(self, max_size: int) -> Scene:
         """The same photographs, downscaled where a side is longer than `max_size` pixels."""
         size = self.images.shape[1:3]
