@@ -26,7 +26,6 @@ PLANES = 128
 _PATCH = 7  # cells
 _RANGE = 0.7, 150.0  # depths that are tried, in distances between neighboring cameras
 _AGREE, _UNIQUE = 0.85, 0.05  # least similarity of a match, and how much worse every other depth must be
-_KNOWN = 0.25  # least share of the other views that must know a place
 FEWEST = 32  # points that bounds of the depths are taken from
 
 
@@ -51,8 +50,7 @@ def triangulate(
 
     Args:
       images: (v, h, w, 3) in [0, 1], v >= 2.
-      masks: (v, h, w) bool, pixels that show something of the scene: others give no point and do not count against
-        one; None for all.
+      masks: (v, h, w) bool, pixels that show something of the scene: others match nothing; None for all.
       max_views: views that are searched for points, spread evenly over all, each against its two nearest neighbors.
       source: names the scene in an error.
     """
@@ -136,7 +134,7 @@ def _search(
     *,
     image_size: tuple[int, int],
 ):
-    """Depth of each cell of the first view (a, b), and whether it is sure; what is not known says nothing."""
+    """Depth of each cell of the first view (a, b), and whether it is sure; cells that are not known match nothing."""
     views, height, width, _ = images.shape
     cells = images.reshape(views, height // CELL, CELL, width // CELL, CELL, 3).mean(axis=(2, 4))
     half = _PATCH // 2
@@ -147,14 +145,9 @@ def _search(
     patches = patches - jnp.mean(patches, axis=-1, keepdims=True)
     contrast = jnp.sqrt(jnp.mean(jnp.square(patches), axis=-1, keepdims=True))
     patches = patches / (_PATCH * jnp.maximum(contrast, 1e-3))
-    compare = partial(match_planes, groups=1, image_size=image_size)
-    others = cameras, 0, jnp.arange(1, views), inverse
-    if known is None:
-        scores = compare(patches, *others)
-    else:  # the mean over the views that know something there
-        weights = known[..., None].astype(patches.dtype)
-        share = compare(weights, *others)
-        scores = jnp.where(share > _KNOWN, compare(patches * weights, *others) / jnp.maximum(share, _KNOWN), 0.0)
+    if known is not None:
+        patches = jnp.where(known[..., None], patches, 0.0)
+    scores = match_planes(patches, cameras, 0, jnp.arange(1, views), inverse, groups=1, image_size=image_size)
     best = jnp.argmax(scores, axis=-1)
     top = jnp.max(scores, axis=-1)
     apart = jnp.abs(jnp.arange(len(inverse))[None, None] - best[..., None]) > 4
