@@ -23,14 +23,13 @@ from airjax.scene.files.colmap import read_colmap
 from airjax.scene.files.pose_formats import read_poses
 from airjax.scene.files.posed import OPENGL, Posed, Poses, camera_of, in_proportion, world_to_camera
 from airjax.scene.files.transforms import transforms_lens
-from airjax.scene.files.values import read_matrix
+from airjax.scene.files.values import LARGEST, read_matrix
 from airjax.scene.origin import centers_of, origin_text, relative
 
 View = tuple[Camera, tuple[int, int]]  # a camera and the (h, w) of its image
 
 _MARK, _ORIGIN = "airjax view ", "airjax origin "
 _MAX_SIDE = 2**15  # pixels
-_LARGEST = float(np.finfo(np.float32).max)
 _DAMAGED = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
 _NO_IMAGE = (OSError, SyntaxError, struct.error, Image.DecompressionBombError, *_DAMAGED)
 _EXPECTED = (
@@ -94,7 +93,7 @@ def origin_in(comments: Sequence[str]) -> np.ndarray:
                 origin = np.asarray(json.loads(line.removeprefix(_ORIGIN)), float)
             except _DAMAGED:
                 break
-            if origin.shape == (3,) and (np.abs(origin) < _LARGEST).all():
+            if origin.shape == (3,) and (np.abs(origin) < LARGEST).all():
                 return origin
             break
     return np.zeros(3)
@@ -270,9 +269,7 @@ def _camera(content: dict) -> View:
     """A camera in float64, and its image size; one of `_DAMAGED` is raised for anything else."""
     k, r, t = (np.asarray(content[key], np.float64) for key in ("K", "R", "t"))
     width, height = int(content["w"]), int(content["h"])
-    if (k.shape, r.shape, t.shape) != ((3, 3), (3, 3), (3,)) or not all(
-        (np.abs(a) < _LARGEST).all() for a in (k, r, t)
-    ):
+    if (k.shape, r.shape, t.shape) != ((3, 3), (3, 3), (3,)) or not all((np.abs(a) < LARGEST).all() for a in (k, r, t)):
         raise ValueError("K, R, t: expected finite numbers, 3 x 3, 3 x 3 and 3")
     is_rotation = np.abs(r).max() <= 2 and np.abs(r @ r.T - np.eye(3)).max() <= 1e-3 and np.linalg.det(r) >= 0
     if not is_rotation or min(k[0, 0], k[1, 1]) <= 0:
