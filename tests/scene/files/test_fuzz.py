@@ -4,6 +4,7 @@ Property: content or an AirjaxError of one line, quickly, with little memory. A 
 that fails is written into the folder of the test.
 """
 
+import gzip
 import json
 import struct
 import time
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packed_splats import to_compressed_ply, to_splat, to_spz
 from pose_files import (
     NAMES,
     camera_path,
@@ -31,6 +33,7 @@ from airjax.errors import AirjaxError
 from airjax.scene.files.camera_file import from_comments, origin_in, read_cameras
 from airjax.scene.files.colmap import read_colmap
 from airjax.scene.files.lenses import MODELS, Lens, resample, source_places
+from airjax.scene.files.packed_splats import from_compressed_ply, from_splat, from_spz
 from airjax.scene.files.photographs import load
 from airjax.scene.files.ply import from_ply, to_ply
 from airjax.scene.files.pose_formats import read_poses
@@ -99,7 +102,11 @@ def survive(folder, files, read, *, cases, seed):
 
 
 def check_ply(data: bytes) -> None:
-    found = from_ply(data, source="x.ply")
+    check_gaussians(from_ply, data)
+
+
+def check_gaussians(read, data: bytes) -> None:
+    found = read(data, source="x.ply")
     gaussians, comments, _ = found
     for name in ("means", "scales", "quats", "opacities", "harmonics"):
         part = getattr(gaussians, name)
@@ -128,6 +135,42 @@ def test_damaged_ply_files(form):
     rng = np.random.default_rng(0)
     outcomes = [survives(check_ply, damaged(rng, data)) for _ in range(500)]
     assert 0.02 < np.mean(outcomes) < 0.98
+
+
+READERS = {"splat": from_splat, "spz 2": from_spz, "spz 3": from_spz, "compressed": from_compressed_ply}
+
+
+@pytest.mark.parametrize("form", READERS)
+def test_damaged_packed_splats(form):
+    """Those of .spz before they are compressed, and after."""
+    some = random_set(0, 4, degree=1)
+    unpack = form.startswith("spz")
+    data = to_spz(some, version=int(form[-1])) if unpack else to_splat(some)
+    data = to_compressed_ply(some) if form == "compressed" else data
+    rng, outcomes = np.random.default_rng(0), []
+    read = partial(check_gaussians, READERS[form])
+    tracemalloc.start()
+    try:
+        for i in range(300):
+            inside = unpack and i % 4
+            hurt = damaged(rng, gzip.decompress(data) if inside else data)
+            outcomes.append(survives(read, gzip.compress(hurt) if inside else hurt))
+        assert tracemalloc.get_traced_memory()[1] < MAX_MEMORY
+    finally:
+        tracemalloc.stop()
+    assert 0.02 < np.mean(outcomes) < 0.98
+
+
+def test_spz_bombs():
+    """A file that unpacks to a thousand times its size, or says so, takes no memory."""
+    header = struct.pack("<IIIBBBB", 0x5053474E, 3, 2**31, 0, 12, 0, 0)
+    data = gzip.compress(header + bytes(2**22))
+    tracemalloc.start()
+    try:
+        assert not survives(partial(from_spz, source="x"), data)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
