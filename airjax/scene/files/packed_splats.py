@@ -71,7 +71,7 @@ def from_spz(data: bytes, *, source: str) -> Ply:
     head = _unzipped(data, 16, source)
     if len(head) < 16 or not head.startswith(b"NGSP"):
         raise AirjaxError(f"{source}: expected a .spz file of Gaussians, got something else")
-    version, count, degree, fraction = struct.unpack_from("<IIBB", head, 4)
+    version, count, degree, fraction, flags = struct.unpack_from("<IIBBB", head, 4)
     if not 1 <= version <= 3 or degree > 4 or fraction > 24:
         raise AirjaxError(f"{source}: expected a .spz file of version 1 to 3, got version {version} or a damaged one")
     rest = num_harmonics(degree) - 1
@@ -91,14 +91,11 @@ def from_spz(data: bytes, *, source: str) -> Ply:
     harmonics[:, 0] = (colors / 255 - 0.5) / 0.15
     harmonics[:, 1:] = ((others.astype(np.float32) - 128) / 128).reshape(count, rest, 3) if rest else 0
     harmonics *= _TURNED[: 1 + rest, None]
-    return finite_ply(
-        means.astype(np.float32) * flips,
-        np.exp(scales / 16.0 - 10),
-        np.concatenate([turns[:, 3:], turns[:, :3] * flips], axis=1),
-        alphas[:, 0] / 255,
-        harmonics,
-        source=source,
-    )
+    turned = np.concatenate([turns[:, 3:], turns[:, :3] * flips], axis=1)
+    fields = means.astype(np.float32) * flips, np.exp(scales / 16.0 - 10), turned, alphas[:, 0] / 255, harmonics
+    found = finite_ply(*fields, source=source)
+    notice = ("Gaussians that were trained with antialiasing: --antialiased draws them so",) if flags & 1 else ()
+    return found._replace(notices=(*found.notices, *notice))
 
 
 def _unzipped(data: bytes, count: int, source: str) -> bytes:
@@ -124,6 +121,7 @@ def _fixed(data: np.ndarray, fraction: int) -> np.ndarray:
 def _first_three(data: np.ndarray) -> np.ndarray:
     """Quaternions (n, 4) x y z w of (n, 3) bytes: w is positive and makes them of length 1."""
     xyz = data / 127.5 - 1
+    xyz /= np.maximum(np.linalg.norm(xyz, axis=1, keepdims=True), 1)
     w = np.sqrt(np.maximum(1 - np.sum(xyz * xyz, axis=1, keepdims=True), 0))
     return np.concatenate([xyz, w], axis=1)
 

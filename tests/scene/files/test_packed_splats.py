@@ -56,6 +56,14 @@ def test_spz(tmp_path, version, degree):
     )
 
 
+def test_spz_says_that_it_is_antialiased(tmp_path):
+    data = bytearray(gzip.decompress(to_spz(gaussians(0))))
+    data[14] = 1
+    (tmp_path / "a.spz").write_bytes(gzip.compress(bytes(data)))
+    line = "Gaussians that were trained with antialiasing: --antialiased draws them so"
+    assert read_splats(tmp_path / "a.spz").notices == (line,)
+
+
 @pytest.mark.parametrize("degree", [0, 1, 3])
 @pytest.mark.parametrize("with_colors", [True, False])
 def test_compressed_ply(tmp_path, degree, with_colors):
