@@ -177,11 +177,10 @@ def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
 def _lens_notices(views: list[_View]) -> list[str]:
     """Lines for the user about what lenses make of photographs."""
     lines = []
-    if degrees := [view.across for view in views if view.across is not None]:
-        lines.append(
-            f"{len(degrees)} photographs of a fisheye or its like made flat: {min(degrees):.0f} to {max(degrees):.0f} "
-            f"degrees across are used, the rest of them is not"
-        )
+    if degrees := [round(view.across) for view in views if view.across is not None]:
+        least, most = min(degrees), max(degrees)
+        across = f"{least}" if least == most else f"{least} to {most}"
+        lines.append(f"{len(degrees)} photographs of a fisheye or its like made flat: {across} degrees across are used")
     if hidden := [1 - view.shown for view in views if view.shown < 1]:
         lines.append(
             f"{100 * np.mean(hidden):.2g} % of the pixels of {len(hidden)} photographs hidden, where their lens shows "
