@@ -15,7 +15,8 @@ from airjax.files import atomic_write_bytes, display_name, read_bytes
 from airjax.gaussians import Gaussians3D
 from airjax.image.codec import air_file
 from airjax.image.codec.air_file import Encoded
-from airjax.scene.files.ply import read_ply, write_ply
+from airjax.scene.files.packed_splats import read_splats
+from airjax.scene.files.ply import write_ply
 
 
 def read_image(path: str | os.PathLike) -> Float[np.ndarray, "h w 3"]:
@@ -42,12 +43,13 @@ def save(path: str | os.PathLike, content: Encoded | Gaussians3D) -> None:
 
 
 def open(path: str | os.PathLike) -> Encoded | Gaussians3D:
-    """What a .air or a .ply file holds; an AirjaxError for another suffix, a missing or a damaged file.
+    """What a .air file or one of Gaussians (.ply, .spz, .splat) holds.
 
-    What the reader of a .ply file changes or leaves out is a warning.
+    An AirjaxError for another suffix, a missing or a damaged file. What the reader of Gaussians changes or leaves out
+    is a warning.
     """
-    if _kind(path) is Gaussians3D:
-        found = read_ply(path)
+    if Path(path).suffix.lower() in (".spz", ".splat") or _kind(path) is Gaussians3D:
+        found = read_splats(path)
         for notice in found.notices:
             warnings.warn(f"{display_name(path)}: {notice}", stacklevel=2)
         return found.gaussians

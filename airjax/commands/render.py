@@ -40,7 +40,7 @@ class Shot(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `airjax render`."""
-    parser.add_argument("input", metavar="FILE", help=".ply file, of airjax or of another program")
+    parser.add_argument("input", metavar="FILE", help=".ply file, of airjax or of another program, .spz or .splat")
     add_output(parser, "image, .gif or .webp animation, or folder of frames", "scene.png beside scene.ply")
     add_options(
         parser,
@@ -84,10 +84,10 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
 def _render(
     source: Path, target: Path, *, options: argparse.Namespace, screen: Screen, is_folder: bool = False
 ) -> None:
-    from airjax.scene.files.ply import read_ply
+    from airjax.scene.files.packed_splats import read_splats
 
     name = display_name(source)
-    gaussians, comments, notices = read_ply(source)
+    gaussians, comments, notices = read_splats(source)
     screen.notices(source, notices)
     if gaussians.num_slots == 0:
         raise AirjaxError(f"{name}: expected one Gaussian or more to draw, found none")
@@ -121,13 +121,13 @@ def choose_cameras(
     import numpy as np
 
     from airjax.scene import trajectories
-    from airjax.scene.files.camera_file import down_of, from_comments, read_cameras
+    from airjax.scene.files.camera_file import down_of, from_comments, origin_in, read_cameras
 
     view = from_comments(comments)
     notices: tuple[str, ...] = ()
     count = (FRAMES if several else 1) if options.frames is None else options.frames
     if options.cameras is not None:
-        cameras, image_size, notices = read_cameras(options.cameras)
+        cameras, image_size, notices = read_cameras(options.cameras, origin=origin_in(comments))
         if options.frames is not None:
             cameras = trajectories.through(cameras, num_frames=options.frames)
         elif not several:

@@ -109,7 +109,7 @@ def _of_files(scene: Scene) -> Bounds | None:
 
 
 def _of_photographs(scene: Scene, progress: Callable[[int], None] | None) -> Bounds:
-    found = triangulate(scene.images, scene.cameras, source=scene.source, progress=progress)
+    found = triangulate(scene.images, scene.cameras, masks=scene.shown, source=scene.source, progress=progress)
     bounds = _of_points(scene, found.points)
     assert bounds is not None  # every point is seen by the view that it was found in
     return bounds._replace(triangulated=found, notices=(_notice(bounds, "triangulated from the photographs"),))

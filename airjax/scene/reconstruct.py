@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ from airjax.scene import view_selection
 from airjax.scene.bounds import Bounds, find_bounds
 from airjax.scene.cameras import Camera
 from airjax.scene.defaults import MAX_SIZE, PREDICT_SIZE, REFINE_STEPS, VIEWS
-from airjax.scene.files.camera_file import Snapshot, to_comment
+from airjax.scene.files.camera_file import Snapshot, origin_comment, to_comment
 from airjax.scene.files.photographs import Scene, load
 from airjax.scene.files.ply import write_ply
 from airjax.scene.model import Model
@@ -81,7 +81,7 @@ class Reconstruction:
 
     gaussians: Gaussians3D  # all of them active; numpy arrays
     names: tuple[str, ...]  # of the given views
-    cameras: Camera  # a stack of them
+    cameras: Camera  # a stack of them, counted from `origin` as the Gaussians are
     num_views: int  # how many of them were turned into Gaussians
     image_size: tuple[int, int]  # (h, w) of the views, pixels
     background: np.ndarray  # (3,) color behind everything
@@ -90,6 +90,7 @@ class Reconstruction:
     held_out: Scores  # scores of the views that were held out; empty without such views
     notices: tuple[str, ...]  # lines for the user
     seconds: dict[str, float]  # spent on "prepare", "predict", "refine" and "score", compilation included
+    origin: np.ndarray = field(default_factory=lambda: np.zeros(3))  # (3,) float64, that of the scene
 
     def __repr__(self) -> str:
         decibels, count = self.held_out.mean_psnr, len(self.held_out.names)
@@ -105,8 +106,12 @@ class Reconstruction:
         return Snapshot(middle, self.image_size, focus, tuple(self.background.tolist()))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the Gaussians as a .ply file, whose header tells `airjax render` where to look from."""
-        write_ply(path, self.gaussians, comments=[to_comment(self.snapshot)])
+        """Writes the Gaussians as a .ply file, whose header tells `airjax render` where to look from.
+
+        An origin other than 0 is a comment there, too: float32 cannot hold sums with it.
+        """
+        origin = [origin_comment(self.origin)] if self.origin.any() else []
+        write_ply(path, self.gaussians, comments=[to_comment(self.snapshot), *origin])
 
 
 def reconstruct(
@@ -171,6 +176,7 @@ def reconstruct(
         scores,
         (*scene.notices, *task.notices),
         seconds,
+        scene.origin,
     )
 
 

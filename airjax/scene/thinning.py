@@ -35,7 +35,7 @@ def thinned(gaussians: Gaussians3D, depths: Float[np.ndarray, "v r c"], *, most:
     slots, depths = np.arange(active.size).reshape(depths.shape), depths.ravel()
     for _ in range(_LEVELS):
         surplus = int(active.sum()) - most
-        rows, columns = slots.shape[1] // 2 * 2, slots.shape[2] // 2 * 2
+        rows, columns = (len(line) // 2 * 2 for line in (slots[0], slots[0].T))
         if surplus <= 0 or not rows or not columns:
             break
         members = _squares(slots[:, :rows, :columns])  # (v, r / 2, c / 2, 4)

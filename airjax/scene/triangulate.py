@@ -43,6 +43,7 @@ def triangulate(
     images: np.ndarray,
     cameras: Camera,
     *,
+    masks: np.ndarray | None = None,
     max_views: int = 12,
     source: str = "scene",
     progress: Callable[[int], None] | None = None,
@@ -51,6 +52,7 @@ def triangulate(
 
     Args:
       images: (v, h, w, 3) in [0, 1], v >= 2.
+      masks: (v, h, w) bool, pixels that show something of the scene: others match nothing; None for all.
       max_views: views that are searched for points, spread evenly over all, each against its two nearest neighbors.
       source: names the scene in an error.
       progress: called with the number of views that were searched.
@@ -58,6 +60,7 @@ def triangulate(
     inverse = _planes(cameras, source)
     size = fitted_size(images.shape[1:3], SIDE, CELL)
     small = np.stack([resize(image, size) for image in images])
+    known = None if masks is None else _known(masks, (size[0] // CELL, size[1] // CELL))
     scaled = cameras.resized(images.shape[1:3], size)
     chosen = np.unique(np.linspace(0, len(images) - 1, min(max_views, len(images))).round().astype(int)).tolist()
     neighbors = [nearest(cameras, i, 2) for i in range(len(images))]
@@ -65,7 +68,7 @@ def triangulate(
     used = {*partners, *partners.values()}
     maps = {}
     for i in sorted(used):
-        maps[i] = _depth_map(small, scaled, np.array([i, *neighbors[i]]), inverse)
+        maps[i] = _depth_map(small, known, scaled, np.array([i, *neighbors[i]]), inverse)
         if progress is not None:
             progress(len(maps))
     checked = [_cross_checked(small[i], scaled[i], scaled[j], maps[i], maps[j].depths) for i, j in partners.items()]
@@ -95,10 +98,16 @@ def _planes(cameras: Camera, source: str) -> Float[Array, " d"]:
     return jnp.asarray(1 / np.geomspace(_RANGE[1] * spacing, _RANGE[0] * spacing, PLANES), jnp.float32)
 
 
-def _depth_map(images: np.ndarray, cameras: Camera, index: np.ndarray, inverse: Float[Array, " d"]) -> _DepthMap:
+def _known(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(v, a, b) bool, the cells, so many, all of whose pixels show something."""
+    return np.stack([resize(mask.astype(np.float32), size) > 1 - 1e-4 for mask in masks])
+
+
+def _depth_map(images: np.ndarray, known: np.ndarray | None, cameras: Camera, index: np.ndarray, inverse) -> _DepthMap:
     """Of the first view of `index`, compared with the others."""
     stack = jax.tree.map(jnp.asarray, cameras[index])
-    found = _search(jnp.asarray(images[index]), stack, inverse, image_size=images.shape[1:3])
+    views = jnp.asarray(images[index]), None if known is None else jnp.asarray(known[index])
+    found = _search(*views, stack, inverse, image_size=images.shape[1:3])
     depths, sure = map(np.asarray, found)
     return _DepthMap(depths, sure & supported(depths, sure))
 
@@ -131,8 +140,15 @@ def _cross_checked(image: np.ndarray, camera: Camera, other: Camera, own: _Depth
 
 
 @partial(jax.jit, static_argnames=("image_size",))
-def _search(images: Float[Array, "k h w 3"], cameras: Camera, inverse: Float[Array, " d"], *, image_size):
-    """Depth of each cell of the first view (a, b), and whether it is sure."""
+def _search(
+    images: Float[Array, "k h w 3"],
+    known: Bool[Array, "k a b"] | None,
+    cameras: Camera,
+    inverse: Float[Array, " d"],
+    *,
+    image_size: tuple[int, int],
+):
+    """Depth of each cell of the first view (a, b), and whether it is sure; cells that are not known match nothing."""
     views, height, width, _ = images.shape
     cells = images.reshape(views, height // CELL, CELL, width // CELL, CELL, 3).mean(axis=(2, 4))
     half = _PATCH // 2
@@ -143,6 +159,8 @@ def _search(images: Float[Array, "k h w 3"], cameras: Camera, inverse: Float[Arr
     patches = patches - jnp.mean(patches, axis=-1, keepdims=True)
     contrast = jnp.sqrt(jnp.mean(jnp.square(patches), axis=-1, keepdims=True))
     patches = patches / (_PATCH * jnp.maximum(contrast, 1e-3))
+    if known is not None:
+        patches = jnp.where(known[..., None], patches, 0.0)
     scores = match_planes(patches, cameras, 0, jnp.arange(1, views), inverse, groups=1, image_size=image_size)
     best = jnp.argmax(scores, axis=-1)
     top = jnp.max(scores, axis=-1)

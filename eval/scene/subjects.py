@@ -196,7 +196,7 @@ class RealScenes(_Scenes):
         scene = load_scene(folder, max_size=self.max_size)
         parts = prepare(scene, views=self.views, predict_size=self.predict_size)
         given, bounds = parts.given, parts.bounds
-        points = bounds.triangulated or triangulate(given.images, given.cameras, source=folder)
+        points = bounds.triangulated or triangulate(given.images, given.cameras, masks=given.shown, source=folder)
         small, held_out = parts.small, parts.held_out
         views = given.images, given.cameras, (small.images, small.cameras), bounds.near, bounds.far
         judged = held_out.images, held_out.cameras, points.points, points.colors, scene.background

@@ -3,6 +3,7 @@
 Oracle: the library called directly on the same files.
 """
 
+import argparse
 import json
 import re
 from dataclasses import replace
@@ -15,6 +16,7 @@ from PIL import Image
 from tiny import NUM_VIEWS, SCENE_PREDICTOR, VIEW_SIZE
 
 from airjax.commands import main
+from airjax.commands.render import choose_cameras
 from airjax.gaussians import Gaussians3D
 from airjax.scene import trajectories, view_selection
 from airjax.scene.files import camera_file
@@ -248,6 +250,18 @@ def test_cameras_of_a_file_and_of_a_scene(run, scene, folder):
     np.testing.assert_allclose(between.rotation[2], cameras.rotation[1], atol=1e-5)
     assert run("render", "scene.ply", "-o", "one.png", "--cameras", folder).status == 0
     np.testing.assert_array_equal(np.asarray(Image.open("one.png")), drawn(cameras[0], SIZE))
+
+
+def test_cameras_of_a_capture_are_moved_to_the_origin_of_the_file(tmp_path):
+    """In float64: what is left of a place in UTM coordinates is exact, and a line says so."""
+    origin = np.array([448000.25, 5411000.5, 150.0])
+    k = [[30.0, 0, 20], [0, 30, 12], [0, 0, 1]]
+    frame = {"K": k, "R": np.eye(3).tolist(), "t": (-origin - [0.1, 0.2, 0.3]).tolist(), "w": 40, "h": 24}
+    (tmp_path / "c.json").write_text(json.dumps({"frames": [frame]}))
+    options = argparse.Namespace(cameras=tmp_path / "c.json", frames=None, size=None, background=None)
+    shot = choose_cameras(None, [camera_file.origin_comment(origin)], options, several=True)
+    np.testing.assert_allclose(shot.cameras.translation, [[-0.1, -0.2, -0.3]], atol=1e-7)
+    assert shot.notices == ("cameras moved to the origin of the Gaussians, (448000.25, 5411000.5, 150)",)
 
 
 def test_a_file_without_a_camera_is_seen_from_outside(run):

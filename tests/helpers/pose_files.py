@@ -39,6 +39,13 @@ def write_transforms(folder, **changes):
     (folder / "transforms.json").write_text(json.dumps(content))
 
 
+def rewrite(file, change):
+    """Changes the content of a file in JSON in place."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
 def write_plain(folder, **changes):
     frames = [
         {"file_path": f"images/{name}", "K": K.tolist(), "R": r.tolist(), "t": t.tolist()}

@@ -15,7 +15,7 @@ from airjax.errors import AirjaxError
 from airjax.inner.task import run
 from airjax.metrics import ssim
 from airjax.scene import view_selection
-from airjax.scene.files.camera_file import from_comments
+from airjax.scene.files.camera_file import from_comments, origin_in
 from airjax.scene.files.photographs import scene_of
 from airjax.scene.files.ply import read_ply
 from airjax.scene.model import Model
@@ -95,6 +95,9 @@ def test_it_is_its_stages(model, scene, tmp_path):
     view = from_comments(found.comments)
     middle = given.cameras[int(view_selection.spread(given.cameras, 1)[0])]
     np.testing.assert_array_equal(view.camera.translation, middle.translation)
+    assert not origin_in(found.comments).any()
+    replace(made, origin=np.array([1e6, 2e6, 0.1])).save(tmp_path / "far.ply")
+    np.testing.assert_array_equal(origin_in(read_ply(tmp_path / "far.ply").comments), [1e6, 2e6, 0.1])
     assert view.image_size == SIZE and view.focus == pytest.approx(2 / (1 / near + 1 / far))
 
 

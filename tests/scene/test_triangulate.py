@@ -39,6 +39,19 @@ def test_points_lie_on_the_surfaces(views):
     assert near < inner[0] and inner[1] < far < 2 * views.depths.max()
 
 
+def test_what_is_masked_matches_nothing(views):
+    """A view behind its mask: what it shows changes nothing, and the others have points."""
+    masks = np.ones(views.images.shape[:3], bool)
+    masks[2] = False
+    found = []
+    for seed in (0, 1):
+        noise = np.random.default_rng(seed).random(views.images.shape, np.float32)
+        images = np.where(masks[..., None], views.images, noise)
+        found.append(triangulate(images, views.cameras, masks=masks, max_views=3))
+    np.testing.assert_array_equal(found[0].points, found[1].points)
+    assert len(found[0].points) > 100
+
+
 def test_the_unit_of_the_world_does_not_matter(views):
     base = triangulate(views.images, views.cameras)
     cameras = Camera(views.cameras.intrinsics, views.cameras.rotation, 100 * views.cameras.translation)

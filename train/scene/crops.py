@@ -40,13 +40,15 @@ class PosedScene(NamedTuple):
 def load_posed(folder: str | Path) -> PosedScene:
     """A scene folder, its points triangulated.
 
-    Raises AirjaxError: photographs of several sizes, or with masks; as `airjax.scene.files.photographs.load` and
+    Where a twentieth of the pixels or less is masked, as at the edges behind a lens, they are taken as they are.
+
+    Raises AirjaxError: photographs of several sizes, or with larger masks; as `airjax.scene.files.photographs.load` and
     `airjax.scene.triangulate.triangulate`.
     """
     scene = load(folder, max_size=max(SIZES))
-    if scene.masks is not None:
+    if scene.masks is not None and scene.masks.mean() < 0.95:
         raise AirjaxError(f"{folder}: expected photographs of one size, without masks, to train on")
-    points = triangulate(scene.images, scene.cameras, source=str(folder)).points
+    points = triangulate(scene.images, scene.cameras, masks=scene.shown, source=str(folder)).points
     shrunk = map(scene.shrunk, SIZES)
     levels = tuple((np.rint(255 * part.images).astype(np.uint8), part.cameras.intrinsics) for part in shrunk)
     return PosedScene(str(folder), levels, scene.cameras.rotation, scene.cameras.translation, points)

@@ -20,21 +20,15 @@ from airjax.errors import AirjaxError
 from airjax.files import display_name, read_bytes, reason
 from airjax.scene.cameras import Camera
 from airjax.scene.files.colmap import read_colmap
-from airjax.scene.files.pose_formats import (
-    OPENGL,
-    Posed,
-    Poses,
-    camera_of,
-    in_proportion,
-    read_matrix,
-    read_poses,
-    transforms_lens,
-    world_to_camera,
-)
+from airjax.scene.files.pose_formats import read_poses
+from airjax.scene.files.posed import OPENGL, Posed, Poses, camera_of, in_proportion, world_to_camera
+from airjax.scene.files.transforms import transforms_lens
+from airjax.scene.files.values import LARGEST, read_matrix
+from airjax.scene.origin import centers_of, origin_text, relative
 
 View = tuple[Camera, tuple[int, int]]  # a camera and the (h, w) of its image
 
-_MARK = "airjax view "
+_MARK, _ORIGIN = "airjax view ", "airjax origin "
 _MAX_SIDE = 2**15  # pixels
 _DAMAGED = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
 _NO_IMAGE = (OSError, SyntaxError, struct.error, Image.DecompressionBombError, *_DAMAGED)
@@ -77,12 +71,32 @@ def from_comments(comments: Sequence[str]) -> Snapshot | None:
             try:
                 content = json.loads(line.removeprefix(_MARK))
                 camera, image_size = _camera(content)
+                camera = Camera(*(part.astype(np.float32) for part in _parts(camera)))
                 focus, background = float(content["focus"]), np.asarray(content["background"], float)
             except _DAMAGED:
                 return None
             if focus > 0 and np.isfinite(focus) and background.shape == (3,) and np.isfinite(background).all():
                 return Snapshot(camera, image_size, focus, tuple(background.tolist()))
     return None
+
+
+def origin_comment(origin: np.ndarray) -> str:
+    """The comment of a header that tells where the coordinates of the Gaussians are counted from, (3,) float64."""
+    return _ORIGIN + json.dumps(np.asarray(origin, float).tolist())
+
+
+def origin_in(comments: Sequence[str]) -> np.ndarray:
+    """The origin in a header, (3,) float64; 0 for a header without one, or with one that is damaged."""
+    for line in comments:
+        if line.startswith(_ORIGIN):
+            try:
+                origin = np.asarray(json.loads(line.removeprefix(_ORIGIN)), float)
+            except _DAMAGED:
+                break
+            if origin.shape == (3,) and (np.abs(origin) < LARGEST).all():
+                return origin
+            break
+    return np.zeros(3)
 
 
 def down_of(comments: Sequence[str]) -> np.ndarray:
@@ -94,14 +108,15 @@ def down_of(comments: Sequence[str]) -> np.ndarray:
     return np.array([0.0, 0.0, -1.0]) if z_up else np.array([0.0, 1.0, 0.0])
 
 
-def read_cameras(path: str | os.PathLike) -> Cameras:
+def read_cameras(path: str | os.PathLike, *, origin: np.ndarray | None = None) -> Cameras:
     """The cameras of a file, or of a folder with poses; no pixel of a photograph is read.
 
     A file is {"frames": [{"K", "R", "t", "w", "h"}, ..]} as `cameras.json` of a scene (K in pixels, R and t world to
     camera with OpenCV axes), `transforms.json` or `camera_path.json` of nerfstudio, or `cameras.json` of 3D Gaussian
     Splatting. A folder is one that `airjax.scene.files.pose_formats` knows, a COLMAP model, or the output folder of 3D
     Gaussian Splatting. Only the first of these needs its photographs. Cameras of several image sizes all get the
-    largest width and height, with a notice.
+    largest width and height, with a notice. Where they lie nearer to `origin` (3,) than to 0 they are those of a
+    capture whose Gaussians are counted from there: they are moved along, before anything is rounded to float32.
     """
     path = Path(path)
     if path.is_dir() and not _is_list(path / "cameras.json"):
@@ -109,7 +124,7 @@ def read_cameras(path: str | os.PathLike) -> Cameras:
         views, notices = _drawn(poses.views, path)
         if not views:
             raise AirjaxError(f"{display_name(path)}: expected one camera or more, found none")
-        return _alike(views, [*poses.notices, *notices])
+        return _alike(views, [*poses.notices, *notices], origin)
     file = path / "cameras.json" if path.is_dir() else path
     name = display_name(file)
     try:
@@ -121,7 +136,7 @@ def read_cameras(path: str | os.PathLike) -> Cameras:
         raise AirjaxError(f"{name}: {_EXPECTED}, got something else") from error
     if not views:
         raise AirjaxError(f"{name}: {_EXPECTED}, found no frames")
-    return _alike(views, notices)
+    return _alike(views, notices, origin)
 
 
 def _is_colmap(folder: Path) -> bool:
@@ -162,9 +177,9 @@ def _in_file(content, file: Path) -> tuple[list[View], list[str]]:
 def _transforms_view(entry: dict, file: Path) -> Posed:
     """A frame of nerfstudio, with the defaults of its file; its photograph need not be there."""
     rotation, translation = world_to_camera(read_matrix(entry["transform_matrix"], (4, 4), file))
-    k, size, distortion = transforms_lens(entry, file)
+    k, size, lens = transforms_lens(entry, file)
     image = file.parent / str(entry.get("file_path", file.name))
-    return Posed(image, OPENGL @ rotation, OPENGL @ translation, k, size, distortion)
+    return Posed(image, OPENGL @ rotation, OPENGL @ translation, k, size, lens)
 
 
 def _camera_path(content: dict, file: Path) -> tuple[list[View], list[str]]:
@@ -207,8 +222,8 @@ def _drawn(poses: Sequence[Posed], source: Path) -> tuple[list[View], list[str]]
             views.append(_camera({"K": k, "R": posed.rotation, "t": posed.translation, "w": width, "h": height}))
         except _DAMAGED as error:
             raise AirjaxError(f"{name}: no camera to draw with ({reason(error)})") from error
-    distorted = sum(any(posed.distortion) for posed in poses)
-    return views, ["drawn without the lens distortion of the poses"] if distorted else []
+    bent = any(posed.lens.bends for posed in poses)
+    return views, ["drawn without the lens distortion of the poses"] if bent else []
 
 
 def _size_of(file: Path) -> tuple[int, int] | None:
@@ -225,25 +240,36 @@ def _size_of(file: Path) -> tuple[int, int] | None:
     return (width, height) if is_turned else (height, width)
 
 
-def _alike(views: Sequence[View], notices: Sequence[str]) -> Cameras:
+def _parts(camera: Camera) -> tuple[np.ndarray, ...]:
+    return tuple(np.asarray(part) for part in (camera.intrinsics, camera.rotation, camera.translation))
+
+
+def _alike(views: Sequence[View], notices: Sequence[str], origin: np.ndarray | None) -> Cameras:
     """One camera or more, all with the largest width and height: smaller ones see more, as much on opposite sides."""
     sizes = {size for _, size in views}
     height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
-    parts = ("intrinsics", "rotation", "translation")
-    cameras = Camera(*(np.stack([getattr(camera, part) for camera, _ in views]) for part in parts))
+    cameras = Camera(*map(np.stack, zip(*(_parts(camera) for camera, _ in views), strict=True)))
+    if origin is not None and np.any(origin) and _is_near(cameras, origin):
+        cameras = relative(cameras, origin)
+        notices = [*notices, f"cameras moved to the origin of the Gaussians, {origin_text(origin)}"]
     if len(sizes) > 1:
-        margins = np.array([[(width - w) / 2, (height - h) / 2] for _, (h, w) in views], np.float32)
+        margins = np.array([[(width - w) / 2, (height - h) / 2] for _, (h, w) in views])
         cameras.intrinsics[:, :2, 2] += margins
         notices = [*notices, f"cameras of {len(sizes)} image sizes are all drawn at {width}x{height}"]
-    return Cameras(cameras, (height, width), tuple(notices))
+    return Cameras(Camera(*(part.astype(np.float32) for part in _parts(cameras))), (height, width), tuple(notices))
+
+
+def _is_near(cameras: Camera, origin: np.ndarray) -> bool:
+    """Whether cameras lie nearer to an origin than to 0."""
+    center = np.median(centers_of(cameras), axis=0)
+    return bool(np.linalg.norm(center - origin) < np.linalg.norm(center))
 
 
 def _camera(content: dict) -> View:
-    """A camera and its image size; one of `_DAMAGED` is raised for anything else."""
-    with np.errstate(over="ignore"):
-        k, r, t = (np.asarray(content[key], np.float32) for key in ("K", "R", "t"))
+    """A camera in float64, and its image size; one of `_DAMAGED` is raised for anything else."""
+    k, r, t = (np.asarray(content[key], np.float64) for key in ("K", "R", "t"))
     width, height = int(content["w"]), int(content["h"])
-    if (k.shape, r.shape, t.shape) != ((3, 3), (3, 3), (3,)) or not all(np.isfinite(a).all() for a in (k, r, t)):
+    if (k.shape, r.shape, t.shape) != ((3, 3), (3, 3), (3,)) or not all((np.abs(a) < LARGEST).all() for a in (k, r, t)):
         raise ValueError("K, R, t: expected finite numbers, 3 x 3, 3 x 3 and 3")
     is_rotation = np.abs(r).max() <= 2 and np.abs(r @ r.T - np.eye(3)).max() <= 1e-3 and np.linalg.det(r) >= 0
     if not is_rotation or min(k[0, 0], k[1, 1]) <= 0:

@@ -12,26 +12,48 @@ from scipy.spatial.transform import Rotation
 
 from airjax.errors import AirjaxError
 from airjax.files import display_name, read_bytes
+from airjax.scene.files.lenses import Lens
 
-# Model number and name -> how its parameters stand for fx, fy, cx, cy and k1, k2, p1, p2, k3, ..; others are zeros.
-_MODELS = {
-    0: ("SIMPLE_PINHOLE", (0, 0, 1, 2), (), 3),
-    1: ("PINHOLE", (0, 1, 2, 3), (), 4),
-    2: ("SIMPLE_RADIAL", (0, 0, 1, 2), (3,), 4),
-    3: ("RADIAL", (0, 0, 1, 2), (3, 4), 5),
-    4: ("OPENCV", (0, 1, 2, 3), (4, 5, 6, 7), 8),
-    6: ("FULL_OPENCV", (0, 1, 2, 3), (4, 5, 6, 7, 8, 9, 10, 11), 12),
+
+class _Model(NamedTuple):
+    """How the parameters of a camera stand for what we know."""
+
+    name: str
+    focal: tuple[int, ...]  # which of them are fx, fy, cx, cy
+    length: int
+    lens: str = "brown"  # of `airjax.scene.files.lenses.MODELS`
+    numbers: tuple[int | None, ...] = ()  # which of them are its numbers; None for 0
+
+
+_ONE, _TWO = (0, 0, 1, 2), (0, 1, 2, 3)
+_MODELS = {  # by their numbers
+    0: _Model("SIMPLE_PINHOLE", _ONE, 3),
+    1: _Model("PINHOLE", _TWO, 4),
+    2: _Model("SIMPLE_RADIAL", _ONE, 4, "brown", (3,)),
+    3: _Model("RADIAL", _ONE, 5, "brown", (3, 4)),
+    4: _Model("OPENCV", _TWO, 8, "brown", (4, 5, 6, 7)),
+    5: _Model("OPENCV_FISHEYE", _TWO, 8, "fisheye", (4, 5, None, None, 6, 7)),
+    6: _Model("FULL_OPENCV", _TWO, 12, "brown", tuple(range(4, 12))),
+    7: _Model("FOV", _TWO, 5, "field of view", (4,)),
+    8: _Model("SIMPLE_RADIAL_FISHEYE", _ONE, 4, "fisheye", (3,)),
+    9: _Model("RADIAL_FISHEYE", _ONE, 5, "fisheye", (3, 4)),
+    10: _Model("THIN_PRISM_FISHEYE", _TWO, 12, "fisheye", tuple(range(4, 12))),
+    12: _Model("SIMPLE_DIVISION", _ONE, 4, "division", (3,)),
+    13: _Model("DIVISION", _TWO, 5, "division", (4,)),
+    14: _Model("SIMPLE_FISHEYE", _ONE, 3, "fisheye"),
+    15: _Model("FISHEYE", _TWO, 4, "fisheye"),
+    16: _Model("EUCM", _TWO, 6, "unified", (4, 5)),
 }
-_OTHERS = {5: "OPENCV_FISHEYE", 7: "FOV", 8: "SIMPLE_RADIAL_FISHEYE", 9: "RADIAL_FISHEYE", 10: "THIN_PRISM_FISHEYE"}
-_BY_NAME = {model[0]: number for number, model in _MODELS.items()}
+_OTHERS = {11: "RAD_TAN_THIN_PRISM_FISHEYE", 17: "EQUIRECTANGULAR"}
+_BY_NAME = {model.name: number for number, model in _MODELS.items()}
 
 
 class ColmapCamera(NamedTuple):
-    """Intrinsics (3, 3), the (h, w) they are for, and the distortion k1, k2, p1, p2, k3, k4, k5, k6."""
+    """Intrinsics (3, 3), the (h, w) they are for, and the lens."""
 
     intrinsics: np.ndarray
     size: tuple[float, float]
-    distortion: tuple[float, ...]
+    lens: Lens
 
 
 class ColmapImage(NamedTuple):
@@ -80,17 +102,17 @@ def _guarded(reader, file: Path):
 def _camera(model: int, size, params, file: Path) -> ColmapCamera:
     if model not in _MODELS:
         raise _unknown_model(_OTHERS.get(model, f"model number {model}"), file)
-    _, focal, lens, count = _MODELS[model]
-    if len(params) != count:
+    known = _MODELS[model]
+    if len(params) != known.length:
         raise ValueError("parameters")
-    fx, fy, cx, cy = (float(params[i]) for i in focal)
-    distortion = tuple(float(params[i]) for i in lens) + (0.0,) * (8 - len(lens))
+    fx, fy, cx, cy = (float(params[i]) for i in known.focal)
+    lens = Lens(known.lens, tuple(0.0 if i is None else float(params[i]) for i in known.numbers))
     width, height = map(float, size)
-    return ColmapCamera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), (height, width), distortion)
+    return ColmapCamera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), (height, width), lens)
 
 
 def _unknown_model(model: str, file: Path) -> AirjaxError:
-    expected = f"expected a camera of {', '.join(_BY_NAME)}"
+    expected = f"expected a camera of {', '.join(sorted(_BY_NAME))}"
     return AirjaxError(f"{display_name(file)}: {expected}, got {model[:40]}; undistort the images first")
 
 
@@ -148,7 +170,7 @@ def _cameras(file: Path) -> dict[int, ColmapCamera]:
     cameras = {}
     for _ in range(data.take("Q")[0]):
         number, model, width, height = data.take("iiQQ")
-        count = _MODELS[model][3] if model in _MODELS else 0
+        count = _MODELS[model].length if model in _MODELS else 0
         cameras[number] = _camera(model, (width, height), data.take(f"{count}d"), file)
     return cameras
 

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from PIL import Image
-from scipy.ndimage import map_coordinates
 
 from airjax.errors import AirjaxError
 from airjax.files import display_name
 from airjax.photographs import LoadedImage, read_image
 from airjax.scene.cameras import Camera
-from airjax.scene.files.pose_formats import Posed, camera_of, in_proportion, read_poses
+from airjax.scene.files.image_names import some
+from airjax.scene.files.lenses import STRETCH, degrees_across, resample, source_places
+from airjax.scene.files.pose_formats import read_poses
+from airjax.scene.files.posed import Posed, camera_of, in_proportion
+from airjax.scene.origin import origin_of, origin_text, relative
 
 _ALIKE = 0.7  # least cosine between what is down in two views that stand alike
 MAX_SIZE = 512  # pixels; default longest side, larger photographs are downscaled
@@ -43,6 +45,8 @@ class Scene:
     points: np.ndarray  # (p, 3) points of the scene, p may be 0
     notices: tuple[str, ...]  # lines for the user
     masks: np.ndarray | None = None  # (v, h, w) bool, False where a photograph says nothing; None where all say all
+    # (3,) float64: cameras and points are counted from here; 0 but for scenes far away (`airjax.scene.origin`)
+    origin: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
     def __repr__(self) -> str:
         views, height, width = self.images.shape[:3]
@@ -57,6 +61,13 @@ class Scene:
     def empty(self) -> np.ndarray:
         """(v, h, w) bool, pixels that show the background alone; none where that is not known."""
         return np.zeros(self.images.shape[:3], bool) if self.alphas is None else self.alphas == 0
+
+    @property
+    def shown(self) -> np.ndarray | None:
+        """(v, h, w) bool, pixels that show something of the scene; None where all do."""
+        if self.masks is None and self.alphas is None:
+            return None
+        return ~self.empty if self.masks is None else self.masks & ~self.empty
 
     def shrunk(self, max_size: int) -> Scene:
         """The same photographs, downscaled where a side is longer than `max_size` pixels."""
@@ -94,7 +105,10 @@ def scene_of(
     bounds: tuple[float, float] | None = None,
     points: np.ndarray | None = None,
 ) -> Scene:
-    """A scene made of arrays, as `Scene` describes them, of two views or more; they are named by their numbers."""
+    """A scene made of arrays, as `Scene` describes them, of two views or more; they are named by their numbers.
+
+    Cameras whose places float32 would round too much are moved with the points, as those of files: see `Scene.origin`.
+    """
     images, cameras = np.asarray(images, np.float32), jax.tree.map(np.asarray, cameras)
     if images.ndim != 4 or images.shape[3] != 3 or len(images) < 2:
         raise ValueError(f"images: expected (v, h, w, 3) of at least 2 views, got {images.shape}")
@@ -107,9 +121,11 @@ def scene_of(
             raise ValueError(f"{name}: expected {images.shape[:3]}, got {layers.shape}")
     if masks is not None and not masks.any(axis=(1, 2)).all():
         raise ValueError(f"masks: expected a pixel of each view, got none of view {np.argmin(masks.any(axis=(1, 2)))}")
-    points = np.zeros((0, 3), np.float32) if points is None else np.asarray(points, np.float32)
+    origin = origin_of(cameras)
+    cameras = relative(cameras, origin)
+    points = np.zeros((0, 3), np.float32) if points is None else (points - origin).astype(np.float32)
     names = tuple(map(str, range(views)))
-    return Scene("scene", names, ("",) * views, images, alphas, cameras, bounds, points, (), masks)
+    return Scene("scene", names, ("",) * views, images, alphas, cameras, bounds, points, (), masks, origin)
 
 
 def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
@@ -127,27 +143,50 @@ def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
     if len(poses.views) < 2:
         raise AirjaxError(f"{name}: expected at least 2 photographs with poses, found {len(poses.views)}")
     views = [_read_view(posed, max_size) for posed in poses.views]
+    lenses = _lens_notices(views)
     hidden = [view.name for view in views if view.mask is not None and not view.mask.any()]
     views = [view for view in views if view.mask is None or view.mask.any()]
     if len(views) < 2:
-        raise AirjaxError(f"{name}: expected at least 2 photographs that their masks do not hide, found {len(views)}")
+        raise AirjaxError(f"{name}: expected at least 2 photographs that no mask or lens hides, found {len(views)}")
     views, turned = _upright(views)
     views, masks, more = _of_one_size(views)
     if hidden:
-        more.append(f"{len(hidden)} photographs left out, which their masks hide: {', '.join(hidden[:4])}")
-    notices = dict.fromkeys([*poses.notices, *(line for view in views for line in view.notices), *turned, *more])
+        more.append(f"{len(hidden)} photographs left out, which masks or the lens hide: {some(hidden)}")
+    cameras = jax.tree.map(lambda *parts: np.stack(parts), *(view.camera for view in views))
+    if (origin := origin_of(cameras)).any():
+        far = "cameras lie far from 0: coordinates, those of a .ply file too, are counted from"
+        more.append(f"{far} {origin_text(origin)}")
+    notices = dict.fromkeys(
+        [*poses.notices, *(line for view in views for line in view.notices), *lenses, *turned, *more]
+    )
     return Scene(
         name,
         tuple(view.name for view in views),
         tuple(view.split for view in views),
         np.stack([view.image for view in views]),
         _alphas(views),
-        jax.tree.map(lambda *parts: np.stack(parts).astype(np.float32), *(view.camera for view in views)),
+        jax.tree.map(np.float32, relative(cameras, origin)),
         poses.bounds,
-        poses.points.astype(np.float32),
+        (poses.points - origin).astype(np.float32),
         tuple(notices),
         masks,
+        origin,
     )
+
+
+def _lens_notices(views: list[_View]) -> list[str]:
+    """Lines for the user about what lenses make of photographs."""
+    lines = []
+    if degrees := [round(view.across) for view in views if view.across is not None]:
+        least, most = min(degrees), max(degrees)
+        across = f"{least}" if least == most else f"{least} to {most}"
+        lines.append(f"{len(degrees)} photographs of a fisheye or its like made flat: {across} degrees across are used")
+    if hidden := [1 - view.shown for view in views if view.shown < 1]:
+        lines.append(
+            f"{100 * np.mean(hidden):.2g} % of the pixels of {len(hidden)} photographs hidden, where their lens shows "
+            f"nothing, or stretched more than {STRETCH:g} times"
+        )
+    return lines
 
 
 class _View(NamedTuple):
@@ -160,6 +199,8 @@ class _View(NamedTuple):
     mask: np.ndarray | None  # (h, w) bool, False where it is not to be looked at; None for everywhere
     camera: Camera
     notices: list[str]
+    shown: float  # share of its pixels that the lens shows
+    across: float | None  # degrees of its field of view, of a fisheye made flat
 
 
 def _read_view(posed: Posed, max_size: int) -> _View:
@@ -169,17 +210,25 @@ def _read_view(posed: Posed, max_size: int) -> _View:
     named = {"image": loaded.pixels, "alpha": loaded.alpha, "mask": mask}
     layers = {name: layer for name, layer in named.items() if layer is not None}
     camera = camera_of(posed, size)
-    if any(posed.distortion):
-        lens = np.asarray(camera.intrinsics), posed.distortion
-        layers = {name: undistort(layer, *lens) for name, layer in layers.items()}
-        notices.append("lens distortion removed")
+    shown, across = 1.0, None
+    if posed.lens.bends:
+        places = source_places(size, np.asarray(camera.intrinsics), posed.lens)
+        layers = {name: resample(layer, places) for name, layer in layers.items()}
+        if posed.lens.model == "brown":
+            notices.append("lens distortion removed")
+        else:
+            across = degrees_across(places.seen, np.asarray(camera.intrinsics))
+        if (shown := float(places.seen.mean())) < 1:
+            layers["mask"] = layers.get("mask", 1.0) * places.seen.astype(np.float32)
     smaller = fitted_size(size, max_size)
     if smaller != size:
         layers = {name: resize(layer, smaller) for name, layer in layers.items()}
         camera = camera.resized(size, smaller)
         notices.append(f"photographs of {size[1]}x{size[0]} pixels made smaller, to {smaller[1]}x{smaller[0]}")
     known = layers["mask"] > 1 - 1e-4 if "mask" in layers else None  # a pixel of which a part is hidden is hidden
-    return _View(posed.file.name, posed.split, layers["image"], layers.get("alpha"), known, camera, notices)
+    return _View(
+        posed.file.name, posed.split, layers["image"], layers.get("alpha"), known, camera, notices, shown, across
+    )
 
 
 def _read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
@@ -293,23 +342,3 @@ def resize(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
 def _by_channel(fn: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
     """fn of (h, w), or of each channel of (h, w, c)."""
     return fn(image) if image.ndim == 2 else np.stack([fn(channel) for channel in np.moveaxis(image, -1, 0)], axis=-1)
-
-
-def undistort(image: np.ndarray, intrinsics: np.ndarray, distortion: Sequence[float]) -> np.ndarray:
-    """The (h, w, c) or (h, w) image that a camera without lens distortion would have taken, with the same intrinsics.
-
-    `distortion` is k1, k2, p1, p2, k3 (Brown and Conrady, in OpenCV's order), and may go on with k4, k5, k6 of the
-    rational model. Beyond its edges the image is continued.
-    """
-    k1, k2, p1, p2, k3, k4, k5, k6 = (*distortion, 0.0, 0.0, 0.0)[:8]
-    height, width = image.shape[:2]
-    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    x, y = (x - intrinsics[0, 2]) / intrinsics[0, 0], (y - intrinsics[1, 2]) / intrinsics[1, 1]
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        rr = x * x + y * y
-        radial = (1 + rr * (k1 + rr * (k2 + rr * k3))) / (1 + rr * (k4 + rr * (k5 + rr * k6)))
-        u = x * radial + 2 * p1 * x * y + p2 * (rr + 2 * x * x)
-        v = y * radial + p1 * (rr + 2 * y * y) + 2 * p2 * x * y
-    places = [v * intrinsics[1, 1] + intrinsics[1, 2] - 0.5, u * intrinsics[0, 0] + intrinsics[0, 2] - 0.5]
-    places = np.clip(np.nan_to_num(places), -1, [[[height]], [[width]]])  # the interpolation reads out of bounds at NaN
-    return _by_channel(partial(map_coordinates, coordinates=places, order=1, mode="nearest"), image)

@@ -10,7 +10,6 @@ of 2D Gaussian Splatting (no scale_2) and of Mip-Splatting (filter_3D). Comments
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import NamedTuple
@@ -22,9 +21,9 @@ from airjax.files import atomic_write_bytes, display_name, read_bytes
 from airjax.gaussians import Gaussians3D
 from airjax.scene.harmonics import degree_of
 
-_TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
-_TYPES |= {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}
-_TYPES |= {"float": "f4", "float32": "f4", "double": "f8", "float64": "f8"}
+TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
+TYPES |= {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}
+TYPES |= {"float": "f4", "float32": "f4", "double": "f8", "float64": "f8"}
 _OURS = "written by airjax, opacity is a logit"  # comment of files whose opacities need no guess
 _MAX_HEADER = 2**16  # bytes
 _LEAST_SCALE, _LEAST_OPACITY = 1e-30, 1e-7  # whose logarithm and logit float32 still tells from those of 0 and 1
@@ -32,7 +31,7 @@ _NEEDED = (*"xyz", "opacity", *(f"{name}_{i}" for name, k in (("f_dc", 3), ("sca
 # Thickness of the discs of a 2DGS file in smaller radii. Seen from the side, a disc is then thinner than the blur that
 # every drawing adds (about half a pixel) until it is 500 pixels in radius; and float32 still tells its square from 0.
 _DISC = 1e-3
-_OTHERS = {".spz": "a .spz file", ".splat": "a .splat file", ".ksplat": "a .ksplat file", ".sog": "a .sog file"}
+_OTHERS = (".ksplat", ".sog")
 
 
 class Ply(NamedTuple):
@@ -91,7 +90,7 @@ def read_ply(path: str | os.PathLike) -> Ply:
 def from_ply(data: bytes, *, source: str) -> Ply:
     """`read_ply` of bytes; `source` names them in an error."""
     _refuse_relatives(data, source)
-    header, start = _header(data, source)
+    header, start = header_of(data, source)
     columns = _columns(data, header, start, source)
     comments = tuple(line.removeprefix("comment").strip() for line in header if line.startswith("comment"))
     notices: list[str] = []
@@ -120,19 +119,45 @@ def from_ply(data: bytes, *, source: str) -> Ply:
         parts += [opacities.astype(np.float32)[:, None], take("f_dc_0", "f_dc_1", "f_dc_2")]
         if rest := _rest_names(columns, source):
             parts.append(take(*rest))
-    finite = np.logical_and.reduce([np.isfinite(part).all(axis=1) for part in (*parts, logarithms)])
+    means, scales, quats, opacities, *colors = parts
+    count = len(means)
+    functions = [part.reshape(count, 3, part.shape[1] // 3).transpose(0, 2, 1) for part in colors]
+    harmonics = np.concatenate(functions, axis=1)
+    known = np.isfinite(logarithms).all(axis=1)
+    found = finite_ply(means, scales, quats, opacities[:, 0], harmonics, known=known, source=source)
+    comments = tuple(line for line in comments if line != _OURS)
+    return Ply(found.gaussians, comments, (*notices, *found.notices))
+
+
+def finite_ply(
+    means: np.ndarray,
+    scales: np.ndarray,
+    quats: np.ndarray,
+    opacities: np.ndarray,
+    harmonics: np.ndarray,
+    *,
+    source: str,
+    known: np.ndarray | None = None,
+) -> Ply:
+    """The fields of a `Gaussians3D` as the content of a file, without the Gaussians that are not finite in float32.
+
+    `known` is False for others that are to be left out, too. They are counted in a notice; an AirjaxError where none is
+    left of some.
+    """
+    with np.errstate(over="ignore"):
+        parts = [np.asarray(part, np.float32) for part in (means, scales, quats, opacities, harmonics)]
+    notices = []
+    finite = np.logical_and.reduce([np.isfinite(part).all(axis=tuple(range(1, part.ndim))) for part in parts])
+    finite = finite if known is None else finite & known
     if not finite.all():
         count, left = len(finite), int(finite.sum())
         if not left:
             raise AirjaxError(f"{source}: expected Gaussians of finite numbers and sizes, found none among {count}")
         notices.append(f"{count - left} of {count} Gaussians with NaN, infinity or no size in them are left out")
         parts = [part[finite] for part in parts]
-    means, scales, quats, opacities, *colors = parts
-    count = len(means)
-    functions = [part.reshape(count, 3, part.shape[1] // 3).transpose(0, 2, 1) for part in colors]
-    harmonics = np.concatenate(functions, axis=1)
-    gaussians = Gaussians3D(means, scales, quats, opacities[:, 0], harmonics, np.ones(count, bool))
-    return Ply(gaussians, tuple(line for line in comments if line != _OURS), tuple(notices))
+    means, scales, quats, opacities, harmonics = parts
+    gaussians = Gaussians3D(means, scales, quats, opacities, harmonics, np.ones(len(means), bool))
+    return Ply(gaussians, (), tuple(notices))
 
 
 def _filtered(scales: np.ndarray, opacities: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -145,31 +170,14 @@ def _filtered(scales: np.ndarray, opacities: np.ndarray, widths: np.ndarray) -> 
 
 
 def _refuse_relatives(data: bytes, source: str) -> None:
-    """Raises an AirjaxError that helps for splats in a format that is not read here."""
+    """Raises an AirjaxError that helps for Gaussians in a format that is not read here."""
     suffix = PurePath(source).suffix.lower()
-    header = data[: max(data.find(b"end_header", 0, _MAX_HEADER), 0)]
-    if data.startswith(b"NGSP") or _first_unzipped(data, 4) == b"NGSP":
-        found = _OTHERS[".spz"]
-    elif suffix in _OTHERS and not data.startswith(b"ply"):
-        found = _OTHERS[suffix]
-    elif data.startswith(b"ply") and b"packed_position" in header and b"element chunk" in header:
-        found = "a compressed .ply file of SuperSplat"
-    else:
-        return
-    raise AirjaxError(
-        f"{source}: expected a plain .ply file of Gaussians, got {found}; open it in SuperSplat (superspl.at/editor) "
-        "and export it as .ply, or convert it with splat-transform (npm install -g @playcanvas/splat-transform)"
-    )
-
-
-def _first_unzipped(data: bytes, count: int) -> bytes:
-    """The first bytes of the content of a .gz file; none for any other."""
-    if not data.startswith(b"\x1f\x8b"):
-        return b""
-    try:
-        return zlib.decompressobj(wbits=31).decompress(data[:_MAX_HEADER], count)
-    except zlib.error:
-        return b""
+    if suffix in _OTHERS and not data.startswith(b"ply"):
+        raise AirjaxError(
+            f"{source}: expected a file of Gaussians (.ply, .spz or .splat), got a {suffix} file; open it in "
+            "SuperSplat (superspl.at/editor) and export it as .ply, or convert it with splat-transform (npm install -g "
+            "@playcanvas/splat-transform)"
+        )
 
 
 def _rest_names(columns: dict[str, np.ndarray], source: str) -> list[str]:
@@ -185,7 +193,7 @@ def _rest_names(columns: dict[str, np.ndarray], source: str) -> list[str]:
     return names
 
 
-def _header(data: bytes, source: str) -> tuple[list[str], int]:
+def header_of(data: bytes, source: str) -> tuple[list[str], int]:
     """The lines of the header, and where it ends."""
     end = data.find(b"end_header", 0, _MAX_HEADER)
     newline = data.find(b"\n", end) + 1
@@ -204,7 +212,7 @@ def _columns(data: bytes, header: list[str], start: int, source: str) -> dict[st
     if form not in ("binary_little_endian", "binary_big_endian"):
         raise AirjaxError(f"{source}: expected a binary or ascii .ply file, got format {form[:20]!r}")
     order = "<" if form == "binary_little_endian" else ">"
-    dtype = np.dtype([(name, order + _TYPES[kind]) for kind, name in properties])
+    dtype = np.dtype([(name, order + TYPES[kind]) for kind, name in properties])
     if len(data) - start < count * dtype.itemsize:
         raise AirjaxError(f"{source}: damaged or cut short, expected {count} vertices of {dtype.itemsize} bytes")
     table = np.frombuffer(data, dtype, count, start)
@@ -218,7 +226,7 @@ def _vertices(lines: list[list[str]], num_bytes: int, source: str) -> tuple[int,
         raise AirjaxError(f"{source}: expected vertices as its first element, found none")
     stop = elements[1] if len(elements) > 1 else len(lines)
     properties = [line[1:] for line in lines[elements[0] + 1 : stop] if line[:1] == ["property"]]
-    if any(len(p) != 2 or p[0] not in _TYPES for p in properties) or len({p[-1] for p in properties}) < len(properties):
+    if any(len(p) != 2 or p[0] not in TYPES for p in properties) or len({p[-1] for p in properties}) < len(properties):
         raise AirjaxError(f"{source}: expected properties that are single numbers of different names, got others")
     if missing := [name for name in _NEEDED if name not in [p[1] for p in properties]]:
         raise AirjaxError(f"{source}: expected a property {missing[0]!r} of 3D Gaussians, found none")

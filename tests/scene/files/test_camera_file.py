@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import numpy as np
+import pose_files
 import pytest
 from PIL import Image
 from pose_files import POSES, SIZE, WRITERS, K, camera_path, inria_cameras, write_colmap, write_images, write_transforms
@@ -12,7 +13,15 @@ from scenes3d import random_set
 
 from airjax.errors import AirjaxError
 from airjax.scene.cameras import Camera
-from airjax.scene.files.camera_file import Snapshot, down_of, from_comments, read_cameras, to_comment
+from airjax.scene.files.camera_file import (
+    Snapshot,
+    down_of,
+    from_comments,
+    origin_comment,
+    origin_in,
+    read_cameras,
+    to_comment,
+)
 from airjax.scene.files.photographs import load
 from airjax.scene.files.ply import read_ply, write_ply
 
@@ -45,6 +54,35 @@ def test_a_view_that_makes_no_sense_is_none(comment):
 def test_a_view_with_a_wrong_number_is_none(change):
     content = json.loads(to_comment(VIEW).removeprefix("airjax view ")) | change
     assert from_comments([f"airjax view {json.dumps(content)}"]) is None
+
+
+def test_an_origin_survives_its_comment(tmp_path):
+    origin = np.array([448000.1, 5411000 + 1 / 3, -1e-17])
+    write_ply(tmp_path / "a.ply", random_set(0, 2), comments=[to_comment(VIEW), origin_comment(origin)])
+    np.testing.assert_array_equal(origin_in(read_ply(tmp_path / "a.ply").comments), origin)
+    for text in ("", "[1, 2]", "[1, 2, NaN]", "[1, 2, 1e31]", "1", '"x"', "[[1], 2, 3]", "[1, 2, 3"):
+        np.testing.assert_array_equal(origin_in(["x", f"airjax origin {text}"]), np.zeros(3))
+
+
+@pytest.mark.parametrize("write", [write_transforms, lambda x: write_colmap(x, binary=True, poses=far_poses())])
+def test_cameras_are_moved_to_an_origin(tmp_path, monkeypatch, write):
+    """Oracle: the loader of the capture. Cameras of a viewer of the Gaussians, near 0, stay where they are."""
+    (tmp_path / "path.json").write_text(json.dumps(camera_path()))
+    monkeypatch.setattr(pose_files, "POSES", far_poses())
+    write_images(tmp_path / "images")
+    write(tmp_path)
+    scene = load(tmp_path)
+    cameras, _, notices = read_cameras(tmp_path, origin=scene.origin)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), cameras, scene.cameras)
+    assert notices[-1].startswith("cameras moved to the origin of the Gaussians, (448")
+    assert cameras.translation.dtype == np.float32
+    near = read_cameras(tmp_path / "path.json", origin=scene.origin)
+    check_poses(near.cameras)
+    assert not near.notices
+
+
+def far_poses():
+    return [(r, t - r @ np.array([448000.25, 5411000.5, 150.0])) for r, t in POSES]
 
 
 def frame(**changes):

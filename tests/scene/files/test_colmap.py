@@ -8,6 +8,7 @@ from pose_files import NAMES, POSES, K, write_colmap, write_images
 
 from airjax.errors import AirjaxError
 from airjax.scene.files.colmap import read_colmap
+from airjax.scene.files.lenses import Lens
 from airjax.scene.files.photographs import load
 
 
@@ -75,8 +76,8 @@ def test_colmap_files_cut_short_or_of_another_lens(folder):
             with pytest.raises(AirjaxError, match=f"{name}: (damaged or cut short|expected a known camera)"):
                 load(folder)
         (sparse / name).write_bytes(whole)
-    (sparse / "cameras.bin").write_bytes(struct.pack("<QiiQQ4d", 1, 7, 5, 32, 24, 30, 31, 15, 13))
-    with pytest.raises(AirjaxError, match="got OPENCV_FISHEYE; undistort the images first"):
+    (sparse / "cameras.bin").write_bytes(struct.pack("<QiiQQ4d", 1, 7, 17, 32, 24, 30, 31, 15, 13))
+    with pytest.raises(AirjaxError, match="got EQUIRECTANGULAR; undistort the images first"):
         load(folder)
 
 
@@ -175,8 +176,36 @@ def test_full_opencv(folder, binary):
         (folder / "sparse" / "0" / ("cameras.bin" if binary else "cameras.txt")).write_bytes(data)
         camera = read_colmap(folder / "sparse" / "0").cameras[7]
         np.testing.assert_array_equal(camera.intrinsics, K)
-        assert camera.distortion == tuple(params[4:])
+        assert camera.lens == Lens("brown", tuple(params[4:]))
     assert not load(folder).notices
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize(
+    ("model", "name", "params", "lens"),
+    [
+        (5, "OPENCV_FISHEYE", (30, 31, 15, 13, 1, 2, 3, 4), Lens("fisheye", (1, 2, 0, 0, 3, 4))),
+        (8, "SIMPLE_RADIAL_FISHEYE", (30, 15, 13, 1), Lens("fisheye", (1,))),
+        (9, "RADIAL_FISHEYE", (30, 15, 13, 1, 2), Lens("fisheye", (1, 2))),
+        (10, "THIN_PRISM_FISHEYE", (30, 31, 15, 13, *range(8)), Lens("fisheye", tuple(range(8)))),
+        (14, "SIMPLE_FISHEYE", (30, 15, 13), Lens("fisheye")),
+        (7, "FOV", (30, 31, 15, 13, 1), Lens("field of view", (1,))),
+        (12, "SIMPLE_DIVISION", (30, 15, 13, -1), Lens("division", (-1,))),
+        (16, "EUCM", (30, 31, 15, 13, 0.5, 1), Lens("unified", (0.5, 1))),
+    ],
+)
+def test_other_lenses(tmp_path, binary, model, name, params, lens):
+    write_colmap(tmp_path, binary=binary)
+    if binary:
+        data = struct.pack(f"<QiiQQ{len(params)}d", 1, 7, model, 32, 24, *params)
+    else:
+        data = " ".join(map(str, (7, name, 32, 24, *params))).encode()
+    (tmp_path / "sparse" / "0" / ("cameras.bin" if binary else "cameras.txt")).write_bytes(data)
+    camera = read_colmap(tmp_path / "sparse" / "0").cameras[7]
+    np.testing.assert_array_equal(
+        camera.intrinsics, [[30, 0, 15], [0, params[1] if params[1] == 31 else 30, 13], [0, 0, 1]]
+    )
+    assert camera.lens == lens
 
 
 def test_a_place_that_is_none(folder):

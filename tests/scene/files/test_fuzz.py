@@ -4,14 +4,18 @@ Property: content or an AirjaxError of one line, quickly, with little memory. A 
 that fails is written into the folder of the test.
 """
 
+import gzip
 import json
+import struct
 import time
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packed_splats import to_compressed_ply, to_splat, to_spz
 from pose_files import (
     NAMES,
     camera_path,
@@ -26,8 +30,10 @@ from pose_files import (
 from scenes3d import random_set
 
 from airjax.errors import AirjaxError
-from airjax.scene.files.camera_file import from_comments, read_cameras
+from airjax.scene.files.camera_file import from_comments, origin_in, read_cameras
 from airjax.scene.files.colmap import read_colmap
+from airjax.scene.files.lenses import MODELS, Lens, resample, source_places
+from airjax.scene.files.packed_splats import from_compressed_ply, from_splat, from_spz
 from airjax.scene.files.photographs import load
 from airjax.scene.files.ply import from_ply, to_ply
 from airjax.scene.files.pose_formats import read_poses
@@ -96,18 +102,23 @@ def survive(folder, files, read, *, cases, seed):
 
 
 def check_ply(data: bytes) -> None:
-    found = from_ply(data, source="x.ply")
+    check_gaussians(from_ply, data)
+
+
+def check_gaussians(read, data: bytes) -> None:
+    found = read(data, source="x.ply")
     gaussians, comments, _ = found
     for name in ("means", "scales", "quats", "opacities", "harmonics"):
         part = getattr(gaussians, name)
         assert part.dtype == np.float32 and len(part) == gaussians.num_slots and np.isfinite(part).all()
     assert (gaussians.scales >= 0).all() and (gaussians.opacities >= 0).all() and (gaussians.opacities <= 1).all()
     from_comments(comments)
+    assert origin_in(comments).shape == (3,)
 
 
 @pytest.mark.parametrize("form", ["ours", "ascii", "big endian", "2DGS", "Mip-Splatting"])
 def test_damaged_ply_files(form):
-    data = to_ply(random_set(0, 4, degree=1), comments=['airjax view {"w": 3, "h": 4}'])
+    data = to_ply(random_set(0, 4, degree=1), comments=['airjax view {"w": 3, "h": 4}', "airjax origin [1e6, 2, 3]"])
     head, body = data.split(b"end_header\n")
     if form == "ascii":
         table = np.frombuffer(body, "<f4").reshape(4, -1)
@@ -124,6 +135,42 @@ def test_damaged_ply_files(form):
     rng = np.random.default_rng(0)
     outcomes = [survives(check_ply, damaged(rng, data)) for _ in range(500)]
     assert 0.02 < np.mean(outcomes) < 0.98
+
+
+READERS = {"splat": from_splat, "spz 2": from_spz, "spz 3": from_spz, "compressed": from_compressed_ply}
+
+
+@pytest.mark.parametrize("form", READERS)
+def test_damaged_packed_splats(form):
+    """Those of .spz before they are compressed, and after."""
+    some = random_set(0, 4, degree=1)
+    unpack = form.startswith("spz")
+    data = to_spz(some, version=int(form[-1])) if unpack else to_splat(some)
+    data = to_compressed_ply(some) if form == "compressed" else data
+    rng, outcomes = np.random.default_rng(0), []
+    read = partial(check_gaussians, READERS[form])
+    tracemalloc.start()
+    try:
+        for i in range(300):
+            inside = unpack and i % 4
+            hurt = damaged(rng, gzip.decompress(data) if inside else data)
+            outcomes.append(survives(read, gzip.compress(hurt) if inside else hurt))
+        assert tracemalloc.get_traced_memory()[1] < MAX_MEMORY
+    finally:
+        tracemalloc.stop()
+    assert 0.02 < np.mean(outcomes) < 0.98
+
+
+def test_spz_bombs():
+    """A file that unpacks to a thousand times its size, or says so, takes no memory."""
+    header = struct.pack("<IIIBBBB", 0x5053474E, 3, 2**31, 0, 12, 0, 0)
+    data = gzip.compress(header + bytes(2**22))
+    tracemalloc.start()
+    try:
+        assert not survives(partial(from_spz, source="x"), data)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -170,6 +217,38 @@ def test_colmap_counts_that_lie(tmp_path):
         file.write_bytes(whole)
 
 
+LENS = (30.0, 31.0, 15.0, 13.0, 0.1, -0.02, 0.01, -0.003)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_damaged_lenses(tmp_path, binary):
+    """Of a fisheye, down to the pixels."""
+    write_images(tmp_path / "images")
+    write_colmap(tmp_path, binary=binary)
+    file = tmp_path / "sparse" / "0" / ("cameras.bin" if binary else "cameras.txt")
+    if binary:
+        file.write_bytes(struct.pack("<QiiQQ8d", 1, 7, 5, 32, 24, *LENS))
+    else:
+        file.write_text(" ".join(map(str, (7, "OPENCV_FISHEYE", 32, 24, *LENS))))
+    survive(tmp_path, [file], load, cases=100, seed=5)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(
+    model=st.sampled_from(sorted(MODELS)),
+    numbers=st.lists(st.floats() | st.floats(-2, 2), max_size=8),
+    k=st.lists(st.floats(-1e30, 1e30) | st.floats(1, 100), min_size=4, max_size=4),
+)
+def test_lenses_of_any_numbers(model, numbers, k):
+    """Property: pixels come from the photograph and its edges, whatever the lens, without a warning."""
+    intrinsics = np.array([[abs(k[0]) + 1e-30, 0, k[1]], [0, abs(k[2]) + 1e-30, k[3]], [0, 0, 1]])
+    places = source_places((3, 4), intrinsics, Lens(model, tuple(numbers)))
+    assert places.rows.min() >= -1 and places.rows.max() <= 3 and places.seen.dtype == bool
+    assert places.columns.min() >= -1 and places.columns.max() <= 4 and np.isfinite(places.rows).all()
+    assert (resample(np.ones((3, 4), np.float32), places) == 1).all()
+
+
 # --- pose files ------------------------------------------------------------------------------------------------
 
 
@@ -188,7 +267,9 @@ JSON = st.recursive(
     max_leaves=6,
 )
 KEYS = ["fl_x", "fl_y", "cx", "w", "h", "k1", "camera_angle_x", "camera_model", "frames", "file_path", "K", "R", "t"]
-KEYS += ["transform_matrix", "near", "far"]
+KEYS += ["transform_matrix", "near", "far", "cy", "camera_angle_y", "is_fisheye", "latlong", "k2", "k3", "k4", "p1"]
+KEYS += ["mask_path", "train_filenames", "test_filenames", "rolling_shutter", "applied_transform"]
+LENS_MODELS = ["OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE", "SIMPLE_RADIAL", "EQUIRECTANGULAR"]
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +286,11 @@ def plain(tmp_path_factory):
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
-@given(key=st.sampled_from(KEYS), value=JSON, in_frame=st.booleans())
+@given(
+    key=st.sampled_from(KEYS) | st.text(max_size=4),
+    value=JSON | st.sampled_from(LENS_MODELS),
+    in_frame=st.booleans(),
+)
 def test_json_of_any_value(plain, key, value, in_frame):
     """Property: any JSON in the place of any entry is read or refused."""
     for file, content in plain.items():
@@ -231,6 +316,7 @@ def test_camera_paths_of_any_value(plain, key, value, in_frame):
     for content in (path, cameras, {"frames": value}, value):
         file.write_text(json.dumps(content))
         survives(read_cameras, file)
+        survives(partial(read_cameras, origin=np.array([1e6, 0.1, 0])), file)
         survives(read_cameras, file.parent)
 
 

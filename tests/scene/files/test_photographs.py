@@ -4,14 +4,15 @@ import json
 
 import jax
 import numpy as np
+import pose_files
 import pytest
 from PIL import Image
-from pose_files import NAMES, SIZE, K, write_colmap, write_images, write_plain, write_transforms
-from scipy.optimize import root
+from pose_files import NAMES, POSES, SIZE, WRITERS, K, write_colmap, write_images, write_plain, write_transforms
 
 from airjax.errors import AirjaxError
 from airjax.scene.cameras import Camera
-from airjax.scene.files.photographs import fitted_size, load, quarter_turns, resize, scene_of, undistort
+from airjax.scene.files.lenses import Lens, undistort
+from airjax.scene.files.photographs import fitted_size, load, quarter_turns, resize, scene_of
 
 
 @pytest.fixture
@@ -47,82 +48,51 @@ def test_sizes_that_fit(size, options, expected):
     assert fitted_size(size, **options) == expected
 
 
-def test_undistortion_inverts_the_lens():
-    """A smooth picture seen through the lens, by the definition of the lens, comes back."""
-    h, w = 40, 60
-    intrinsics = np.array([[50.0, 0, 29], [0, 52, 21], [0, 0, 1]])
-    lens = (0.1, -0.05, 0.002, -0.003, 0.01)
+# --- scenes far from 0 ---------------------------------------------------------------------------------------
 
-    def picture(x, y):
-        return np.stack([np.sin(6 * x), np.cos(5 * y), np.sin(4 * x + 3 * y)], axis=-1) / 2 + 0.5
-
-    x, y = np.meshgrid((np.arange(w) + 0.5 - 29) / 50, (np.arange(h) + 0.5 - 21) / 52)
-    u, v = x.copy(), y.copy()  # where the ray of each pixel of the distorted image comes from: by fixed point
-    for _ in range(50):
-        rr = u * u + v * v
-        radial = 1 + lens[0] * rr + lens[1] * rr**2 + lens[4] * rr**3
-        u = (x - 2 * lens[2] * u * v - lens[3] * (rr + 2 * u * u)) / radial
-        v = (y - lens[2] * (rr + 2 * v * v) - 2 * lens[3] * u * v) / radial
-    found = undistort(picture(u, v).astype(np.float32), intrinsics, lens)
-    error = np.abs(found - picture(x, y))[4:-4, 4:-4]
-    assert error.max() < 0.01  # linear interpolation of waves of 50 pixels
-    assert np.abs(picture(u, v) - picture(x, y)).max() > 0.05
+UTM = np.array([448000.25, 5411000.5, 150.0])
 
 
-def test_undistortion_inverts_the_rational_lens():
-    """FULL_OPENCV: the inverse of the lens by a root finder on its definition in OpenCV's documentation."""
-    h, w, lens = 24, 36, (0.3, -0.1, 0.01, -0.02, 0.02, 0.15, 0.05, -0.01)
-    k1, k2, p1, p2, k3, k4, k5, k6 = lens
-    intrinsics = np.array([[30.0, 0, 17], [0, 31, 13], [0, 0, 1]])
-
-    def distort(point):
-        u, v = point.reshape(2, -1)
-        r2 = u**2 + v**2
-        ratio = (1 + k1 * r2 + k2 * r2**2 + k3 * r2**3) / (1 + k4 * r2 + k5 * r2**2 + k6 * r2**3)
-        return np.stack(
-            [u * ratio + 2 * p1 * u * v + p2 * (r2 + 2 * u**2), v * ratio + p1 * (r2 + 2 * v**2) + 2 * p2 * u * v]
-        )
-
-    def picture(x, y):
-        return np.sin(3 * x) / 4 + np.cos(2 * y) / 4 + 0.5
-
-    x, y = np.meshgrid((np.arange(w) + 0.5 - 17) / 30, (np.arange(h) + 0.5 - 13) / 31)
-    seen = np.stack([x, y]).reshape(2, -1)
-    rays = root(lambda p: (distort(p) - seen).ravel(), seen.ravel(), method="krylov", options={"fatol": 1e-9}).x
-    u, v = rays.reshape(2, h, w)
-    found = undistort(picture(u, v).astype(np.float32), intrinsics, lens)
-    error = np.abs(found - picture(x, y))[4:-4, 4:-4]
-    assert error.max() < 0.002  # linear interpolation of waves of 60 pixels and more
-    without = undistort(picture(u, v).astype(np.float32), intrinsics, lens[:5])
-    assert np.abs(without - picture(x, y))[4:-4, 4:-4].max() > 0.004  # k4 to k6 are not nothing
+def move_poses(monkeypatch, offset):
+    """The poses of the helpers that write pose files, with the world's 0 elsewhere."""
+    monkeypatch.setattr(pose_files, "POSES", [(r, t - r @ offset) for r, t in POSES])
 
 
-def test_undistortion_is_bilinear():
-    """Oracle: the interpolation by hand, edges continued, of an image and of its alpha."""
-    rng = np.random.default_rng(0)
-    image = rng.random((7, 9, 3)).astype(np.float32)
-    intrinsics = np.array([[8.0, 0, 4], [0, 8, 3], [0, 0, 1]])
-    k1 = 0.5
-    x, y = np.meshgrid((np.arange(9) + 0.5 - 4) / 8, (np.arange(7) + 0.5 - 3) / 8)
-    radial = 1 + k1 * (x * x + y * y)
-    u, v = (np.clip(p * radial * 8 + c - 0.5, 0, n - 1) for p, c, n in ((x, 4, 9), (y, 3, 7)))
-    i, j = np.floor(v).astype(int), np.floor(u).astype(int)
-    down, right = np.minimum(i + 1, 6), np.minimum(j + 1, 8)
-    a, b = (v - i)[..., None], (u - j)[..., None]
-    upper, lower = (image[row, j] * (1 - b) + image[row, right] * b for row in (i, down))
-    expected = upper * (1 - a) + lower * a
-    found = undistort(image, intrinsics, (k1, 0, 0, 0, 0))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    np.testing.assert_array_equal(undistort(image[..., 1], intrinsics, (k1, 0, 0, 0, 0)), found[..., 1])
+@pytest.mark.parametrize("name", WRITERS)
+def test_scenes_far_from_0_are_as_near_ones(folder, monkeypatch, name):
+    """Oracle: the same scene near 0, in float64."""
+    move_poses(monkeypatch, UTM)
+    if "colmap" in name:
+        poses, points = pose_files.POSES, (UTM + np.array([1, 2, 3]),)
+        write_colmap(folder, binary="binary" in name, poses=poses, points=points)
+    else:
+        WRITERS[name](folder)
+    scene = load(folder)
+    for i, (r, t) in enumerate(POSES):
+        shifted = t + r @ (scene.origin - UTM)  # near 0, counted from the same place
+        np.testing.assert_allclose(scene.cameras.rotation[i], r, atol=1e-6)
+        np.testing.assert_allclose(scene.cameras.translation[i], shifted, atol=1e-6)
+    assert scene.origin.dtype == np.float64 and np.linalg.norm(scene.origin - UTM) < 5
+    for point in scene.points:
+        np.testing.assert_allclose(point, UTM + np.array([1, 2, 3]) - scene.origin, atol=1e-6)
+    assert len(scene.points) == ("colmap" in name)
+    assert all(part.dtype == np.float32 for part in jax.tree.leaves((scene.cameras, scene.points)))
+    place = ", ".join(f"{x:.10g}" for x in scene.origin)
+    line = f"cameras lie far from 0: coordinates, those of a .ply file too, are counted from ({place})"
+    assert line in scene.notices
+    np.testing.assert_array_equal(scene.take([0]).shrunk(16).origin, scene.origin)
 
 
-def test_a_lens_beyond_all_numbers_is_survived():
-    """Coordinates that overflow read the edge of the image, and nothing outside of it."""
-    image = np.ones((5, 6, 3), np.float32)
-    for lens in ((1e308, 1e308, 0, 0, 1e308), (1e308, -1e308, 1e308, -1e308, 1e308)):
-        np.testing.assert_array_equal(undistort(image, np.eye(3), lens), image)
-    np.testing.assert_array_equal(undistort(image, np.eye(3), (0.0,) * 5 + (-1.0, 0.0, 0.0)), image)  # a pole
+def test_arrays_far_from_0():
+    """Cameras in float64 are moved with the points; those near 0 stay what they are."""
+    images, near = np.zeros((3, *SIZE, 3)), np.stack([t for _, t in POSES])
+    rotations = np.stack([r for r, _ in POSES])
+    far = near - np.einsum("vij,j->vi", rotations, UTM)
+    scene = scene_of(images, Camera(np.tile(K, (3, 1, 1)), rotations, far), points=UTM + np.eye(3))
+    expected = near + np.einsum("vij,j->vi", rotations, scene.origin - UTM)
+    np.testing.assert_allclose(scene.cameras.translation, expected, atol=1e-8)
+    np.testing.assert_allclose(scene.points, UTM - scene.origin + np.eye(3), atol=1e-6)
+    assert not scene_of(images, Camera(np.tile(K, (3, 1, 1)), rotations, near)).origin.any()
 
 
 # --- EXIF orientation ------------------------------------------------------------------------------------------
@@ -218,7 +188,7 @@ def test_alpha_follows_the_lens(folder):
     for name in NAMES:
         write_transparent(folder, alpha, name)
     scene = load(folder)
-    expected = undistort((alpha / 255).astype(np.float32), K, (0.4, 0, 0, 0, 0))
+    expected = undistort((alpha / 255).astype(np.float32), K, Lens("brown", (0.4,)))
     np.testing.assert_allclose(scene.alphas[0], expected, atol=1e-6)
     assert np.abs(expected - alpha / 255).max() > 0 and scene.empty[0].any()
 
