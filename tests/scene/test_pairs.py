@@ -11,7 +11,9 @@ def descriptors(places, seed=0):
     random = np.random.default_rng(seed)
     things = random.integers(0, 256, (max(places) + 5, 40, 8))
     noise = [random.integers(-3, 4, (5, 40, 8)) for _ in places]
-    return [(things[p : p + 5] + n).reshape(-1, 8).clip(0, 255).astype(np.uint8) for p, n in zip(places, noise)]
+    return [
+        (things[p : p + 5] + n).reshape(-1, 8).clip(0, 255).astype(np.uint8) for p, n in zip(places, noise, strict=True)
+    ]
 
 
 def test_all_pairs_are_each_once():

@@ -156,13 +156,14 @@ def _is_elsewhere(scene: Path, root: Path) -> bool:
 def transforms_of(model: ColmapModel, *, images: str = "") -> dict:
     """The content of transforms.json: camera-to-world, OpenGL axes, the world and the pixels of the model.
 
-    Frames are sorted by name, `images` goes before each. What all cameras have in common is said once.
+    Frames are sorted by the names of files, as our reader sorts a model's; `images` goes before each path. What all
+    cameras have in common is said once.
     """
     lenses = {number: _lens_entries(camera) for number, camera in model.cameras.items()}
     used = [lenses[image.camera] for image in model.images]
     common = {key: value for key, value in used[0].items() if all(lens.get(key) == value for lens in used)}
     frames = []
-    for image in sorted(model.images, key=lambda image: image.name):
+    for image in sorted(model.images, key=lambda image: image.name.rpartition("/")[2]):
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = image.rotation.T @ OPENGL, -image.rotation.T @ image.translation
         own = {key: value for key, value in lenses[image.camera].items() if key not in common}
