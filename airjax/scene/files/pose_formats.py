@@ -22,6 +22,7 @@ from airjax.files import display_name, reason
 from airjax.photographs import IMAGE_SUFFIXES
 from airjax.scene.cameras import Camera
 from airjax.scene.files.colmap import count_images, read_colmap
+from airjax.scene.files.ply import read_points
 
 OPENGL = np.diag([1.0, -1.0, -1.0])  # y up and z backwards to y down and z forwards
 # What numpy's reader of headers raises on damaged ones.
@@ -201,7 +202,20 @@ def _read_transforms(folder: Path, files: list[Path]) -> Poses:
         notices += (f"{in_no_list} of {len(frames)} images left out, as train_filenames and its like do not name them",)
     if ignored:
         notices += (f"not used, though they tell how the photographs are meant: {', '.join(sorted(ignored))}",)
-    return _with_held_back(Poses(views, notices=notices))
+    points, faults = _points_beside(folder, frames[0][3])
+    return _with_held_back(Poses(views, points=points, notices=(*notices, *faults)))
+
+
+def _points_beside(folder: Path, content: dict) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(nerfstudio's points in the file that `ply_file_path` names, none without it; lines for the user)."""
+    name, none = content.get("ply_file_path"), np.zeros((0, 3))
+    if not isinstance(name, str) or not name:
+        return none, ()
+    try:
+        points = read_points(folder / _plain_path(name))
+    except (AirjaxError, ValueError) as error:
+        return none, (f"its points are not used ({reason(error)})",)
+    return points[(np.abs(points) < _LARGEST).all(axis=1)], ()
 
 
 def _frames(content: dict, file: Path) -> list:

@@ -1,6 +1,7 @@
 """Folders of photographs: what is found in them, and what is written beside them; read back to the same cameras."""
 
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +75,17 @@ def test_no_folder_is_one_line(tmp_path):
 def work(tmp_path):
     """A working folder with a model and points."""
     write_colmap(tmp_path / "work", binary=True)
-    (tmp_path / "work" / "points.ply").write_bytes(b"ply")
+    write_points(tmp_path / "work" / "points.ply", [(1, 2, 3)])
     return tmp_path / "work"
+
+
+def write_points(path, points):
+    """As COLMAP exports them: float x y z, uchar red green blue."""
+    head = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(points)}\n"
+    head += "".join(f"property float {name}\n" for name in "xyz")
+    head += "".join(f"property uchar {name}\n" for name in ("red", "green", "blue"))
+    rows = b"".join(struct.pack("<3f3B", *point, 9, 9, 9) for point in points)
+    path.write_bytes(head.encode() + b"end_header\n" + rows)
 
 
 def write(scene, work, root):
@@ -104,6 +114,8 @@ def test_both_files_are_of_the_same_cameras(tmp_path, work, where):
         np.testing.assert_allclose(getattr(one.cameras, name), getattr(other.cameras, name), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(one.cameras.translation, [t for _, t in POSES], atol=1e-5)
     np.testing.assert_array_equal(one.images, other.images)
+    np.testing.assert_array_equal(one.points, [(1, 2, 3)])
+    np.testing.assert_array_equal(other.points, [(1, 2, 3)])
     copies = sorted((scene / "images").glob("*")) if where == "elsewhere" else []
     assert [copy.read_bytes() for copy in copies] == [(root / copy.name).read_bytes() for copy in copies]
     assert len(copies) == (3 if where == "elsewhere" else 0)
@@ -165,3 +177,35 @@ def test_a_scene_that_cannot_be_written_is_one_line(tmp_path, work):
     (tmp_path / "scene").touch()
     with pytest.raises(AirjaxError, match="scene: poses cannot be written"):
         write(tmp_path / "scene", work, tmp_path / "photos")
+
+
+# --- points of transforms.json ---------------------------------------------------------------------------------------
+
+
+def test_points_that_are_not_finite_are_no_points(tmp_path):
+    write_images(tmp_path / "images")
+    pose_files.write_transforms(tmp_path, ply_file_path="p.ply")
+    write_points(tmp_path / "p.ply", [(1, 2, 3), (np.nan, 0, 0), (np.inf, 0, 0), (4, 5, 6)])
+    np.testing.assert_array_equal(load(tmp_path).points, [(1, 2, 3), (4, 5, 6)])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read"),
+        (b"x", "expected a .ply file"),
+        (b"ply\nend_header\n", "expected vertices"),
+        ("cut", "cut short"),
+    ],
+)
+def test_points_that_cannot_be_read_are_a_notice(tmp_path, content, words):
+    write_images(tmp_path / "images")
+    pose_files.write_transforms(tmp_path, ply_file_path="p.ply")
+    if content == "cut":
+        write_points(tmp_path / "p.ply", [(1, 2, 3)] * 9)
+        content = (tmp_path / "p.ply").read_bytes()[:-1]
+    if content is not None:
+        (tmp_path / "p.ply").write_bytes(content)
+    scene = load(tmp_path)
+    assert scene.points.shape == (0, 3)
+    assert any("its points are not used" in line and words in line for line in scene.notices)
