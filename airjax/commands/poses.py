@@ -72,6 +72,28 @@ def scene_folder(source: Path) -> Path:
     return source.with_suffix("") if is_video(source) else source
 
 
+def poses_of(source: Path, screen: Screen, *, find: bool) -> Path:
+    """The folder of a scene; where it has no poses yet, and with `find`, photographs or a video are given some first.
+
+    Poses that are there already are kept, with a notice. Raises AirjaxError: a video, without `find`.
+    """
+    from airjax.scene.files.pose_formats import has_poses
+
+    scene = scene_folder(source)
+    if not find:
+        if is_video(source) and source.exists():
+            hint = "--poses colmap finds those of a video (pip install 'airjax[poses,video]')"
+            raise AirjaxError(
+                f"{display_name(source)}: expected a folder of photographs with poses, found a video; {hint}"
+            )
+        return source
+    if has_poses(scene):
+        screen.notice(f"{display_name(scene)}: has poses, which are used; `airjax poses --force` finds others")
+    else:
+        make_poses(source, screen)
+    return scene
+
+
 def is_video(source: Path) -> bool:
     """Whether a path is that of a video, by its suffix."""
     return source.suffix.lower() in VIDEO_SUFFIXES and not source.is_dir()

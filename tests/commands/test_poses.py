@@ -6,6 +6,7 @@ Finding poses itself is tested in tests/scene/test_poses.py; here something stan
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import NamedTuple
 
 import corner
 import numpy as np
@@ -15,10 +16,18 @@ from command_line import assert_refused, failing, listing
 from PIL import Image
 
 from airjax.commands import main
+from airjax.commands.session import Fatal
 from airjax.errors import AirjaxError
 from airjax.scene import poses, video
 from airjax.scene.files.photographs import load
-from airjax.scene.poses import FoundPoses
+
+
+class Done(NamedTuple):
+    """What a run of the program came to."""
+
+    status: int
+    out: list[str]
+    err: list[str]
 
 
 @pytest.fixture
@@ -26,12 +35,12 @@ def run(tmp_path, monkeypatch, capsys):
     """Runs the program in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
-    def program(*arguments) -> SimpleNamespace:
+    def program(*arguments, command="poses") -> Done:
         capsys.readouterr()
-        status = main.main(["poses", *map(str, arguments)])
+        status = main.main([command, *map(str, arguments)])
         out, err = capsys.readouterr()
         assert "Traceback" not in err
-        return SimpleNamespace(status=status, out=out.splitlines(), err=err.splitlines())
+        return Done(status, out.splitlines(), err.splitlines())
 
     return program
 
@@ -43,12 +52,7 @@ def asked(monkeypatch):
 
     def find(names, root, work, *, camera, max_size, progress):
         asked.append(SimpleNamespace(names=tuple(names), root=root, camera=camera, max_size=max_size))
-        progress("read", len(names), len(names))
-        sizes = [Image.open(root / name).size[::-1] for name in names[:3]]
-        pose_files.write_colmap(work, binary=True, names=names[:3], size=sizes[0])
-        (work / "points.ply").write_bytes(b"ply")
-        model = work / "sparse" / "0"
-        return FoundPoses(model, work / "points.ply", tuple(names[:3]), tuple(names[3:]), 1234, 0.567, ("a notice",))
+        return pose_files.found_poses(names, root, work, camera=camera, max_size=max_size, progress=progress)
 
     monkeypatch.setattr(poses, "find_poses", find)
     monkeypatch.setattr(poses, "pycolmap_module", lambda: ModuleType("pycolmap"))
@@ -173,6 +177,60 @@ def test_nothing_is_left_of_what_fails_or_is_interrupted(run, asked, sharp_frame
     assert done.status == (130 if isinstance(error, KeyboardInterrupt) else 2) and len(done.err) == 1
     assert listing() == before and sorted(path.name for path in Path().iterdir()) == ["photos", "walk.mp4"]
     assert not [path for path in Path("photos").iterdir() if path.name.startswith(".")]
+
+
+# --- reconstruct -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reconstruct(run, scene_weights, monkeypatch):
+    """Runs `airjax reconstruct`."""
+    monkeypatch.setattr("airjax.commands.session.enable_compilation_cache", lambda: None)
+    options = ["--weights", scene_weights, "--views", 3, "--hold-out", 0]
+
+    def program(*arguments):
+        done = run(*arguments, *options, command="reconstruct")
+        return done._replace(err=[line for line in done.err if "the first image of a size" not in line])
+
+    return program
+
+
+@pytest.mark.parametrize("source", ["photos", "nothing.mp4", "walk.mp4"])
+def test_reconstruct_offers_to_find_poses(reconstruct, source):
+    pose_files.write_images(Path("photos"))
+    Path("walk.mp4").write_bytes(b"x")
+    words = {
+        "photos": "found none; `airjax poses` finds those of photographs (pip install 'airjax[poses]')",
+        "walk.mp4": "found a video; --poses colmap finds those of a video (pip install 'airjax[poses,video]')",
+        "nothing.mp4": "expected a folder of photographs with poses, found none",
+    }
+    assert_refused(reconstruct(source), listing(), words[source])
+
+
+def test_reconstruct_checks_its_output_before_it_finds_poses(reconstruct, asked):
+    pose_files.write_images(Path("photos"))
+    Path("photos.ply").write_text("mine")
+    assert_refused(reconstruct("photos", "--poses", "colmap"), listing(), "photos.ply: exists already and is kept")
+    assert not asked
+
+
+def test_reconstruct_finds_poses_and_uses_those_that_are_there(reconstruct, asked, monkeypatch):
+    """Once; the second time they are there."""
+    made = []
+    monkeypatch.setattr("airjax.commands.reconstruct._load_model", failing(Fatal("here it goes on")))
+    pose_files.write_images(Path("photos"))
+    made = [reconstruct("photos", "--poses", "colmap") for _ in range(2)]
+    assert len(asked) == 1 and all("airjax: here it goes on" in done.err for done in made)
+    assert made[0].out[0].startswith("photos -> photos: poses of 3 of 3 photographs") and not made[1].out
+    assert "airjax: photos: has poses, which are used; `airjax poses --force` finds others" in made[1].err
+
+
+def test_reconstruct_of_a_video_is_named_after_it(reconstruct, asked, sharp_frames, monkeypatch):
+    asked_for = []
+    monkeypatch.setattr("airjax.commands.reconstruct.guarded", lambda *_: lambda *paths: asked_for.append(paths))
+    Path("walk.mp4").write_bytes(b"x")
+    assert reconstruct("walk.mp4", "--poses", "colmap").status == 0
+    assert asked_for == [(Path("walk.mp4"), Path("walk.ply"))]
 
 
 @pytest.mark.slow
