@@ -66,7 +66,7 @@ def test_the_version_is_told_alike():
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("airjax", ()), ("train", ("train", "plots")), ("eval", ("train", "plots"))]
+    ("folder", "extras"), [("airjax", ("poses", "video")), ("train", ("train", "plots")), ("eval", ("train", "plots"))]
 )
 def test_what_is_imported_is_declared(folder, extras):
     declared = names([*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])])

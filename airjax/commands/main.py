@@ -1,4 +1,5 @@
-"""The command line: `airjax encode`, `fit`, `decode` and `info` for photographs, `reconstruct` and `render` for scenes.
+"""The command line: `airjax encode`, `fit`, `decode` and `info` for photographs, `poses`, `reconstruct` and `render`
+for scenes.
 
 Results go to stdout, everything else to stderr. A bad file is one line that names it; the other files are still done,
 and the exit status is 2 at the end. Status 130: interrupted; 141: nobody reads the output any more.
@@ -14,13 +15,14 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from airjax.commands import decode, encode, fit, info, reconstruct, render, version
+from airjax.commands import decode, encode, fit, info, poses, reconstruct, render, version
 from airjax.commands.session import Fatal, Screen, discard_output
 from airjax.errors import AirjaxError
 from airjax.files import reason
 
 # Each has HELP, add_arguments(parser) and run(options, screen).
-COMMANDS = {"encode": encode, "fit": fit, "decode": decode, "info": info, "reconstruct": reconstruct, "render": render}
+COMMANDS = {"encode": encode, "fit": fit, "decode": decode, "info": info}
+COMMANDS |= {"poses": poses, "reconstruct": reconstruct, "render": render}
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from airjax.commands.options import MAX_SIDE, MAX_STEPS, add_options, add_output, add_weights, number, whole
 from airjax.commands.outputs import guarded
+from airjax.commands.poses import poses_of, scene_folder
 from airjax.commands.session import Clock, Fatal, Screen, progress_bar, start_jax
 from airjax.errors import AirjaxError
 from airjax.files import display_name
@@ -24,7 +25,7 @@ HELP = "a folder of photographs with poses to 3D Gaussians (.ply)"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `airjax reconstruct`."""
     what = "folder with transforms.json, poses_bounds.npy, a COLMAP model in sparse/0, or cameras.json"
-    parser.add_argument("input", metavar="SCENE", help=what)
+    parser.add_argument("input", metavar="SCENE", help=f"{what}; or, with --poses, photographs or a video")
     add_output(parser, "file", "SCENE.ply here")
     default = "(default: from the pose file or its points, or found)"
     add_options(
@@ -57,13 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--near Z", number(1e-12, 1e12), f"least depth, in units of the poses {default}"),
         ("--far Z", number(1e-12, 1e12), f"largest depth {default}"),
     )
+    add_options(parser, ("--poses", ("colmap",), "find the poses first, as `airjax poses` does, where there are none"))
     add_weights(parser)
 
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
     """Reads the photographs, reconstructs the scene, writes the file and says what is in it."""
     source = Path(options.input)
-    target = Path(f"{source.resolve().name}.ply" if options.output is None else options.output)
+    target = Path(f"{scene_folder(source).resolve().name}.ply" if options.output is None else options.output)
     if target.suffix.lower() != ".ply":
         raise AirjaxError(f"{display_name(target)}: expected a name ending in .ply")
     guarded(partial(_reconstruct, options=options, screen=screen), [], options)(source, target)
@@ -73,6 +75,7 @@ def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen
     from airjax.scene.files.photographs import load
     from airjax.scene.reconstruct import reconstruct
 
+    source = poses_of(source, screen, find=options.poses is not None)
     name = display_name(source)
     scene = load(source, max_size=options.max_size)
     screen.notices(source, scene.notices)

@@ -2,7 +2,9 @@
 
 import shlex
 import shutil
+from pathlib import Path
 
+import pose_files
 import pytest
 from command_line import photo
 from documents import NOTEBOOKS, PAGES, commands, smaller
@@ -15,13 +17,17 @@ pytestmark = pytest.mark.slow
 def test_commands_of_the_documents_run(tmp_path, monkeypatch, capsys, weights, scene_weights, room):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("airjax.commands.session.enable_compilation_cache", lambda: None)
+    monkeypatch.setattr("airjax.scene.poses.find_poses", pose_files.found_poses)  # tests/scene/test_poses.py
+    monkeypatch.setattr("airjax.scene.poses.pycolmap_module", lambda: None)
     photo("photo.jpg")
+    pose_files.write_images(Path("photos"))
     shutil.copytree(room, "scene")
     # What test_encode.py, test_fit.py and test_scene.py have compiled already.
     options = {
         "encode": ["--force", "--weights", str(weights)],
         "decode": ["--force"],
         "fit": ["--force"],
+        "poses": ["--force"],
         "reconstruct": ["--force", "--views", "3", "--weights", str(scene_weights)],
         "render": ["--force", "--frames", "3"],
     }

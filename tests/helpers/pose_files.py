@@ -142,3 +142,15 @@ WRITERS = {
     "strecha": write_strecha,
     "frames": write_frames,
 }
+
+
+def found_poses(names, root, work, *, camera, max_size, progress):
+    """Stands for `airjax.scene.poses.find_poses`: the first three photographs have the poses above."""
+    from airjax.scene.poses import FoundPoses
+
+    progress("read", len(names), len(names))
+    with Image.open(root / names[0]) as image:
+        write_colmap(work, binary=True, names=names[:3], size=image.size[::-1])
+    (work / "points.ply").write_bytes(b"ply")
+    found, without = tuple(names[:3]), tuple(names[3:])
+    return FoundPoses(work / "sparse" / "0", work / "points.ply", found, without, 1234, 0.567, ("a notice",))

@@ -160,6 +160,15 @@ def finite_ply(
     return Ply(gaussians, (), tuple(notices))
 
 
+def read_points(path: str | os.PathLike) -> np.ndarray:
+    """(p, 3) float64, the points of a .ply file of vertices; those that are not finite are left out."""
+    data, source = read_bytes(path), display_name(path)
+    header, start = header_of(data, source)
+    columns = _columns(data, header, start, source, needed=tuple("xyz"))
+    points = np.stack([columns[name] for name in "xyz"], axis=1).astype(np.float64)
+    return points[np.isfinite(points).all(axis=1)]
+
+
 def _filtered(scales: np.ndarray, opacities: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scales and opacities after Mip-Splatting's 3D filter: each Gaussian blurred by one of width (n, 1).
 
@@ -202,11 +211,13 @@ def header_of(data: bytes, source: str) -> tuple[list[str], int]:
     return data[:end].decode("latin-1").splitlines(), newline
 
 
-def _columns(data: bytes, header: list[str], start: int, source: str) -> dict[str, np.ndarray]:
-    """The properties of the vertices by name, all that Gaussians need among them."""
+def _columns(
+    data: bytes, header: list[str], start: int, source: str, *, needed: Sequence[str] = _NEEDED
+) -> dict[str, np.ndarray]:
+    """The properties of the vertices by name, all that are needed among them: those of Gaussians."""
     lines = [line.split() for line in header if not line.startswith("comment")]
     form = next((line[1] for line in lines if len(line) > 1 and line[0] == "format"), "none")
-    count, properties = _vertices(lines, len(data), source)
+    count, properties = _vertices(lines, len(data), source, needed)
     if form == "ascii":
         return _ascii_table(data[start:], count, [name for _, name in properties], source)
     if form not in ("binary_little_endian", "binary_big_endian"):
@@ -219,7 +230,9 @@ def _columns(data: bytes, header: list[str], start: int, source: str) -> dict[st
     return {name: table[name] for _, name in properties}
 
 
-def _vertices(lines: list[list[str]], num_bytes: int, source: str) -> tuple[int, list[list[str]]]:
+def _vertices(
+    lines: list[list[str]], num_bytes: int, source: str, needed: Sequence[str]
+) -> tuple[int, list[list[str]]]:
     """How many vertices there are, and (type, name) of each of their properties."""
     elements = [i for i, line in enumerate(lines) if line[:1] == ["element"]]
     if not elements or len(lines[elements[0]]) != 3 or lines[elements[0]][1] != "vertex":
@@ -228,8 +241,9 @@ def _vertices(lines: list[list[str]], num_bytes: int, source: str) -> tuple[int,
     properties = [line[1:] for line in lines[elements[0] + 1 : stop] if line[:1] == ["property"]]
     if any(len(p) != 2 or p[0] not in TYPES for p in properties) or len({p[-1] for p in properties}) < len(properties):
         raise AirjaxError(f"{source}: expected properties that are single numbers of different names, got others")
-    if missing := [name for name in _NEEDED if name not in [p[1] for p in properties]]:
-        raise AirjaxError(f"{source}: expected a property {missing[0]!r} of 3D Gaussians, found none")
+    if missing := [name for name in needed if name not in [p[1] for p in properties]]:
+        what = "3D Gaussians" if needed is _NEEDED else "points"
+        raise AirjaxError(f"{source}: expected a property {missing[0]!r} of {what}, found none")
     count = lines[elements[0]][2]
     if not count.isdecimal() or len(count) > 18 or int(count) > num_bytes:
         raise AirjaxError(f"{source}: damaged or cut short, expected {count[:20]} vertices")

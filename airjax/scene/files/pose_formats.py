@@ -37,16 +37,29 @@ class Format(NamedTuple):
 
 def read_poses(folder: Path) -> Poses:
     """The poses in a folder, by the first of `FORMATS` whose files are there."""
+    if (found := _format_of(folder)) is not None:
+        form, files = found
+        with np.errstate(over="ignore", invalid="ignore"):  # checked below
+            poses = form.read(folder, files)
+        return _with_masks(folder, _with_good_poses(poses))
+    raise AirjaxError(
+        f"{display_name(folder)}: expected poses (transforms.json, poses_bounds.npy, a COLMAP model in sparse/0, or "
+        f"cameras.json), found none; `airjax poses` finds those of photographs (pip install 'airjax[poses]')"
+    )
+
+
+def has_poses(folder: Path) -> bool:
+    """Whether there are files in a folder that `read_poses` knows; they may be damaged."""
+    return _format_of(folder) is not None
+
+
+def _format_of(folder: Path) -> tuple[Format, list[Path]] | None:
+    """(the first of `FORMATS` whose files are in a folder, those files)."""
     for form in FORMATS:
         files = sorted(folder.glob(form.pattern))
         if files and form.matches(folder):
-            with np.errstate(over="ignore", invalid="ignore"):  # checked below
-                poses = form.read(folder, files)
-            return _with_masks(folder, _with_good_poses(poses))
-    raise AirjaxError(
-        f"{display_name(folder)}: expected poses (transforms.json, poses_bounds.npy, a COLMAP model in sparse/0, or "
-        f"cameras.json), found none"
-    )
+            return form, files
+    return None
 
 
 def _with_good_poses(poses: Poses) -> Poses:

@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from airjax.errors import AirjaxError
-from airjax.files import display_name
+from airjax.files import display_name, reason
 from airjax.scene.files.image_names import image_files, missing_images, plain_path, some
 from airjax.scene.files.lenses import Lens
+from airjax.scene.files.ply import read_points
 from airjax.scene.files.posed import OPENGL, Posed, Poses, intrinsics_of, world_to_camera
-from airjax.scene.files.values import entry_of, number_of, read_json, read_matrix, short
+from airjax.scene.files.values import LARGEST, entry_of, number_of, read_json, read_matrix, short
 
 _PERSPECTIVE = ("OPENCV", "FULL_OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE", "RADIAL", "SIMPLE_RADIAL")
 _FISHEYE = ("OPENCV_FISHEYE", "FISHEYE", "SIMPLE_FISHEYE", "RADIAL_FISHEYE", "SIMPLE_RADIAL_FISHEYE")
 _OTHER_LENSES = ("latlong", "equirectangular", "ftheta_p0")  # instant-ngp's
 # Entries that are used, beside those of a lens.
-_USED = {"file_path", "transform_matrix", "mask_path", "camera_model", "is_fisheye", *_OTHER_LENSES}
+_USED = {"file_path", "transform_matrix", "mask_path", "ply_file_path", "camera_model", "is_fisheye", *_OTHER_LENSES}
 _USED |= {"frames", "train_filenames", "val_filenames", "test_filenames"}
 # Entries that say nothing of the photographs and their cameras: names, numbers and sharpness, how a scene is placed and
 # scaled, other pictures, settings of a viewer or a training. Every other one may, and is said.
@@ -27,7 +28,7 @@ _HARMLESS = {"id", "image_id", "colmap_im_id", "frame_id", "cam_id", "camera_id"
 _HARMLESS |= {"timestamp", "fps", "version", "comment", "description", "rotation", "up", "from_na", "scale", "offset"}
 _HARMLESS |= {"applied_transform", "applied_scale", "orientation_override", "auto_scale_poses_override", "aabb"}
 _HARMLESS |= {"aabb_scale", "render_aabb", "n_extra_learnable_dims", "enable_depth_loading", "integer_depth_scale"}
-_HARMLESS |= {"depth_file_path", "depth_path", "normal_file_path", "ply_file_path"}
+_HARMLESS |= {"depth_file_path", "depth_path", "normal_file_path"}
 
 
 def read_transforms(folder: Path, files: list[Path]) -> Poses:
@@ -73,7 +74,20 @@ def read_transforms(folder: Path, files: list[Path]) -> Poses:
     if ignored:
         names = some([short(key).strip("'") for key in sorted(ignored)], most=10)
         notices += (f"entries that are not used, though they may change what is meant: {names}",)
-    return _with_held_back(Poses(views, notices=notices))
+    points, faults = _points_beside(folder, frames[0][3])
+    return _with_held_back(Poses(views, points=points, notices=(*notices, *faults)))
+
+
+def _points_beside(folder: Path, content: dict) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(nerfstudio's points in the file that `ply_file_path` names, none without it; lines for the user)."""
+    name, none = content.get("ply_file_path"), np.zeros((0, 3))
+    if not isinstance(name, str) or not name:
+        return none, ()
+    try:
+        points = read_points(folder / plain_path(name))
+    except (AirjaxError, ValueError) as error:
+        return none, (f"its points are not used ({reason(error)})",)
+    return points[(np.abs(points) < LARGEST).all(axis=1)], ()
 
 
 def _split_lists(content: dict, file: Path) -> dict[str, set[str]]:
