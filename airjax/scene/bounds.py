@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from airjax.errors import AirjaxError
 from airjax.scene.files.photographs import Scene
@@ -51,21 +51,28 @@ def find_bounds(
     return bounds
 
 
-def depths_in_sight(scene: Scene, points: Float[np.ndarray, "p 3"]) -> list[Float[np.ndarray, " k"]]:
-    """Depths of the points that each view shows, world units.
+class InSight(NamedTuple):
+    """What a view shows of some points."""
 
-    A view shows the points in front of its camera that lie within its image, whether or not others hide them.
-    """
+    numbers: Int[np.ndarray, " k"]  # of the points
+    pixels: Float[np.ndarray, "k 2"]  # x and y
+    depths: Float[np.ndarray, " k"]  # world units
+
+
+def pixels_in_sight(scene: Scene, points: Float[np.ndarray, "p 3"]) -> list[InSight]:
+    """The points that each view shows: in front of its camera and within its image, whether or not others hide them."""
     height, width = scene.images.shape[1:3]
-    depths = []
+    found = []
     for i in range(len(scene.images)):
         camera = scene.cameras[i]
         with np.errstate(invalid="ignore"):  # points at infinity are in front of no camera
             local = points @ camera.rotation.T + camera.translation
-        local = local[local[:, 2] > 0]
+        numbers = np.flatnonzero(local[:, 2] > 0)
+        local = local[numbers]
         pixels = local @ camera.intrinsics[:2].T / local[:, 2:]
-        depths.append(local[np.all((pixels > 0) & (pixels < [width, height]), axis=1), 2])
-    return depths
+        inside = np.all((pixels > 0) & (pixels < [width, height]), axis=1)
+        found.append(InSight(numbers[inside], pixels[inside], local[inside, 2]))
+    return found
 
 
 def depth_bounds(depths: Float[np.ndarray, " k"]) -> tuple[float, float]:
@@ -87,7 +94,7 @@ def _alike(scene: Scene, near: float, far: float, **fields) -> Bounds:
 
 def _of_points(scene: Scene, points: Float[np.ndarray, "p 3"]) -> Bounds | None:
     """None where the views see too few of them."""
-    depths = depths_in_sight(scene, points)
+    depths = [view.depths for view in pixels_in_sight(scene, points)]
     if sum(map(len, depths)) < FEWEST:
         return None
     near, far = depth_bounds(np.concatenate(depths))

@@ -17,20 +17,21 @@ import numpy as np
 from jaxtyping import Int
 
 from airjax.errors import AirjaxError
-from airjax.gaussians import Gaussians3D
+from airjax.gaussians import Gaussians3D, only_active, pad
 from airjax.inner.task import run
 from airjax.metrics import quality
 from airjax.scene import view_selection
 from airjax.scene.bounds import Bounds, find_bounds
 from airjax.scene.cameras import Camera
-from airjax.scene.defaults import MAX_SIZE, PREDICT_SIZE, REFINE_STEPS, VIEWS
+from airjax.scene.defaults import MAX_SIZE, MOST_FROM_POINTS, PREDICT_SIZE, REFINE_STEPS, STARTS, VIEWS
 from airjax.scene.files.camera_file import Snapshot, origin_comment, to_comment
 from airjax.scene.files.photographs import Scene, load
 from airjax.scene.files.ply import write_ply
 from airjax.scene.model import Model
 from airjax.scene.model import load as load_model
+from airjax.scene.points import at_points, points_of
 from airjax.scene.render import render
-from airjax.scene.task import Coordinates, SceneTask
+from airjax.scene.task import MANY_VIEWS, Coordinates, SceneTask
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Prepared:
     sets: Int[np.ndarray, "k m"]  # numbers of given views: those that get Gaussians, each with its source views
     notices: tuple[str, ...]  # lines for the user, beside those of the scene
 
-    def refinement(self, rates: Coordinates) -> SceneTask:
-        """Refinement towards the given views, at these learning rates."""
+    def refinement(self, rates: Coordinates, *, most: int = 0) -> SceneTask:
+        """Refinement towards the given views, at these learning rates; relocations may fill the first `most` slots."""
         height, width = self.given.images.shape[1:3]
         unit, nearest = self.bounds.near, self.bounds.views[:, 0].astype(np.float32)
 
@@ -54,7 +55,7 @@ class Prepared:
             return SceneTask(scene.images, scene.cameras, unit, scene.background, **options)
 
         small = self.given.shrunk(max(height, width) // 2)
-        return replace(task(self.given), coarse=task(small), nearest=nearest)
+        return replace(task(self.given), coarse=task(small), nearest=nearest, most=most)
 
 
 class Scores(NamedTuple):
@@ -118,9 +119,12 @@ def reconstruct(
     scene: Scene | str | os.PathLike,
     *,
     model: Model | None = None,
+    start: str = STARTS[0],
     views: int = VIEWS,
     predict_size: int = PREDICT_SIZE,
-    refine_steps: int = REFINE_STEPS,
+    most: int | None = None,
+    refine_steps: int | None = REFINE_STEPS,
+    refine_seconds: float | None = None,
     near: float | None = None,
     far: float | None = None,
     hold_out: int | None = None,
@@ -134,9 +138,14 @@ def reconstruct(
     Args:
       scene: a folder of photographs with poses, or a scene (`photographs.scene_of` makes one of arrays).
       model: the predictor; None for the shipped one.
+      start: "prediction", or "points" to begin with a Gaussian at each point of the scene's files, or at triangulated
+        ones, and to refine from there without a model.
       views: photographs that are turned into Gaussians, spread over the scene, >= 1.
       predict_size: longest side of the photographs as the predictor sees them, pixels.
-      refine_steps: gradient steps on the predicted Gaussians, each towards two of the given views.
+      most: number of Gaussians. A prediction has no more: where the picture is smooth, several become one. Refinement
+        may fill it up. None for as many as are predicted, or `MOST_FROM_POINTS` from points.
+      refine_steps: gradient steps, each towards two of the given views; None for as many as there is time for.
+      refine_seconds: how long refinement may take, seconds; None for no limit.
       near: least depth of the scene, world units; None for that of `find_bounds`.
       far: largest depth, likewise.
       hold_out: every N-th view is held out, 0 for none; None for the marked test views, or every 8th
@@ -144,24 +153,35 @@ def reconstruct(
       max_size: longest side of the photographs, pixels; larger ones are downscaled.
       rates: learning rates of the refinement; None for those of the model.
       score: whether the held-out views are rendered and compared.
-      progress: called with the number of refinement steps done.
+      progress: called with the number of refinement steps done, or of whole seconds where only they are given.
 
     Raises:
       AirjaxError: no such scene (`airjax.scene.files.photographs.load`), no depths (`find_bounds`), no Gaussians that
         two views agree on, or a refinement that does not stay finite.
-      ValueError: `views` or `hold_out` out of range.
+      ValueError: `start`, `views`, `most` or `hold_out` out of range; no number of steps and no time.
     """
+    if start not in STARTS:
+        raise ValueError(f"start: expected one of {', '.join(STARTS)}, got {start!r}")
+    if most is not None and most < 1:
+        raise ValueError(f"most: expected at least 1, got {most}")
     scene = scene.shrunk(max_size) if isinstance(scene, Scene) else load(scene, max_size=max_size)
-    model = load_model() if model is None else model
     seconds: dict[str, float] = {}
     with _timed(seconds, "prepare"):
         task = prepare(scene, views=views, predict_size=predict_size, near=near, far=far, hold_out=hold_out)
     with _timed(seconds, "predict"):
-        gaussians = predict(model, task)
-    if refine_steps:
+        if start == STARTS[0]:
+            model = load_model() if model is None else model
+            gaussians, known = predict(model, task, most=most), model.rates
+        else:
+            found = points_of(task.given, task.bounds.triangulated)
+            gaussians, known = at_points(found.points, found.colors), MANY_VIEWS
+            most = max(most or MOST_FROM_POINTS, gaussians.num_slots)
+    if refine_seconds is not None or refine_steps != 0:
         with _timed(seconds, "refine"):
-            refinement = task.refinement(model.rates if rates is None else rates)
-            gaussians = run(refinement, gaussians, num_steps=refine_steps, progress=progress)
+            gaussians = pad(gaussians, max(most or 0, gaussians.num_slots))
+            refinement = task.refinement(known if rates is None else rates, most=gaussians.num_slots)
+            limits = {"num_steps": refine_steps, "seconds": refine_seconds}
+            gaussians = only_active(run(refinement, gaussians, **limits, progress=progress))
     with _timed(seconds, "score"):
         scores = score_views(gaussians, task.held_out) if score else Scores()
     return Reconstruction(
@@ -223,11 +243,14 @@ def split_views(scene: Scene, *, hold_out: int | None = None) -> tuple[Scene, Sc
     return scene.take(given), scene.take(held), tuple(notices)
 
 
-def predict(model: Model, task: Prepared) -> Gaussians3D:
-    """The Gaussians that a model makes of a prepared scene, at least one; numpy arrays, all of them active."""
+def predict(model: Model, task: Prepared, *, most: int | None = None) -> Gaussians3D:
+    """The Gaussians that a model makes of a prepared scene, at least one; numpy arrays, all of them active.
+
+    At most about `most`, see `airjax.scene.thinning`; None for all.
+    """
     small, (near, far) = task.small, task.bounds.views.T
     views = small.images, small.cameras, near, far
-    gaussians = model.predict(*views, sets=task.sets, empty=small.empty, masks=small.masks)
+    gaussians = model.predict(*views, sets=task.sets, empty=small.empty, masks=small.masks, most=most)
     if not gaussians.num_slots:
         raise AirjaxError(
             f"{small.source}: no Gaussian survived the check of the other views, expected photographs of something "

@@ -20,11 +20,11 @@ from airjax.scene.cases import FIRST_SEED, views_of_test_scene
 from airjax.scene.defaults import MAX_SIZE, PREDICT_SIZE, VIEWS
 from airjax.scene.files.photographs import load as load_scene
 from airjax.scene.model import Model, load
+from airjax.scene.points import at_points, points_of
 from airjax.scene.reconstruct import prepare
 from airjax.scene.render import render
 from airjax.scene.task import RATES, SceneTask, ViewLoss, view_loss
-from airjax.scene.triangulate import triangulate
-from eval.scene.baseline import at_points, random_points
+from eval.scene.baseline import random_points
 from train.scene.data import SceneData, texture_atlas
 from train.settings import where
 
@@ -196,7 +196,7 @@ class RealScenes(_Scenes):
         scene = load_scene(folder, max_size=self.max_size)
         parts = prepare(scene, views=self.views, predict_size=self.predict_size)
         given, bounds = parts.given, parts.bounds
-        points = bounds.triangulated or triangulate(given.images, given.cameras, masks=given.shown, source=folder)
+        points = points_of(given, bounds.triangulated)
         small, held_out = parts.small, parts.held_out
         views = given.images, given.cameras, (small.images, small.cameras), bounds.near, bounds.far
         judged = held_out.images, held_out.cameras, points.points, points.colors, scene.background

@@ -17,6 +17,7 @@ from airjax.metrics import psnr, ssim, to_8bit
 from airjax.raster.draw import render
 from airjax.scene.cameras import project_points
 from airjax.scene.model import load as load_scene_model
+from airjax.scene.points import at_points
 from airjax.scene.predictor import PredictorConfig, config_to_text
 from airjax.scene.render import render as render_scene
 from airjax.scene.task import RATES, SceneTask
@@ -25,7 +26,7 @@ from eval import curves
 from eval.curves import SCRATCH, Curve, Curves, Start, all_starts, measure, run, steps_to_reach, summary, table
 from eval.image.subjects import Images
 from eval.main import main
-from eval.scene.baseline import at_points, random_points
+from eval.scene.baseline import random_points
 from eval.scene.subjects import ProceduralScenes
 
 pytestmark = pytest.mark.slow

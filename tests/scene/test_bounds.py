@@ -12,7 +12,7 @@ from tiny import blank_scene, noise_atlas
 
 from airjax.errors import AirjaxError
 from airjax.scene import bounds as module
-from airjax.scene.bounds import depths_in_sight, find_bounds
+from airjax.scene.bounds import find_bounds, pixels_in_sight
 from airjax.scene.cameras import unproject
 from airjax.scene.files.photographs import load
 from airjax.scene.procedural import random_views
@@ -69,8 +69,11 @@ def test_points_count_where_they_are_seen():
     """Oracle: by hand. Points behind the cameras, beyond the edges and without a number are passed over."""
     points = [[0, 0, 5], [1, 0, 4], [0, 0, -5], [100, 0, 5], [float("nan"), 0, 5], [0, float("inf"), 5]]
     scene = blank_scene(2, points=np.array(points, np.float32))
-    assert [sorted(part.tolist()) for part in depths_in_sight(scene, scene.points)] == [[4, 5], [4, 5]]
-    assert [len(part) for part in depths_in_sight(scene, np.zeros((0, 3)))] == [0, 0]
+    first, second = pixels_in_sight(scene, scene.points)
+    assert first.depths.tolist() == second.depths.tolist() == [5, 4] and first.numbers.tolist() == [0, 1]
+    np.testing.assert_allclose(first.pixels, [[12, 8], [17, 8]])
+    np.testing.assert_allclose(second.pixels, [[8, 8], [12, 8]])
+    assert [len(view.depths) for view in pixels_in_sight(scene, np.zeros((0, 3)))] == [0, 0]
 
 
 def test_every_view_has_bounds_of_its_own():

@@ -3,7 +3,7 @@
 import numpy as np
 
 from airjax.scene.harmonics import from_rgb
-from eval.scene.baseline import OPACITY, at_points
+from airjax.scene.points import OPACITY, at_points
 
 
 def test_sizes_are_root_mean_squares_of_three_distances():

@@ -1,0 +1,59 @@
+"""Gaussians at points, as 3D Gaussian Splatting starts (Kerbl et al., 2023): those of a scene's files, or triangulated.
+
+Letters: p points, v views.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial import cKDTree
+
+from airjax.gaussians import Gaussians3D
+from airjax.scene.bounds import pixels_in_sight
+from airjax.scene.files.photographs import Scene
+from airjax.scene.harmonics import from_rgb
+from airjax.scene.triangulate import FEWEST, Triangulated, triangulate
+
+OPACITY = 0.1
+_NEIGHBORS = 3
+
+
+def at_points(points: Float[np.ndarray, "p 3"], colors: Float[np.ndarray, "p 3"]) -> Gaussians3D:
+    """Round Gaussians at points, as large as their distance to three neighbors (root mean square).
+
+    Their axes differ by 1 %, since a rotation of exactly round ones has no gradient.
+
+    Args:
+      points: at least four, world units.
+      colors: in [0, 1].
+    """
+    points = np.asarray(points, np.float32)
+    distances, _ = cKDTree(points).query(points, k=_NEIGHBORS + 1)  # the nearest is the point itself
+    size = np.sqrt(np.maximum(np.square(distances[:, 1:]).mean(axis=1), 1e-14)).astype(np.float32)
+    quats = np.zeros((len(points), 4), np.float32)
+    quats[:, 0] = 1
+    scales = size[:, None] * np.array([1.01, 1.0, 0.99], np.float32)
+    opacities = np.full(len(points), OPACITY, np.float32)
+    harmonics = np.asarray(from_rgb(np.asarray(colors, np.float32)))[:, None]
+    return Gaussians3D(points, scales, quats, opacities, harmonics, np.ones(len(points), bool))
+
+
+def points_of(scene: Scene, triangulated: Triangulated | None = None) -> Triangulated:
+    """The points of a scene's files, in the mean color of the views that show them; triangulated ones where it has few.
+
+    `triangulated` are those that were found before. Raises AirjaxError: as `airjax.scene.triangulate.triangulate`.
+    """
+    if triangulated is not None:
+        return triangulated
+    points = scene.points[np.isfinite(scene.points).all(axis=1)]
+    sums, count = np.zeros((len(points), 3)), np.zeros(len(points))
+    for image, (numbers, pixels, _) in zip(scene.images, pixels_in_sight(scene, points), strict=True):
+        x, y = pixels.astype(int).T
+        sums[numbers] += image[y, x]
+        count[numbers] += 1
+    seen = count > 0
+    if seen.sum() < FEWEST:
+        return triangulate(scene.images, scene.cameras, masks=scene.shown, source=scene.source)
+    colors = (sums[seen] / count[seen, None]).astype(np.float32)
+    return Triangulated(points[seen], colors)
