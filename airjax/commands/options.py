@@ -22,6 +22,20 @@ def number(low: float, high: float) -> Callable[[str], float]:
     return _between(float, low, high, f"a number from {low:g} to {high:g}")
 
 
+def steps_or_seconds(high_steps: int, high_seconds: float) -> Callable[[str], int | float]:
+    """The type of an option that is a whole number of steps, or a time as 30s or 2m: a float, in seconds."""
+    expected = f"a whole number of steps from 0 to {high_steps}, or a time up to {high_seconds:g}s, as 30s or 2m"
+
+    def parse(text: str) -> int | float:
+        units = {"s": 1.0, "m": 60.0}
+        if text[-1:] not in units:
+            return _between(int, 0, high_steps, expected)(text)
+        seconds = _between(float, 0, high_seconds / units[text[-1]], expected)(text[:-1])
+        return units[text[-1]] * seconds
+
+    return parse
+
+
 def _between(kind: Callable[[str], Any], low: float, high: float, expected: str) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         with contextlib.suppress(ValueError):

@@ -7,18 +7,29 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airjax.commands.options import MAX_SIDE, MAX_STEPS, add_options, add_output, add_weights, number, whole
+from airjax.commands.options import (
+    MAX_SIDE,
+    MAX_STEPS,
+    add_options,
+    add_output,
+    add_weights,
+    number,
+    steps_or_seconds,
+    whole,
+)
 from airjax.commands.outputs import guarded
 from airjax.commands.poses import poses_of, scene_folder
 from airjax.commands.session import Clock, Fatal, Screen, progress_bar, start_jax
 from airjax.errors import AirjaxError
 from airjax.files import display_name
-from airjax.scene.defaults import HOLD_OUT, MAX_SIZE, PREDICT_SIZE, REFINE_STEPS, VIEWS
+from airjax.scene.defaults import HOLD_OUT, MAX_SIZE, MOST_FROM_POINTS, PREDICT_SIZE, REFINE_STEPS, STARTS, VIEWS
 
 if TYPE_CHECKING:
     from airjax.scene.model import Model
     from airjax.scene.reconstruct import Reconstruction
 
+MAX_SECONDS = 86_400.0
+MAX_GAUSSIANS = 2**22
 HELP = "a folder of photographs with poses to 3D Gaussians (.ply)"
 
 
@@ -39,9 +50,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
         (
             "--refine K",
-            whole(0, MAX_STEPS),
-            "gradient steps on the predicted Gaussians, each towards two of the photographs",
+            steps_or_seconds(MAX_STEPS, MAX_SECONDS),
+            "gradient steps on the Gaussians, each towards two of the photographs, or a time for them, as 30s or 2m",
             REFINE_STEPS,
+        ),
+        (
+            "--start",
+            STARTS,
+            "where refinement begins: at what the network predicts, or at the points of the pose file or triangulated "
+            "ones, without a network; that needs --refine",
+            STARTS[0],
+        ),
+        (
+            "--gaussians N",
+            whole(1, MAX_GAUSSIANS),
+            f"at most so many (default: as many as are predicted; {MOST_FROM_POINTS} from points)",
         ),
         (
             "--max-size P",
@@ -66,6 +89,8 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
     """Reads the photographs, reconstructs the scene, writes the file and says what is in it."""
     source = Path(options.input)
     target = Path(f"{scene_folder(source).resolve().name}.ply" if options.output is None else options.output)
+    if options.start == STARTS[1] and not options.refine:
+        raise AirjaxError("--start points: expected --refine with it, as points alone are no picture, found none")
     if target.suffix.lower() != ".ply":
         raise AirjaxError(f"{display_name(target)}: expected a name ending in .ply")
     guarded(partial(_reconstruct, options=options, screen=screen), [], options)(source, target)
@@ -80,14 +105,19 @@ def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen
     scene = load(source, max_size=options.max_size)
     screen.notices(source, scene.notices)
     start_jax(screen)
-    model = _load_model(options.weights)
-    with progress_bar(screen, total=options.refine, unit="step", desc="refine") as bar, Clock() as clock:
+    model = _load_model(options.weights) if options.start == STARTS[0] else None
+    timed = isinstance(options.refine, float)
+    unit = "s" if timed else "step"
+    with progress_bar(screen, total=round(options.refine), unit=unit, desc="refine") as bar, Clock() as clock:
         made = reconstruct(
             scene,
             model=model,
+            start=options.start,
             views=options.views,
             predict_size=options.predict_size,
-            refine_steps=options.refine,
+            most=options.gaussians,
+            refine_steps=None if timed else options.refine,
+            refine_seconds=options.refine if timed else None,
             near=options.near,
             far=options.far,
             hold_out=options.hold_out,
@@ -111,13 +141,14 @@ def _load_model(path: str | None) -> Model:
         raise Fatal(str(error)) from error
 
 
-def _content(made: Reconstruction, num_photographs: int, refine_steps: int) -> str:
+def _content(made: Reconstruction, num_photographs: int, refine: int | float) -> str:
     height, width = made.image_size
     milliseconds = {part: f"{1000 * seconds:.0f} ms" for part, seconds in made.seconds.items()}
     parts = [f"{num_photographs} views of {width}x{height}, {made.num_views} of them seen"]
     parts.append(f"{made.gaussians.num_slots} Gaussians in {milliseconds['predict']}")
-    if refine_steps:
-        parts.append(f"{refine_steps} steps of refinement in {milliseconds['refine']}")
+    if refine:
+        steps = f"{refine} steps of refinement" if isinstance(refine, int) else "refined"
+        parts.append(f"{steps} in {milliseconds['refine']}")
     if made.held_out.psnr:
         decibels, count = made.held_out.mean_psnr, len(made.held_out.psnr)
         parts.append(f"PSNR {decibels:.2f} dB of the {count} views that were kept back")

@@ -180,8 +180,8 @@ def reconstruct(
         with _timed(seconds, "refine"):
             gaussians = pad(gaussians, max(most or 0, gaussians.num_slots))
             refinement = task.refinement(known if rates is None else rates, most=gaussians.num_slots)
-            limits = {"num_steps": refine_steps, "seconds": refine_seconds}
-            gaussians = only_active(run(refinement, gaussians, **limits, progress=progress))
+            refined = run(refinement, gaussians, num_steps=refine_steps, seconds=refine_seconds, progress=progress)
+            gaussians = only_active(refined)
     with _timed(seconds, "score"):
         scores = score_views(gaussians, task.held_out) if score else Scores()
     return Reconstruction(

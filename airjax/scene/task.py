@@ -78,7 +78,7 @@ class Coordinates(NamedTuple, Generic[Leaf]):
 # Adam's step in each coordinate, as 3DGS trains them; a mean's is 1.6e-4 times the extent of the cameras there.
 RATES = Coordinates(means=1e-3, log_scales=5e-3, quats=1e-3, logits=5e-2, base=2.5e-3, rest=1.25e-4)
 
-# Rates for some tens of photographs and hundreds of steps, where larger ones arrive sooner and there is little to overfit.
+# For some tens of photographs and hundreds of steps: larger ones arrive sooner, and there is little to overfit.
 MANY_VIEWS = Coordinates(means=1.8e-2, log_scales=9e-2, quats=6e-3, logits=3e-1, base=4.5e-2, rest=2.25e-3)
 
 

@@ -30,7 +30,6 @@ from airjax.scene.reconstruct import (
     split_views,
 )
 from airjax.scene.render import render
-from airjax.scene.task import SceneTask
 
 pytestmark = pytest.mark.slow
 
@@ -73,8 +72,12 @@ def test_it_is_its_stages(model, scene, tmp_path):
     chosen = view_selection.spread(given.cameras, 3)
     sets = view_selection.comparisons(given.cameras, chosen, depths=np.full(5, 2 / (1 / near + 1 / far)))
     predicted = model.predict(given.images, given.cameras, near, far, sets=sets)
-    background = np.zeros(3, np.float32)
-    task = SceneTask(given.images, given.cameras, near, background, rates=model.rates)
+    task = prepare(scene, views=3).refinement(model.rates, most=predicted.num_slots)
+    for found, wanted in zip(
+        (task.images, *jax.tree.leaves(task.cameras)), (given.images, *jax.tree.leaves(given.cameras)), strict=True
+    ):
+        np.testing.assert_array_equal(found, wanted)
+    assert task.coarse.images.shape == (5, SIZE[0] // 2, SIZE[1] // 2, 3) and task.coarse.pixels == SIZE[0] * SIZE[1]
     expected = run(task, predicted, num_steps=10)
     for name in FIELDS:
         np.testing.assert_allclose(getattr(made.gaussians, name), getattr(expected, name), rtol=1e-4, atol=1e-5)

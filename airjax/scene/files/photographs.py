@@ -8,14 +8,13 @@ Letters: v views, h, w pixels, p points.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from PIL import Image
 
 from airjax.errors import AirjaxError
 from airjax.files import display_name
@@ -335,10 +334,20 @@ def fitted_size(size: Sequence[int], max_size: int, multiple: int = 1) -> tuple[
 
 def resize(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """(h, w, c) or (h, w) float32 pixels in another (h, w): means over the area of each pixel."""
-    height, width = size
-    return _by_channel(lambda c: np.asarray(Image.fromarray(c).resize((width, height), Image.Resampling.BOX)), image)
+    for axis in (0, 1):
+        image = _resized(image, size[axis], axis)
+    return image.astype(np.float32)
 
 
-def _by_channel(fn: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
-    """fn of (h, w), or of each channel of (h, w, c)."""
-    return fn(image) if image.ndim == 2 else np.stack([fn(channel) for channel in np.moveaxis(image, -1, 0)], axis=-1)
+def _resized(image: np.ndarray, side: int, axis: int) -> np.ndarray:
+    """Means over `side` equal parts of an axis: differences of its running integral, which is linear in a pixel."""
+    count = image.shape[axis]
+    if side == count:
+        return image
+    image = np.moveaxis(image, axis, 0)
+    total = np.concatenate([np.zeros((1, *image.shape[1:])), np.cumsum(image, axis=0, dtype=float)])
+    edges = np.linspace(0, count, side + 1)
+    low = np.minimum(edges.astype(int), count - 1)
+    share = (edges - low).reshape(-1, *(1,) * (image.ndim - 1))
+    integral = total[low] * (1 - share) + total[low + 1] * share
+    return np.moveaxis(np.diff(integral, axis=0) * (side / count), 0, axis)

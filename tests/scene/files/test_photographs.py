@@ -419,3 +419,16 @@ def test_photographs_of_their_own_sizes(folder):
     assert "photographs of 2 sizes (32x24, 24x32), each used where it is" in scene.notices
     write_images(folder / "images", [NAMES[1]])
     assert load(folder).masks is None
+
+
+@pytest.mark.parametrize("size", [(6, 10), (3, 5), (4, 7), (1, 1), (12, 25)])
+def test_resized_pixels_are_means_over_their_areas(size):
+    """Oracle: every pixel repeated so often that all edges fall between them."""
+    image = np.random.default_rng(0).uniform(size=(6, 10, 3)).astype(np.float32)
+    height, width = size
+    fine = np.repeat(np.repeat(image.astype(float), height, axis=0), width, axis=1)
+    expected = fine.reshape(height, 6, width, 10, 3).mean(axis=(1, 3))
+    found = resize(image, size)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(resize(image[..., 0], size), found[..., 0])
