@@ -15,6 +15,7 @@ from airjax.scene import poses
 from airjax.scene.files.colmap import read_colmap
 from airjax.scene.files.photographs import load
 from airjax.scene.files.pose_folder import find_photographs, write_pose_folder
+from airjax.scene.pose_copies import make_copies
 from airjax.scene.poses import find_poses
 
 NAMES = [f"{i:03d}.png" for i in range(corner.VIEWS)]
@@ -100,10 +101,8 @@ def test_the_folder_that_is_written_is_a_scene(found, tmp_path):
 def staged(folder, names, **options):
     """What pycolmap would see of photographs."""
     pycolmap = options.pop("pycolmap", ModuleType("pycolmap"))
-    arguments = {"camera": "size", "max_size": 100} | options
-    views, _ = poses._stage(
-        pycolmap, names, folder, folder / ".copies", arguments["camera"], arguments["max_size"], lambda *_: None
-    )
+    arguments = {"camera": "size", "max_size": 100, "progress": lambda *_: None} | options
+    views, _ = make_copies(pycolmap, names, folder, folder / ".copies", **arguments)
     return views
 
 
