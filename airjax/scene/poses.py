@@ -22,6 +22,8 @@ from airjax.scene.defaults import POSE_CAMERAS, POSE_SIZE
 from airjax.scene.pairs import MOST_EXHAUSTIVE, all_pairs, near_and_alike
 from airjax.scene.pose_copies import Copy, Progress, make_copies
 
+# One focal length and one radial term. OPENCV draws points up to 11 % nearer to their features, but its poses are no
+# nearer to those of larger models of the same photographs, and its two focal lengths differ by up to 0.6 %.
 _LENS = "SIMPLE_RADIAL"
 _FEATURES = 4096  # of a photograph at most
 _SEED = 0
