@@ -15,6 +15,8 @@ from airjax.scene import poses
 from airjax.scene.files.colmap import read_colmap
 from airjax.scene.files.photographs import load
 from airjax.scene.files.pose_folder import find_photographs, write_pose_folder
+from airjax.scene.pairs import near_and_alike
+from airjax.scene.pose_copies import Copy, make_copies
 from airjax.scene.poses import find_poses
 
 NAMES = [f"{i:03d}.png" for i in range(corner.VIEWS)]
@@ -78,6 +80,22 @@ def test_points_lie_on_the_walls_and_fit(found):
     assert found.answer.error == pytest.approx(np.mean(errors), rel=0.1) and found.answer.error < 0.5
 
 
+def test_many_photographs_are_compared_where_they_look_alike(found):
+    """Noise is near none of them: only its own two nearest are compared with it."""
+    import pycolmap
+
+    database = found.work / "database.db"
+    data = pycolmap.Database.open(database)
+    names = sorted((image.name for image in data.read_all_images()), key=lambda name: name[-10:])
+    data.close()
+    copies = [Copy(name, name, (1, 1), None, None, (1, 1)) for name in names]
+    descriptors = poses._descriptors(pycolmap, copies, database)
+    assert [array.shape[1] for array in descriptors] == [128] * 7
+    pairs = near_and_alike(descriptors, neighbors=0, alike=2)
+    noise = 5  # its number in the order of find_photographs, as that of the copies
+    assert sum(noise in pair for pair in pairs) == 2 and len(pairs) < 15
+
+
 def test_what_was_left_out_and_done_is_told(found):
     (line,) = found.answer.notices
     assert line.startswith("1 of 8 photographs left out, which cannot be read: ") and "broken.jpg" in line
@@ -100,10 +118,8 @@ def test_the_folder_that_is_written_is_a_scene(found, tmp_path):
 def staged(folder, names, **options):
     """What pycolmap would see of photographs."""
     pycolmap = options.pop("pycolmap", ModuleType("pycolmap"))
-    arguments = {"camera": "size", "max_size": 100} | options
-    views, _ = poses._stage(
-        pycolmap, names, folder, folder / ".copies", arguments["camera"], arguments["max_size"], lambda *_: None
-    )
+    arguments = {"camera": "size", "max_size": 100, "progress": lambda *_: None} | options
+    views, _ = make_copies(pycolmap, names, folder, folder / ".copies", **arguments)
     return views
 
 
