@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from airjax.errors import AirjaxError
-from airjax.gaussians import Gaussians3D, only_active, pad
+from airjax.gaussians import Gaussians3D, only_active, pad, take
 from airjax.inner.task import run
 from airjax.metrics import quality
 from airjax.scene import view_selection
@@ -27,6 +27,7 @@ from airjax.scene.defaults import MAX_SIZE, MOST_FROM_POINTS, PREDICT_SIZE, REFI
 from airjax.scene.files.camera_file import Snapshot, origin_comment, to_comment
 from airjax.scene.files.photographs import Scene, load
 from airjax.scene.files.ply import write_ply
+from airjax.scene.fusion import floating
 from airjax.scene.model import Model
 from airjax.scene.model import load as load_model
 from airjax.scene.points import at_points, points_of
@@ -251,6 +252,7 @@ def predict(model: Model, task: Prepared, *, most: int | None = None) -> Gaussia
     small, (near, far) = task.small, task.bounds.views.T
     views = small.images, small.cameras, near, far
     gaussians = model.predict(*views, sets=task.sets, empty=small.empty, masks=small.masks, most=most)
+    gaussians = take(gaussians, ~np.asarray(floating(gaussians.means, task.given.cameras, near.astype(np.float32))))
     if not gaussians.num_slots:
         raise AirjaxError(
             f"{small.source}: no Gaussian survived the check of the other views, expected photographs of something "

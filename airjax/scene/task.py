@@ -25,6 +25,7 @@ from airjax.inner.task import State, Task
 from airjax.metrics import image_loss, psnr
 from airjax.raster.tiles import Capacity
 from airjax.scene.cameras import Camera
+from airjax.scene.fusion import floating
 from airjax.scene.relocate import relocate
 from airjax.scene.render import capacity_of, render
 
@@ -36,7 +37,6 @@ COARSE_STEPS, COARSE_SHARE = 40, 0.3  # until one of them smaller views are look
 RELOCATION = 50  # steps between two relocations
 _SETTLE = 0.6  # share of a refinement after which its rates fall, to `_LAST` of what they were
 _LAST = 0.1
-_TOO_NEAR = 0.3  # of the least depth of a view: what is so near to a camera is no part of a scene
 _PLANNED = 8  # views that a first plan looks at
 
 
@@ -198,7 +198,7 @@ class SceneTask(Task):
         """Relocation (`airjax.scene.relocate`) of what shows nothing, or is nearer to a camera than a scene can be."""
         if self.nearest is None or state.step % RELOCATION or share > _SETTLE:
             return state
-        useless = _too_near(state.coordinates.means, self.unit, self.cameras, self.nearest)
+        useless = floating(state.coordinates.means * self.unit, self.cameras, self.nearest)
         key = jax.random.key(state.step)
         parts = relocate(key, *state[1:3], useless, state.inner_state, most=self.most)
         return state._replace(coordinates=parts[0], active=parts[1], inner_state=parts[2])
@@ -215,17 +215,3 @@ class SceneTask(Task):
     def _render(self, gaussians, camera, capacity, any_order) -> jax.Array:
         draw = partial(render, image_size=size_of(self.images[0]), background=self.background)
         return draw(gaussians, camera, capacity=capacity, any_order=any_order).image
-
-
-@jax.jit
-def _too_near(
-    means: Float[Array, "n 3"], unit: Float[Array, ""] | float, cameras: Camera, nearest: Float[Array, " v"]
-) -> Bool[Array, " n"]:
-    """Whether a Gaussian is nearer to some camera than a share of the least depth that it sees."""
-
-    def near(camera):
-        center, depth = camera
-        return jnp.sum(jnp.square(means * unit - center[None]), axis=1) < jnp.square(_TOO_NEAR * depth)
-
-    votes = jax.lax.map(near, (cameras.center, nearest))
-    return jnp.any(votes, axis=0)
