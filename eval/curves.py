@@ -25,9 +25,11 @@ from tqdm import tqdm
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes
 from airjax.inner.task import SEGMENT, State, Task, advance, start_state
+from airjax.inner.task import run as refine
 from airjax.metrics import Quality
 from eval.plots import Line, Panel, draw_panels
 from eval.report import Measured, cached, code_version, format_table, number, write_report
+from eval.timing import without_compilation
 from train.runs import Run, find_runs, group_by_settings
 
 SCRATCH = "scratch"  # instead of a weights file: a start without a network
@@ -184,7 +186,11 @@ def readable(subjects: Subjects, problems: list[str]) -> Iterator[Subject]:
 
 
 def measure(subject: Subject, model: Any, rates: Any, config: Curves) -> Curve:
-    """Refines a start, a prediction or one from scratch for `model` None, and looks at it on the way."""
+    """Refines a start, a prediction or one from scratch for `model` None.
+
+    Looked at on the way after so many steps, at constant rates; and after so many seconds, each a refinement of its own
+    that knows how much time it has (`airjax.inner.task.run`), as a user's.
+    """
     task = jax.tree.map(jnp.asarray, subject.task(rates))
 
     def first_state(gaussians) -> State:
@@ -202,16 +208,15 @@ def measure(subject: Subject, model: Any, rates: Any, config: Curves) -> Curve:
         while state.step < step:
             state = go_on(state, min(SEGMENT, step - state.step))
         scores.append(score(state))
-    for _ in range(2 if config.seconds else 0):  # the first time compiles what the second one measures
-        timed, (start, spent) = [], _timed(lambda: subject.start(model))
-        state = first_state(start)
-        for mark in config.seconds:
-            while spent < mark:
-                state, seconds = _timed(lambda state=state: go_on(state, SEGMENT))
-                spent += seconds
-            timed.append(score(state).psnr)  # the clock stands still for it
+    for mark in config.seconds:
+
+        def work(mark=mark):
+            start, spent = _timed(lambda: subject.start(model))
+            return refine(task, start, seconds=max(mark - spent, 0.0))
+
+        timed.append(subject.score(without_compilation(work), None).psnr)
     psnr, ssim = zip(*scores, strict=True)
-    return Curve(start.num_slots, psnr, ssim, tuple(timed))
+    return Curve(int(np.count_nonzero(start.active)), psnr, ssim, tuple(timed))
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:

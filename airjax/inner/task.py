@@ -83,9 +83,12 @@ class Task:
         del step, share
         return self
 
-    def rearrange(self, state: State, share: float) -> State:
-        """The state with Gaussians moved to slots where they are needed more; called after every segment of steps."""
-        del share
+    def rearrange(self, state: State, share: float, *, most: int) -> State:
+        """The state with Gaussians moved to where they are needed more; called after every segment of steps.
+
+        The first `most` slots may be in use.
+        """
+        del share, most
         return state
 
     def plan(self, gaussians: Any, *, headroom: float, thorough: bool) -> Any:
@@ -204,7 +207,8 @@ def run(
         if shapes != (shapes := jax.tree.map(jnp.shape, part)):
             state = state._replace(capacity=None)  # that of other images
         left = SEGMENT if num_steps is None else num_steps - state.step
-        state = part.rearrange(advance(part, state, num_steps=min(SEGMENT, left)), share)
+        state = advance(part, state, num_steps=min(SEGMENT, left))
+        state = part.rearrange(state, share, most=gaussians.num_slots)
         if progress is not None:
             progress(state.step if seconds is None else int(min(time.perf_counter() - begin, seconds)))
     refined = task.gaussians(state.coordinates, state.active)

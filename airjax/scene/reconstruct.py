@@ -46,8 +46,8 @@ class Prepared:
     sets: Int[np.ndarray, "k m"]  # numbers of given views: those that get Gaussians, each with its source views
     notices: tuple[str, ...]  # lines for the user, beside those of the scene
 
-    def refinement(self, rates: Coordinates, *, most: int = 0) -> SceneTask:
-        """Refinement towards the given views, at these learning rates; relocations may fill the first `most` slots."""
+    def refinement(self, rates: Coordinates) -> SceneTask:
+        """Refinement towards the given views, at these learning rates."""
         height, width = self.given.images.shape[1:3]
         unit, nearest = self.bounds.near, self.bounds.views[:, 0].astype(np.float32)
 
@@ -56,7 +56,7 @@ class Prepared:
             return SceneTask(scene.images, scene.cameras, unit, scene.background, **options)
 
         small = self.given.shrunk(max(height, width) // 2)
-        return replace(task(self.given), coarse=task(small), nearest=nearest, most=most)
+        return replace(task(self.given), coarse=task(small), nearest=nearest)
 
 
 class Scores(NamedTuple):
@@ -169,20 +169,16 @@ def reconstruct(
     seconds: dict[str, float] = {}
     with _timed(seconds, "prepare"):
         task = prepare(scene, views=views, predict_size=predict_size, near=near, far=far, hold_out=hold_out)
+    if model is None and start == STARTS[0]:
+        model = load_model()
     with _timed(seconds, "predict"):
-        if start == STARTS[0]:
-            model = load_model() if model is None else model
-            gaussians, known = predict(model, task, most=most), model.rates
-        else:
-            found = points_of(task.given, task.bounds.triangulated)
-            gaussians, known = at_points(found.points, found.colors), MANY_VIEWS
-            most = max(most or MOST_FROM_POINTS, gaussians.num_slots)
+        gaussians = begin(task, model if start == STARTS[0] else None, most=most)
     if refine_seconds is not None or refine_steps != 0:
         with _timed(seconds, "refine"):
-            gaussians = pad(gaussians, max(most or 0, gaussians.num_slots))
-            refinement = task.refinement(known if rates is None else rates, most=gaussians.num_slots)
-            refined = run(refinement, gaussians, num_steps=refine_steps, seconds=refine_seconds, progress=progress)
-            gaussians = only_active(refined)
+            known = model.rates if model is not None and start == STARTS[0] else MANY_VIEWS
+            refinement = task.refinement(known if rates is None else rates)
+            gaussians = run(refinement, gaussians, num_steps=refine_steps, seconds=refine_seconds, progress=progress)
+    gaussians = only_active(gaussians)
     with _timed(seconds, "score"):
         scores = score_views(gaussians, task.held_out) if score else Scores()
     return Reconstruction(
@@ -242,6 +238,20 @@ def split_views(scene: Scene, *, hold_out: int | None = None) -> tuple[Scene, Sc
         instead = f"every view whose number is a multiple of {hold_out}" if hold_out else "no view"
         notices.append(f"{instead} is held out, not the {marked} that the pose file marks as test")
     return scene.take(given), scene.take(held), tuple(notices)
+
+
+def begin(task: Prepared, model: Model | None, *, most: int | None = None) -> Gaussians3D:
+    """Where a refinement begins: what a model predicts, or Gaussians at points (`airjax.scene.points`) for None.
+
+    With slots that are not used up to `most`, which relocations may fill; `MOST_FROM_POINTS` for points and None.
+    """
+    if model is not None:
+        gaussians = predict(model, task, most=most)
+    else:
+        found = points_of(task.given, task.bounds.triangulated)
+        gaussians = at_points(found.points, found.colors)
+        most = MOST_FROM_POINTS if most is None else most
+    return pad(gaussians, max(most or 0, gaussians.num_slots))
 
 
 def predict(model: Model, task: Prepared, *, most: int | None = None) -> Gaussians3D:

@@ -110,9 +110,8 @@ class SceneTask(Task):
     pixels: int | None = field(default=None, kw_only=True, metadata={"static": True})  # that a view counts for
     # The same with smaller views, for the first steps; None to begin with these.
     coarse: SceneTask | None = field(default=None, kw_only=True)
-    # Least depths of the views, world units; None for no relocation. How many slots relocations may fill, 0 for none.
+    # Least depths of the views, world units; None for no relocation.
     nearest: Float[AnyArray, " v"] | None = field(default=None, kw_only=True)
-    most: Int[AnyArray, ""] | int = field(default=0, kw_only=True)
     # (image, rendered) -> inner loss of a view, a mean over its pixels; static.
     loss_fn: ViewLoss = field(default=view_loss, metadata={"static": True})
 
@@ -194,13 +193,13 @@ class SceneTask(Task):
         factor = jnp.float32(_LAST + (1 - _LAST) * settled)
         return replace(part, coarse=None, rates=jax.tree.map(lambda rate: factor * rate, part.rates))
 
-    def rearrange(self, state: State, share: float) -> State:
+    def rearrange(self, state: State, share: float, *, most: int) -> State:
         """Relocation (`airjax.scene.relocate`) of what shows nothing, or is nearer to a camera than a scene can be."""
         if self.nearest is None or state.step % RELOCATION or share > _SETTLE:
             return state
         useless = floating(state.coordinates.means * self.unit, self.cameras, self.nearest)
         key = jax.random.key(state.step)
-        parts = relocate(key, *state[1:3], useless, state.inner_state, most=self.most)
+        parts = relocate(key, *state[1:3], useless, state.inner_state, most=most)
         return state._replace(coordinates=parts[0], active=parts[1], inner_state=parts[2])
 
     def plan(self, gaussians: Gaussians3D, *, headroom: float, thorough: bool) -> Capacity:

@@ -20,10 +20,10 @@ from airjax.scene.cases import FIRST_SEED, views_of_test_scene
 from airjax.scene.defaults import MAX_SIZE, PREDICT_SIZE, VIEWS
 from airjax.scene.files.photographs import load as load_scene
 from airjax.scene.model import Model, load
-from airjax.scene.points import at_points, points_of
-from airjax.scene.reconstruct import prepare
+from airjax.scene.points import at_points
+from airjax.scene.reconstruct import Prepared, begin, prepare, score_views
 from airjax.scene.render import render
-from airjax.scene.task import RATES, SceneTask, ViewLoss, view_loss
+from airjax.scene.task import MANY_VIEWS, RATES, SceneTask, ViewLoss, view_loss
 from eval.scene.baseline import random_points
 from train.scene.data import SceneData, texture_atlas
 from train.settings import where
@@ -37,7 +37,6 @@ class SceneSubject:
     # images, cameras: (v, h, w, 3), a stack of v, given
     images: np.ndarray
     cameras: Camera
-    small: tuple[np.ndarray, Camera]  # the same as the predictor sees them, perhaps of fewer pixels: (images, cameras)
     # near, far: depths, world units
     near: float
     far: float
@@ -47,13 +46,6 @@ class SceneSubject:
     # points, colors: (p, 3) where a start from scratch begins
     points: np.ndarray
     colors: np.ndarray
-    background: np.ndarray  # (3,)
-    sets: np.ndarray | None = None  # see `airjax.scene.predictor.predict`
-    empty: np.ndarray | None = None  # pixels of `small` that show the background; None where that is not known
-    # masks, small_masks, judged_masks: pixels of the views that say something; None for all
-    masks: np.ndarray | None = None
-    small_masks: np.ndarray | None = None
-    judged_masks: np.ndarray | None = None
     # of the renderer's lists to begin with, so that one program serves all scenes; None to plan it
     capacity: Capacity | None = None
     loss_fn: ViewLoss = view_loss  # the inner loss of a view
@@ -61,35 +53,63 @@ class SceneSubject:
 
     @property
     def arrays(self) -> Any:
-        """Given views, points, depths, comparisons and masks."""
-        bounds, masks = np.array([self.near, self.far]), (self.masks, self.small_masks, self.judged_masks)
-        return self.images, self.cameras, self.small, self.points, bounds, self.sets, masks
+        """Given views, points and depths."""
+        return self.images, self.cameras, self.points, np.array([self.near, self.far])
 
     def task(self, rates: Any) -> SceneTask:
         """Refinement towards the given views, judged by the others."""
-        options = {"rates": rates, "loss_fn": self.loss_fn, "masks": self.masks}
-        task = SceneTask(self.images, self.cameras, self.near, self.background, **options)
+        options = {"rates": rates, "loss_fn": self.loss_fn}
+        task = SceneTask(self.images, self.cameras, self.near, np.zeros(3, np.float32), **options)
         return replace(task, target_images=self.judged_images, target_cameras=self.judged_cameras)
 
     def start(self, model: Model | None) -> Gaussians3D:
         """The prediction, or Gaussians at the points."""
         if model is None:
             return at_points(self.points, self.colors)
-        known = {"empty": self.empty, "masks": self.small_masks}
-        return model.predict(*self.small, self.near, self.far, sets=self.sets, **known)
+        return model.predict(self.images, self.cameras, self.near, self.far)
 
     def score(self, gaussians: Gaussians3D, capacity: Capacity | None) -> Quality:
         """Means over the views kept back."""
         size, scores = self.judged_images.shape[1:3], []
         for i, image in enumerate(self.judged_images):
             camera = self.judged_cameras[i]
-            options = {"image_size": size, "background": self.background}
-            view = None if capacity is None else _draw(gaussians, camera, capacity=capacity, **options)
+            view = None if capacity is None else _draw(gaussians, camera, image_size=size, capacity=capacity)
             if view is None or view.overflow:
-                view = render(gaussians, camera, **options)
-            mask = None if self.judged_masks is None else self.judged_masks[i]
-            scores.append(quality(image, view.image, mask=mask))
+                view = render(gaussians, camera, image_size=size)
+            scores.append(quality(image, view.image))
         return Quality(*np.mean(scores, axis=0).tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class RealSubject:
+    """A folder of posed photographs, as `airjax reconstruct` takes it apart; see `eval.curves.Subject`."""
+
+    name: str  # for the reports
+    prepared: Prepared
+    loss_fn: ViewLoss = view_loss  # the inner loss of a view
+    capacity = None  # of the renderer's lists: planned
+    rates = MANY_VIEWS
+
+    @property
+    def arrays(self) -> Any:
+        """Given views, as they are refined towards and as the predictor sees them, depths, comparisons, and points."""
+        parts = self.prepared
+        scenes = [(scene.images, scene.cameras, scene.masks) for scene in (parts.given, parts.small, parts.held_out)]
+        return scenes, parts.given.points, parts.bounds.views, parts.sets
+
+    def task(self, rates: Any) -> SceneTask:
+        """Refinement towards the given views."""
+        return replace(self.prepared.refinement(rates), loss_fn=self.loss_fn)
+
+    def start(self, model: Model | None) -> Gaussians3D:
+        """The prediction, or Gaussians at the points."""
+        return begin(self.prepared, model)
+
+    def score(self, gaussians: Gaussians3D, capacity: Capacity | None) -> Quality:
+        """Means over the views kept back."""
+        del capacity
+        scores = score_views(gaussians, self.prepared.held_out)
+        return Quality(scores.mean_psnr, scores.mean_ssim)
 
 
 def held_out_textures(images: str, made_up: int) -> np.ndarray:
@@ -148,22 +168,9 @@ class ProceduralScenes(_Scenes):
         images, cameras, near, far = views.images[given], views.cameras[given], float(views.near), float(views.far)
         count = 2 * self.image_size[0] * self.image_size[1]
         points, colors = random_points(np.random.default_rng(index), images, cameras, near, far, count)
-        name, capacity = f"{FIRST_SEED + index}", Capacity(*self.capacity) if self.capacity else None
-        shown, background = (views.images[judged], views.cameras[judged]), np.zeros(3, np.float32)
-        subject = SceneSubject(
-            name,
-            images,
-            cameras,
-            (images, cameras),
-            near,
-            far,
-            *shown,
-            points,
-            colors,
-            background,
-            loss_fn=self.loss_fn,
-        )
-        return replace(subject, capacity=capacity)
+        capacity = Capacity(*self.capacity) if self.capacity else None
+        views = images, cameras, near, far, views.images[judged], views.cameras[judged], points, colors
+        return SceneSubject(f"{FIRST_SEED + index}", *views, capacity, self.loss_fn)
 
 
 @dataclass(frozen=True)
@@ -184,7 +191,7 @@ class RealScenes(_Scenes):
     def __len__(self) -> int:
         return len(self._chosen())
 
-    def __iter__(self) -> Iterator[Callable[[], SceneSubject]]:
+    def __iter__(self) -> Iterator[Callable[[], RealSubject]]:
         return (partial(self._open, folder) for folder in self._chosen())
 
     def _chosen(self) -> tuple[str, ...]:
@@ -192,14 +199,7 @@ class RealScenes(_Scenes):
             raise AirjaxError(f"expected {self.expected}, got none; give them with --scenes SCENE ...")
         return self.scenes[: self.limit]
 
-    def _open(self, folder: str) -> SceneSubject:
+    def _open(self, folder: str) -> RealSubject:
         scene = load_scene(folder, max_size=self.max_size)
         parts = prepare(scene, views=self.views, predict_size=self.predict_size)
-        given, bounds = parts.given, parts.bounds
-        points = points_of(given, bounds.triangulated)
-        small, held_out = parts.small, parts.held_out
-        views = given.images, given.cameras, (small.images, small.cameras), bounds.near, bounds.far
-        judged = held_out.images, held_out.cameras, points.points, points.colors, scene.background
-        subject = SceneSubject(Path(folder).name, *views, *judged, loss_fn=self.loss_fn)
-        masks = {"masks": given.masks, "small_masks": small.masks, "judged_masks": held_out.masks}
-        return replace(subject, sets=parts.sets, empty=small.empty, **masks)
+        return RealSubject(Path(folder).name, parts, self.loss_fn)

@@ -72,7 +72,7 @@ def test_it_is_its_stages(model, scene, tmp_path):
     chosen = view_selection.spread(given.cameras, 3)
     sets = view_selection.comparisons(given.cameras, chosen, depths=np.full(5, 2 / (1 / near + 1 / far)))
     predicted = model.predict(given.images, given.cameras, near, far, sets=sets)
-    task = prepare(scene, views=3).refinement(model.rates, most=predicted.num_slots)
+    task = prepare(scene, views=3).refinement(model.rates)
     for found, wanted in zip(
         (task.images, *jax.tree.leaves(task.cameras)), (given.images, *jax.tree.leaves(given.cameras)), strict=True
     ):
