@@ -24,12 +24,12 @@ from tqdm import tqdm
 
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes
+from airjax.inner.stopwatch import Stopwatch
 from airjax.inner.task import SEGMENT, State, Task, advance, start_state
 from airjax.inner.task import run as refine
 from airjax.metrics import Quality
 from eval.plots import Line, Panel, draw_panels
 from eval.report import Measured, cached, code_version, format_table, number, write_report
-from eval.timing import without_compilation
 from train.runs import Run, find_runs, group_by_settings
 
 SCRATCH = "scratch"  # instead of a weights file: a start without a network
@@ -209,12 +209,11 @@ def measure(subject: Subject, model: Any, rates: Any, config: Curves) -> Curve:
             state = go_on(state, min(SEGMENT, step - state.step))
         scores.append(score(state))
     for mark in config.seconds:
-
-        def work(mark=mark):
-            start, spent = _timed(lambda: subject.start(model))
-            return refine(task, start, seconds=max(mark - spent, 0.0))
-
-        timed.append(subject.score(without_compilation(work), None).psnr)
+        with Stopwatch() as watch:
+            start = subject.start(model)
+            spent = watch.seconds
+        refined = refine(task, start, seconds=max(mark - spent, 0.0))
+        timed.append(subject.score(refined, None).psnr)
     psnr, ssim = zip(*scores, strict=True)
     return Curve(int(np.count_nonzero(start.active)), psnr, ssim, tuple(timed))
 

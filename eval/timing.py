@@ -64,31 +64,6 @@ def time_warm(
     return Timing.of(times), result
 
 
-_COMPILED = "/jax/core/compile/backend_compile_duration"
-_TRIES = 4
-
-
-def without_compilation(function: Callable[[], Any]) -> Any:
-    """What a function returns in the first call that compiles nothing, or in the last of a few."""
-    compiled: list[str] = []
-
-    def listen(event: str, duration: float, **options: Any) -> None:
-        del duration, options
-        if event == _COMPILED:
-            compiled.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        for _ in range(_TRIES):
-            compiled.clear()
-            result = function()
-            if not compiled:
-                break
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    return result
-
-
 def peak_memory() -> int:
     """Largest resident memory of this process so far, bytes: Python, JAX and compiling included; 0 on Windows."""
     return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT

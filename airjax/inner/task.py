@@ -6,7 +6,6 @@ scenes, refinement, fitting from scratch and meta-training then share what is he
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from airjax.errors import AirjaxError
 from airjax.gaussians import AnyGaussians, on_ladder, take
 from airjax.inner.estimators.base import Problem
 from airjax.inner.refine import Refined, refine
+from airjax.inner.stopwatch import Stopwatch
 
 Progress = Callable[[int], None] | None  # called with the number of steps done, or of whole seconds
 
@@ -191,7 +191,8 @@ def run(
 
     Args:
       num_steps: how many steps, >= 0; None for as many as there is time for.
-      seconds: how long, >= 0; the segment of steps that is begun is finished. None for no limit.
+      seconds: how long, >= 0, compilation not counted; the segment of steps that is begun is finished. None for no
+        limit.
       progress: called every SEGMENT steps with the number of steps done, or of whole seconds where only they are given.
 
     Raises:
@@ -200,19 +201,19 @@ def run(
     """
     if num_steps is None and seconds is None:
         raise ValueError("num_steps: expected a number of steps, or seconds, got neither")
-    task, begin = jax.tree.map(jnp.asarray, task), time.perf_counter()
+    task, most = jax.tree.map(jnp.asarray, task), gaussians.num_slots
     state, shapes = start_state(task, gaussians), None
-    while (share := _share_done(state.step, time.perf_counter() - begin, num_steps, seconds)) < 1:
-        part = task.at(state.step, share)
-        if shapes != (shapes := jax.tree.map(jnp.shape, part)):
-            state = state._replace(capacity=None)  # that of other images
-        left = SEGMENT if num_steps is None else num_steps - state.step
-        state = advance(part, state, num_steps=min(SEGMENT, left))
-        state = part.rearrange(state, share, most=gaussians.num_slots)
-        if progress is not None:
-            progress(state.step if seconds is None else int(min(time.perf_counter() - begin, seconds)))
+    with Stopwatch() as watch:
+        while (share := _share_done(state.step, watch.seconds, num_steps, seconds)) < 1:
+            part = task.at(state.step, share)
+            if shapes != (shapes := jax.tree.map(jnp.shape, part)):
+                state = state._replace(capacity=None)  # that of other images
+            left = SEGMENT if num_steps is None else num_steps - state.step
+            state = part.rearrange(advance(part, state, num_steps=min(SEGMENT, left)), share, most=most)
+            if progress is not None:
+                progress(state.step if seconds is None else int(min(watch.seconds, seconds)))
     refined = task.gaussians(state.coordinates, state.active)
-    return take(jax.tree.map(np.asarray, refined), slice(gaussians.num_slots))
+    return take(jax.tree.map(np.asarray, refined), slice(most))
 
 
 def _share_done(step: int, spent: float, num_steps: int | None, seconds: float | None) -> float:

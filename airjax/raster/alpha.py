@@ -186,7 +186,10 @@ def _composite_chunks_bwd(options, residuals, cotangent):
 
 
 def _by_blocks(fn, slots: Float[Array, "L k M"], *rows):
-    """fn(slots, *rows) -> (M, ..), one block of chunks after the other."""
+    """fn(slots, *rows) -> (M, ..), one block of chunks after the other; 0 without computing where no slot is used.
+
+    Chunks that are used come first, and capacities have room to spare. (Under `vmap` all blocks are computed.)
+    """
     num_chunks = slots.shape[2]
     block = min(num_chunks, _BLOCK)
     num_blocks = -(-num_chunks // block)
@@ -195,8 +198,16 @@ def _by_blocks(fn, slots: Float[Array, "L k M"], *rows):
         array = jnp.pad(array, [(0, num_blocks * block - num_chunks)] + [(0, 0)] * (array.ndim - 1))
         return array.reshape(num_blocks, block, *array.shape[1:])
 
+    def compute(slots, *rows):
+        return fn(jnp.moveaxis(slots, 0, 2), *rows)
+
+    def compute_used(part):
+        blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(compute, *part))
+        used = jnp.any(part[0][:, :, GEOMETRY - 1] > 0)
+        return jax.lax.cond(used, compute, lambda *part: blank, *part)
+
     parts = jax.tree.map(cut, (jnp.moveaxis(slots, 2, 0), *rows))
-    blocks = jax.lax.map(lambda part: fn(jnp.moveaxis(part[0], 0, 2), *part[1:]), parts)
+    blocks = jax.lax.map(compute_used, parts)
     return blocks.reshape(-1, *blocks.shape[2:])[:num_chunks]
 
 
