@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from airjax.nn.air_stage import PredictorConfig as StageNetwork
 from airjax.scene.cameras import Camera
 from airjax.scene.files.photographs import scene_of
 from airjax.scene.predictor import PredictorConfig, config_to_text, init_params
-from airjax.scene.procedural import random_views
+from airjax.scene.procedural import Views, random_views
 from airjax.weights_file import save_weights
 
 STAGES = (stages.StageConfig(PatchMap(8, offset=0.75, min_scale=0.5, max_scale=4.2), StageNetwork(8, 1)),) * 2
@@ -75,6 +76,14 @@ def noise_atlas(count: int = 16, seed: int = 0) -> jax.Array:
         noise = rng.uniform(-1, 1, (count, cells, cells, 3)).repeat(64 // cells, axis=1).repeat(64 // cells, axis=2)
         total += 0.35 * 0.75**i * noise.astype(np.float32)
     return jnp.asarray(np.clip(total, 0, 1))
+
+
+@cache
+def room_views() -> Views:
+    """Views of a procedural room with their depths, numpy arrays."""
+    atlas = noise_atlas()
+    made = jax.jit(lambda key: random_views(key, atlas, image_size=VIEW_SIZE, num_views=NUM_VIEWS))(jax.random.key(3))
+    return jax.tree.map(np.asarray, made)
 
 
 def blank_scene(count=9, **fields):

@@ -8,27 +8,22 @@ import numpy as np
 import pytest
 from PIL import Image
 from pose_files import write_colmap
-from tiny import blank_scene, noise_atlas
+from tiny import NUM_VIEWS, VIEW_SIZE, blank_scene, room_views
 
 from airjax.errors import AirjaxError
 from airjax.scene import bounds as module
 from airjax.scene.bounds import find_bounds, pixels_in_sight
 from airjax.scene.cameras import unproject
 from airjax.scene.files.photographs import load
-from airjax.scene.procedural import random_views
 from airjax.scene.triangulate import Triangulated
 
 pytestmark = pytest.mark.slow
-
-SIZE, NUM_VIEWS = (32, 48), 6
 
 
 @pytest.fixture(scope="module")
 def views():
     """A procedural room with its depths."""
-    atlas = noise_atlas()
-    made = jax.jit(lambda key: random_views(key, atlas, image_size=SIZE, num_views=NUM_VIEWS))(jax.random.key(3))
-    return jax.tree.map(np.asarray, made)
+    return room_views()
 
 
 @pytest.fixture
@@ -106,12 +101,12 @@ def test_bounds_of_a_colmap_model(views, tmp_path, no_search):
     names, points = [f"{i}.png" for i in range(NUM_VIEWS)], []
     for i, name in enumerate(names):
         Image.fromarray(np.rint(255 * np.clip(views.images[i], 0, 1)).astype(np.uint8)).save(images / name)
-        pixels = rng.uniform([0, 0], SIZE[::-1], (100, 2)).astype(np.float32)
+        pixels = rng.uniform([0, 0], VIEW_SIZE[::-1], (100, 2)).astype(np.float32)
         x, y = np.floor(pixels).astype(int).T
         points.append(unproject(jax.tree.map(jnp.asarray, views.cameras[i]), pixels, views.depths[i][y, x]))
     points = np.concatenate([*points, 1e4 * rng.normal(size=(6, 3))])
     poses = list(zip(views.cameras.rotation, views.cameras.translation, strict=True))
-    lens = {"intrinsics": views.cameras.intrinsics[0], "size": SIZE}
+    lens = {"intrinsics": views.cameras.intrinsics[0], "size": VIEW_SIZE}
     write_colmap(tmp_path / "room", binary=True, names=names, poses=poses, points=points.tolist(), **lens)
     scene = load(tmp_path / "room")
     np.testing.assert_allclose(scene.cameras.rotation, views.cameras.rotation, atol=1e-5)

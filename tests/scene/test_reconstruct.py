@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import blank_scene, noise_atlas, random_weights
+from tiny import NUM_VIEWS, VIEW_SIZE, blank_scene, random_weights, room_views
 
 from airjax.errors import AirjaxError
 from airjax.inner.task import run
@@ -20,7 +20,6 @@ from airjax.scene.files.photographs import scene_of
 from airjax.scene.files.ply import read_ply
 from airjax.scene.model import Model
 from airjax.scene.predictor import PredictorConfig
-from airjax.scene.procedural import random_views
 from airjax.scene.reconstruct import (
     Scores,
     predict,
@@ -33,7 +32,6 @@ from airjax.scene.render import render
 
 pytestmark = pytest.mark.slow
 
-SIZE, NUM_VIEWS = (32, 48), 6
 CONFIG = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
 FIELDS = ("means", "scales", "quats", "opacities", "harmonics")
 
@@ -46,9 +44,7 @@ def model():
 @pytest.fixture(scope="module")
 def views():
     """A procedural room with its depths."""
-    atlas = noise_atlas()
-    made = jax.jit(lambda key: random_views(key, atlas, image_size=SIZE, num_views=NUM_VIEWS))(jax.random.key(3))
-    return jax.tree.map(np.asarray, made)
+    return room_views()
 
 
 @pytest.fixture
@@ -77,17 +73,20 @@ def test_it_is_its_stages(model, scene, tmp_path):
         (task.images, *jax.tree.leaves(task.cameras)), (given.images, *jax.tree.leaves(given.cameras)), strict=True
     ):
         np.testing.assert_array_equal(found, wanted)
-    assert task.coarse.images.shape == (5, SIZE[0] // 2, SIZE[1] // 2, 3) and task.coarse.pixels == SIZE[0] * SIZE[1]
+    assert (
+        task.coarse.images.shape == (5, VIEW_SIZE[0] // 2, VIEW_SIZE[1] // 2, 3)
+        and task.coarse.pixels == VIEW_SIZE[0] * VIEW_SIZE[1]
+    )
     expected = run(task, predicted, num_steps=10)
     for name in FIELDS:
         np.testing.assert_allclose(getattr(made.gaussians, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
-    shown = to_8bit(render(expected, held.cameras[0], image_size=SIZE).image)
+    shown = to_8bit(render(expected, held.cameras[0], image_size=VIEW_SIZE).image)
     error = np.mean((to_8bit(held.images[0]) - shown) ** 2)
     assert made.held_out.names == ("0",) and made.names == ("1", "2", "3", "4", "5")
     assert made.held_out.mean_psnr == pytest.approx(-10 * np.log10(error), abs=0.02)
     similarity = ssim(jnp.asarray(held.images[0]), jnp.asarray(shown, jnp.float32))
     assert made.held_out.ssim == pytest.approx([float(similarity)], abs=2e-3)
-    assert (made.near, made.far, made.image_size, made.num_views) == (near, far, SIZE, 3)
+    assert (made.near, made.far, made.image_size, made.num_views) == (near, far, VIEW_SIZE, 3)
     assert steps == [10] and set(made.seconds) == {"prepare", "predict", "refine", "score"}
     decibels = f"PSNR {made.held_out.mean_psnr:.2f} dB of 1 held-out views"
     assert repr(made) == f"Reconstruction({expected.num_slots} Gaussians from 3 of 5 views, {decibels})"
@@ -101,14 +100,14 @@ def test_it_is_its_stages(model, scene, tmp_path):
     assert not origin_in(found.comments).any()
     replace(made, origin=np.array([1e6, 2e6, 0.1])).save(tmp_path / "far.ply")
     np.testing.assert_array_equal(origin_in(read_ply(tmp_path / "far.ply").comments), [1e6, 2e6, 0.1])
-    assert view.image_size == SIZE and view.focus == pytest.approx(2 / (1 / near + 1 / far))
+    assert view.image_size == VIEW_SIZE and view.focus == pytest.approx(2 / (1 / near + 1 / far))
 
 
 def test_small_photographs_and_no_scores(model, scene):
     """The predictor sees 24 pixels, as if the photographs had that size; nothing is held out, or nothing compared."""
     made = reconstruct(scene, model=model, views=2, predict_size=24, hold_out=0)
     assert made.held_out == Scores() and made.held_out.mean_psnr is None and made.held_out.mean_ssim is None
-    assert made.image_size == SIZE and len(made.names) == NUM_VIEWS
+    assert made.image_size == VIEW_SIZE and len(made.names) == NUM_VIEWS
     assert repr(made) == f"Reconstruction({made.gaussians.num_slots} Gaussians from 2 of 6 views)"
     small = scene.shrunk(24)
     again = reconstruct(small, model=model, views=2, hold_out=0, score=False)
@@ -137,7 +136,7 @@ def test_what_is_masked_does_not_matter(model, scene):
     (first, scores), (second, others) = made
     assert scores == others
     np.testing.assert_array_equal(first.means, second.means)
-    shown = to_8bit(render(first, scene.cameras[0], image_size=SIZE).image)[:20]
+    shown = to_8bit(render(first, scene.cameras[0], image_size=VIEW_SIZE).image)[:20]
     assert scores.psnr[0] == pytest.approx(-10 * np.log10(np.mean((shown - scene.images[0, :20]) ** 2)), abs=0.02)
 
 
