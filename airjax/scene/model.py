@@ -20,6 +20,7 @@ from airjax.inner.optimizers import rates_from_text
 from airjax.scene.cameras import Camera
 from airjax.scene.fusion import consistent
 from airjax.scene.predictor import PredictorConfig, config_from_text, init_params, predict
+from airjax.scene.single_sweep import SingleSweepConfig
 from airjax.scene.task import RATES, Coordinates
 from airjax.weights_file import load_weights, weights_hash
 
@@ -30,7 +31,7 @@ DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "foresplat.s
 class Model:
     """A scene predictor with its weights."""
 
-    config: PredictorConfig  # of the predictor
+    config: PredictorConfig | SingleSweepConfig  # of the predictor
     params: Any  # weights of its networks
     name: str  # file name and the first digits of the SHA-256 of the weights
     rates: Coordinates = RATES  # learning rates for refining its predictions; those of the weights file, if it has any

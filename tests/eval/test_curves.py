@@ -30,7 +30,7 @@ from eval.scene.subjects import ProceduralScenes
 
 pytestmark = pytest.mark.slow
 
-CONFIG = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
+CONFIG = PredictorConfig(planes=(8, 4), matching=16, coarse=(16, 16), fine=(16, 16))
 SHIPPED = (Start("shipped", ("",)),)
 TWO = (Start("a", ("x", "y")), Start("b", ("x", "y")))
 SCENES = ProceduralScenes(made_up=10, num_scenes=2, image_size=(32, 32))

@@ -42,7 +42,7 @@ from airjax.scene.triangulate import Triangulated
 pytestmark = pytest.mark.slow
 
 SIZE, NUM_VIEWS = (32, 48), 6
-CONFIG = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
+CONFIG = PredictorConfig(planes=(8, 4), matching=16, coarse=(16, 16), fine=(16, 16))
 FIELDS = ("means", "scales", "quats", "opacities", "harmonics")
 
 

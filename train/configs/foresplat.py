@@ -18,9 +18,9 @@ def experiment(smoke: bool) -> SceneExperiment:
     full = SceneExperiment(
         name="foresplat",
         phase=Vanilla(),
-        predictor=PredictorConfig(grid=2),
-        optimizer=Optimizer(learning_rate=6e-4, warmup=100),
-        loop=LoopConfig(num_steps=4000, log_every=20, checkpoint_every=100, panel_every=500),
+        predictor=PredictorConfig(),
+        optimizer=Optimizer(learning_rate=7e-4, warmup=100),
+        loop=LoopConfig(num_steps=4000, log_every=20, checkpoint_every=100, panel_every=250),
         data=SceneData(),
     )
     if not smoke:
@@ -28,7 +28,7 @@ def experiment(smoke: bool) -> SceneExperiment:
     return full.with_(
         name="foresplat_smoke",
         phase=Vanilla(capacity=(8192, 1024)),
-        predictor=PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16)),
+        predictor=PredictorConfig(planes=(8, 4), matching=16, coarse=(16, 16), fine=(16, 16)),
         loop=LoopConfig(num_steps=4, log_every=2, checkpoint_every=2),
         data=SceneData(made_up=20, image_size=(32, 32), batch_size=2),
     )
