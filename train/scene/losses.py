@@ -58,10 +58,10 @@ class Vanilla(ScenePhase):
 
     # depth, planes: weights of the depths of procedural scenes, which are known
     depth: float = 1.0
-    planes: float = 0.3
+    planes: float = 1.0
     floor: float = 1e-4  # of the squared error
     # of the renderer; a view that needs more sends no gradient (the metric "overflow" is their share)
-    capacity: tuple[int, int] = (65536, 8192)
+    capacity: tuple[int, int] = (53248, 5632)
     # (targets, rendered), stacks of views -> loss, in place of that logarithm; None for it
     loss_fn: ViewsLoss | None = None
 
@@ -88,7 +88,7 @@ class Vanilla(ScenePhase):
         rendered = jnp.where(fits, drawn.image, targets.images)
         loss = jnp.where(fits, self.views_loss(targets.images, rendered), 0.0)
         truth = true_planes(context, found, experiment.predictor.planes[0])
-        error, middle = plane_errors(found, truth), (scores.planes[..., :1] + scores.planes[..., -1:]) / 2
+        error, middle = depth_error(found, truth), (scores.planes[..., :1] + scores.planes[..., -1:]) / 2
         off = jnp.abs(middle - truth.planes)
         coarse, fine = cross_entropies(scores, truth)
         decibels = jax.vmap(psnr)(targets.images, jnp.clip(drawn.image, 0, 1))
@@ -128,7 +128,7 @@ def true_planes(context: Views, found: Prediction, count: int) -> Truth:
     return Truth(true, planes, known, jnp.any(known))
 
 
-def plane_errors(found: Prediction, truth: Truth) -> jax.Array:
+def depth_error(found: Prediction, truth: Truth) -> jax.Array:
     """Mean |ln(depth / true depth)| over the pixels of the cells."""
     error = jnp.abs(jnp.log(found.depths[..., None] / truth.depths))
     return jnp.sum(jnp.where(truth.known, error, 0.0)) / jnp.maximum(jnp.sum(truth.known.astype(error.dtype)), 1.0)
