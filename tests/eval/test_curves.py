@@ -124,7 +124,7 @@ def test_a_curve_of_a_scene_is_what_the_library_does(scene_weights, scene):
     model = load_scene_model(scene_weights)
     curve = measure(scene, model, RATES, config_of(SCENES, steps=(0, 10), compared=(), seconds=(0.001,)))
     start = model.predict(scene.images, scene.cameras, scene.near, scene.far)
-    assert curve.num_gaussians == start.num_slots == 2 * 16 * 16
+    assert curve.num_gaussians == start.num_slots == 2 * 32 * 32
     task = SceneTask(scene.images, scene.cameras, scene.near)
     for i, gaussians in enumerate((start, refine(task, start, num_steps=10))):
         views = [render_scene(gaussians, scene.judged_cameras[j], image_size=(32, 32)).image for j in range(2)]

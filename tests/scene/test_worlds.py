@@ -8,15 +8,8 @@ from tiny import noise_atlas
 
 from airjax.scene import procedural
 from airjax.scene.cameras import project_points, unproject
-from airjax.scene.worlds import (
-    KINDS,
-    _cast_grid,
-    _distances_along,
-    depth_ranges,
-    random_world,
-    random_world_views,
-    spoil,
-)
+from airjax.scene.captures import _cast_grid, _distances_along, depth_ranges, random_world_views, spoil
+from airjax.scene.worlds import KINDS, random_world
 
 pytestmark = pytest.mark.slow
 

@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from airjax.errors import AirjaxError
+from airjax.scene.captures import random_world_views
 from airjax.scene.procedural import Views, random_views
-from airjax.scene.worlds import random_world_views
 from train.photographs import content, find_photographs, open_photographs
 from train.scene.crops import PosedScene, load_posed, make_up_posed, sample
 from train.settings import check_divides, where
 
-TEXTURE = 64  # pixels
+TEXTURE = 64  # pixels; textures are as large as the views, but at least so large
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ class SceneData:
 
 
 def texture_atlas(data: SceneData, *, test: bool = False) -> np.ndarray:
-    """(T, 64, 64, 3) uint8 squares cut out of photographs, two of each; those for testing are of other photographs.
+    """(T, s, s, 3) uint8 squares cut out of photographs, two of each; those for testing are of other photographs.
+
+    s is the longer side of the views, at least 64.
 
     Raises AirjaxError: as `train.photographs.open_photographs`, or too few of them.
     """
@@ -81,14 +83,14 @@ def texture_atlas(data: SceneData, *, test: bool = False) -> np.ndarray:
     chosen = [i for i in range(len(photographs)) if (i % data.held_out == 0) == test]
     if not chosen:
         raise AirjaxError(f"{data.folders[0]}: expected photographs for training and for test scenes, found one")
-    rng, atlas = np.random.default_rng(data.seed), []
+    rng, atlas, texture = np.random.default_rng(data.seed), [], max(TEXTURE, *data.image_size)
     for index in chosen:
         image = Image.fromarray(photographs[index])
         for _ in range(2):
             side = int(rng.integers(min(160, *image.size), min(image.size) + 1))
             left, top = (int(rng.integers(0, size - side + 1)) for size in image.size)
             part = image.crop((left, top, left + side, top + side))
-            atlas.append(np.asarray(part.resize((TEXTURE, TEXTURE), Image.Resampling.BOX)))
+            atlas.append(np.asarray(part.resize((texture, texture), Image.Resampling.BOX)))
     return np.stack(atlas)
 
 
