@@ -158,7 +158,7 @@ def _sweep_twice(params, images, cameras, near, far, sets, *, config: PredictorC
 
     def match(cell, inverse, *learned):
         """Agreements (v, a, b, d, k) of cells on planes of `inverse` depths (v, n or 1, d)."""
-        patches = patch_features(images, cell)
+        patches = patch_features(images, cell=cell)
         parts = *((part, config.groups) for part in learned), (patches, PATCH_SCALES)
         compared = [(normalize(part, groups=groups), groups) for part, groups in parts]
 

@@ -103,7 +103,7 @@ def pool(
     return jnp.concatenate([mean, best, share[..., None]], axis=-1)
 
 
-def patch_features(images: Float[Array, "v h w 3"], cell: int = CELL) -> Float[Array, "v a b f"]:
+def patch_features(images: Float[Array, "v h w 3"], *, cell: int = CELL) -> Float[Array, "v a b f"]:
     """The neighbourhood of a cell, its mean removed: 3 x 3 cells, and 3 x 3 of every other cell of a blurred picture.
 
     A group of 24 numbers for each of the `PATCH_SCALES`: the colours in the cosine basis but for its constant. The
