@@ -63,7 +63,7 @@ def lookahead(monkeypatch):
 
 def test_an_estimator_and_a_loss_of_ones_own(tmp_path, capsys):
     experiment = foresplat_metagrad.experiment(True, "lookahead")
-    predictor = PredictorConfig(planes=4, matching=16, widths=(16, 16, 16, 16))
+    predictor = PredictorConfig(planes=(8, 4), matching=16, coarse=(16, 16), fine=(16, 16))
     experiment = experiment.with_(predictor=predictor, data={"image_size": (16, 16)}, phase={"loss_fn": view_loss})
     scenes = ProceduralScenes(made_up=10, num_scenes=2, image_size=(16, 16), loss_fn=view_loss)
     assert experiment.phase.estimator.name == "lookahead" and experiment.name.endswith("lookahead_0_smoke")

@@ -50,7 +50,7 @@ STAGES = (
     StageConfig(dataclasses.replace(PATCHES, patch_size=16), StageNetwork(8, 1, 1, reduction=2, votes=6)),
     StageConfig(PATCHES, StageNetwork(8, 1, 1, votes=6)),
 )
-PREDICTOR = PredictorConfig(planes=4, matching=16, widths=(16, 16, 16, 16), grid=2)
+PREDICTOR = PredictorConfig(planes=(8, 4), matching=16, coarse=(16, 16), fine=(16, 16))
 TRAINING = {"optimizer": Optimizer(learning_rate=1e-3), "loop": LoopConfig(num_steps=2)}
 JOINT = Joint(stage_weights=(1.0,))
 

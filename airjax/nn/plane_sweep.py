@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-CELL = 2  # pixels
-MULTIPLE = 8 * CELL  # pixels; divides the sides of an image
+from airjax.nn.coarse_to_fine import CELL, MULTIPLE
 
 
 @dataclass(frozen=True)

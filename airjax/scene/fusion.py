@@ -72,6 +72,11 @@ def consistent(
     return (outside == 0) & (contradicted <= jnp.maximum(confirmed, _FEWEST - 1))
 
 
+def per_cell(gaussians: Gaussians3D, depths: Float[Array, "v a b"]) -> int:
+    """How many Gaussians there are along each side of a cell."""
+    return math.isqrt(gaussians.num_slots // depths.size)
+
+
 def fused(
     gaussians: Gaussians3D, depths: Float[Array, "v a b"], cameras: Camera, *, image_size: tuple[int, int]
 ) -> Gaussians3D:
@@ -86,7 +91,7 @@ def fused(
       image_size: (h, w) pixels of the views.
     """
     (views, rows, columns), m = depths.shape, gaussians.num_slots
-    grid = math.isqrt(m // (views * rows * columns))  # Gaussians along each side of a cell
+    grid = per_cell(gaussians, depths)
     origin = jnp.arange(m) // (m // views)
     focal = 0.5 * (cameras.intrinsics[:, 0, 0] + cameras.intrinsics[:, 1, 1])
     local = jnp.einsum("mj,mj->m", cameras.rotation[origin, 2], gaussians.means, precision="highest")

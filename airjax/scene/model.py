@@ -18,8 +18,9 @@ from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D, only_active
 from airjax.inner.optimizers import rates_from_text
 from airjax.scene.cameras import Camera
-from airjax.scene.fusion import consistent, fused
+from airjax.scene.fusion import consistent, fused, per_cell
 from airjax.scene.predictor import PredictorConfig, config_from_text, init_params, predict
+from airjax.scene.single_sweep import SingleSweepConfig
 from airjax.scene.task import RATES, Coordinates
 from airjax.scene.thinning import thinned
 from airjax.weights_file import load_weights, weights_hash
@@ -31,7 +32,7 @@ DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "foresplat.s
 class Model:
     """A scene predictor with its weights."""
 
-    config: PredictorConfig  # of the predictor
+    config: PredictorConfig | SingleSweepConfig  # of the predictor
     params: Any  # weights of its networks
     name: str  # file name and the first digits of the SHA-256 of the weights
     rates: Coordinates = RATES  # learning rates for refining its predictions; those of the weights file, if it has any
@@ -84,7 +85,8 @@ def _predict(
     kept = consistent(gaussians.means, prediction.pixels, prediction.depths, cameras, empty=empty, masks=masks)
     gaussians = replace(gaussians, active=gaussians.active & kept)
     gaussians = fused(gaussians, prediction.depths, cameras, image_size=images.shape[1:3])
-    depths = jnp.repeat(jnp.repeat(prediction.depths, config.grid, axis=1), config.grid, axis=2)
+    grid = per_cell(gaussians, prediction.depths)
+    depths = jnp.repeat(jnp.repeat(prediction.depths, grid, axis=1), grid, axis=2)
     return gaussians, depths
 
 

@@ -19,7 +19,7 @@ from airjax.scene.quaternions import rotations
 NUM_OBJECTS = 5
 NUM_TEXTURES = 6 + NUM_OBJECTS  # one for every wall, one for every object
 SUPERSAMPLES = 2  # rays per pixel along each axis
-_FAR = 1e6  # where a ray meets nothing
+FAR = 1e6  # where a ray meets nothing
 
 
 class Objects(NamedTuple):
@@ -151,7 +151,7 @@ def _cast_grid(
     return _shade(room, camera.center, jnp.dot(local, camera.rotation, precision="highest"))
 
 
-class _Hit(NamedTuple):
+class Hit(NamedTuple):
     """Where rays meet a surface."""
 
     surface: Int[Array, " r"]  # 0 for the room, else 1 + the number of the object
@@ -165,17 +165,18 @@ class _Hit(NamedTuple):
 
 def _shade(room: Room, eye: Float[Array, " 3"], rays: Float[Array, "r 3"]):
     """Colours (r, 3) and depths (r,) along rays."""
-    hit = _first_hit(room, eye, rays)
-    u, v = _texture_coordinates(hit)
+    hit = first_hit(room, eye, rays, jax.vmap(_distance_to_object, (None, None, 0))(eye, rays, room.objects))
+    u, v = texture_coordinates(hit)
     wall = 2 * hit.axis + jnp.where(hit.sign > 0, 1, 0)
     texture = jnp.where(hit.surface == 0, wall, 5 + hit.surface)
-    color = _look_up(room.textures, texture, u, v, room.repeats[texture])
-    return color * (0.75 + 0.25 * jnp.dot(_normals(hit), room.light, precision="highest"))[:, None], hit.depth
+    color = look_up(room.textures, texture, u, v, room.repeats[texture])
+    return color * (0.75 + 0.25 * jnp.dot(normals(hit), room.light, precision="highest"))[:, None], hit.depth
 
 
-def _first_hit(room: Room, eye: Float[Array, " 3"], rays: Float[Array, "r 3"]) -> _Hit:
+def first_hit(room: Room, eye: Float[Array, " 3"], rays: Float[Array, "r 3"], distances: Float[Array, "K r"]) -> Hit:
+    """The nearest of the walls and of the objects, whose distances along the rays are given."""
     walls = _distance_to_walls(room.half_extents, eye, rays)
-    depths = jnp.concatenate([walls[None], jax.vmap(_distance_to_object, (None, None, 0))(eye, rays, room.objects)])
+    depths = jnp.concatenate([walls[None], distances])
     surface = jnp.argmin(depths, axis=0)
     depth = jnp.min(depths, axis=0)
     is_room, i = surface == 0, jnp.maximum(surface - 1, 0)
@@ -188,10 +189,10 @@ def _first_hit(room: Room, eye: Float[Array, " 3"], rays: Float[Array, "r 3"]) -
     local = jnp.where(sphere[:, None], local / size[:, :1], local / size)
     axis = jnp.argmax(jnp.abs(local), axis=1)
     sign = jnp.sign(jnp.take_along_axis(local, axis[:, None], axis=1)[:, 0])
-    return _Hit(surface, depth, local, rotation, sphere, axis, sign)
+    return Hit(surface, depth, local, rotation, sphere, axis, sign)
 
 
-def _normals(hit: _Hit) -> Float[Array, "r 3"]:
+def normals(hit: Hit) -> Float[Array, "r 3"]:
     """Unit vectors in the world, out of an object and into the room."""
     face = jax.nn.one_hot(hit.axis, 3) * hit.sign[:, None]
     normal = jnp.where(hit.sphere[:, None], hit.local, face)
@@ -199,7 +200,7 @@ def _normals(hit: _Hit) -> Float[Array, "r 3"]:
     return jnp.einsum("rij,rj->ri", hit.rotation, normal, precision="highest")
 
 
-def _texture_coordinates(hit: _Hit) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
+def texture_coordinates(hit: Hit) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
     """u and v in [-1, 1]: the other two axes of a face; longitude and height of a sphere."""
     x, y, z = hit.local[:, 0], hit.local[:, 1], hit.local[:, 2]
     others = jnp.stack([y, x, x], axis=1), jnp.stack([z, z, y], axis=1)
@@ -216,7 +217,7 @@ def _distance_to_walls(half_extents: Float[Array, " 3"], eye: Float[Array, " 3"]
 
 
 def _distance_to_object(eye: Float[Array, " 3"], rays: Float[Array, "r 3"], item: Objects) -> Float[Array, " r"]:
-    """Distances to one object; `_FAR` where it is missed."""
+    """Distances to one object; `FAR` where it is missed."""
     origin = jnp.dot(eye - item.centers, item.rotations, precision="highest")
     direction = jnp.dot(rays, item.rotations, precision="highest")
     distance = jnp.where(
@@ -224,7 +225,7 @@ def _distance_to_object(eye: Float[Array, " 3"], rays: Float[Array, "r 3"], item
         _distance_to_sphere(origin, direction, item.sizes[0]),
         _distance_to_box(origin, direction, item.sizes),
     )
-    return jnp.where(item.exist, distance, _FAR)
+    return jnp.where(item.exist, distance, FAR)
 
 
 def _distance_to_sphere(origin, direction, radius):
@@ -233,7 +234,7 @@ def _distance_to_sphere(origin, direction, radius):
     b = jnp.dot(direction, origin, precision="highest")
     root = b * b - a * (jnp.sum(jnp.square(origin)) - jnp.square(radius))
     first = (-b - jnp.sqrt(jnp.maximum(root, 0.0))) / a
-    return jnp.where((root > 0) & (first > 0), first, _FAR)
+    return jnp.where((root > 0) & (first > 0), first, FAR)
 
 
 def _distance_to_box(origin, direction, size):
@@ -241,10 +242,10 @@ def _distance_to_box(origin, direction, size):
     slope = jnp.where(jnp.abs(direction) < 1e-9, 1e-9, direction)
     upper, lower = (size[None] - origin[None]) / slope, (-size[None] - origin[None]) / slope
     enter, leave = jnp.max(jnp.minimum(upper, lower), axis=1), jnp.min(jnp.maximum(upper, lower), axis=1)
-    return jnp.where((enter < leave) & (enter > 0), enter, _FAR)
+    return jnp.where((enter < leave) & (enter > 0), enter, FAR)
 
 
-def _look_up(textures, index: Int[Array, " r"], u, v, repeats) -> Float[Array, "r 3"]:
+def look_up(textures, index: Int[Array, " r"], u, v, repeats) -> Float[Array, "r 3"]:
     """Bilinear colour at u, v in [-1, 1], the texture repeated and mirrored."""
     size = textures.shape[1]
 

@@ -1,6 +1,7 @@
 """The plane-sweep volume: how well the cells of a view match other views, for planes of constant depth.
 
-Letters: v views, a, b rows and columns of cells (2 x 2 pixels), n cells, f features, d planes, m other views.
+Letters: v views, a, b rows and columns of cells (of 2 x 2 or more pixels), n cells, f features, d planes, m other
+views, g groups of features.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from airjax.nn.plane_sweep import CELL
 from airjax.raster.tiles import patch_centers
@@ -31,17 +32,40 @@ def match_planes(
 ) -> Float[Array, "a b k"]:
     """How well view `i` agrees with `others` on planes of constant depth, group after group.
 
-    A mean over the views that see the plane there, 0 where none does; k = groups * d.
+    A mean over the views that see the plane there, 0 where none does; k = groups * d. Arguments as in
+    `compare_planes`.
+    """
+    products, inside = compare_planes(
+        features, cameras, i, others, inverse[None], groups=groups, image_size=image_size, cell=CELL
+    )
+    weights = inside.astype(products.dtype)[..., None]
+    mean = jnp.sum(products * weights, axis=0) / jnp.maximum(jnp.sum(weights, axis=0), 1.0)
+    return mean.transpose(0, 2, 1).reshape(*features.shape[1:3], -1)
+
+
+def compare_planes(
+    features: Float[Array, "v a b f"],
+    cameras: Camera,
+    i: Int[Array, ""] | int,
+    others: Int[Array, " m"],
+    inverse: Float[Array, "#n d"],
+    *,
+    groups: int,
+    image_size: tuple[int, int],
+    cell: int,
+) -> tuple[Float[Array, "m n d g"], Bool[Array, "m n d"]]:
+    """How well view `i` agrees with each of `others` on planes of constant depth, and whether that one sees it there.
 
     Args:
-      features: of every cell; compared by their inner product, group by group.
-      inverse: inverse depths of the planes in view i, 1 / world units.
+      features: of every cell, row by row n of them; compared by their inner product, group by group.
+      inverse: inverse depths of the planes in view i, 1 / world units; for all cells, or for every one its own.
       groups: parts of the features that are compared apart, of equal width.
       image_size: (h, w) pixels; beyond it a view sees nothing.
+      cell: pixels of a cell.
     """
     rows, columns, _ = features.shape[1:]
     camera, own = cameras[i], features[i]
-    pixels = jnp.concatenate([patch_centers((rows, columns), CELL), jnp.ones((rows * columns, 1))], axis=-1)
+    pixels = jnp.concatenate([patch_centers((rows, columns), cell), jnp.ones((rows * columns, 1))], axis=-1)
     rays = jnp.dot(pixels, jnp.linalg.inv(camera.intrinsics).T, precision="highest")
 
     def compare(j):
@@ -51,28 +75,42 @@ def match_planes(
         # K (turn ray / inverse + move) times the inverse depth: the same pixel, and finite for planes far away.
         base = jnp.dot(rays, jnp.dot(other.intrinsics, turn, precision="highest").T, precision="highest")
         shift = jnp.dot(other.intrinsics, move, precision="highest")
-        homogeneous = base[:, None] + inverse[None, :, None] * shift[None, None]
+        homogeneous = base[:, None] + inverse[:, :, None] * shift[None, None]
         ahead = homogeneous[..., 2] > 1e-6
         point = homogeneous[..., :2] / jnp.where(ahead, homogeneous[..., 2], 1.0)[..., None]
         limits = jnp.array([image_size[1], image_size[0]], point.dtype)
         inside = ahead & jnp.all((point >= 0) & (point <= limits[None, None]), axis=-1)
-        point = jnp.where(inside[..., None], point / CELL - 0.5, 0.0)
+        point = jnp.where(inside[..., None], point / cell - 0.5, 0.0)
         return _products(own, features[j], point, groups), inside
 
-    products, inside = jax.vmap(compare)(others)
-    weights = inside.astype(products.dtype)[..., None]
-    mean = jnp.sum(products * weights, axis=0) / jnp.maximum(jnp.sum(weights, axis=0), 1.0)
-    return mean.transpose(0, 2, 1).reshape(rows, columns, -1)
+    return jax.vmap(compare)(others)
 
 
-def patch_features(images: Float[Array, "v h w 3"]) -> Float[Array, "v a b f"]:
+def pool(
+    products: Float[Array, "m n d g"], inside: Bool[Array, "m n d"], others: Int[Array, " m"]
+) -> Float[Array, "n d k"]:
+    """Agreements with several views as one: means and largest values over the views that see a plane, their share.
+
+    0 where none does; k = 2 g + 1. A view that is named twice counts once.
+    """
+    times = jnp.sum(others[:, None] == others[None], axis=1)
+    weights = inside.astype(products.dtype) / times[:, None, None].astype(products.dtype)
+    total = jnp.sum(weights, axis=0)
+    mean = jnp.sum(products * weights[..., None], axis=0) / jnp.maximum(total, 1e-6)[..., None]
+    best = jnp.max(jnp.where(inside[..., None], products, -jnp.inf), axis=0)
+    best = jnp.where(jnp.any(inside, axis=0)[..., None], best, 0.0)
+    share = total / jnp.sum(1.0 / times.astype(products.dtype))
+    return jnp.concatenate([mean, best, share[..., None]], axis=-1)
+
+
+def patch_features(images: Float[Array, "v h w 3"], *, cell: int = CELL) -> Float[Array, "v a b f"]:
     """The neighbourhood of a cell, its mean removed: 3 x 3 cells, and 3 x 3 of every other cell of a blurred picture.
 
     A group of 24 numbers for each of the `PATCH_SCALES`: the colours in the cosine basis but for its constant. The
     basis keeps angles: `normalize`d, they are compared by cross-correlation.
     """
     views, height, width, _ = images.shape
-    cells = images.reshape(views, height // CELL, CELL, width // CELL, CELL, 3).mean(axis=(2, 4))
+    cells = images.reshape(views, height // cell, cell, width // cell, cell, 3).mean(axis=(2, 4))
     k, x = np.meshgrid(np.arange(3), np.arange(3), indexing="ij")
     cosines = np.cos(np.pi * k * (2 * x + 1) / 6)
     cosines /= np.linalg.norm(cosines, axis=1, keepdims=True)

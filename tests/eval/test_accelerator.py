@@ -153,7 +153,7 @@ def test_impossible_settings_are_refused(field, value):
 @pytest.fixture(scope="module")
 def scene_weights(tmp_path_factory):
     config, path = (
-        PredictorConfig(planes=4, matching=16, widths=(16,) * 4),
+        PredictorConfig(planes=(8, 4), matching=16, coarse=(16, 16), fine=(16, 16)),
         tmp_path_factory.mktemp("s") / "s.safetensors",
     )
     save_weights(path, random_weights(config), {"predictor": config_to_text(config)})

@@ -31,7 +31,7 @@ from eval.scene.subjects import ProceduralScenes
 
 pytestmark = pytest.mark.slow
 
-CONFIG = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
+CONFIG = PredictorConfig(planes=(8, 4), matching=16, coarse=(16, 16), fine=(16, 16))
 SHIPPED = (Start("shipped", ("",)),)
 TWO = (Start("a", ("x", "y")), Start("b", ("x", "y")))
 SCENES = ProceduralScenes(made_up=10, num_scenes=2, image_size=(32, 32))
@@ -125,7 +125,7 @@ def test_a_curve_of_a_scene_is_what_the_library_does(scene_weights, scene):
     model = load_scene_model(scene_weights)
     curve = measure(scene, model, RATES, config_of(SCENES, steps=(0, 10), compared=(), seconds=(0.001,)))
     start = model.predict(scene.images, scene.cameras, scene.near, scene.far)
-    assert curve.num_gaussians == start.num_slots <= 2 * 16 * 16
+    assert curve.num_gaussians == start.num_slots <= 2 * 32 * 32
     task = SceneTask(scene.images, scene.cameras, scene.near)
     for i, gaussians in enumerate((start, refine(task, start, num_steps=10))):
         views = [render_scene(gaussians, scene.judged_cameras[j], image_size=(32, 32)).image for j in range(2)]

@@ -12,7 +12,7 @@ from eval.image.subjects import Images
 
 pytestmark = pytest.mark.slow
 
-CONFIG = PredictorConfig(planes=4, matching=16, widths=(16, 16, 16, 16))
+CONFIG = PredictorConfig(planes=(8, 4), matching=16, coarse=(16, 16), fine=(16, 16))
 
 
 def config_of(subjects, **fields) -> Estimators:

@@ -23,7 +23,7 @@ from airjax.scene.procedural import Views, random_views
 from airjax.weights_file import save_weights
 
 STAGES = (stages.StageConfig(PatchMap(8, offset=0.75, min_scale=0.5, max_scale=4.2), StageNetwork(8, 1)),) * 2
-SCENE_PREDICTOR = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
+SCENE_PREDICTOR = PredictorConfig(planes=(8, 4), matching=16, coarse=(16, 16), fine=(16, 16))
 VIEW_SIZE, NUM_VIEWS = (32, 48), 6  # of `save_scene`
 
 

@@ -125,7 +125,7 @@ def test_an_offset_does_not_carry_a_gaussian_out_of_its_empty_pixel():
 
 def test_a_model_leaves_out_what_is_contradicted():
     """With sets: the views that get Gaussians are the ones that are asked, not those that are only compared with."""
-    config = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
+    config = PredictorConfig(planes=(8, 4), matching=16, coarse=(16, 16), fine=(16, 16))
     model = Model(config, random_weights(config), "random")
     atlas = noise_atlas()
     made = jax.jit(lambda key: random_views(key, atlas, image_size=(32, 32), num_views=5))(jax.random.key(1))

@@ -9,19 +9,16 @@ from tiny import noise_atlas, random_weights
 
 from airjax.errors import AirjaxError
 from airjax.scene.cameras import Camera, project_points, unproject
-from airjax.scene.predictor import (
-    PredictorConfig,
-    _inverse_depths,
-    config_from_text,
-    config_to_text,
-    predict,
-)
+from airjax.scene.placing import inverse_depth_at, inverse_depths
+from airjax.scene.predictor import PredictorConfig, config_from_text, config_to_text, predict
 from airjax.scene.procedural import random_views
-from airjax.scene.sweep import PATCH_SCALES, match_planes, normalize, patch_features
+from airjax.scene.single_sweep import SingleSweepConfig
+from airjax.scene.sweep import PATCH_SCALES, match_planes, normalize, patch_features, pool
+from airjax.scene.windows import windowed
 
 pytestmark = pytest.mark.slow
 
-SMALL = PredictorConfig(planes=12, matching=16, widths=(16, 16, 16, 16))
+SMALL = PredictorConfig(planes=(12, 4), matching=16, coarse=(16, 16), fine=(16, 16))
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +37,7 @@ def run(params, images, cameras, near, far, config=SMALL):
 
 
 _predict = jax.jit(predict, static_argnames="config")
+_compare = jax.jit(lambda *args: predict(*args[:-1], config=SMALL, sets=args[-1]))
 
 
 def test_every_plane_looks_where_its_depth_projects(views):
@@ -51,7 +49,7 @@ def test_every_plane_looks_where_its_depth_projects(views):
     y, x = jnp.meshgrid(jnp.arange(1.0, 2 * rows, 2), jnp.arange(1.0, 2 * columns, 2), indexing="ij")
     own = jnp.ones((rows, columns, 2))
     features = jnp.stack([own, jnp.stack([x, y], axis=-1)])
-    inverse = _inverse_depths(views.near, views.far, planes)
+    inverse = inverse_depths(views.near, views.far, planes)
     size = 2 * rows, 2 * columns
     matches = match_planes(features, views.cameras[:2], 0, jnp.array([1]), inverse, groups=2, image_size=size)
     found = np.asarray(matches).reshape(-1, 2, planes).transpose(0, 2, 1)
@@ -114,29 +112,71 @@ def test_every_view_has_a_range_of_its_own(views, params):
 def test_any_number_of_views_and_any_size(views, params):
     """Three views; sides that are no multiples of 16: padded cells are inactive and the others stay in the image."""
     found = run(params, views.images, views.cameras, views.near, views.far)
-    assert np.sum(found.gaussians.active) == 3 * 16 * 24
+    assert np.sum(found.gaussians.active) == 3 * 32 * 48
     odd = views.images[:2, :21, :37]
     gaussians = run(params, odd, views.cameras[:2], views.near, views.far).gaussians
-    assert gaussians.num_slots == 2 * 16 * 24 and np.sum(gaussians.active) == 2 * 10 * 18
-    first = gaussians.active & (jnp.arange(gaussians.num_slots) < 16 * 24)
+    assert gaussians.num_slots == 2 * 32 * 48 and np.sum(gaussians.active) == 2 * 21 * 37
+    first = gaussians.active & (jnp.arange(gaussians.num_slots) < 32 * 48)
     seen, depth = project_points(views.cameras[0], gaussians.means)
     assert np.all(np.asarray(depth)[first] > 0) and np.all(np.asarray(seen)[first] < np.array([39, 23]))
     with pytest.raises(ValueError, match="expected at least 2 views, got 1"):
         predict(params, views.images[:1], views.cameras[:1], views.near, views.far, config=SMALL)
 
 
-def test_one_gaussian_per_pixel(views):
-    config = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16), grid=2)
-    params = random_weights(config)
-    found = run(params, views.images[:2], views.cameras[:2], views.near, views.far, config)
-    assert found.gaussians.num_slots == 2 * 32 * 48
+def test_a_view_that_is_named_twice_counts_once(views, params):
+    bounds = views.near, views.far
+    once = _compare(params, views.images, views.cameras, *bounds, np.array([[0, 1, 1], [2, 0, 0]]))
+    twice = _compare(params, views.images, views.cameras, *bounds, np.array([[0, 1, 1], [2, 0, 1]]))
+    alone = predict_pair(params, views)
+    np.testing.assert_allclose(once.depths[0], twice.depths[0], rtol=1e-4)
+    np.testing.assert_allclose(once.depths[0], alone.depths[0], rtol=1e-3)
+    assert np.abs(once.depths[1] / twice.depths[1] - 1).max() > 1e-4
+
+
+def predict_pair(params, views):
+    """The first view, compared with the second."""
+    return _compare(params, views.images, views.cameras, views.near, views.far, np.array([[0, 1]]))
+
+
+def test_pooled_agreements():
+    """Against means and maxima by hand: of the views that see the plane, none, or a view named twice."""
+    products = np.array([0.5, -0.2, 0.8], np.float32).reshape(3, 1, 1, 1) * np.ones((3, 1, 4, 2), np.float32)
+    inside = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]], bool).reshape(3, 1, 4)
+    found = np.asarray(pool(jnp.asarray(products), jnp.asarray(inside), jnp.array([4, 1, 7])))[0]
+    expected = [[1.1 / 3, 0.8, 1], [0.15, 0.5, 2 / 3], [-0.2, -0.2, 1 / 3], [0, 0, 0]]
+    np.testing.assert_allclose(found[:, [0, 2, 4]], expected, atol=1e-6)
+    np.testing.assert_allclose(found[:, [1, 3]], found[:, [0, 2]], atol=1e-6)
+    again = np.array([0, 1, 2, 2])
+    twice = pool(jnp.asarray(products[again]), jnp.asarray(inside[again]), jnp.array([4, 1, 7, 7]))[0]
+    np.testing.assert_allclose(twice, found, atol=1e-6)
+
+
+def test_a_depth_at_an_edge_is_one_of_two_surfaces():
+    """Two equal peaks: the mean of the planes around the first, with half of the probability."""
+    scores = jnp.array([0.0, 9, 10, 9, 0, 0, 0, 9, 10, 9, 0])
+    plane, mass = windowed(scores, jnp.arange(11.0))
+    assert float(plane) == pytest.approx(2, abs=1e-3) and float(mass) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_depths_far_apart_stay_ahead(views, params):
+    """Half a plane beyond `far` lies behind the camera where far is a hundred times near."""
+    assert float(inverse_depth_at(jnp.float32(-0.5), jnp.float32(1), jnp.float32(100), 32)) == pytest.approx(0.005)
+    found = run(params, views.images, views.cameras, views.near, 100 * views.near)
+    _, depth = project_points(views.cameras[0], found.gaussians.means[: 32 * 48])
+    assert np.all(np.asarray(depth) > 0)
+
+
+def test_confidence(views, params):
+    found = run(params, views.images, views.cameras, views.near, views.far)
+    assert found.confidence.shape == found.depths.shape == (3, 16, 24)
+    assert np.all(found.confidence >= 0) and np.all(found.confidence <= 1)
 
 
 def test_every_weight_gets_a_gradient(views, params):
     def loss(params):
         found = predict(params, views.images[:2], views.cameras[:2], views.near, views.far, config=SMALL)
         parts = [found.gaussians.means, found.gaussians.scales, found.gaussians.quats, found.gaussians.opacities]
-        parts += [found.gaussians.harmonics, found.depths]
+        parts += [found.gaussians.harmonics, found.depths, found.confidence]
         rng = np.random.default_rng(0)
         return sum(jnp.sum(part * rng.normal(size=part.shape).astype(np.float32)) for part in parts)
 
@@ -155,7 +195,8 @@ def test_unprojection_inverts_projection(views):
 
 
 def test_configuration_as_text():
-    assert config_from_text(config_to_text(SMALL), source="x") == SMALL
-    for bad in ("", "[]", '{"planes": 3}', '{"widths": [1, 2], "what": 3}'):
+    for config in (SMALL, SingleSweepConfig(planes=8, grid=2)):
+        assert config_from_text(config_to_text(config), source="x") == config
+    for bad in ("", "[]", "3", '{"planes": 3, "what": 2}', '{"widths": [1, 2], "what": 3}'):
         with pytest.raises(AirjaxError, match="weights: expected a scene predictor's configuration"):
             config_from_text(bad, source="weights")

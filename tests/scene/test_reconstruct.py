@@ -32,7 +32,7 @@ from airjax.scene.render import render
 
 pytestmark = pytest.mark.slow
 
-CONFIG = PredictorConfig(planes=8, matching=16, widths=(16, 16, 16, 16))
+CONFIG = PredictorConfig(planes=(8, 4), matching=16, coarse=(16, 16), fine=(16, 16))
 FIELDS = ("means", "scales", "quats", "opacities", "harmonics")
 
 

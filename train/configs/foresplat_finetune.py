@@ -9,7 +9,6 @@ step.
 from train.configs import foresplat
 from train.optim import Optimizer
 from train.scene.experiment import SceneExperiment
-from train.scene.losses import Vanilla
 
 
 def experiment(smoke: bool) -> SceneExperiment:
@@ -18,5 +17,4 @@ def experiment(smoke: bool) -> SceneExperiment:
     base = foresplat.experiment(smoke).with_(optimizer=Optimizer(learning_rate=3e-4, warmup=50), data=data)
     if smoke:
         return base.with_(name="foresplat_finetune_smoke")
-    phase = Vanilla(capacity=(40960, 4096))
-    return base.with_(name="foresplat_finetune", phase=phase, loop={"num_steps": 1600}, init="runs/foresplat")
+    return base.with_(name="foresplat_finetune", loop={"num_steps": 1600}, init="runs/foresplat")

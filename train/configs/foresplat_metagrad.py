@@ -36,7 +36,7 @@ def experiment(smoke: bool, variant: str = "multi_anchor", seed: int = 0) -> Sce
     """One finetuning; `smoke` is a minute on a CPU."""
     phase, name = VARIANTS.phase(SceneMeta, variant), f"foresplat_metagrad_{variant}_{seed}"
     optimizer = Optimizer(learning_rate=VARIANTS.learning_rates[phase.trained], warmup=20)
-    base = foresplat.experiment(smoke).with_(optimizer=optimizer, data={"batch_size": 2, "seed": 100 + seed})
+    base = foresplat.experiment(smoke).with_(optimizer=optimizer, data={"context": 2, "targets": 2, "seed": 100 + seed})
     if smoke:
         phase = replace(phase, estimator=phase.estimator.at(2), capacity=(8192, 1024))
         return base.with_(name=f"{name}_smoke", phase=phase, loop={"seed": seed})

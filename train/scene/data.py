@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from airjax.errors import AirjaxError
+from airjax.scene.captures import random_world_views
 from airjax.scene.procedural import Views, random_views
 from train.photographs import content, find_photographs, open_photographs
 from train.scene.crops import PosedScene, load_posed, make_up_posed, sample
 from train.settings import check_divides, where
 
-TEXTURE = 64  # pixels
+TEXTURE = 64  # pixels; textures are as large as the views, but at least so large
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,10 @@ class SceneData:
     held_out: int = 10  # every so many-th photograph is kept for test scenes
     image_size: tuple[int, int] = (64, 64)  # (h, w) pixels of the views
     # context, targets: views that are given, and views that are judged
-    context: int = 2
-    targets: int = 2
-    batch_size: int = 4  # scenes of a step
+    context: int = 3
+    targets: int = 1
+    batch_size: int = 2  # scenes of a step
+    rooms: bool = False  # whether procedural scenes are rooms alone, instead of all kinds
     scenes: tuple[str, ...] = where(())  # folders of real scenes, as `airjax reconstruct` reads them
     real: int = 0  # how many of the scenes of a step are real ones, crops of `scenes`; the others are procedural
     seed: int = 0  # of everything random
@@ -70,7 +73,9 @@ class SceneData:
 
 
 def texture_atlas(data: SceneData, *, test: bool = False) -> np.ndarray:
-    """(T, 64, 64, 3) uint8 squares cut out of photographs, two of each; those for testing are of other photographs.
+    """(T, s, s, 3) uint8 squares cut out of photographs, two of each; those for testing are of other photographs.
+
+    s is the longer side of the views, at least 64.
 
     Raises AirjaxError: as `train.photographs.open_photographs`, or too few of them.
     """
@@ -78,14 +83,14 @@ def texture_atlas(data: SceneData, *, test: bool = False) -> np.ndarray:
     chosen = [i for i in range(len(photographs)) if (i % data.held_out == 0) == test]
     if not chosen:
         raise AirjaxError(f"{data.folders[0]}: expected photographs for training and for test scenes, found one")
-    rng, atlas = np.random.default_rng(data.seed), []
+    rng, atlas, texture = np.random.default_rng(data.seed), [], max(TEXTURE, *data.image_size)
     for index in chosen:
         image = Image.fromarray(photographs[index])
         for _ in range(2):
             side = int(rng.integers(min(160, *image.size), min(image.size) + 1))
             left, top = (int(rng.integers(0, size - side + 1)) for size in image.size)
             part = image.crop((left, top, left + side, top + side))
-            atlas.append(np.asarray(part.resize((TEXTURE, TEXTURE), Image.Resampling.BOX)))
+            atlas.append(np.asarray(part.resize((texture, texture), Image.Resampling.BOX)))
     return np.stack(atlas)
 
 
@@ -97,21 +102,45 @@ def batches(data: SceneData, scenes: Sequence[PosedScene], start_step: int) -> I
         if data.real:
             options = {"num_views": data.context + data.targets, "image_size": data.image_size}
             samples = [sample(rng, scenes[rng.integers(len(scenes))], **options) for _ in range(data.real)]
-            batch["real"] = jax.tree.map(lambda *leaves: np.stack(leaves), *samples)
+            batch["real"] = jax.tree.map(lambda *leaves: np.stack(leaves), *map(_with_own_ranges, samples))
         yield batch
 
 
+def _with_own_ranges(views: Views) -> Views:
+    """The same with near and far of every view."""
+    near, far = (np.full(len(views.images), bound, np.float32) for bound in (views.near, views.far))
+    return views._replace(near=near, far=far)
+
+
 def split_views(views: Views, context: int) -> tuple[Views, Views]:
-    """The first `context` views, and the others."""
-
-    def part(index):
-        images, depths, cameras = jax.tree.map(lambda leaf: leaf[index], (views.images, views.depths, views.cameras))
-        return views._replace(images=images, depths=depths, cameras=cameras)
-
-    return part(slice(None, context)), part(slice(context, None))
+    """The first `context` views, and the others; near and far are those of every view."""
+    return jax.tree.map(lambda leaf: leaf[:context], views), jax.tree.map(lambda leaf: leaf[context:], views)
 
 
 def draw_views(data: SceneData, atlas: jax.Array, seed: jax.Array) -> Views:
-    """The views of the procedural scene of a seed, context and targets."""
-    num_views = data.context + data.targets
-    return random_views(jax.random.key(seed), atlas, image_size=data.image_size, num_views=num_views)
+    """The views of the procedural scene of a seed, context and targets; near and far of every view."""
+    key, num_views = jax.random.key(seed), data.context + data.targets
+    options = {"image_size": data.image_size, "num_views": num_views}
+    if not data.rooms:
+        return random_world_views(key, atlas, given=data.context, **options)
+    views = random_views(key, atlas, **options)
+    near, far = (jnp.broadcast_to(bound, (num_views,)) for bound in (views.near, views.far))
+    return views._replace(near=near, far=far)
+
+
+def random_sets(key: jax.Array, views: int) -> tuple[jax.Array, jax.Array]:
+    """(`sets` of `airjax.scene.predictor.predict`, which of the views give Gaussians): any number of views compared.
+
+    A view is compared with one to all of the others, drawn at random; rows are filled with repeated ones. One time in
+    three there are just the first two views, compared with each other.
+    """
+    keys = jax.random.split(key, 3)
+    number = jnp.arange(views)
+    order = jax.random.uniform(keys[0], (views, views)) + 10.0 * jnp.eye(views)
+    pair = jax.random.uniform(keys[1]) < 1 / 3
+    partner = jnp.where(number == 0, 1, 0)
+    order = jnp.where(pair & (number[None] == partner[:, None]), -1.0, order)
+    count = jnp.where(pair, 1, jax.random.randint(keys[2], (views,), 1, views))
+    columns = jnp.mod(jnp.arange(views - 1)[None], count[:, None])
+    others = jnp.take_along_axis(jnp.argsort(order, axis=1), columns, axis=1)
+    return jnp.concatenate([number[:, None], others], axis=1), ~pair | (number < 2)

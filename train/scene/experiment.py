@@ -63,7 +63,7 @@ class SceneExperiment(Experiment):
                 bounds = context.near, context.far
                 found = predict(params, context.images, context.cameras, *bounds, config=self.predictor)
                 view = render(found.gaussians, targets.cameras[0], image_size=data.image_size, capacity=capacity)
-                depth = jnp.broadcast_to((context.near / view.expected_depth)[..., None], view.image.shape)
+                depth = jnp.broadcast_to((jnp.min(context.near) / view.expected_depth)[..., None], view.image.shape)
                 return jnp.concatenate([*context.images, targets.images[0], view.image, depth], axis=1)
 
             return jnp.concatenate(jax.lax.map(row, jnp.arange(4)))

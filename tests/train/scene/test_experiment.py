@@ -14,13 +14,13 @@ from PIL import Image
 from tiny import random_weights
 
 from airjax.errors import AirjaxError
-from airjax.scene.predictor import config_from_text
-from airjax.scene.procedural import random_views
+from airjax.scene.predictor import Prediction, Scores, config_from_text
+from airjax.scene.procedural import Views, random_views
 from airjax.weights_file import load_weights, save_weights
 from train.main import load_experiment
 from train.scene import experiment as module
-from train.scene.data import SceneData, batches, split_views, texture_atlas
-from train.scene.losses import Vanilla
+from train.scene.data import SceneData, batches, random_sets, split_views, texture_atlas
+from train.scene.losses import Vanilla, cross_entropies, depth_error, true_planes
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +82,7 @@ def test_a_run_learns(finished):
     assert log[-1]["overflow"] == 0 and 10 < log[-1]["psnr"] < 50
     (panel,) = finished[1].glob("**/*.png")
     with Image.open(panel) as picture:
-        assert picture.size == (5 * 32, 4 * 32) and np.asarray(picture).std() > 10
+        assert picture.size == (6 * 32, 4 * 32) and np.asarray(picture).std() > 10
 
 
 def test_weights_carry_their_configuration(finished):
@@ -95,13 +95,14 @@ def test_weights_carry_their_configuration(finished):
 
 def test_a_view_that_overflows_sends_no_gradient(experiment):
     """Nor does the other one, which fits, since it sees but a corner of the scene."""
-    small = experiment.with_(phase=Vanilla(depth=0.0, capacity=(1024, 16)))
+    small = experiment.with_(phase=Vanilla(depth=0.0, planes=0.0, capacity=(1024, 16)))
     atlas = jnp.asarray(texture_atlas(small.data), jnp.float32) / 255
     views = jax.jit(lambda key: random_views(key, atlas, image_size=(32, 32), num_views=4))(jax.random.key(0))
     aside = views.cameras.intrinsics.at[3, :2, 2].add(26.0)
     views = views._replace(cameras=dataclasses.replace(views.cameras, intrinsics=aside))
     params = random_weights(small.predictor)
-    parts = split_views(views, 2)
+    near, far = (jnp.full(4, bound) for bound in (views.near, views.far))
+    parts = split_views(views._replace(near=near, far=far), 2)
 
     @jax.jit
     @partial(jax.grad, has_aux=True)
@@ -111,6 +112,38 @@ def test_a_view_that_overflows_sends_no_gradient(experiment):
     grads, metrics = gradient(params)
     assert float(metrics["overflow"]) == 1
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
+
+
+def test_sets_of_any_number_of_compared_views():
+    """No view is compared with itself; one time in three there are two views, compared with each other."""
+    sets, given = jax.jit(jax.vmap(lambda key: random_sets(key, 4)))(jax.random.split(jax.random.key(0), 60))
+    sets, given = np.asarray(sets), np.asarray(given)
+    assert sets.shape == (60, 4, 4) and np.all(sets[:, :, 0] == np.arange(4))
+    assert np.all(sets[:, :, 1:] != np.arange(4)[None, :, None]) and sets.min() == 0 and sets.max() == 3
+    pairs = ~given.all(axis=1)
+    assert 8 < pairs.sum() < 32 and np.all(given[:, :2]) and not given[pairs, 2:].any()
+    assert np.all(sets[pairs, 0, 1:] == 1) and np.all(sets[pairs, 1, 1:] == 0)
+    counts = {len(set(row)) for row in sets[~pairs, :, 1:].reshape(-1, 3).tolist()}
+    assert counts == {1, 2, 3}
+
+
+def test_cross_entropy_of_planes():
+    """A depth between two planes asks for both of them, in proportion; one beyond the range for the last plane."""
+    depths = np.array([1 / 0.4, 1 / 0.4, 10.0, np.nan], np.float32)  # of the pixels of a cell; near 1, far 5
+    views = Views(
+        np.zeros((1, 2, 2, 3)), depths.reshape(1, 2, 2), None, np.ones(1, np.float32), np.full(1, 5.0, np.float32)
+    )
+    found = Prediction(None, None, jnp.full((1, 1, 1), 2.0), None)
+    truth = true_planes(views, found, 5)
+    np.testing.assert_allclose(truth.planes[0, 0, 0], [1, 1, 0, 0], atol=1e-5)
+    np.testing.assert_array_equal(truth.known[0, 0, 0], [True, True, True, False])
+    expected = (2 * abs(np.log(2.0 * 0.4)) + np.log(5 / 2)) / 3
+    assert float(depth_error(found, truth)) == pytest.approx(expected, rel=1e-5)
+    scores = Scores(jnp.arange(5.0)[None, None, None], jnp.array([[[[0.0, 1]]]]), jnp.array([[[[0.5, 1.5]]]]))
+    coarse, fine = cross_entropies(scores, truth)
+    log_p, log_q = np.arange(5) - np.log(np.exp(np.arange(5)).sum()), np.array([0, 1]) - np.log(1 + np.e)
+    assert float(coarse) == pytest.approx(-(2 * log_p[1] + log_p[0]) / 3, rel=1e-5)
+    assert float(fine) == pytest.approx(-log_q.mean(), rel=1e-5)  # half of each; the third pixel is out of reach
 
 
 def test_what_cannot_start_a_run(experiment, tmp_path):
@@ -126,7 +159,8 @@ def test_a_loss_of_ones_own(experiment):
     """Oracle: the loss of the vanilla phase is that of a function with its formula; another one has another value."""
     atlas = jnp.asarray(texture_atlas(experiment.data), jnp.float32) / 255
     views = jax.jit(lambda key: random_views(key, atlas, image_size=(32, 32), num_views=4))(jax.random.key(0))
-    params, parts = random_weights(experiment.predictor), split_views(views, 2)
+    near, far = (jnp.full(4, bound) for bound in (views.near, views.far))
+    params, parts = random_weights(experiment.predictor), split_views(views._replace(near=near, far=far), 2)
 
     def logarithm(images, rendered):
         return 0.5 * jnp.log(jnp.mean(jnp.square(images - rendered)) + 1e-4)
