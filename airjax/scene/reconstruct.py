@@ -32,7 +32,7 @@ from airjax.scene.model import Model
 from airjax.scene.model import load as load_model
 from airjax.scene.points import at_points, points_of
 from airjax.scene.render import render
-from airjax.scene.task import MANY_VIEWS, Coordinates, SceneTask
+from airjax.scene.task import FEW, MANY_VIEWS, Coordinates, SceneTask
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,8 @@ def reconstruct(
       hold_out: every N-th view is held out, 0 for none; None for the marked test views, or every 8th
         (`airjax.scene.view_selection.held_out`).
       max_size: longest side of the photographs, pixels; larger ones are downscaled.
-      rates: learning rates of the refinement; None for those of the model.
+      rates: learning rates of the refinement; None for `airjax.scene.task.MANY_VIEWS`, or those of the model for less than
+        four given views.
       score: whether the held-out views are rendered and compared.
       progress: called with the number of refinement steps done, or of whole seconds where only they are given.
 
@@ -175,7 +176,8 @@ def reconstruct(
         gaussians = begin(task, model if start == STARTS[0] else None, most=most)
     if refine_seconds is not None or refine_steps != 0:
         with _timed(seconds, "refine"):
-            known = model.rates if model is not None and start == STARTS[0] else MANY_VIEWS
+            few = model is not None and len(task.given.names) < FEW
+            known = model.rates if few else MANY_VIEWS
             refinement = task.refinement(known if rates is None else rates)
             gaussians = run(refinement, gaussians, num_steps=refine_steps, seconds=refine_seconds, progress=progress)
     gaussians = only_active(gaussians)

@@ -78,24 +78,15 @@ class Coordinates(NamedTuple, Generic[Leaf]):
 # Adam's step in each coordinate, as 3DGS trains them; a mean's is 1.6e-4 times the extent of the cameras there.
 RATES = Coordinates(means=1e-3, log_scales=5e-3, quats=1e-3, logits=5e-2, base=2.5e-3, rest=1.25e-4)
 
-# For some tens of photographs and hundreds of steps: larger ones arrive sooner, and there is little to overfit.
-MANY_VIEWS = Coordinates(means=1.8e-2, log_scales=9e-2, quats=6e-3, logits=3e-1, base=4.5e-2, rest=2.25e-3)
+# For some photographs and hundreds of steps: larger ones arrive sooner, and there is little to overfit. Still larger
+# ones of the means send Gaussians before cameras.
+MANY_VIEWS = Coordinates(means=6e-3, log_scales=9e-2, quats=6e-3, logits=3e-1, base=4.5e-2, rest=7.5e-4)
+FEW = 4  # given views from which on those are taken
 
 
-def refinement_adam(rates: Any = RATES, *, by_size: bool = False) -> optax.GradientTransformation:
-    """The optimizer of a refinement; `by_size` makes the rate of means one in sizes of each Gaussian."""
-    adam = scaled_adam(rates, decay=200.0)
-    return optax.chain(adam, _means_by_size()) if by_size else adam
-
-
-def _means_by_size() -> optax.GradientTransformation:
-    """Updates of means times the geometric mean of the scales: no Gaussian moves farther than it is large."""
-
-    def update(updates, state, params):
-        size = jnp.exp(jnp.mean(params.log_scales, axis=1))
-        return updates._replace(means=updates.means * size[:, None]), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+def refinement_adam(rates: Any = RATES) -> optax.GradientTransformation:
+    """The optimizer of a refinement."""
+    return scaled_adam(rates, decay=200.0)
 
 
 def view_loss(image: Float[Array, "h w 3"], rendered: Float[Array, "h w 3"]) -> Float[Array, ""]:
@@ -118,7 +109,6 @@ class SceneTask(Task):
     target_images: Float[AnyArray, "t h w 3"] | None = None
     target_cameras: Camera | None = None
     rates: Coordinates[Any] = RATES  # of `refinement_adam`
-    by_size: bool = field(default=False, kw_only=True, metadata={"static": True})  # see there
     pixels: int | None = field(default=None, kw_only=True, metadata={"static": True})  # that a view counts for
     # The same with smaller views, for the first steps; None to begin with these.
     coarse: SceneTask | None = field(default=None, kw_only=True)
@@ -129,7 +119,7 @@ class SceneTask(Task):
 
     def make_tx(self, rates: Any) -> optax.GradientTransformation:
         """`refinement_adam`."""
-        return refinement_adam(rates, by_size=self.by_size)
+        return refinement_adam(rates)
 
     def coordinates(self, gaussians: Gaussians3D) -> Coordinates[AnyArray]:
         """See `Task.coordinates`."""

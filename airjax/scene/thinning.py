@@ -12,44 +12,40 @@ from jaxtyping import Float
 
 from airjax.gaussians import Gaussians3D
 
-_LEVELS = 3  # squares of 2, 4 and 8 Gaussians on a side become one
-_STEP = 1.1  # a larger ratio of depths in a square is an edge, and stays
+_STEP = 1.1  # a larger ratio of depths in a square is an edge
+_EDGE = 1e6  # added to its cost: it is joined last
 
 
 def thinned(gaussians: Gaussians3D, depths: Float[np.ndarray, "v r c"], *, most: int) -> Gaussians3D:
-    """A set of at most `most` Gaussians, as far as squares of up to 8 x 8 can be joined; numpy arrays.
+    """A set of at most `most` Gaussians, or one a view where that is more; numpy arrays.
 
-    Squares whose colors differ least are joined first. What they become covers the square as its members did: the mean
-    of all that they are, larger across by the square root of their number.
+    Squares of 2 x 2 whose colors differ least are joined first, those with an edge of depths last; where all of them
+    are not enough, squares of 4 x 4, and so on. What they become covers the square as its members did: the mean of all
+    that they are, larger across by the square root of their number.
 
     Args:
       gaussians: m slots, view by view, a grid of them in each, row by row; not all of them need be active. The third
         axis of a Gaussian is the one along its view.
       depths: of the slots, in their own views, world units.
     """
-    fields = {
-        name: np.array(getattr(gaussians, name)) for name in ("means", "scales", "quats", "opacities", "harmonics")
-    }
+    names = ("means", "scales", "quats", "opacities", "harmonics", "active")
+    fields = {name: np.array(getattr(gaussians, name)) for name in names}
+    fields = {name: np.concatenate([values, values[:1]]) for name, values in fields.items()}  # and a slot beyond edges
+    active, outside = fields.pop("active"), depths.size
+    active[outside] = False
     fields["quats"] /= np.maximum(np.linalg.norm(fields["quats"], axis=1, keepdims=True), 1e-12)
-    active, whole = np.array(gaussians.active), np.ones(depths.shape, bool)
-    slots, depths = np.arange(active.size).reshape(depths.shape), depths.ravel()
-    for _ in range(_LEVELS):
-        surplus = int(active.sum()) - most
-        rows, columns = (len(line) // 2 * 2 for line in (slots[0], slots[0].T))
-        if surplus <= 0 or not rows or not columns:
-            break
-        members = _squares(slots[:, :rows, :columns])  # (v, r / 2, c / 2, 4)
+    slots, places = np.arange(outside).reshape(depths.shape), np.append(depths.ravel(), 1.0)
+    while (surplus := int(active.sum()) - most) > 0 and slots[0].size > 1:
+        slots = np.pad(slots, [(0, 0), *((0, side % 2) for side in slots.shape[1:])], constant_values=outside)
+        members = _squares(slots).reshape(-1, 4)
+        members = members[active[members].any(axis=1)]
         used = active[members]
-        cost = _cost(fields["harmonics"][members][..., 0, :], depths[members], used)
-        cost = np.where(_squares(whole[:, :rows, :columns]).all(axis=-1), cost, np.inf)
-        order = np.argsort(cost, axis=None)
-        order = order[: np.searchsorted(np.cumsum(used.sum(axis=-1).ravel()[order] - 1), surplus) + 1]
-        order = order[np.isfinite(cost.ravel()[order])]
-        _join(fields, active, members.reshape(-1, 4)[order])
-        whole = np.zeros(cost.shape, bool)
-        whole.ravel()[order] = True
-        slots = members[..., 0]
-    return replace(gaussians, active=active, **fields)
+        order = np.argsort(_cost(fields["harmonics"][members][:, :, 0], places[members], used), kind="stable")
+        enough = np.searchsorted(np.cumsum(used.sum(axis=1)[order] - 1), surplus) + 1
+        _join(fields, active, members[order[:enough]])
+        slots = _squares(slots)[..., 0]
+    kept = {name: values[:outside] for name, values in fields.items()}
+    return replace(gaussians, active=active[:outside], **kept)
 
 
 def _squares(grid: np.ndarray) -> np.ndarray:
@@ -59,17 +55,16 @@ def _squares(grid: np.ndarray) -> np.ndarray:
 
 
 def _cost(colors: np.ndarray, depths: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """Squared differences from the mean color of the used members; infinite at an edge, or for fewer than two."""
-    weight = used[..., None] / np.maximum(used.sum(axis=-1), 1)[..., None, None]
-    mean = (weight * colors).sum(axis=-2, keepdims=True)
-    spread = (used[..., None] * np.square(colors - mean)).sum(axis=(-1, -2))
-    nearest = np.where(used, depths, np.inf).min(axis=-1)
-    edge = np.where(used, depths, 0.0).max(axis=-1) > _STEP * nearest
-    return np.where(edge | (used.sum(axis=-1) < 2), np.inf, spread)
+    """(k,) squared differences from the mean color of the used members of squares (k, 4), and more at an edge."""
+    weight = (used / used.sum(axis=1, keepdims=True))[..., None]
+    mean = (weight * colors).sum(axis=1, keepdims=True)
+    spread = (used[..., None] * np.square(colors - mean)).sum(axis=(1, 2))
+    nearest = np.where(used, depths, np.inf).min(axis=1)
+    return spread + _EDGE * (np.where(used, depths, 0.0).max(axis=1) > _STEP * nearest)
 
 
 def _join(fields: dict[str, np.ndarray], active: np.ndarray, members: np.ndarray) -> None:
-    """Squares (k, 4) of slots become their first slot."""
+    """Squares (k, 4) of slots become their first slot, which is one of the set."""
     used = active[members]
     count = used.sum(axis=1)
     weight = (used / count[:, None]).astype(np.float32)

@@ -29,6 +29,7 @@ from airjax.scene.reconstruct import (
     split_views,
 )
 from airjax.scene.render import render
+from airjax.scene.task import MANY_VIEWS
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +69,7 @@ def test_it_is_its_stages(model, scene, tmp_path):
     chosen = view_selection.spread(given.cameras, 3)
     sets = view_selection.comparisons(given.cameras, chosen, depths=np.full(5, 2 / (1 / near + 1 / far)))
     predicted = model.predict(given.images, given.cameras, near, far, sets=sets)
-    task = prepare(scene, views=3).refinement(model.rates)
+    task = prepare(scene, views=3).refinement(MANY_VIEWS)
     for found, wanted in zip(
         (task.images, *jax.tree.leaves(task.cameras)), (given.images, *jax.tree.leaves(given.cameras)), strict=True
     ):
@@ -130,7 +131,7 @@ def test_what_is_masked_does_not_matter(model, scene):
         task = replace(
             task, given=replace(task.given, images=np.where(task.given.masks[..., None], small[1:], noise[1:]))
         )
-        gaussians = run(task.refinement(model.rates), predict(model, task), num_steps=10)
+        gaussians = run(task.refinement(MANY_VIEWS), predict(model, task), num_steps=10)
         held = replace(task.held_out, images=np.where(masks[:1, ..., None], small[:1], noise[:1]))
         made.append((gaussians, score_views(gaussians, held)))
     (first, scores), (second, others) = made

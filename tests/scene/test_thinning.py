@@ -1,5 +1,6 @@
 """Several Gaussians become one where the picture is smooth. Oracles: by hand, on a grid of known colors and depths."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -53,8 +54,25 @@ def test_details_and_edges_stay():
     assert found[1].all() and found[0].sum() == 24
     depths = DEPTHS.copy()
     depths[1, :, ::2] = 8.0
-    found = thinned(grid(np.zeros(SHAPE)), depths, most=1).active.reshape(SHAPE)
-    assert found[1].all() and 0 < found[0].sum() < 12
+    found = thinned(grid(np.zeros(SHAPE)), depths, most=96 + 24).active.reshape(SHAPE)
+    assert found[1].all() and found[0].sum() == 24
+
+
+@pytest.mark.parametrize("most", [150, 50, 7, 2, 1])
+def test_it_is_never_more_than_that(most):
+    """Whatever is in use, and whatever its colors and depths; at least one of each view is left."""
+    rng = np.random.default_rng(0)
+    shape = (2, 7, 11)
+    before = grid(rng.uniform(size=SHAPE), rng.uniform(size=SHAPE) < 0.7)
+    before = jax.tree.map(lambda leaf: leaf[: np.prod(shape)], before)
+    found = thinned(before, rng.uniform(1, 9, size=shape), most=most)
+    assert min(2, before.active.sum()) <= found.active.sum() <= max(most, 2)
+    means = found.means[found.active]
+    assert (
+        np.isfinite(means).all()
+        and (means >= before.means.min(axis=0)).all()
+        and (means <= before.means.max(axis=0)).all()
+    )
 
 
 def test_unused_members_count_for_nothing():
