@@ -152,8 +152,8 @@ def reconstruct(
       hold_out: every N-th view is held out, 0 for none; None for the marked test views, or every 8th
         (`airjax.scene.view_selection.held_out`).
       max_size: longest side of the photographs, pixels; larger ones are downscaled.
-      rates: learning rates of the refinement; None for `airjax.scene.task.MANY_VIEWS`, or those of the model for less than
-        four given views.
+      rates: learning rates of the refinement; None for `airjax.scene.task.MANY_VIEWS`, or for fewer than `FEW` given
+        views those of the model.
       score: whether the held-out views are rendered and compared.
       progress: called with the number of refinement steps done, or of whole seconds where only they are given.
 
@@ -176,8 +176,7 @@ def reconstruct(
         gaussians = begin(task, model if start == STARTS[0] else None, most=most)
     if refine_seconds is not None or refine_steps != 0:
         with _timed(seconds, "refine"):
-            few = model is not None and len(task.given.names) < FEW
-            known = model.rates if few else MANY_VIEWS
+            known = MANY_VIEWS if model is None or len(task.given.names) >= FEW else model.rates
             refinement = task.refinement(known if rates is None else rates)
             gaussians = run(refinement, gaussians, num_steps=refine_steps, seconds=refine_seconds, progress=progress)
     gaussians = only_active(gaussians)
