@@ -36,7 +36,8 @@ def thinned(gaussians: Gaussians3D, depths: Float[np.ndarray, "v r c"], *, most:
     fields["quats"] /= np.maximum(np.linalg.norm(fields["quats"], axis=1, keepdims=True), 1e-12)
     slots, places = np.arange(outside).reshape(depths.shape), np.append(depths.ravel(), 1.0)
     while (surplus := int(active.sum()) - most) > 0 and slots[0].size > 1:
-        slots = np.pad(slots, [(0, 0), *((0, side % 2) for side in slots.shape[1:])], constant_values=outside)
+        odd = len(slots[0]) % 2, len(slots[0, 0]) % 2
+        slots = np.pad(slots, ((0, 0), (0, odd[0]), (0, odd[1])), constant_values=outside)
         members = _squares(slots).reshape(-1, 4)
         members = members[active[members].any(axis=1)]
         used = active[members]
