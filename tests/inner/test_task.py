@@ -1,7 +1,8 @@
 """The host loop of every refinement, with images and with scenes; oracles: the renderers, a loop never interrupted."""
 
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -112,3 +113,54 @@ def test_the_capacity_that_cases_share():
     shared = shared_capacity(cases)
     plans = [shared_capacity([each]) for each in cases]
     assert shared == Capacity(max(p.pairs for p in plans), max(p.chunks for p in plans))
+
+
+# --- a refinement that knows where it is -----------------------------------------------------------------------
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Spy(image_wing.ImageTask):
+    """Says at which steps, and how much of the way, it was asked; refined in no step of its own."""
+
+    asked: ClassVar[list] = []
+
+    def at(self, step, share):
+        self.asked.append((step, share))
+        return self
+
+    def rearrange(self, state, share, *, most):
+        self.asked.append((state.step, share, most))
+        return state
+
+
+def test_a_task_knows_how_much_is_behind(monkeypatch):
+    case = image_case()
+    spy = Spy(*(getattr(case.task, field.name) for field in fields(case.task)))
+    monkeypatch.setattr(
+        module, "advance", lambda task, state, *, num_steps: state._replace(step=state.step + num_steps)
+    )
+    Spy.asked.clear()
+    run(spy, case.gaussians, num_steps=25)
+    count = case.gaussians.num_slots
+    assert Spy.asked == [(0, 0.0), (10, 0.0, count), (10, 0.4), (20, 0.4, count), (20, 0.8), (25, 0.8, count)]
+
+
+def test_a_time_instead_of_a_number(monkeypatch):
+    """Segments of 3 s in 10 s: four, the last of which is finished; whole seconds are told, and no more than given."""
+    case, now, told = image_case(), [0.0], []
+    monkeypatch.setattr(module.Stopwatch, "seconds", property(lambda watch: now[0]))
+
+    def three_seconds(task, state, *, num_steps):
+        now[0] += 3
+        return state._replace(step=state.step + num_steps)
+
+    monkeypatch.setattr(module, "advance", three_seconds)
+    run(case.task, case.gaussians, seconds=10.0, progress=told.append)
+    assert told == [3, 6, 9, 10]
+    now[0], told[:] = 0.0, []
+    run(case.task, case.gaussians, seconds=10.0, num_steps=15, progress=told.append)  # whichever is nearer
+    assert len(told) == 2
+    same(run(case.task, case.gaussians, seconds=0.0), case.gaussians, rtol=2e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="expected a number of steps, or seconds, got neither"):
+        run(case.task, case.gaussians)

@@ -9,10 +9,20 @@ import numpy as np
 import pytest
 from scenes3d import FIELDS, SIZE, front_camera, random_set, stack
 
+from airjax.inner.task import State
 from airjax.metrics import l1, psnr
+from airjax.raster.tiles import Capacity
 from airjax.scene.cameras import Camera
 from airjax.scene.render import capacity_of, render
-from airjax.scene.task import RATES, Coordinates, SceneTask, view_loss
+from airjax.scene.task import (
+    COARSE_SHARE,
+    COARSE_STEPS,
+    RATES,
+    RELOCATION,
+    Coordinates,
+    SceneTask,
+    view_loss,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -144,3 +154,50 @@ def test_every_pass_sees_every_view(count):
     np.testing.assert_array_equal(np.concatenate([views(0, 4), views(4, 11)]), whole)
     passes = whole.ravel()[: 15 * min(2, count) // count * count].reshape(-1, count)
     np.testing.assert_array_equal(np.sort(passes, axis=1), np.tile(np.arange(count), (len(passes), 1)))
+
+
+# --- on the way ----------------------------------------------------------------------------------------------
+
+
+def scheduled(**options):
+    views = np.zeros((2, 4, 6, 3), np.float32)
+    coarse = SceneTask(views[:, ::2, ::2], CAMERAS, 1.0, pixels=24)
+    return SceneTask(views, CAMERAS, 1.0, coarse=coarse, pixels=24, **options)
+
+
+def test_small_views_come_first_and_small_rates_last():
+    task = scheduled()
+    assert task.at(0, 0.0).images.shape == (2, 2, 3, 3) and task.at(0, 0.0).pixels == 24
+    assert task.at(COARSE_STEPS, 0.1).images.shape == task.at(10, COARSE_SHARE).images.shape == (2, 4, 6, 3)
+    assert replace(task, coarse=None).at(0, 0.0).images.shape == (2, 4, 6, 3)
+    shares = [float(task.at(100, share).rates.means) / RATES.means for share in (0.0, 0.6, 0.8, 0.9, 1.0)]
+    assert shares == pytest.approx([1.0, 1.0, 0.55, 0.1 + 0.45 * (1 - np.sqrt(0.5)), 0.1], abs=1e-6)
+
+
+def test_small_views_count_like_large_ones():
+    """Flat pictures: the loss is the same at either size."""
+    gaussians, task = random_set(5, 40), scheduled()
+    blank = replace(gaussians, opacities=gaussians.opacities * 0)
+    white = replace(task, images=np.ones((2, 4, 6, 3), np.float32), loss_fn=l1)
+    small = replace(white, images=np.ones((2, 2, 3, 3), np.float32))
+    losses = [
+        float(part.loss(part.coordinates(blank), blank.active, capacity=Capacity(2048))) for part in (white, small)
+    ]
+    assert losses[0] == pytest.approx(24, rel=1e-3) and losses[1] == pytest.approx(24, rel=1e-3)
+
+
+def test_relocation_moves_what_floats_before_a_camera():
+    gaussians = random_set(5, 40, opacities=(0.3, 0.9))
+    means = gaussians.means.at[3].set(jnp.asarray(CAMERAS.center[0]) + 0.1)
+    task = scheduled(nearest=np.ones(2, np.float32))
+    coordinates = task.coordinates(replace(gaussians, means=means))
+    state = State(RELOCATION, coordinates, gaussians.active, task.make_tx(task.rates).init(coordinates))
+    found = task.rearrange(state, 0.2, most=40)
+    gone = np.linalg.norm(np.asarray(found.coordinates.means[3]) - np.asarray(CAMERAS.center[0]))
+    assert gone > 0.3 and found.active.all()
+    others = np.arange(40) != 3
+    np.testing.assert_array_equal(found.coordinates.means[others], coordinates.means[others])
+    for untouched in (state._replace(step=RELOCATION + 10), state):
+        share = 0.2 if untouched is not state else 0.9
+        assert task.rearrange(untouched, share, most=40) is untouched
+    assert replace(task, nearest=None).rearrange(state, 0.2, most=40) is state
