@@ -17,7 +17,7 @@ from airjax.commands.options import (
     steps_or_seconds,
     whole,
 )
-from airjax.commands.outputs import guarded
+from airjax.commands.outputs import check_free, guarded
 from airjax.commands.poses import poses_of, scene_folder
 from airjax.commands.session import Clock, Fatal, Screen, progress_bar, start_jax
 from airjax.errors import AirjaxError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from airjax.scene.reconstruct import Reconstruction
 
 MAX_SECONDS = 86_400.0
+_FOG = 0.01  # share of the Gaussians before cameras that is said
 MAX_GAUSSIANS = 2**22
 HELP = "a folder of photographs with poses to 3D Gaussians (.ply)"
 
@@ -93,10 +94,20 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
         raise AirjaxError("--start points: expected --refine with it, as points alone are no picture, found none")
     if target.suffix.lower() != ".ply":
         raise AirjaxError(f"{display_name(target)}: expected a name ending in .ply")
+    if not options.quiet:
+        check_free(_sheet_of(target), options)
     guarded(partial(_reconstruct, options=options, screen=screen), [], options)(source, target)
 
 
+def _sheet_of(target: Path) -> Path:
+    """Where the pictures of the views that were kept back go."""
+    return target.with_suffix(".png")
+
+
 def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen: Screen) -> None:
+    import numpy as np
+
+    from airjax.photographs import write_image
     from airjax.scene.files.photographs import load
     from airjax.scene.reconstruct import reconstruct
 
@@ -127,6 +138,8 @@ def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen
         )
     screen.notices(source, made.notices[len(scene.notices) :])
     made.save(target)
+    if made.sheet is not None:
+        write_image(_sheet_of(target), made.sheet / np.float32(255))
     content = _content(made, len(scene.names), options.refine)
     screen.result(f"{name} -> {display_name(target)}: {content}, {clock} in all, {target.stat().st_size} bytes")
 
@@ -151,5 +164,9 @@ def _content(made: Reconstruction, num_photographs: int, refine: int | float) ->
         parts.append(f"{steps} in {milliseconds['refine']}")
     if made.held_out.psnr:
         decibels, count = made.held_out.mean_psnr, len(made.held_out.psnr)
-        parts.append(f"PSNR {decibels:.2f} dB of the {count} views that were kept back")
+        name, least = made.held_out.worst or ("", 0.0)
+        worst = f", {least:.2f} dB of the worst ({name})" if count > 1 else ""
+        parts.append(f"PSNR {decibels:.2f} dB of the {count} views that were kept back{worst}")
+    if made.near_cameras >= _FOG:
+        parts.append(f"{100 * made.near_cameras:.0f} % of the Gaussians float before a camera")
     return ", ".join(parts)

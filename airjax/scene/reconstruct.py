@@ -1,7 +1,7 @@
 """Photographs with poses to 3D Gaussians: hold out views, find depths, choose views, predict, refine, score.
 
 `reconstruct` does all of it. Each stage is a function of its own: `split_views`, `airjax.scene.bounds.find_bounds`,
-`prepare` (these two, and the choice of views), `predict`, `score_views`.
+`prepare` (these two, and the choice of views), `begin`, `airjax.scene.judgement.judge`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -19,7 +18,6 @@ from jaxtyping import Int
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D, only_active, pad, take
 from airjax.inner.task import run
-from airjax.metrics import quality
 from airjax.scene import view_selection
 from airjax.scene.bounds import Bounds, find_bounds
 from airjax.scene.cameras import Camera
@@ -28,10 +26,10 @@ from airjax.scene.files.camera_file import Snapshot, origin_comment, to_comment
 from airjax.scene.files.photographs import Scene, load
 from airjax.scene.files.ply import write_ply
 from airjax.scene.fusion import floating
+from airjax.scene.judgement import Judgement, Scores, judge
 from airjax.scene.model import Model
 from airjax.scene.model import load as load_model
 from airjax.scene.points import at_points, points_of
-from airjax.scene.render import render
 from airjax.scene.task import FEW, MANY_VIEWS, Coordinates, SceneTask
 
 
@@ -59,24 +57,6 @@ class Prepared:
         return replace(task(self.given), coarse=task(small), nearest=nearest)
 
 
-class Scores(NamedTuple):
-    """Similarity of rendered views to their photographs, of 8-bit images, one number for each view."""
-
-    names: tuple[str, ...] = ()  # of the views
-    psnr: tuple[float, ...] = ()  # dB
-    ssim: tuple[float, ...] = ()  # at most 1
-
-    @property
-    def mean_psnr(self) -> float | None:
-        """Mean over the views, dB; None without views."""
-        return float(np.mean(self.psnr)) if self.psnr else None
-
-    @property
-    def mean_ssim(self) -> float | None:
-        """Mean over the views; None without views."""
-        return float(np.mean(self.ssim)) if self.ssim else None
-
-
 @dataclass(frozen=True)
 class Reconstruction:
     """The Gaussians of a scene, and how well they show the views that were held out."""
@@ -93,6 +73,10 @@ class Reconstruction:
     notices: tuple[str, ...]  # lines for the user
     seconds: dict[str, float]  # spent on "prepare", "predict", "refine" and "score", compilation included
     origin: np.ndarray = field(default_factory=lambda: np.zeros(3))  # (3,) float64, that of the scene
+    # Share of the Gaussians that lie nearer to a camera than a scene can (`airjax.scene.fusion.floating`), in [0, 1].
+    near_cameras: float = 0.0
+    # (y, x, 3) uint8, a sheet of the held-out views (`airjax.scene.judgement.contact_sheet`); None without any.
+    sheet: np.ndarray | None = None
 
     def __repr__(self) -> str:
         decibels, count = self.held_out.mean_psnr, len(self.held_out.names)
@@ -180,8 +164,11 @@ def reconstruct(
             refinement = task.refinement(known if rates is None else rates)
             gaussians = run(refinement, gaussians, num_steps=refine_steps, seconds=refine_seconds, progress=progress)
     gaussians = only_active(gaussians)
+    bounds, judgement = task.bounds, Judgement(Scores(), None)
     with _timed(seconds, "score"):
-        scores = score_views(gaussians, task.held_out) if score else Scores()
+        if score:
+            judgement = judge(gaussians, task.held_out, near=bounds.near, far=bounds.far)
+        fog = floating(gaussians.means, scene.cameras, np.full(len(scene.names), bounds.near, np.float32))
     return Reconstruction(
         gaussians,
         task.given.names,
@@ -189,12 +176,14 @@ def reconstruct(
         len(task.sets),
         task.given.images.shape[1:3],
         task.given.background,
-        task.bounds.near,
-        task.bounds.far,
-        scores,
+        bounds.near,
+        bounds.far,
+        judgement.scores,
         (*scene.notices, *task.notices),
         seconds,
         scene.origin,
+        float(np.mean(fog)),
+        judgement.sheet,
     )
 
 
@@ -270,13 +259,3 @@ def predict(model: Model, task: Prepared, *, most: int | None = None) -> Gaussia
             f"that two of them share; try more views, or give near and far"
         )
     return gaussians
-
-
-def score_views(gaussians: Gaussians3D, scene: Scene) -> Scores:
-    """Rendered views of a scene, compared with its photographs."""
-    size, background = scene.images.shape[1:3], scene.background
-    scores = []
-    for i, image in enumerate(scene.images):
-        rendered = render(gaussians, scene.cameras[i], image_size=size, background=background).image
-        scores.append(quality(image, rendered, mask=None if scene.masks is None else scene.masks[i]))
-    return Scores(scene.names, *map(tuple, zip(*scores, strict=True)))

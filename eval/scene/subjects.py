@@ -19,9 +19,10 @@ from airjax.scene.cameras import Camera
 from airjax.scene.cases import FIRST_SEED, views_of_test_scene
 from airjax.scene.defaults import MAX_SIZE, PREDICT_SIZE, VIEWS
 from airjax.scene.files.photographs import load as load_scene
+from airjax.scene.judgement import judge
 from airjax.scene.model import Model, load
 from airjax.scene.points import at_points
-from airjax.scene.reconstruct import Prepared, begin, prepare, score_views
+from airjax.scene.reconstruct import Prepared, begin, prepare
 from airjax.scene.render import render
 from airjax.scene.task import MANY_VIEWS, RATES, SceneTask, ViewLoss, view_loss
 from eval.scene.baseline import random_points
@@ -108,7 +109,8 @@ class RealSubject:
     def score(self, gaussians: Gaussians3D, capacity: Capacity | None) -> Quality:
         """Means over the views kept back."""
         del capacity
-        scores = score_views(gaussians, self.prepared.held_out)
+        bounds = self.prepared.bounds
+        scores = judge(gaussians, self.prepared.held_out, near=bounds.near, far=bounds.far).scores
         return Quality(scores.mean_psnr, scores.mean_ssim)
 
 

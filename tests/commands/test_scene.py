@@ -91,6 +91,14 @@ def test_reconstruct_is_the_library(run, folder, weights):
     decibels = float(re.search(r"PSNR ([\d.]+) dB of the 1 views", line)[1])
     assert decibels == pytest.approx(expected.held_out.mean_psnr, abs=0.011)
     assert line.endswith(f" in all, {Path('room.ply').stat().st_size} bytes")
+    np.testing.assert_array_equal(np.asarray(Image.open("room.png")), expected.sheet)
+    assert expected.sheet.shape == (SIZE[0], 4 * SIZE[1] + 3 * 4, 3)
+
+
+def test_a_picture_that_is_there_already_is_kept(run, folder):
+    Path("room.png").write_bytes(b"mine")
+    refused(run("reconstruct", folder, "--views", 3), "room.png: exists already and is kept")
+    assert Path("room.png").read_bytes() == b"mine" and not Path("room.ply").exists()
 
 
 def test_refinement_from_points_for_some_time(run, folder):

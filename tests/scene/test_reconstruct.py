@@ -18,14 +18,13 @@ from airjax.scene import view_selection
 from airjax.scene.files.camera_file import from_comments, origin_in
 from airjax.scene.files.photographs import scene_of
 from airjax.scene.files.ply import read_ply
+from airjax.scene.judgement import Scores, judge
 from airjax.scene.model import Model
 from airjax.scene.predictor import PredictorConfig
 from airjax.scene.reconstruct import (
-    Scores,
     predict,
     prepare,
     reconstruct,
-    score_views,
     split_views,
 )
 from airjax.scene.render import render
@@ -133,7 +132,7 @@ def test_what_is_masked_does_not_matter(model, scene):
         )
         gaussians = run(task.refinement(MANY_VIEWS), predict(model, task), num_steps=10)
         held = replace(task.held_out, images=np.where(masks[:1, ..., None], small[:1], noise[:1]))
-        made.append((gaussians, score_views(gaussians, held)))
+        made.append((gaussians, judge(gaussians, held, near=1.0, far=9.0).scores))
     (first, scores), (second, others) = made
     assert scores == others
     np.testing.assert_array_equal(first.means, second.means)
@@ -161,11 +160,11 @@ def test_scores_are_one_for_each_view(model, views, scene):
     """Of two views and a white background; both at once are both apart."""
     gaussians = model.predict(views.images[:3], views.cameras[:3], *scene.bounds)
     white = replace(scene, alphas=np.ones(scene.images.shape[:3], np.float32))
-    both = score_views(gaussians, white.take([3, 4]))
-    apart = [score_views(gaussians, white.take([i])) for i in (3, 4)]
+    both = judge(gaussians, white.take([3, 4]), near=1.0, far=9.0).scores
+    apart = [judge(gaussians, white.take([i]), near=1.0, far=9.0).scores for i in (3, 4)]
     assert both.names == ("3", "4") and both.psnr == tuple(score.psnr[0] for score in apart)
     assert both.mean_ssim == pytest.approx(np.mean([score.ssim[0] for score in apart]))
-    black = score_views(gaussians, scene.take([3]))
+    black = judge(gaussians, scene.take([3]), near=1.0, far=9.0).scores
     assert black.psnr != apart[0].psnr
 
 
