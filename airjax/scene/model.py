@@ -27,6 +27,8 @@ from airjax.weights_file import load_weights, weights_hash
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "foresplat.safetensors"
 
+_MANY = 4  # views from which on what they repeat becomes one; of fewer the layers count, as in training
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
@@ -55,10 +57,10 @@ class Model:
     ) -> Gaussians3D:
         """Gaussians of a scene from two views or more; numpy arrays, all of them active.
 
-        Gaussians that other views contradict are left out, and those that they repeat (`airjax.scene.fusion`). The
-        arguments are those of `airjax.scene.predictor.predict`; `empty` are pixels of the background alone, None where
-        that is not known, and `masks` those that say something of the scene, None for all. Where there are more than
-        `most`, several in smooth parts become one (`airjax.scene.thinning`).
+        Gaussians that other views contradict are left out, and of four views or more those that they repeat
+        (`airjax.scene.fusion`). The arguments are those of `airjax.scene.predictor.predict`; `empty` are pixels of the
+        background alone, None where that is not known, and `masks` those that say something of the scene, None for all.
+        Where there are more than `most`, several in smooth parts become one (`airjax.scene.thinning`).
         """
         empty = np.zeros(np.shape(images)[:3], bool) if empty is None else empty
         masks = np.ones(np.shape(images)[:3], bool) if masks is None else masks
@@ -84,7 +86,8 @@ def _predict(
         cameras, empty, masks = jax.tree.map(lambda leaf: leaf[sets[:, 0]], (cameras, empty, masks))
     kept = consistent(gaussians.means, prediction.pixels, prediction.depths, cameras, empty=empty, masks=masks)
     gaussians = replace(gaussians, active=gaussians.active & kept)
-    gaussians = fused(gaussians, prediction.depths, cameras, image_size=images.shape[1:3])
+    if len(prediction.depths) >= _MANY:
+        gaussians = fused(gaussians, prediction.depths, cameras, image_size=images.shape[1:3])
     grid = per_cell(gaussians, prediction.depths)
     depths = jnp.repeat(jnp.repeat(prediction.depths, grid, axis=1), grid, axis=2)
     return gaussians, depths

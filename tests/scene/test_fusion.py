@@ -1,6 +1,6 @@
 """Which Gaussians of a prediction the other views contradict, and which they repeat."""
 
-from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import pytest
 from tiny import noise_atlas, random_weights
 
 from airjax.gaussians import Gaussians3D
+from airjax.scene import model as model_module
 from airjax.scene.cameras import Camera, look_at, pinhole, project_points, unproject
 from airjax.scene.fusion import TOLERANCE, consistent, floating, fused
 from airjax.scene.model import Model
@@ -139,9 +140,8 @@ def test_a_model_leaves_out_what_is_contradicted():
     kept = consistent(
         whole.gaussians.means, whole.pixels, whole.depths, cameras[order], empty=jnp.asarray(empty[order])
     )
-    expected = fused(replace(whole.gaussians, active=kept), whole.depths, cameras[order], image_size=images.shape[1:3])
-    assert 0 < found.num_slots == int(expected.active.sum()) < int(kept.sum()) < len(kept)
-    np.testing.assert_allclose(found.means, expected.means[expected.active], rtol=1e-5, atol=1e-5)
+    assert 0 < found.num_slots == int(kept.sum()) < len(kept)
+    np.testing.assert_allclose(found.means, whole.gaussians.means[kept], rtol=1e-5, atol=1e-5)
 
 
 # --- fusion --------------------------------------------------------------------------------------------------
@@ -223,3 +223,23 @@ def test_what_floats_before_a_camera():
         False,
         False,
     ]
+
+
+def test_a_model_fuses_what_four_views_repeat(monkeypatch):
+    """Of three it keeps all."""
+    asked = []
+
+    def spy(gaussians, depths, cameras, *, image_size):
+        asked.append((depths.shape[0], image_size))
+        return fused(gaussians, depths, cameras, image_size=image_size)
+
+    monkeypatch.setattr(model_module, "fused", spy)
+    config = PredictorConfig(planes=(8, 4), matching=16, coarse=(16, 16), fine=(16, 16))
+    params, cameras = random_weights(config), wall(5)[0]
+    views = np.zeros((5, 32, 32, 3), np.float32), cameras, np.zeros((5, 32, 32), bool), np.ones((5, 32, 32), bool)
+    bounds = np.full(5, 1.0, np.float32), np.full(5, 9.0, np.float32)
+    for count, expected in ((3, []), (4, [(4, (32, 32))])):
+        rows = tuple((i, 4) for i in range(count))
+        program = partial(model_module._predict.__wrapped__, config=config, rows=rows)
+        found, _ = jax.eval_shape(program, params, *views, *bounds)  # traced, not compiled
+        assert found.means.shape == (count * 32 * 32, 3) and asked == expected
