@@ -70,14 +70,15 @@ def contact_sheet(scene: Scene, views: list[RenderedView], *, near: float, far: 
     """A row for each of at most `ROWS` views: photograph, what is rendered, its depth, and where they differ.
 
     Depths are even in inverse depth, white at `near` and black at `far` (world units) or where nothing is; differences
-    are three times as large as they are, and 0 behind a mask.
+    are three times as large as they are, and 0 behind a mask, where the photograph is grey.
     """
     rows = []
     for i in np.unique(np.linspace(0, len(views) - 1, ROWS).round().astype(int)):
         photograph, drawn = scene.images[i], np.asarray(views[i].image)
         error = _ERROR_GAIN * np.abs(np.clip(drawn, 0, 1) - photograph)
         if scene.masks is not None:
-            error = np.where(scene.masks[i][..., None], error, 0.0)
+            known = scene.masks[i][..., None]
+            photograph, error = np.where(known, photograph, 0.5), np.where(known, error, 0.0)
         inverse = np.asarray(views[i].alpha) / np.maximum(np.asarray(views[i].expected_depth), 1e-12)
         depth = (inverse - 1 / far) / (1 / near - 1 / far)
         rows.append(_side_by_side([photograph, drawn, np.repeat(depth[..., None], 3, axis=2), error], axis=1))

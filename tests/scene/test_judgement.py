@@ -33,6 +33,7 @@ def test_a_sheet_shows_photograph_picture_depth_and_error():
     scene = replace(blank_scene(2), images=np.full((2, 16, 24, 3), 0.5, np.float32))
     scene = replace(scene, masks=np.ones((2, 16, 24), bool))
     scene.masks[1] = False
+    scene.images[1] = 0.9  # behind a mask
     sheet = contact_sheet(scene, [drawn(0.4, 2.0), drawn(0.8, 4.0)], near=2.0, far=4.0)
     assert sheet.shape == (2 * 16 + GAP, 4 * 24 + 3 * GAP, 3) and sheet.dtype == np.uint8
     columns = [5 + i * (24 + GAP) for i in range(4)]
