@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-CELL, COARSE = 2, 4  # pixels; sides of the fine cells, and of the coarse ones
-MULTIPLE = 16  # pixels; divides the sides of an image
+from airjax.nn.blocks import CELL, COARSE, MULTIPLE, Norm, Residual, conv, enlarge, pyramid
 
 
 @dataclass(frozen=True)
@@ -56,34 +55,9 @@ class CoarseToFineNetworks(NamedTuple):
     head: Callable[..., jax.Array]  # (params, hidden, known (v, h/2, w/2, e)) -> outputs (v, h/2, w/2, k)
 
 
-def _conv(width: int, name: str, *, stride: int = 1, size: int = 3):
-    return nn.Conv(width, (size, size), strides=(stride, stride), padding="SAME", name=name)
-
-
 def _last(width: int, name: str, *, size: int = 3):
     """A convolution that says little at first."""
     return nn.Conv(width, (size, size), name=name, kernel_init=nn.initializers.normal(0.01))
-
-
-class _Norm(nn.Module):
-    """Group normalization, 16 channels a group, over the whole view."""
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.GroupNorm(num_groups=None, group_size=16, name="norm")(x)
-
-
-class _Residual(nn.Module):
-    """Two 3 x 3 convolutions around an identity."""
-
-    width: int
-
-    @nn.compact
-    def __call__(self, x):
-        y = nn.gelu(_Norm(name="first")(x))
-        y = _conv(self.width, "one")(y)
-        y = nn.gelu(_Norm(name="second")(y))
-        return x + _conv(self.width, "two")(y)
 
 
 class _Features(nn.Module):
@@ -94,16 +68,9 @@ class _Features(nn.Module):
     @nn.compact
     def __call__(self, images):
         width = self.config.matching
-        x = _conv(width, "stem", stride=CELL, size=5)(images - 0.5)
-        x = _Residual(width, name="fine")(x)
-        y = _conv(width, "down", stride=2)(x)
-        y = _Residual(width, name="middle")(y)
-        z = _conv(width, "further", stride=2)(y)
-        z = _Residual(width, name="coarse")(z)
-        y = y + enlarge(_conv(width, "raise", size=1)(z))
-        x = x + enlarge(_conv(width, "merge", size=1)(y))
-        return _conv(width, "out_coarse")(nn.gelu(_Norm(name="last_coarse")(y))), _conv(width, "out_fine")(
-            nn.gelu(_Norm(name="last_fine")(x))
+        x, y = pyramid(images, width)
+        return conv(width, "out_coarse")(nn.gelu(Norm(name="last_coarse")(y))), conv(width, "out_fine")(
+            nn.gelu(Norm(name="last_fine")(x))
         )
 
 
@@ -114,16 +81,16 @@ class _UNet(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x, skips = _conv(self.widths[0], "stem")(x), []
+        x, skips = conv(self.widths[0], "stem")(x), []
         for i, width in enumerate(self.widths):
             if i:
                 skips.append(x)
-                x = _conv(width, f"down{i}", stride=2)(x)
-            x = _Residual(width, name=f"in{i}")(x)
+                x = conv(width, f"down{i}", stride=2)(x)
+            x = Residual(width, name=f"in{i}")(x)
         for i in reversed(range(len(skips))):
-            x = skips[i] + enlarge(_conv(self.widths[i], f"up{i}", size=1)(x))
-            x = _Residual(self.widths[i], name=f"out{i}")(x)
-        return nn.gelu(_Norm(name="last")(x))
+            x = skips[i] + enlarge(conv(self.widths[i], f"up{i}", size=1)(x))
+            x = Residual(self.widths[i], name=f"out{i}")(x)
+        return nn.gelu(Norm(name="last")(x))
 
 
 class _Planes(nn.Module):
@@ -165,7 +132,7 @@ class _Fine(nn.Module):
         pixels = pixels.reshape(views, rows, columns, -1) - 0.5
         first, volume = _Planes(2, name="planes")(agreements)
         volume = jnp.concatenate([first[..., None] / 8, volume], axis=-1).reshape(views, rows, columns, -1)
-        hidden = enlarge(_conv(32, "context", size=1)(hidden))
+        hidden = enlarge(conv(32, "context", size=1)(hidden))
         x = _UNet(self.config.fine, name="unet")(jnp.concatenate([volume, features, pixels, hidden, known], axis=-1))
         return first + _last(agreements.shape[3], "scores")(x), x
 
@@ -175,13 +142,8 @@ class _Head(nn.Module):
 
     @nn.compact
     def __call__(self, hidden, known):
-        x = nn.gelu(_conv(2 * self.config.fine[0], "hidden")(jnp.concatenate([hidden, known], axis=-1)))
+        x = nn.gelu(conv(2 * self.config.fine[0], "hidden")(jnp.concatenate([hidden, known], axis=-1)))
         return _last(self.config.outputs, "head", size=1)(x)
-
-
-def enlarge(x: Float[Array, "v a b f"]) -> Float[Array, "v c d f"]:
-    """Twice as high and wide, every cell repeated."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def coarse_to_fine_networks(config: CoarseToFineConfig) -> CoarseToFineNetworks:

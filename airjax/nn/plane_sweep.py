@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from airjax.nn.coarse_to_fine import CELL, MULTIPLE
+from airjax.nn.blocks import CELL, MULTIPLE, Norm, Residual, conv, enlarge, pyramid
 
 
 @dataclass(frozen=True)
@@ -37,31 +37,6 @@ class PlaneSweepNetworks(NamedTuple):
     decode: Callable[..., tuple[Float[Array, "v a b d"], Float[Array, "v a b k"]]]
 
 
-def _conv(width: int, name: str, *, stride: int = 1, size: int = 3):
-    return nn.Conv(width, (size, size), strides=(stride, stride), padding="SAME", name=name)
-
-
-class _Norm(nn.Module):
-    """Group normalisation, 16 channels a group, over the whole view."""
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.GroupNorm(num_groups=None, group_size=16, name="norm")(x)
-
-
-class _Residual(nn.Module):
-    """Two 3 x 3 convolutions around an identity."""
-
-    width: int
-
-    @nn.compact
-    def __call__(self, x):
-        y = nn.gelu(_Norm(name="first")(x))
-        y = _conv(self.width, "one")(y)
-        y = nn.gelu(_Norm(name="second")(y))
-        return x + _conv(self.width, "two")(y)
-
-
 class _Features(nn.Module):
     """Features of every view at half its resolution, with context from an eighth."""
 
@@ -69,16 +44,8 @@ class _Features(nn.Module):
 
     @nn.compact
     def __call__(self, images):
-        width = self.config.matching
-        x = _conv(width, "stem", stride=CELL, size=5)(images - 0.5)
-        x = _Residual(width, name="fine")(x)
-        y = _conv(width, "down", stride=2)(x)
-        y = _Residual(width, name="middle")(y)
-        z = _conv(width, "further", stride=2)(y)
-        z = _Residual(width, name="coarse")(z)
-        y = y + _enlarge(_conv(width, "raise", size=1)(z))
-        x = x + _enlarge(_conv(width, "merge", size=1)(y))
-        return _conv(width, "out")(nn.gelu(_Norm(name="last")(x)))
+        x, _ = pyramid(images, self.config.matching)
+        return conv(self.config.matching, "out")(nn.gelu(Norm(name="last")(x)))
 
 
 class _Decoder(nn.Module):
@@ -93,19 +60,19 @@ class _Decoder(nn.Module):
         pixels = images.reshape(views, height // CELL, CELL, width // CELL, CELL, 3)
         pixels = pixels.transpose(0, 1, 3, 2, 4, 5).reshape(views, height // CELL, width // CELL, -1)
         x = jnp.concatenate([matches, features, pixels - 0.5], axis=-1)
-        x = _conv(config.widths[0], "stem")(x)
+        x = conv(config.widths[0], "stem")(x)
         skips = []
         for i, w in enumerate(config.widths):
             if i:
                 skips.append(x)
-                x = _conv(w, f"down{i}", stride=2)(x)
-            x = _Residual(w, name=f"in{i}")(x)
-        x = _Residual(config.widths[-1], name="bottom")(x)
+                x = conv(w, f"down{i}", stride=2)(x)
+            x = Residual(w, name=f"in{i}")(x)
+        x = Residual(config.widths[-1], name="bottom")(x)
         for i in reversed(range(len(skips))):
             w = config.widths[i]
-            x = skips[i] + _enlarge(_conv(w, f"up{i}", size=1)(x))
-            x = _Residual(w, name=f"out{i}")(x)
-        x = nn.gelu(_Norm(name="last")(x))
+            x = skips[i] + enlarge(conv(w, f"up{i}", size=1)(x))
+            x = Residual(w, name=f"out{i}")(x)
+        x = nn.gelu(Norm(name="last")(x))
         # The scores of an untrained network: the agreement of the views on each plane.
         agreement = jnp.mean(matches.reshape(*matches.shape[:3], config.groups, -1), axis=3)
         gain = self.param("gain", nn.initializers.constant(16.0), ())
@@ -114,11 +81,6 @@ class _Decoder(nn.Module):
         x = jnp.concatenate([x, jax.nn.softmax(scores, axis=-1)], axis=-1)
         x = nn.gelu(nn.Conv(2 * config.widths[0], (3, 3), name="hidden")(x))
         return scores, nn.Conv(config.outputs, (1, 1), name="head", kernel_init=small)(x)
-
-
-def _enlarge(x: Float[Array, "v a b f"]) -> Float[Array, "v c d f"]:
-    """Twice as high and wide, every cell repeated."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def plane_sweep_networks(config: PlaneSweepConfig) -> PlaneSweepNetworks:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from airjax.arrays import AnyArray
 from airjax.gaussians import Gaussians3D
-from airjax.nn.plane_sweep import CELL
+from airjax.nn.blocks import CELL
 from airjax.scene.cameras import Camera, project_points
 
 TOLERANCE = 1.1  # largest ratio of two depths that count as the same; 32 planes resolve no less

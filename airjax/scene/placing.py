@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from airjax.gaussians import Gaussians3D
-from airjax.nn.coarse_to_fine import CELL
+from airjax.nn.blocks import CELL
 from airjax.raster.tiles import patch_centers
 from airjax.scene.cameras import Camera, unproject
 from airjax.scene.harmonics import from_rgb

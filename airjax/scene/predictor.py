@@ -25,7 +25,8 @@ from jaxtyping import Array, Float, Int
 
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D
-from airjax.nn.coarse_to_fine import CELL, COARSE, MULTIPLE, CoarseToFineConfig, coarse_to_fine_networks
+from airjax.nn.blocks import CELL, COARSE, MULTIPLE
+from airjax.nn.coarse_to_fine import CoarseToFineConfig, coarse_to_fine_networks
 from airjax.scene import single_sweep
 from airjax.scene.cameras import Camera
 from airjax.scene.placing import ROWS, inverse_depth_at, inverse_depths, place

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from airjax.nn.plane_sweep import CELL
+from airjax.nn.blocks import CELL
 from airjax.raster.tiles import patch_centers
 from airjax.scene.cameras import Camera
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from airjax.errors import AirjaxError
-from airjax.nn.plane_sweep import CELL
+from airjax.nn.blocks import CELL
 from airjax.scene.cameras import Camera, project_points, unproject
 from airjax.scene.files.photographs import fitted_size, resize
 from airjax.scene.sweep import match_planes
