@@ -193,7 +193,7 @@ def run(
       num_steps: how many steps, >= 0; None for as many as there is time for.
       seconds: how long, >= 0, compilation not counted; the segment of steps that is begun is finished. None for no
         limit.
-      progress: called every SEGMENT steps with the number of steps done, or of whole seconds where only they are given.
+      progress: called every SEGMENT steps with the number of steps done, or of whole seconds where a time is given.
 
     Raises:
       ValueError: neither `num_steps` nor `seconds` is given.

@@ -139,7 +139,7 @@ def reconstruct(
       rates: learning rates of the refinement; None for `airjax.scene.task.MANY_VIEWS`, or for fewer than `FEW` given
         views those of the model.
       score: whether the held-out views are rendered and compared.
-      progress: called with the number of refinement steps done, or of whole seconds where only they are given.
+      progress: called with the number of refinement steps done, or of whole seconds where a time is given.
 
     Raises:
       AirjaxError: no such scene (`airjax.scene.files.photographs.load`), no depths (`find_bounds`), no Gaussians that
