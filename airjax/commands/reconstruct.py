@@ -22,7 +22,7 @@ from airjax.commands.poses import poses_of, scene_folder
 from airjax.commands.session import Clock, Fatal, Screen, progress_bar, start_jax
 from airjax.errors import AirjaxError
 from airjax.files import display_name
-from airjax.scene.defaults import HOLD_OUT, MAX_SIZE, MOST_FROM_POINTS, PREDICT_SIZE, REFINE_STEPS, STARTS, VIEWS
+from airjax.scene.defaults import HOLD_OUT, MAX_SIZE, PER_PIXEL_OF_SIDE, PREDICT_SIZE, REFINE_STEPS, STARTS, VIEWS
 
 if TYPE_CHECKING:
     from airjax.scene.model import Model
@@ -65,7 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         (
             "--gaussians N",
             whole(1, MAX_GAUSSIANS),
-            f"at most so many (default: as many as are predicted; {MOST_FROM_POINTS} from points)",
+            f"at most so many (default: {PER_PIXEL_OF_SIDE} for each pixel of the longest side of the photographs)",
+        ),
+        (
+            "--exposure",
+            bool,
+            "refine with a gain and an offset for each photograph and channel, as photographs taken with an automatic "
+            "exposure need",
         ),
         (
             "--max-size P",
@@ -133,6 +139,7 @@ def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen
             far=options.far,
             hold_out=options.hold_out,
             max_size=options.max_size,
+            exposure=options.exposure,
             score=not options.quiet,
             progress=lambda step: bar.update(step - bar.n),
         )

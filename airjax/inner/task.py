@@ -84,7 +84,8 @@ class Task:
         return self
 
     def rearrange(self, state: State, share: float, *, most: int) -> State:
-        """The state with Gaussians moved to where they are needed more; called after every segment of steps.
+        """The state with Gaussians moved to where they are needed more; called after every segment of steps, and at the
+        end with a share of 1.
 
         The first `most` slots may be in use.
         """
@@ -212,6 +213,7 @@ def run(
             state = part.rearrange(advance(part, state, num_steps=min(SEGMENT, left)), share, most=most)
             if progress is not None:
                 progress(state.step if seconds is None else int(min(watch.seconds, seconds)))
+    state = task.rearrange(state, 1.0, most=most)
     refined = task.gaussians(state.coordinates, state.active)
     return take(jax.tree.map(np.asarray, refined), slice(most))
 

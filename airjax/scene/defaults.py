@@ -4,7 +4,7 @@ VIEWS = 8  # photographs that are turned into Gaussians
 PREDICT_SIZE = 128  # pixels; longest side of the photographs as the network sees them
 REFINE_STEPS = 0
 STARTS = "prediction", "points"  # where a refinement begins
-MOST_FROM_POINTS = 30_000  # Gaussians that points become
+PER_PIXEL_OF_SIDE = 64  # Gaussians for each pixel of the longest side of the photographs that are refined towards
 MAX_SIZE = 256  # pixels; longest side of the photographs that are refined towards and measured with
 HOLD_OUT = 8  # every 8th view is held out where the pose file marks no test views, as for LLFF scenes
 

@@ -21,7 +21,6 @@ TOLERANCE = 1.1  # largest ratio of two depths that count as the same; 32 planes
 _SAME = 1.05  # the same for Gaussians that are one
 _FINER = 1.3  # ratio of two resolutions from which on one of them is finer
 _COVER = 0.5  # of the layers that a Gaussian stands for add to its own: predictions count on several
-_TOO_NEAR = 0.3  # of the least depth of a view
 _FEWEST = 2  # views that must contradict a Gaussian: a single one may be wrong about its own depth
 
 
@@ -125,17 +124,3 @@ def fused(
         opacities=1 - (1 - gaussians.opacities) ** (1 + _COVER * layers),
         active=gaussians.active & ~repeated,
     )
-
-
-@jax.jit
-def floating(means: Float[AnyArray, "m 3"], cameras: Camera, nearest: Float[AnyArray, " v"]) -> Bool[Array, " m"]:
-    """Whether a Gaussian is nearer to some camera than a share of the least depth that this one sees, world units.
-
-    Nothing of a scene is so near: such Gaussians are fog in the views around.
-    """
-
-    def near(camera):
-        center, depth = camera
-        return jnp.sum(jnp.square(means - center[None]), axis=1) < jnp.square(_TOO_NEAR * depth)
-
-    return jnp.any(jax.lax.map(near, (cameras.center, jnp.asarray(nearest))), axis=0)

@@ -12,10 +12,11 @@ from scipy.spatial import cKDTree
 from airjax.gaussians import Gaussians3D
 from airjax.scene.bounds import pixels_in_sight
 from airjax.scene.files.photographs import Scene
-from airjax.scene.harmonics import from_rgb
+from airjax.scene.harmonics import from_rgb, num_harmonics
 from airjax.scene.triangulate import FEWEST, Triangulated, triangulate
 
 OPACITY = 0.1
+DEGREE = 1  # of the harmonics, as predicted
 _NEIGHBORS = 3
 
 
@@ -35,7 +36,8 @@ def at_points(points: Float[np.ndarray, "p 3"], colors: Float[np.ndarray, "p 3"]
     quats[:, 0] = 1
     scales = size[:, None] * np.array([1.01, 1.0, 0.99], np.float32)
     opacities = np.full(len(points), OPACITY, np.float32)
-    harmonics = np.asarray(from_rgb(np.asarray(colors, np.float32)))[:, None]
+    harmonics = np.zeros((len(points), num_harmonics(DEGREE), 3), np.float32)
+    harmonics[:, 0] = from_rgb(np.asarray(colors, np.float32))
     return Gaussians3D(points, scales, quats, opacities, harmonics, np.ones(len(points), bool))
 
 

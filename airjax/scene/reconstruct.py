@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
 
 import numpy as np
 from jaxtyping import Int
@@ -21,16 +22,18 @@ from airjax.inner.task import run
 from airjax.scene import view_selection
 from airjax.scene.bounds import Bounds, find_bounds
 from airjax.scene.cameras import Camera
-from airjax.scene.defaults import MAX_SIZE, MOST_FROM_POINTS, PREDICT_SIZE, REFINE_STEPS, STARTS, VIEWS
+from airjax.scene.defaults import MAX_SIZE, PER_PIXEL_OF_SIDE, PREDICT_SIZE, REFINE_STEPS, STARTS, VIEWS
 from airjax.scene.files.camera_file import Snapshot, origin_comment, to_comment
 from airjax.scene.files.photographs import Scene, load
 from airjax.scene.files.ply import write_ply
-from airjax.scene.fusion import floating
+from airjax.scene.floating import Lookouts, floating, lookouts
 from airjax.scene.judgement import Judgement, Scores, judge
 from airjax.scene.model import Model
 from airjax.scene.model import load as load_model
 from airjax.scene.points import at_points, points_of
 from airjax.scene.task import FEW, MANY_VIEWS, Coordinates, SceneTask
+
+SMALLEST = 128  # pixels; views are halved for the first steps of a refinement once, and again down to this
 
 
 @dataclass(frozen=True)
@@ -44,17 +47,31 @@ class Prepared:
     sets: Int[np.ndarray, "k m"]  # numbers of given views: those that get Gaussians, each with its source views
     notices: tuple[str, ...]  # lines for the user, beside those of the scene
 
-    def refinement(self, rates: Coordinates) -> SceneTask:
-        """Refinement towards the given views, at these learning rates."""
+    def refinement(self, rates: Coordinates, *, exposure: bool = False) -> SceneTask:
+        """Refinement towards the given views, at these learning rates; `exposure` as in `SceneTask`."""
         height, width = self.given.images.shape[1:3]
-        unit, nearest = self.bounds.near, self.bounds.views[:, 0].astype(np.float32)
+        unit = self.bounds.near
 
         def task(scene: Scene) -> SceneTask:
-            options = {"masks": scene.masks, "pixels": height * width, "rates": rates}
-            return SceneTask(scene.images, scene.cameras, unit, scene.background, **options)
+            views = scene.images, scene.cameras, unit, scene.background
+            options = {"masks": scene.masks, "pixels": height * width, "lookouts": self.lookouts}
+            return SceneTask(*views, rates=rates, exposure=exposure, **options)
 
-        small = self.given.shrunk(max(height, width) // 2)
-        return replace(task(self.given), coarse=task(small), nearest=nearest)
+        tasks, size = [task(self.given)], max(height, width) // 2
+        while len(tasks) == 1 or size >= SMALLEST:
+            tasks.append(task(self.given.shrunk(size)))
+            size //= 2
+        return reduce(lambda coarse, finer: replace(finer, coarse=coarse), reversed(tasks))
+
+    @cached_property
+    def lookouts(self) -> Lookouts:
+        """From where the scene will be looked at, as far as is known."""
+        return lookouts(self.given.cameras, self.bounds.views[:, 0], image_size=self.given.images.shape[1:3])
+
+    @property
+    def fitting(self) -> int:
+        """A number of Gaussians that shows what views of this size can."""
+        return PER_PIXEL_OF_SIDE * max(self.given.images.shape[1:3])
 
 
 @dataclass(frozen=True)
@@ -73,7 +90,7 @@ class Reconstruction:
     notices: tuple[str, ...]  # lines for the user
     seconds: dict[str, float]  # spent on "prepare", "predict", "refine" and "score", compilation included
     origin: np.ndarray = field(default_factory=lambda: np.zeros(3))  # (3,) float64, that of the scene
-    # Share of the Gaussians that lie nearer to a camera than a scene can (`airjax.scene.fusion.floating`), in [0, 1].
+    # Share of the Gaussians that lie nearer to a camera than a scene can (`airjax.scene.floating`), in [0, 1].
     near_cameras: float = 0.0
     # (y, x, 3) uint8, a sheet of the held-out views (`airjax.scene.judgement.contact_sheet`); None without any.
     sheet: np.ndarray | None = None
@@ -115,6 +132,7 @@ def reconstruct(
     hold_out: int | None = None,
     max_size: int = MAX_SIZE,
     rates: Coordinates | None = None,
+    exposure: bool = False,
     score: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Reconstruction:
@@ -128,7 +146,7 @@ def reconstruct(
       views: photographs that are turned into Gaussians, spread over the scene, >= 1.
       predict_size: longest side of the photographs as the predictor sees them, pixels.
       most: number of Gaussians. A prediction has no more: where the picture is smooth, several become one. Refinement
-        may fill it up. None for as many as are predicted, or `MOST_FROM_POINTS` from points.
+        may fill it up. None for what shows as much as the photographs do (`Prepared.fitting`).
       refine_steps: gradient steps, each towards two of the given views; None for as many as there is time for.
       refine_seconds: how long refinement may take, seconds; None for no limit.
       near: least depth of the scene, world units; None for that of `find_bounds`.
@@ -138,6 +156,7 @@ def reconstruct(
       max_size: longest side of the photographs, pixels; larger ones are downscaled.
       rates: learning rates of the refinement; None for `airjax.scene.task.MANY_VIEWS`, or for fewer than `FEW` given
         views those of the model.
+      exposure: whether refinement compares each photograph at a gain and an offset of its own.
       score: whether the held-out views are rendered and compared.
       progress: called with the number of refinement steps done, or of whole seconds where a time is given.
 
@@ -161,14 +180,15 @@ def reconstruct(
     if refine_seconds is not None or refine_steps != 0:
         with _timed(seconds, "refine"):
             known = MANY_VIEWS if model is None or len(task.given.names) >= FEW else model.rates
-            refinement = task.refinement(known if rates is None else rates)
+            refinement = task.refinement(known if rates is None else rates, exposure=exposure)
             gaussians = run(refinement, gaussians, num_steps=refine_steps, seconds=refine_seconds, progress=progress)
     gaussians = only_active(gaussians)
     bounds, judgement = task.bounds, Judgement(Scores(), None)
     with _timed(seconds, "score"):
         if score:
             judgement = judge(gaussians, task.held_out, near=bounds.near, far=bounds.far)
-        fog = floating(gaussians.means, scene.cameras, np.full(len(scene.names), bounds.near, np.float32))
+        everywhere = lookouts(scene.cameras, np.full(len(scene.names), bounds.near), image_size=scene.images.shape[1:3])
+        fog = floating(gaussians.means, gaussians.scales, everywhere)
     return Reconstruction(
         gaussians,
         task.given.names,
@@ -233,15 +253,15 @@ def split_views(scene: Scene, *, hold_out: int | None = None) -> tuple[Scene, Sc
 def begin(task: Prepared, model: Model | None, *, most: int | None = None) -> Gaussians3D:
     """Where a refinement begins: what a model predicts, or Gaussians at points (`airjax.scene.points`) for None.
 
-    With slots that are not used up to `most`, which relocations may fill; `MOST_FROM_POINTS` for points and None.
+    With slots that are not used up to `most`, `Prepared.fitting` for None, which relocations may fill.
     """
+    most = task.fitting if most is None else most
     if model is not None:
         gaussians = predict(model, task, most=most)
     else:
         found = points_of(task.given, task.bounds.triangulated)
         gaussians = at_points(found.points, found.colors)
-        most = MOST_FROM_POINTS if most is None else most
-    return pad(gaussians, max(most or 0, gaussians.num_slots))
+    return pad(gaussians, max(most, gaussians.num_slots))
 
 
 def predict(model: Model, task: Prepared, *, most: int | None = None) -> Gaussians3D:
@@ -249,10 +269,10 @@ def predict(model: Model, task: Prepared, *, most: int | None = None) -> Gaussia
 
     At most about `most`, see `airjax.scene.thinning`; None for all.
     """
-    small, (near, far) = task.small, task.bounds.views.T
-    views = small.images, small.cameras, near, far
+    small = task.small
+    views = small.images, small.cameras, *task.bounds.views.T
     gaussians = model.predict(*views, sets=task.sets, empty=small.empty, masks=small.masks, most=most)
-    gaussians = take(gaussians, ~np.asarray(floating(gaussians.means, task.given.cameras, near.astype(np.float32))))
+    gaussians = take(gaussians, ~np.asarray(floating(gaussians.means, gaussians.scales, task.lookouts)))
     if not gaussians.num_slots:
         raise AirjaxError(
             f"{small.source}: no Gaussian survived the check of the other views, expected photographs of something "

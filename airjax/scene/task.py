@@ -25,7 +25,8 @@ from airjax.inner.task import State, Task
 from airjax.metrics import image_loss, psnr
 from airjax.raster.tiles import Capacity
 from airjax.scene.cameras import Camera
-from airjax.scene.fusion import floating
+from airjax.scene.exposure import exposed
+from airjax.scene.floating import Lookouts, floating
 from airjax.scene.relocate import relocate
 from airjax.scene.render import capacity_of, render
 
@@ -33,10 +34,12 @@ Leaf = TypeVar("Leaf", bound=Any)
 ViewLoss = Callable[[Float[Array, "h w 3"], Float[Array, "h w 3"]], Float[Array, ""]]
 
 VIEWS = 2  # that a step looks at
-COARSE_STEPS, COARSE_SHARE = 40, 0.3  # until one of them smaller views are looked at, where there are some
+COARSE_STEPS, COARSE_SHARE = 40, 0.3  # until one of them the smallest views are looked at, where there are some
+_FINER = 0.6  # share of what is left that each of the other smaller ones takes
 RELOCATION = 50  # steps between two relocations
 _SETTLE = 0.6  # share of a refinement after which its rates fall, to `_LAST` of what they were
 _LAST = 0.1
+_FLAT = 0.2  # share of a refinement before which the color that depends on the direction stays
 _PLANNED = 8  # views that a first plan looks at
 
 
@@ -110,10 +113,13 @@ class SceneTask(Task):
     target_cameras: Camera | None = None
     rates: Coordinates[Any] = RATES  # of `refinement_adam`
     pixels: int | None = field(default=None, kw_only=True, metadata={"static": True})  # that a view counts for
-    # The same with smaller views, for the first steps; None to begin with these.
+    # Whether photographs may differ in exposure: each is compared with what is drawn at its own gain and offset
+    # (`airjax.scene.exposure`). Static.
+    exposure: bool = field(default=False, kw_only=True, metadata={"static": True})
+    # The same with smaller views, which may have smaller ones in turn, for the first steps; None to begin with these.
     coarse: SceneTask | None = field(default=None, kw_only=True)
-    # Least depths of the views, world units; None for no relocation.
-    nearest: Float[AnyArray, " v"] | None = field(default=None, kw_only=True)
+    # Where nothing may float; None for no relocation.
+    lookouts: Lookouts | None = field(default=None, kw_only=True)
     # (image, rendered) -> inner loss of a view, a mean over its pixels; static.
     loss_fn: ViewLoss = field(default=view_loss, metadata={"static": True})
 
@@ -150,6 +156,8 @@ class SceneTask(Task):
 
         def scaled_loss(image, camera, mask):
             view = self._render(gaussians, camera, capacity, any_order)
+            if self.exposure:
+                view = exposed(view, image, mask)
             if mask is not None:  # what is drawn there is as it should be, whatever it is
                 image = jnp.where(mask[..., None], image, jax.lax.stop_gradient(view))
             pixels = image.shape[0] * image.shape[1] if self.pixels is None else self.pixels
@@ -189,17 +197,29 @@ class SceneTask(Task):
 
     def at(self, step: int, share: float) -> SceneTask:
         """Smaller views at first, smaller rates at the end; see `Task.at`."""
+        parts = [self]
+        while parts[0].coarse is not None:
+            parts.insert(0, parts[0].coarse)
         first = step < COARSE_STEPS and share < COARSE_SHARE
-        part = self.coarse if first and self.coarse is not None else self
+        finer = [share >= 1 - (1 - _FINER) ** k for k in range(1, len(parts) - 1)]
+        part = parts[0 if first else min(1 + sum(finer), len(parts) - 1)]
         settled = 0.5 * (1 + math.cos(math.pi * max(0.0, share - _SETTLE) / (1 - _SETTLE)))
         factor = jnp.float32(_LAST + (1 - _LAST) * settled)
-        return replace(part, coarse=None, rates=jax.tree.map(lambda rate: factor * rate, part.rates))
+        rates = jax.tree.map(lambda rate: factor * rate, part.rates)
+        if share < _FLAT:
+            rates = rates._replace(rest=0 * rates.rest)
+        return replace(part, coarse=None, rates=rates)
 
     def rearrange(self, state: State, share: float, *, most: int) -> State:
-        """Relocation (`airjax.scene.relocate`) of what shows nothing, or is nearer to a camera than a scene can be."""
-        if self.nearest is None or state.step % RELOCATION or share > _SETTLE:
+        """Relocation (`airjax.scene.relocate`) of what shows nothing, or floats before cameras; the latter, and what
+        would, is left out at the end.
+        """
+        if self.lookouts is None or (share < 1 and (state.step % RELOCATION or share > _SETTLE)):
             return state
-        useless = floating(state.coordinates.means * self.unit, self.cameras, self.nearest)
+        gaussians = self.gaussians(state.coordinates, state.active)
+        useless = floating(gaussians.means, gaussians.scales, self.lookouts)
+        if share >= 1:
+            return state._replace(active=state.active & ~useless)
         key = jax.random.key(state.step)
         parts = relocate(key, *state[1:3], useless, state.inner_state, most=most)
         return state._replace(coordinates=parts[0], active=parts[1], inner_state=parts[2])

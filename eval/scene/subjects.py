@@ -202,6 +202,7 @@ class RealScenes(_Scenes):
         return self.scenes[: self.limit]
 
     def _open(self, folder: str) -> RealSubject:
+        jax.clear_caches()  # programs of other sizes: a process has room for so many
         scene = load_scene(folder, max_size=self.max_size)
         parts = prepare(scene, views=self.views, predict_size=self.predict_size)
         return RealSubject(Path(folder).name, parts, self.loss_fn)

@@ -11,7 +11,7 @@ from tiny import noise_atlas, random_weights
 from airjax.gaussians import Gaussians3D
 from airjax.scene import model as model_module
 from airjax.scene.cameras import Camera, look_at, pinhole, project_points, unproject
-from airjax.scene.fusion import TOLERANCE, consistent, floating, fused
+from airjax.scene.fusion import TOLERANCE, consistent, fused
 from airjax.scene.model import Model
 from airjax.scene.predictor import PredictorConfig, predict
 from airjax.scene.procedural import random_views
@@ -201,28 +201,6 @@ def test_surfaces_apart_and_unused_slots_are_left_alone():
     before, found = fuse(cameras, depths, active)
     np.testing.assert_array_equal(np.asarray(found.active), active.ravel())
     np.testing.assert_array_equal(np.asarray(found.means)[active.ravel()], np.asarray(before.means)[active.ravel()])
-
-
-def test_what_floats_before_a_camera():
-    """Nearer than 0.3 of the least depth, on whichever side; every camera has a depth of its own."""
-    cameras, _ = wall(2)
-    means = np.float32([[0, 0, 0.8], [0, 0, -0.8], [0, 0, 1.0], [0.25, 0, 1.4], [0.25, 0, 1.6], [0, 5, 0]])
-    assert np.asarray(floating(means, cameras, np.float32([3.0, 3.0]))).tolist() == [
-        True,
-        True,
-        False,
-        False,
-        False,
-        False,
-    ]
-    assert np.asarray(floating(means, cameras, np.float32([3.0, 5.0]))).tolist() == [
-        True,
-        True,
-        True,
-        True,
-        False,
-        False,
-    ]
 
 
 def test_a_model_fuses_what_four_views_repeat(monkeypatch):

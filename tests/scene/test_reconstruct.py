@@ -67,7 +67,7 @@ def test_it_is_its_stages(model, scene, tmp_path):
     near, far = scene.bounds
     chosen = view_selection.spread(given.cameras, 3)
     sets = view_selection.comparisons(given.cameras, chosen, depths=np.full(5, 2 / (1 / near + 1 / far)))
-    predicted = model.predict(given.images, given.cameras, near, far, sets=sets)
+    predicted = model.predict(given.images, given.cameras, near, far, sets=sets, most=64 * VIEW_SIZE[1])
     task = prepare(scene, views=3).refinement(MANY_VIEWS)
     for found, wanted in zip(
         (task.images, *jax.tree.leaves(task.cameras)), (given.images, *jax.tree.leaves(given.cameras)), strict=True
@@ -115,6 +115,22 @@ def test_small_photographs_and_no_scores(model, scene):
     whole = reconstruct(scene, model=model, views=2, max_size=24, hold_out=0, score=False)
     assert whole.image_size == (16, 24)
     np.testing.assert_array_equal(made.gaussians.means, whole.gaussians.means)
+
+
+def test_large_photographs_are_halved_to_the_smallest():
+    """And so many Gaussians fit them."""
+    sizes = {}
+    for longest in (16, 256, 512, 600):
+        images = np.zeros((3, longest // 2, longest, 3), np.float32)
+        given = replace(blank_scene(3), images=images, alphas=None)
+        task = prepare(given, hold_out=0, near=1.0, far=9.0)
+        part, sizes[longest] = task.refinement(MANY_VIEWS, exposure=True), []
+        assert task.fitting == 64 * longest
+        while part is not None:
+            assert part.exposure and part.pixels == longest * longest // 2 and len(part.lookouts.nearest) >= 3
+            sizes[longest].append(part.images.shape[2])
+            part = part.coarse
+    assert sizes == {16: [16, 8], 256: [256, 128], 512: [512, 256, 128], 600: [600, 300, 150]}
 
 
 def test_what_is_masked_does_not_matter(model, scene):

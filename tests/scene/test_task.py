@@ -13,6 +13,7 @@ from airjax.inner.task import State
 from airjax.metrics import l1, psnr
 from airjax.raster.tiles import Capacity
 from airjax.scene.cameras import Camera
+from airjax.scene.floating import lookouts
 from airjax.scene.render import capacity_of, render
 from airjax.scene.task import (
     COARSE_SHARE,
@@ -174,6 +175,17 @@ def test_small_views_come_first_and_small_rates_last():
     assert shares == pytest.approx([1.0, 1.0, 0.55, 0.1 + 0.45 * (1 - np.sqrt(0.5)), 0.1], abs=1e-6)
 
 
+def test_views_of_three_sizes():
+    """The smallest for some steps, the middle ones until six tenths, then all of the pixels; or by time alone."""
+    smallest = SceneTask(np.zeros((2, 1, 2, 3), np.float32), CAMERAS, 1.0)
+    task = scheduled()
+    task = replace(task, coarse=replace(task.coarse, coarse=smallest))
+    places = (0, 0.0), (10, 0.29), (10, 0.3), (COARSE_STEPS, 0.1), (100, 0.59), (100, 0.6), (10, 0.99)
+    heights = [task.at(*place).images.shape[1] for place in places]
+    assert heights == [1, 1, 2, 2, 2, 4, 4]
+    assert all(task.at(*place).coarse is None for place in places)
+
+
 def test_small_views_count_like_large_ones():
     """Flat pictures: the loss is the same at either size."""
     gaussians, task = random_set(5, 40), scheduled()
@@ -188,8 +200,8 @@ def test_small_views_count_like_large_ones():
 
 def test_relocation_moves_what_floats_before_a_camera():
     gaussians = random_set(5, 40, opacities=(0.3, 0.9))
-    means = gaussians.means.at[3].set(jnp.asarray(CAMERAS.center[0]) + 0.1)
-    task = scheduled(nearest=np.ones(2, np.float32))
+    means = gaussians.means.at[3].set(jnp.asarray(CAMERAS.center[0]) + 0.1 * CAMERAS.forward[0])
+    task = scheduled(lookouts=lookouts(CAMERAS, np.ones(2), image_size=SIZE))
     coordinates = task.coordinates(replace(gaussians, means=means))
     state = State(RELOCATION, coordinates, gaussians.active, task.make_tx(task.rates).init(coordinates))
     found = task.rearrange(state, 0.2, most=40)
@@ -200,4 +212,6 @@ def test_relocation_moves_what_floats_before_a_camera():
     for untouched in (state._replace(step=RELOCATION + 10), state):
         share = 0.2 if untouched is not state else 0.9
         assert task.rearrange(untouched, share, most=40) is untouched
-    assert replace(task, nearest=None).rearrange(state, 0.2, most=40) is state
+    assert replace(task, lookouts=None).rearrange(state, 0.2, most=40) is state
+    ended = task.rearrange(state, 1.0, most=40)
+    assert not ended.active[3] and ended.active[others].all() and ended.coordinates is state.coordinates
