@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int
@@ -30,6 +31,7 @@ from airjax.scene.judgement import Judgement, Scores, judge
 from airjax.scene.model import Model
 from airjax.scene.model import load as load_model
 from airjax.scene.points import at_points, points_of
+from airjax.scene.pose_copies import Progress
 from airjax.scene.task import FEW, MANY_VIEWS, Coordinates, SceneTask
 
 
@@ -116,7 +118,7 @@ def reconstruct(
     max_size: int = MAX_SIZE,
     rates: Coordinates | None = None,
     score: bool = True,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Reconstruction:
     """Photographs with poses to 3D Gaussians.
 
@@ -139,7 +141,8 @@ def reconstruct(
       rates: learning rates of the refinement; None for `airjax.scene.task.MANY_VIEWS`, or for fewer than `FEW` given
         views those of the model.
       score: whether the held-out views are rendered and compared.
-      progress: called with the number of refinement steps done, or of whole seconds where a time is given.
+      progress: called with "search" and how many views were searched for points, of how many; later with "refine" and
+        how many steps were done, of how many, or whole seconds where a time is given.
 
     Raises:
       AirjaxError: no such scene (`airjax.scene.files.photographs.load`), no depths (`find_bounds`), no Gaussians that
@@ -153,16 +156,25 @@ def reconstruct(
     scene = scene.shrunk(max_size) if isinstance(scene, Scene) else load(scene, max_size=max_size)
     seconds: dict[str, float] = {}
     with _timed(seconds, "prepare"):
-        task = prepare(scene, views=views, predict_size=predict_size, near=near, far=far, hold_out=hold_out)
+        task = prepare(
+            scene, views=views, predict_size=predict_size, near=near, far=far, hold_out=hold_out, progress=progress
+        )
     if model is None and start == STARTS[0]:
         model = load_model()
     with _timed(seconds, "predict"):
-        gaussians = begin(task, model if start == STARTS[0] else None, most=most)
+        gaussians = begin(task, model if start == STARTS[0] else None, most=most, progress=progress)
     if refine_seconds is not None or refine_steps != 0:
         with _timed(seconds, "refine"):
             known = MANY_VIEWS if model is None or len(task.given.names) >= FEW else model.rates
             refinement = task.refinement(known if rates is None else rates)
-            gaussians = run(refinement, gaussians, num_steps=refine_steps, seconds=refine_seconds, progress=progress)
+            whole = int(refine_seconds) if refine_seconds is not None else refine_steps or 0
+            gaussians = run(
+                refinement,
+                gaussians,
+                num_steps=refine_steps,
+                seconds=refine_seconds,
+                progress=lambda done: progress("refine", done, whole),
+            )
     gaussians = only_active(gaussians)
     bounds, judgement = task.bounds, Judgement(Scores(), None)
     with _timed(seconds, "score"):
@@ -205,12 +217,13 @@ def prepare(
     near: float | None = None,
     far: float | None = None,
     hold_out: int | None = None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Prepared:
     """Everything before the prediction; arguments and errors are those of `reconstruct`."""
     if views < 1:
         raise ValueError(f"views: expected at least 1, got {views}")
     given, held_out, notices = split_views(scene, hold_out=hold_out)
-    bounds = find_bounds(given, near=near, far=far)
+    bounds = find_bounds(given, near=near, far=far, progress=partial(progress, "search"))
     chosen = view_selection.spread(given.cameras, views)
     sets = view_selection.comparisons(given.cameras, chosen.tolist(), depths=2 / (1 / bounds.views).sum(axis=1))
     return Prepared(given, held_out, given.shrunk(predict_size), bounds, sets, (*notices, *bounds.notices))
@@ -230,15 +243,22 @@ def split_views(scene: Scene, *, hold_out: int | None = None) -> tuple[Scene, Sc
     return scene.take(given), scene.take(held), tuple(notices)
 
 
-def begin(task: Prepared, model: Model | None, *, most: int | None = None) -> Gaussians3D:
+def begin(
+    task: Prepared,
+    model: Model | None,
+    *,
+    most: int | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Gaussians3D:
     """Where a refinement begins: what a model predicts, or Gaussians at points (`airjax.scene.points`) for None.
 
     With slots that are not used up to `most`, which relocations may fill; `MOST_FROM_POINTS` for points and None.
+    `progress` is that of `reconstruct`.
     """
     if model is not None:
         gaussians = predict(model, task, most=most)
     else:
-        found = points_of(task.given, task.bounds.triangulated)
+        found = points_of(task.given, task.bounds.triangulated, progress=partial(progress, "search"))
         gaussians = at_points(found.points, found.colors)
         most = MOST_FROM_POINTS if most is None else most
     return pad(gaussians, max(most or 0, gaussians.num_slots))

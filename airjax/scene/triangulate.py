@@ -46,7 +46,7 @@ def triangulate(
     masks: np.ndarray | None = None,
     max_views: int = 12,
     source: str = "scene",
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Triangulated:
     """Points that several views agree on; AirjaxError where they have nothing in common, or all stand at one place.
 
@@ -55,7 +55,7 @@ def triangulate(
       masks: (v, h, w) bool, pixels that show something of the scene: others match nothing; None for all.
       max_views: views that are searched for points, spread evenly over all, each against its two nearest neighbors.
       source: names the scene in an error.
-      progress: called with the number of views that were searched.
+      progress: called with the number of views that were searched, and of those that will have been at the end.
     """
     inverse = _planes(cameras, source)
     size = fitted_size(images.shape[1:3], SIDE, CELL)
@@ -70,7 +70,7 @@ def triangulate(
     for i in sorted(used):
         maps[i] = _depth_map(small, known, scaled, np.array([i, *neighbors[i]]), inverse)
         if progress is not None:
-            progress(len(maps))
+            progress(len(maps), len(used))
     checked = [_cross_checked(small[i], scaled[i], scaled[j], maps[i], maps[j].depths) for i, j in partners.items()]
     points, colors = (np.concatenate(part) for part in zip(*checked, strict=True))
     if len(points) < FEWEST:

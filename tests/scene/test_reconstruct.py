@@ -62,7 +62,7 @@ def to_8bit(image):
 def test_it_is_its_stages(model, scene, tmp_path):
     """Predicted and refined Gaussians, scores of the view that is held out, and the file that is written."""
     steps = []
-    made = reconstruct(scene, model=model, views=3, refine_steps=10, progress=steps.append)
+    made = reconstruct(scene, model=model, views=3, refine_steps=10, progress=lambda *line: steps.append(line))
     given, held = scene.take([1, 2, 3, 4, 5]), scene.take([0])
     near, far = scene.bounds
     chosen = view_selection.spread(given.cameras, 3)
@@ -87,7 +87,7 @@ def test_it_is_its_stages(model, scene, tmp_path):
     similarity = ssim(jnp.asarray(held.images[0]), jnp.asarray(shown, jnp.float32))
     assert made.held_out.ssim == pytest.approx([float(similarity)], abs=2e-3)
     assert (made.near, made.far, made.image_size, made.num_views) == (near, far, VIEW_SIZE, 3)
-    assert steps == [10] and set(made.seconds) == {"prepare", "predict", "refine", "score"}
+    assert steps == [("refine", 10, 10)] and set(made.seconds) == {"prepare", "predict", "refine", "score"}
     decibels = f"PSNR {made.held_out.mean_psnr:.2f} dB of 1 held-out views"
     assert repr(made) == f"Reconstruction({expected.num_slots} Gaussians from 3 of 5 views, {decibels})"
 
