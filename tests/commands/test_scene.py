@@ -123,7 +123,7 @@ def test_fewer_gaussians_on_request(run, folder):
 
 def test_quiet_without_held_out_views_and_with_bounds_of_the_user(run, folder):
     bounds = ("--near", 1, "--far", 9)
-    done = run("reconstruct", folder, "-o", "x.ply", "--views", 3, "--hold-out", 2, *bounds, "--quiet")
+    done = run("reconstruct", folder, "-o", "x.ply", "--views", 3, "--hold-out", 0, *bounds, "--quiet")
     assert (done.status, done.out, done.err) == (0, [], [])
     again = run("reconstruct", folder, "-o", "x.ply")
     refused(again, "x.ply: exists already and is kept")
