@@ -37,6 +37,7 @@ MAX_PIXELS = 2**27  # width times height; a float32 RGB image of this size takes
 IMAGE_SUFFIXES = tuple(_WRITERS)
 _MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}  # pixels; limits of these formats
 _READABLE = "a PNG, JPEG, WebP or TIFF image"
+_FORMATS = "PNG", "JPEG", "WEBP", "TIFF"  # names of Pillow
 
 # What Pillow's readers raise on damaged files: OSError and SyntaxError on purpose, the others from inside its
 # parsers. The fuzz test in tests/test_photographs.py looks for more.
@@ -80,6 +81,12 @@ def read_image(path: str | os.PathLike, *, upright: bool = True) -> LoadedImage:
             raise AirjaxError(f"{name}: expected {_READABLE}, got something else or a damaged header") from error
         except _DAMAGED as error:
             raise AirjaxError(f"{name}: expected {_READABLE}, got a damaged one ({reason(error)})") from error
+
+
+def orientation_of(path: str | os.PathLike) -> int:
+    """EXIF orientation of an image that `read_image` reads, 1 to 8; 1 where there is none. Its pixels are not read."""
+    with Image.open(path, formats=_FORMATS) as image:
+        return _orientation(image, [])
 
 
 def write_image(path: str | os.PathLike, pixels: AnyArray) -> None:
@@ -126,7 +133,7 @@ class _Refused(Exception):
 
 def _load(file: IO[bytes], upright: bool) -> LoadedImage:
     notices: list[str] = []
-    with Image.open(file, formats=("PNG", "JPEG", "WEBP", "TIFF")) as image:
+    with Image.open(file, formats=_FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise _Refused(f"expected at most {MAX_PIXELS} pixels, got {image.width}x{image.height}")
         frames = getattr(image, "n_frames", 1)

@@ -1,7 +1,7 @@
 """What a user adds without touching the library: an estimator and a loss, each in a few lines.
 
-They go through training, the study of estimators and refinement curves of scenes; of images: docs/extending.md, whose
-code tests/test_docs.py runs.
+They go through the study of estimators and refinement curves of scenes, and a step of training is traced with them
+(tests/train/test_main.py runs some); of images: docs/extending.md, whose code tests/test_docs.py runs.
 """
 
 import json
@@ -11,13 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import SCENE_PREDICTOR, save_scene_weights
 
-from airjax.image.patches import PatchMap
-from airjax.image.stages import StageConfig
 from airjax.inner.estimators import ESTIMATORS, Estimator, register
-from airjax.nn.air_stage import PredictorConfig as StageNetwork
-from airjax.scene.predictor import PredictorConfig
-from airjax.weights_file import load_weights
 from eval import curves, estimators
 from eval.curves import Curves, Start
 from eval.estimators import Estimators
@@ -25,8 +21,6 @@ from eval.scene.subjects import ProceduralScenes
 from train.configs import foresplat_metagrad
 
 pytestmark = pytest.mark.slow
-
-STAGES = (StageConfig(PatchMap(8, offset=0.75, max_scale=4.2), StageNetwork(8, 1, 1)),) * 2
 
 
 @dataclass(frozen=True)
@@ -61,26 +55,40 @@ def lookahead(monkeypatch):
     assert register("lookahead")(Lookahead) is Lookahead
 
 
-def test_an_estimator_and_a_loss_of_ones_own(tmp_path, capsys):
+def test_training_knows_them(monkeypatch):
+    """A step is traced, not compiled: the estimator and the loss are part of it."""
     experiment = foresplat_metagrad.experiment(True, "lookahead")
-    predictor = PredictorConfig(planes=(8, 4), matching=16, coarse=(16, 16), fine=(16, 16))
-    experiment = experiment.with_(predictor=predictor, data={"image_size": (16, 16)}, phase={"loss_fn": view_loss})
-    scenes = ProceduralScenes(made_up=10, num_scenes=2, image_size=(16, 16), loss_fn=view_loss)
     assert experiment.phase.estimator.name == "lookahead" and experiment.name.endswith("lookahead_0_smoke")
-    experiment = experiment.with_(loop={"num_steps": 2})
-    experiment.run(tmp_path / "run")
-    weights = tmp_path / "run" / "weights.safetensors"
-    assert load_weights(weights)[0]
+    called = []
 
-    study = Estimators("e", "d", scenes, ("lookahead", "zero_step"), horizons=(2,), draws=2)
+    def loss(image, rendered):
+        called.append("loss")
+        return view_loss(image, rendered)
+
+    monkeypatch.setattr(
+        Lookahead, "__call__", lambda *args, _call=Lookahead.__call__: called.append("estimator") or _call(*args)
+    )
+    changes = {"predictor": SCENE_PREDICTOR, "data": {"image_size": (16, 16)}, "phase": {"loss_fn": loss}}
+    experiment = experiment.with_(**changes)
+    init, step = experiment.make_step()
+    state = jax.eval_shape(lambda: init(experiment.init_params(jax.random.key(0))))
+    after, metrics = jax.eval_shape(step, state, {"seeds": jax.ShapeDtypeStruct((2,), jnp.uint32)})
+    assert set(called) == {"estimator", "loss"}
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state) and metrics["psnr"].shape == ()
+
+
+def test_studies_know_them(tmp_path, capsys):
+    weights = save_scene_weights(tmp_path / "weights.safetensors")
+    scenes = ProceduralScenes(made_up=10, num_scenes=2, image_size=(16, 16), loss_fn=view_loss)
+    study = Estimators("e", "d", scenes, ("lookahead",), horizons=(2,), draws=2)
     assert estimators.run(study, weights, tmp_path) == 0
     records = json.loads((tmp_path / "estimators.json").read_text())["records"]
     records = {record["name"]: record for record in records}
-    assert list(records) == ["unrolled", "lookahead", "zero_step"] and 0 < records["lookahead"]["mean"]["cosine"] < 1
-    exact, cosines = records["unrolled"]["group_means"], records["zero_step"]["cosine"]
+    assert list(records) == ["unrolled", "lookahead"] and 0 < records["lookahead"]["mean"]["cosine"] < 1
+    exact, cosines = records["unrolled"]["group_means"], records["lookahead"]["cosine"]
     assert set(exact) == {"means", "log_scales", "quats", "logits", "base"}  # "rest" has no element
     np.testing.assert_allclose(list(exact.values()), 1, rtol=1e-6)
-    error = records["zero_step"]["error_over_cases"]["cosine"]
+    error = records["lookahead"]["error_over_cases"]["cosine"]
     assert len(cosines) == 2 and error == pytest.approx(abs(np.diff(cosines)[0]) / 2)
 
     starts = (Start("one", (str(weights),)), Start("two", (str(weights),)))

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 
 from airjax import photographs
 from airjax.errors import AirjaxError
-from airjax.photographs import MAX_PIXELS, read_image, to_8bit, write_image
+from airjax.photographs import MAX_PIXELS, orientation_of, read_image, to_8bit, write_image
 
 GREY_NOTICE = "grey image read as RGB with three equal channels"
 WHITE_NOTICE = "transparent parts laid over white, alpha channel dropped"
@@ -295,6 +295,7 @@ def test_exif_orientation(tmp_path, name, orientation):
     options = {"a.webp": {"lossless": True}, "lzw.tif": {"compression": "tiff_lzw"}}.get(name, {})
     image = Image.fromarray(np.repeat(levels[:, :, None], 3, 2))
     pixels, notices, _ = read_image(saved(tmp_path / name, image, exif=exif, **options))
+    assert orientation_of(tmp_path / name) == orientation
     assert pixels.shape == (32, 48, 3) and pixels.flags.c_contiguous
     upright = np.kron([[1, 2, 3], [4, 5, 6]], np.ones((16, 16))) * 40 / 255
     np.testing.assert_allclose(pixels[:, :, 0], upright, atol=4 / 255)

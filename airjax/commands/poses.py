@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from airjax.commands.options import MAX_SIDE, add_options, add_output, whole
-from airjax.commands.session import Screen, progress_bar
+from airjax.commands.session import Bars, Screen
 from airjax.errors import AirjaxError
 from airjax.files import display_name, reason
 from airjax.scene.defaults import POSE_CAMERAS, POSE_SIZE, VIDEO_FRAMES, VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from airjax.scene.poses import FoundPoses
 
 HELP = "a folder of photographs, or a video, to one with poses, for reconstruct"
@@ -119,7 +117,7 @@ def make_poses(source: Path, screen: Screen, *, target: str | None = None, setti
         screen.notices(source, notices)
     pycolmap_module()  # before anything that takes long
     _check_free(scene, root, names, settings)
-    with _work_folder(scene) as folder, _Bars(screen) as bars:
+    with _work_folder(scene) as folder, Bars(screen, _STAGES) as bars:
         work = Path(folder)
         if root is None:
             (root := work / "frames").mkdir()
@@ -161,31 +159,6 @@ def _work_folder(scene: Path) -> tempfile.TemporaryDirectory:
         return tempfile.TemporaryDirectory(prefix=".airjax-", suffix=".tmp", dir=place)
     except OSError as error:
         raise AirjaxError(f"{display_name(place)}: cannot be written to ({reason(error)}), use -o") from error
-
-
-class _Bars:
-    """A progress bar at a time, one for each stage."""
-
-    def __init__(self, screen: Screen):
-        self._screen, self._stage = screen, ""
-        self._bar: tqdm | None = None
-
-    def show(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` in a stage, whose bar replaces that of another."""
-        if self._bar is None or stage != self._stage:
-            self._close()
-            self._stage, self._bar = stage, progress_bar(self._screen, total=total, unit=_STAGES[stage], desc=stage)
-        self._bar.update(done - self._bar.n)
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._close()
 
 
 def _content(found: FoundPoses) -> str:

@@ -19,7 +19,7 @@ from airjax.commands.options import (
 )
 from airjax.commands.outputs import check_free, guarded
 from airjax.commands.poses import poses_of, scene_folder
-from airjax.commands.session import Clock, Fatal, Screen, progress_bar, start_jax
+from airjax.commands.session import Bars, Clock, Fatal, Screen, start_jax
 from airjax.errors import AirjaxError
 from airjax.files import display_name
 from airjax.scene.defaults import HOLD_OUT, MAX_SIZE, PER_PIXEL_OF_SIDE, PREDICT_SIZE, REFINE_STEPS, STARTS, VIEWS
@@ -124,8 +124,8 @@ def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen
     start_jax(screen)
     model = _load_model(options.weights) if options.start == STARTS[0] else None
     timed = isinstance(options.refine, float)
-    unit = "s" if timed else "step"
-    with progress_bar(screen, total=round(options.refine), unit=unit, desc="refine") as bar, Clock() as clock:
+    units = {"search": "view", "refine": "s" if timed else "step"}
+    with Bars(screen, units) as bars, Clock() as clock:
         made = reconstruct(
             scene,
             model=model,
@@ -141,7 +141,7 @@ def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen
             max_size=options.max_size,
             exposure=options.exposure,
             score=not options.quiet,
-            progress=lambda step: bar.update(step - bar.n),
+            progress=bars.show,
         )
     screen.notices(source, made.notices[len(scene.notices) :])
     made.save(target)

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,35 @@ def progress_bar(
 
     hidden = screen.quiet or total < 2 or not sys.stderr.isatty()
     return tqdm(total=total, unit=unit, desc=desc, initial=initial, leave=leave, disable=hidden, file=sys.stderr)
+
+
+class Bars:
+    """A progress bar at a time, one for each stage; closed at the end of a `with` block.
+
+    `units` tells what one step of each stage is called.
+    """
+
+    def __init__(self, screen: Screen, units: Mapping[str, str]):
+        self._screen, self._units, self._stage = screen, units, ""
+        self._bar: tqdm | None = None
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` in a stage, whose bar replaces that of another."""
+        if self._bar is None or stage != self._stage:
+            self._close()
+            unit = self._units[stage]
+            self._stage, self._bar = stage, progress_bar(self._screen, total=total, unit=unit, desc=stage)
+        self._bar.update(done - self._bar.n)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._close()
 
 
 class Clock:

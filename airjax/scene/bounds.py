@@ -15,6 +15,8 @@ from airjax.errors import AirjaxError
 from airjax.scene.files.photographs import Scene
 from airjax.scene.triangulate import FEWEST, Triangulated, triangulate
 
+Progress = Callable[[int, int], None]  # called with what is done, and with all that there is to do
+
 _SHARE, _SLACK = 0.98, 1.25  # of the depths that lie within bounds, and how much wider on either side these are
 _FEW = 16  # points that the bounds of a view are taken from; a view that sees fewer has those of the scene
 
@@ -31,11 +33,11 @@ class Bounds(NamedTuple):
 
 
 def find_bounds(
-    scene: Scene, *, near: float | None = None, far: float | None = None, progress: Callable[[int], None] | None = None
+    scene: Scene, *, near: float | None = None, far: float | None = None, progress: Progress | None = None
 ) -> Bounds:
     """Near and far: the arguments, else those of the pose file, of the scene's points, or of triangulated points.
 
-    Points bound each view by itself. `progress` is called with the number of views that were searched for points.
+    Points bound each view by itself. `progress` is that of `airjax.scene.triangulate.triangulate`.
 
     Raises AirjaxError: near is not below far, or as `airjax.scene.triangulate.triangulate`.
     """
@@ -115,7 +117,7 @@ def _of_files(scene: Scene) -> Bounds | None:
     return bounds._replace(notices=(notice,))
 
 
-def _of_photographs(scene: Scene, progress: Callable[[int], None] | None) -> Bounds:
+def _of_photographs(scene: Scene, progress: Progress | None) -> Bounds:
     found = triangulate(scene.images, scene.cameras, masks=scene.shown, source=scene.source, progress=progress)
     bounds = _of_points(scene, found.points)
     assert bounds is not None  # every point is seen by the view that it was found in

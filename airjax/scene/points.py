@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy.spatial import cKDTree
 
 from airjax.gaussians import Gaussians3D
-from airjax.scene.bounds import pixels_in_sight
+from airjax.scene.bounds import Progress, pixels_in_sight
 from airjax.scene.files.photographs import Scene
 from airjax.scene.harmonics import from_rgb, num_harmonics
 from airjax.scene.triangulate import FEWEST, Triangulated, triangulate
@@ -41,10 +41,13 @@ def at_points(points: Float[np.ndarray, "p 3"], colors: Float[np.ndarray, "p 3"]
     return Gaussians3D(points, scales, quats, opacities, harmonics, np.ones(len(points), bool))
 
 
-def points_of(scene: Scene, triangulated: Triangulated | None = None) -> Triangulated:
+def points_of(
+    scene: Scene, triangulated: Triangulated | None = None, *, progress: Progress | None = None
+) -> Triangulated:
     """The points of a scene's files, in the mean color of the views that show them; triangulated ones where it has few.
 
-    `triangulated` are those that were found before. Raises AirjaxError: as `airjax.scene.triangulate.triangulate`.
+    `triangulated` are those that were found before. `progress` and AirjaxError: those of
+    `airjax.scene.triangulate.triangulate`.
     """
     if triangulated is not None:
         return triangulated
@@ -56,6 +59,6 @@ def points_of(scene: Scene, triangulated: Triangulated | None = None) -> Triangu
         count[numbers] += 1
     seen = count > 0
     if seen.sum() < FEWEST:
-        return triangulate(scene.images, scene.cameras, masks=scene.shown, source=scene.source)
+        return triangulate(scene.images, scene.cameras, masks=scene.shown, source=scene.source, progress=progress)
     colors = (sums[seen] / count[seen, None]).astype(np.float32)
     return Triangulated(points[seen], colors)

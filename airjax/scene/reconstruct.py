@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 
 import numpy as np
 from jaxtyping import Int
@@ -31,6 +31,7 @@ from airjax.scene.judgement import Judgement, Scores, judge
 from airjax.scene.model import Model
 from airjax.scene.model import load as load_model
 from airjax.scene.points import at_points, points_of
+from airjax.scene.pose_copies import Progress
 from airjax.scene.task import FEW, MANY_VIEWS, Coordinates, SceneTask
 
 SMALLEST = 128  # pixels; views are halved for the first steps of a refinement once, and again down to this
@@ -134,7 +135,7 @@ def reconstruct(
     rates: Coordinates | None = None,
     exposure: bool = False,
     score: bool = True,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Reconstruction:
     """Photographs with poses to 3D Gaussians.
 
@@ -158,7 +159,8 @@ def reconstruct(
         views those of the model.
       exposure: whether refinement compares each photograph at a gain and an offset of its own.
       score: whether the held-out views are rendered and compared.
-      progress: called with the number of refinement steps done, or of whole seconds where a time is given.
+      progress: called with "search" and how many views were searched for points, of how many; later with "refine" and
+        how many steps were done, of how many, or whole seconds where a time is given.
 
     Raises:
       AirjaxError: no such scene (`airjax.scene.files.photographs.load`), no depths (`find_bounds`), no Gaussians that
@@ -172,16 +174,25 @@ def reconstruct(
     scene = scene.shrunk(max_size) if isinstance(scene, Scene) else load(scene, max_size=max_size)
     seconds: dict[str, float] = {}
     with _timed(seconds, "prepare"):
-        task = prepare(scene, views=views, predict_size=predict_size, near=near, far=far, hold_out=hold_out)
+        task = prepare(
+            scene, views=views, predict_size=predict_size, near=near, far=far, hold_out=hold_out, progress=progress
+        )
     if model is None and start == STARTS[0]:
         model = load_model()
     with _timed(seconds, "predict"):
-        gaussians = begin(task, model if start == STARTS[0] else None, most=most)
+        gaussians = begin(task, model if start == STARTS[0] else None, most=most, progress=progress)
     if refine_seconds is not None or refine_steps != 0:
         with _timed(seconds, "refine"):
             known = MANY_VIEWS if model is None or len(task.given.names) >= FEW else model.rates
             refinement = task.refinement(known if rates is None else rates, exposure=exposure)
-            gaussians = run(refinement, gaussians, num_steps=refine_steps, seconds=refine_seconds, progress=progress)
+            whole = int(refine_seconds) if refine_seconds is not None else refine_steps or 0
+            gaussians = run(
+                refinement,
+                gaussians,
+                num_steps=refine_steps,
+                seconds=refine_seconds,
+                progress=lambda done: progress("refine", done, whole),
+            )
     gaussians = only_active(gaussians)
     bounds, judgement = task.bounds, Judgement(Scores(), None)
     with _timed(seconds, "score"):
@@ -225,12 +236,13 @@ def prepare(
     near: float | None = None,
     far: float | None = None,
     hold_out: int | None = None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Prepared:
     """Everything before the prediction; arguments and errors are those of `reconstruct`."""
     if views < 1:
         raise ValueError(f"views: expected at least 1, got {views}")
     given, held_out, notices = split_views(scene, hold_out=hold_out)
-    bounds = find_bounds(given, near=near, far=far)
+    bounds = find_bounds(given, near=near, far=far, progress=partial(progress, "search"))
     chosen = view_selection.spread(given.cameras, views)
     sets = view_selection.comparisons(given.cameras, chosen.tolist(), depths=2 / (1 / bounds.views).sum(axis=1))
     return Prepared(given, held_out, given.shrunk(predict_size), bounds, sets, (*notices, *bounds.notices))
@@ -250,16 +262,23 @@ def split_views(scene: Scene, *, hold_out: int | None = None) -> tuple[Scene, Sc
     return scene.take(given), scene.take(held), tuple(notices)
 
 
-def begin(task: Prepared, model: Model | None, *, most: int | None = None) -> Gaussians3D:
+def begin(
+    task: Prepared,
+    model: Model | None,
+    *,
+    most: int | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Gaussians3D:
     """Where a refinement begins: what a model predicts, or Gaussians at points (`airjax.scene.points`) for None.
 
     With slots that are not used up to `most`, `Prepared.fitting` for None, which relocations may fill.
+    `progress` is that of `reconstruct`.
     """
     most = task.fitting if most is None else most
     if model is not None:
         gaussians = predict(model, task, most=most)
     else:
-        found = points_of(task.given, task.bounds.triangulated)
+        found = points_of(task.given, task.bounds.triangulated, progress=partial(progress, "search"))
         gaussians = at_points(found.points, found.colors)
     return pad(gaussians, max(most, gaussians.num_slots))
 

@@ -30,6 +30,7 @@ _RANGE = 0.7, 150.0  # depths that are tried, in distances between neighboring c
 _AGREE, _UNIQUE = 0.85, 0.05  # least similarity of a match, and how much worse every other depth must be
 _REACH, _SUPPORT, _ALIKE = 2, 3, 0.1  # cells around a point, how many of them are like it, and in what: log of depth
 FEWEST = 32  # points that views which overlap share
+_FAR_OUT = 1e6  # pixels; nothing is that far outside an image
 
 
 class Triangulated(NamedTuple):
@@ -46,7 +47,7 @@ def triangulate(
     masks: np.ndarray | None = None,
     max_views: int = 12,
     source: str = "scene",
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Triangulated:
     """Points that several views agree on; AirjaxError where they have nothing in common, or all stand at one place.
 
@@ -55,7 +56,7 @@ def triangulate(
       masks: (v, h, w) bool, pixels that show something of the scene: others match nothing; None for all.
       max_views: views that are searched for points, spread evenly over all, each against its two nearest neighbors.
       source: names the scene in an error.
-      progress: called with the number of views that were searched.
+      progress: called with the number of views that were searched, and of those that will have been at the end.
     """
     inverse = _planes(cameras, source)
     size = fitted_size(images.shape[1:3], SIDE, CELL)
@@ -70,7 +71,7 @@ def triangulate(
     for i in sorted(used):
         maps[i] = _depth_map(small, known, scaled, np.array([i, *neighbors[i]]), inverse)
         if progress is not None:
-            progress(len(maps))
+            progress(len(maps), len(used))
     checked = [_cross_checked(small[i], scaled[i], scaled[j], maps[i], maps[j].depths) for i, j in partners.items()]
     points, colors = (np.concatenate(part) for part in zip(*checked, strict=True))
     if len(points) < FEWEST:
@@ -126,17 +127,22 @@ def supported(depths: Float[np.ndarray, "a b"], sure: Bool[np.ndarray, "a b"]) -
 
 def _cross_checked(image: np.ndarray, camera: Camera, other: Camera, own: _DepthMap, depths: np.ndarray):
     """(points, colors) of a view's sure cells, where the depth map of another view has the same points."""
-    rows, columns = np.nonzero(own.sure)
-    here = own.depths[own.sure]
-    pixels = jnp.asarray(np.stack([columns + 0.5, rows + 0.5], axis=1) * CELL, jnp.float32)
-    points = unproject(jax.tree.map(jnp.asarray, camera), pixels, jnp.asarray(here))
-    there, expected = (np.asarray(part) for part in project_points(jax.tree.map(jnp.asarray, other), points))
-    cell = np.floor(np.nan_to_num(there) / CELL).astype(int)
-    inside = (expected > 0) & (cell >= 0).all(axis=1) & (cell < depths.shape[::-1]).all(axis=1)
+    rows, columns = (part.ravel() for part in np.indices(own.depths.shape))
+    pixels = (np.stack([columns + 0.5, rows + 0.5], axis=1) * CELL).astype(np.float32)
+    points, there, expected = map(np.asarray, _seen_in(other, camera, pixels, own.depths.ravel()))
+    cell = np.floor(np.clip(np.nan_to_num(there), -_FAR_OUT, _FAR_OUT) / CELL).astype(int)
+    inside = own.sure.ravel() & (expected > 0) & (cell >= 0).all(axis=1) & (cell < depths.shape[::-1]).all(axis=1)
     cell = np.where(inside[:, None], cell, 0)
     ratio = depths[cell[:, 1], cell[:, 0]] / np.maximum(expected, 1e-9)
     same = inside & (np.abs(np.log(ratio)) < 0.15)
-    return np.asarray(points)[same], image[rows[same] * CELL, columns[same] * CELL]
+    return points[same], image[rows[same] * CELL, columns[same] * CELL]
+
+
+@jax.jit
+def _seen_in(other: Camera, camera: Camera, pixels: Float[Array, "p 2"], depths: Float[Array, " p"]):
+    """(points that a camera sees, their pixels and depths in another one); of all cells, so that it is one program."""
+    points = unproject(camera, pixels, depths)
+    return points, *project_points(other, points)
 
 
 @partial(jax.jit, static_argnames=("image_size",))

@@ -6,6 +6,7 @@ Oracle: the library called directly on the same files.
 import argparse
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,12 +102,17 @@ def test_a_picture_that_is_there_already_is_kept(run, folder):
     assert Path("room.png").read_bytes() == b"mine" and not Path("room.ply").exists()
 
 
-def test_refinement_from_points_for_some_time(run, folder):
-    """Without weights; the points grow up to the number that is asked for. Points alone are refused."""
+def test_refinement_from_points_for_some_time(run, folder, monkeypatch):
+    """Without weights; the points grow up to the number that is asked for. Points alone are refused.
+
+    On a terminal, a bar shows how many of the five given views were searched for them.
+    """
     refused(run("reconstruct", folder, "--start", "points"), "--start points: expected --refine")
     options = ("--start", "points", "--refine", "0.1s", "--gaussians", 500, "--max-size", 48)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     done = run("reconstruct", folder, *options, "--weights", "missing.safetensors")
     assert done.status == 0 and ", refined in " in done.out[0]
+    assert re.search(r"search: .* 0/5 ", "".join(done.err))
     assert 32 <= read_ply("room.ply").gaussians.num_slots <= 500
 
 
@@ -117,7 +123,7 @@ def test_fewer_gaussians_on_request(run, folder):
 
 def test_quiet_without_held_out_views_and_with_bounds_of_the_user(run, folder):
     bounds = ("--near", 1, "--far", 9)
-    done = run("reconstruct", folder, "-o", "x.ply", "--views", 3, "--hold-out", 2, *bounds, "--quiet")
+    done = run("reconstruct", folder, "-o", "x.ply", "--views", 3, "--hold-out", 0, *bounds, "--quiet")
     assert (done.status, done.out, done.err) == (0, [], [])
     again = run("reconstruct", folder, "-o", "x.ply")
     refused(again, "x.ply: exists already and is kept")

@@ -14,6 +14,8 @@ from airjax.scene.cameras import Camera, look_at, pinhole
 FIELDS = ("means", "scales", "quats", "opacities", "harmonics")
 SIZE = (26, 38)
 
+_look_at = jax.jit(look_at)
+
 
 def make(means, scales, opacities, *, quats=None, harmonics=None, active=None, dtype=np.float32) -> Gaussians3D:
     """A set from anything that numpy reads; grey, without a rotation and active unless told otherwise."""
@@ -45,7 +47,7 @@ def random_set(seed: int, n: int, *, degree: int = 1, scales=(0.02, 0.3), opacit
 
 def front_camera(*, size=SIZE, focal=30.0, center=(0.3, -0.5, -3.5), dtype=np.float32) -> Camera:
     """Looks at the origin."""
-    camera = look_at(jnp.array(center), jnp.zeros(3), jnp.array([0.0, -1.0, 0.0]), pinhole(focal, size))
+    camera = _look_at(jnp.array(center), jnp.zeros(3), jnp.array([0.0, -1.0, 0.0]), pinhole(focal, size))
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, dtype)), camera)
 
 

@@ -48,11 +48,10 @@ def save_scene_weights(path: Path) -> Path:
 
 def save_scene(folder: Path) -> Path:
     """A new folder with a procedural scene as photographs, plain cameras and bounds."""
-    atlas = noise_atlas()
-    made = jax.jit(lambda key: random_views(key, atlas, image_size=VIEW_SIZE, num_views=NUM_VIEWS))(jax.random.key(3))
+    made = room_views()
     folder.mkdir()
     frames = []
-    for i, image in enumerate(np.asarray(made.images)):
+    for i, image in enumerate(made.images):
         Image.fromarray(np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)).save(folder / f"{i}.png")
         camera = made.cameras[i]
         parts = {"K": camera.intrinsics, "R": camera.rotation, "t": camera.translation}

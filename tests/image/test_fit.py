@@ -113,7 +113,7 @@ def test_cholesky_gradients():
         return np.sum(weights * (matrices @ np.swapaxes(matrices, 1, 2)), axis=(1, 2))
 
     with jax.enable_x64(True):
-        got = np.asarray(jax.grad(by_axes)(jnp.asarray(some_factors())))
+        got = np.asarray(jax.jit(jax.grad(by_axes))(jnp.asarray(some_factors())))
     step = 1e-5  # error of the difference: step^2 times a third derivative of at most about 10
     for i in range(3):
         shift = step * np.eye(3)[i]

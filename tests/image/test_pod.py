@@ -115,6 +115,12 @@ def picture(seed=0):
     return jnp.asarray(0.5 + 0.4 * np.stack(waves, axis=-1), jnp.float32)
 
 
+@jax.jit
+def predict(params, residual):
+    """What the network of the stage says of a residual."""
+    return predict_stage(predictors((STAGE,))[0], params, residual, 8)
+
+
 @pytest.fixture(scope="module")
 def stage_case():
     """One stage behind a constant image, and everything that the tests compare it with."""
@@ -144,8 +150,10 @@ def test_a_stage_is_the_inner_loop_over_all_gaussians(stage_case):
         ]
         return render_dense(join(sets), image_size=SIZE)
 
-    rendered = render_dense(to_physical(before, centers, everywhere, STAGE.patch_map), image_size=SIZE)
-    raw = predict_stage(predictors((STAGE,))[0], params, picture() - rendered, 8)
+    rendered = jax.jit(
+        lambda raw: render_dense(to_physical(raw, centers, everywhere, STAGE.patch_map), image_size=SIZE)
+    )(before)
+    raw = predict(params, picture() - rendered)
     raw_all, new = jnp.concatenate([before, raw]), np.concatenate([~everywhere, active])
     inner_all = lambda u: image_loss(picture(), render(u), l1=0.7, rmse=0, ssim=0.3)  # noqa: E731
     expected, info_all = jax.jit(lambda u: pod_loss(u, inner_all, inner_adam(0.02), num_steps=4, new=jnp.asarray(new)))(
@@ -158,7 +166,7 @@ def test_a_stage_is_the_inner_loop_over_all_gaussians(stage_case):
     np.testing.assert_allclose(out.info.losses, info_all.losses, rtol=1e-4)
     np.testing.assert_allclose(out.info.refined[active], info_all.refined[6:][active], atol=1e-3)
     np.testing.assert_allclose(loss, expected, rtol=1e-2)
-    np.testing.assert_allclose(out.rendered, render(raw_all), atol=2e-5)
+    np.testing.assert_allclose(out.rendered, jax.jit(render)(raw_all), atol=2e-5)
 
 
 def test_a_stage_is_differentiated_in_its_weights_alone(stage_case):
@@ -166,7 +174,7 @@ def test_a_stage_is_differentiated_in_its_weights_alone(stage_case):
     params, rendered, active, fn = stage_case
     (_, out), (grads, grad_rendered) = fn(params, rendered, active)
     np.testing.assert_array_equal(grad_rendered, np.zeros_like(rendered))
-    raw, pull_back = jax.vjp(lambda p: predict_stage(predictors((STAGE,))[0], p, picture() - rendered, 8), params)
+    raw, pull_back = jax.vjp(lambda p: predict(p, picture() - rendered), params)
     cotangent = expected_grad(raw, out.info.refined, active).astype(np.float32)
     expected = pull_back(jnp.asarray(cotangent))[0]
     scale = norm(expected)

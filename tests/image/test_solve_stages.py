@@ -1,5 +1,7 @@
 """The colour solve on static lists, inside training: equal to that of the model, and differentiable."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,8 +29,8 @@ def case():
 
 def test_it_solves_as_the_encoder_does_on_sorted_lists():
     params, image, control = case()
-    trace = run_stages(STAGES, params, image, control)
-    solved = solve_stages(STAGES, trace, image, num_steps=4)
+    trace = jax.jit(partial(run_stages, STAGES))(params, image, control)
+    solved = jax.jit(partial(solve_stages, STAGES, num_steps=4))(trace, image)
     before, after = (join([stage.gaussians for stage in t]) for t in (trace, solved))
     used = np.asarray(before.active)
     assert 0 < used.sum() < used.size

@@ -73,9 +73,14 @@ def test_a_stage_sees_the_residual():
     trace = run(STAGES, params, image, EVERYWHERE)
     residual = np.zeros((10, 10, 3), np.float32)
     residual[:7, :9] = image - trace[0].rendered
-    raw = predict_stage(predictors(STAGES)[1], params["stage1"], jnp.asarray(residual), 5)
-    expected = to_physical(raw, patch_centers((2, 2), 5), jnp.ones(4, bool), STAGES[1].patch_map)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), trace[1].gaussians, expected)
+
+    @jax.jit
+    def expected(params, residual):
+        raw = predict_stage(predictors(STAGES)[1], params, residual, 5)
+        return to_physical(raw, patch_centers((2, 2), 5), jnp.ones(4, bool), STAGES[1].patch_map)
+
+    found, wanted = trace[1].gaussians, expected(params["stage1"], residual)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, wanted)
 
 
 def test_padding_adds_zeros_below_and_to_the_right():
@@ -87,7 +92,7 @@ def test_padding_adds_zeros_below_and_to_the_right():
 
 
 def test_stages_have_their_own_weights():
-    params = init_params(jax.random.key(0), STAGES[:1] * 2)
+    params = jax.jit(init_params, static_argnums=1)(jax.random.key(0), STAGES[:1] * 2)
     assert list(params) == ["stage0", "stage1"]
     kernels = [params[f"stage{i}"]["embed"]["kernel"] for i in range(2)]
     assert kernels[0].shape == (3 * 16 + 1, 8) and not np.any(kernels[0] == kernels[1])
@@ -99,11 +104,8 @@ def test_gradients_flow_through_residuals_into_earlier_stages():
     with jax.enable_x64(True):
         params, image = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (params, image))
         control = StageControl(jnp.float64(1e-3), jnp.float64(0.05), jnp.float32(np.inf))
-        keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(params["stage0"])))
-        leaves, structure = jax.tree.flatten(params["stage0"])
-        direction = jax.tree.unflatten(
-            structure, [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
-        )
+        rng = np.random.default_rng(1)
+        direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params["stage0"])
 
         def loss(first):
             trace = run_stages(STAGES, {**params, "stage0": first}, image, control)
@@ -111,10 +113,10 @@ def test_gradients_flow_through_residuals_into_earlier_stages():
 
         value_and_grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
         (_, active), grad = value_and_grad(params["stage0"])
-        actual = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, grad, direction)))
+        actual = sum(jax.tree.leaves(jax.tree.map(np.vdot, grad, direction)))
         step = 1e-6  # truncation about 1e-12; small enough that no patch and no pixel changes sides
         ends = [
-            value_and_grad(jax.tree.map(lambda x, d, s=s: x + s * step * d, params["stage0"], direction))[0]
+            value_and_grad(jax.tree.map(lambda x, d, s=s: np.asarray(x) + s * step * d, params["stage0"], direction))[0]
             for s in (1, -1)
         ]
         for _, moved in ends:
@@ -164,10 +166,12 @@ def test_the_default_thresholds():
 
 def test_stage_control_is_constant_to_every_gradient():
     image, rendered = control_case()
-    grads = jax.grad(
-        lambda *images: jnp.sum(stage_control(*images, patch_size=8, control=stage_control_of()), dtype=jnp.float32),
-        argnums=(0, 1),
-    )(image, rendered)
+    control = stage_control_of()
+
+    def total(*images):
+        return jnp.sum(stage_control(*images, patch_size=8, control=control), dtype=jnp.float32)
+
+    grads = jax.jit(jax.grad(total, argnums=(0, 1)))(image, rendered)
     for grad in grads:
         np.testing.assert_array_equal(grad, np.zeros_like(grad))
 

@@ -100,7 +100,7 @@ def test_the_losses_are_those_of_the_renderer():
     images = views.at[0].add(0.1).at[1].add(-0.2)
     task = SceneTask(images, CAMERAS, 2.0)
     coordinates, options = task.coordinates(gaussians), {"capacity": capacity}
-    by_view = [SIZE[0] * SIZE[1] * view_loss(images[i], views[i]) for i in range(2)]
+    by_view = SIZE[0] * SIZE[1] * jax.jit(jax.vmap(view_loss))(images, views)
     for batch, expected in ((jnp.array([0]), by_view[0]), (jnp.array([1]), by_view[1]), (None, sum(by_view) / 2)):
         loss = jax.jit(partial(task.loss, **options))(coordinates, gaussians.active, batch)
         np.testing.assert_allclose(loss, expected, rtol=1e-4)
@@ -192,10 +192,9 @@ def test_small_views_count_like_large_ones():
     blank = replace(gaussians, opacities=gaussians.opacities * 0)
     white = replace(task, images=np.ones((2, 4, 6, 3), np.float32), loss_fn=l1)
     small = replace(white, images=np.ones((2, 2, 3, 3), np.float32))
-    losses = [
-        float(part.loss(part.coordinates(blank), blank.active, capacity=Capacity(2048))) for part in (white, small)
-    ]
-    assert losses[0] == pytest.approx(24, rel=1e-3) and losses[1] == pytest.approx(24, rel=1e-3)
+    for part in (white, small):
+        loss = jax.jit(partial(part.loss, capacity=Capacity(2048)))
+        assert float(loss(part.coordinates(blank), blank.active)) == pytest.approx(24, rel=1e-3)
 
 
 def test_relocation_moves_what_floats_before_a_camera():

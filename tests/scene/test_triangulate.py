@@ -27,7 +27,9 @@ def views():
 
 def test_points_lie_on_the_surfaces(views):
     """In the first view, most points that it sees are where its depths say, and the bounds hold nearly all depths."""
-    found = triangulate(views.images, views.cameras)
+    told = []
+    found = triangulate(views.images, views.cameras, progress=lambda *counts: told.append(counts))
+    assert told == [(i, 5) for i in range(1, 6)]
     assert len(found.points) > 300 and found.colors.shape == found.points.shape
     seen, depth = (np.asarray(a) for a in project_points(views.cameras[0], jnp.asarray(found.points)))
     inside = (depth > 0) & (seen > 0).all(axis=1) & (seen < [128, 96]).all(axis=1)

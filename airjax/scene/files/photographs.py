@@ -18,7 +18,7 @@ import numpy as np
 
 from airjax.errors import AirjaxError
 from airjax.files import display_name
-from airjax.photographs import LoadedImage, read_image
+from airjax.photographs import LoadedImage, orientation_of, read_image
 from airjax.scene.cameras import Camera
 from airjax.scene.files.image_names import some
 from airjax.scene.files.lenses import STRETCH, degrees_across, resample, source_places
@@ -27,6 +27,7 @@ from airjax.scene.files.posed import Posed, camera_of, in_proportion
 from airjax.scene.origin import origin_of, origin_text, relative
 
 _ALIKE = 0.7  # least cosine between what is down in two views that stand alike
+_QUARTERS = {3: 2, 6: 3, 8: 1}  # EXIF orientation to the turns by `np.rot90` that undo it; the others are mirrored
 MAX_SIZE = 512  # pixels; default longest side, larger photographs are downscaled
 
 
@@ -132,7 +133,8 @@ def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
 
     Two images or more; those with a side longer than `max_size` pixels are downscaled, with a notice. Where they differ
     in size all are continued to the largest height and width, at the right and below, and that is masked. Those that
-    were taken with the camera on its side, or upside down, are turned to stand as most others do, with their cameras.
+    were taken with the camera on its side, or upside down, are turned to stand as most others do, with their cameras;
+    how these stand is told by their EXIF orientation, where the poses are those of pixels that do not follow it.
     """
     folder, name = Path(folder), display_name(folder)
     if not folder.is_dir():
@@ -200,10 +202,11 @@ class _View(NamedTuple):
     notices: list[str]
     shown: float  # share of its pixels that the lens shows
     across: float | None  # degrees of its field of view, of a fisheye made flat
+    quarters: int  # turns by `np.rot90` that its EXIF orientation still asks for, 0 to 3
 
 
 def _read_view(posed: Posed, max_size: int) -> _View:
-    loaded = _read_pixels(posed)
+    loaded, upright = _read_pixels(posed)
     size, notices = loaded.pixels.shape[:2], list(loaded.notices)
     mask = None if posed.mask is None else _read_mask(posed.mask, size)
     named = {"image": loaded.pixels, "alpha": loaded.alpha, "mask": mask}
@@ -225,9 +228,9 @@ def _read_view(posed: Posed, max_size: int) -> _View:
         camera = camera.resized(size, smaller)
         notices.append(f"photographs of {size[1]}x{size[0]} pixels made smaller, to {smaller[1]}x{smaller[0]}")
     known = layers["mask"] > 1 - 1e-4 if "mask" in layers else None  # a pixel of which a part is hidden is hidden
-    return _View(
-        posed.file.name, posed.split, layers["image"], layers.get("alpha"), known, camera, notices, shown, across
-    )
+    quarters = 0 if upright else _QUARTERS.get(orientation_of(posed.file), 0)
+    pixels, alpha = layers["image"], layers.get("alpha")
+    return _View(posed.file.name, posed.split, pixels, alpha, known, camera, notices, shown, across, quarters)
 
 
 def _read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
@@ -240,41 +243,48 @@ def _read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
     return mask if mask.shape == size else (resize(mask, size) > 1 - 1e-4).astype(np.float32)
 
 
-def _read_pixels(posed: Posed) -> LoadedImage:
-    """The photograph as its pose sees it: turned by its EXIF orientation or as stored, whichever fits the pose file.
+def _read_pixels(posed: Posed) -> tuple[LoadedImage, bool]:
+    """(the photograph as its pose sees it, whether it is turned by its EXIF orientation), as fits the pose file.
 
     `Posed.upright` decides where both fit, as for squares and half turns.
     """
     loaded = read_image(posed.file, upright=posed.upright)
     size = loaded.pixels.shape[:2]
     if posed.size is None or in_proportion(size, posed.size) or not in_proportion(size[::-1], posed.size):
-        return loaded
+        return loaded, posed.upright
     other = read_image(posed.file, upright=not posed.upright)
-    return other if other.pixels.shape[:2] == size[::-1] else loaded
+    is_other = other.pixels.shape[:2] == size[::-1]
+    return (other if is_other else loaded), posed.upright != is_other
 
 
 def _upright(views: list[_View]) -> tuple[list[_View], list[str]]:
-    """(the views by quarter turns as most of them stand, lines for the user): networks know only things that stand."""
-    down = np.stack([view.camera.rotation[1] for view in views])  # in the world
+    """(the views by quarter turns as most of them stand, lines for the user): networks know only things that stand.
+
+    A view stands as its EXIF orientation says, where its pixels do not follow it yet.
+    """
+    turns = [[quarter_turns(view.camera, view.image.shape[:2], k) for k in range(4)] for view in views]
+    down = np.stack(
+        [cameras[view.quarters].rotation[1] for view, cameras in zip(views, turns, strict=True)]
+    )  # in the world
     alike = down @ down.T > _ALIKE
     most = alike[np.argmax(alike.sum(axis=1))]
     if most.sum() <= len(views) / 2:  # they stand in all ways, as those of a camera that looks down
         return views, []
     common = down[most].mean(axis=0)
     common = common / np.linalg.norm(common)
-    found, count = [], 0
-    for view in views:
-        turns = [quarter_turns(view.camera, view.image.shape[:2], k) for k in range(4)]
-        gains = [camera.rotation[1] @ common for camera in turns]
+    found, tagged, others = [], 0, 0
+    for view, cameras in zip(views, turns, strict=True):
+        gains = [camera.rotation[1] @ common for camera in cameras]
         k = int(np.argmax(gains))
         if gains[k] < _ALIKE or not k or view.camera.intrinsics[0, 1]:
             found.append(view)
             continue
-        count += 1
+        tagged, others = tagged + (k == view.quarters), others + (k != view.quarters)
         alpha = None if view.alpha is None else np.rot90(view.alpha, k)
         mask = None if view.mask is None else np.rot90(view.mask, k)
-        found.append(view._replace(image=np.rot90(view.image, k), alpha=alpha, mask=mask, camera=turns[k]))
-    return found, [f"{count} photographs turned to stand as the others"] if count else []
+        found.append(view._replace(image=np.rot90(view.image, k), alpha=alpha, mask=mask, camera=cameras[k]))
+    lines = [f"{tagged} photographs turned with their poses, as their EXIF orientation says"] if tagged else []
+    return found, [*lines, f"{others} photographs turned to stand as the others"] if others else lines
 
 
 def quarter_turns(camera: Camera, size: tuple[int, int], count: int) -> Camera:

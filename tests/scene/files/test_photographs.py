@@ -8,6 +8,7 @@ import pose_files
 import pytest
 from PIL import Image
 from pose_files import NAMES, POSES, SIZE, WRITERS, K, write_colmap, write_images, write_plain, write_transforms
+from scipy.spatial.transform import Rotation
 
 from airjax.errors import AirjaxError
 from airjax.scene.cameras import Camera
@@ -114,7 +115,10 @@ def test_poses_of_colmap_are_of_the_stored_pixels(folder, write, orientation):
     stored = write_tagged(folder, orientation)
     write(folder)
     scene = load(folder)
-    np.testing.assert_array_equal(scene.images, stored)
+    for found, pixels, camera, pose in zip(scene.images, stored, scene.cameras.rotation, POSES, strict=True):
+        turned = [quarter_turns(Camera(K, *pose), SIZE, k).rotation for k in range(4)]
+        (k,) = np.flatnonzero([np.allclose(rotation, camera, atol=1e-5) for rotation in turned])
+        np.testing.assert_array_equal(found, np.rot90(pixels, k))  # at most turned with its camera
     assert f"EXIF orientation {orientation} ignored, pixels read as stored" in scene.notices
 
 
@@ -390,6 +394,49 @@ def test_a_photograph_on_its_side_is_turned(folder, turns):
     np.testing.assert_array_equal(scene.images, upright.images)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), scene.cameras, upright.cameras)
     assert scene.masks is None and "1 photographs turned to stand as the others" in scene.notices
+
+
+def write_turned(folder, turns, orientation=1, tagged=NAMES):
+    """A COLMAP model of cameras that stand, and the images, both turned `turns` times, some with a tag."""
+    standing = Rotation.from_euler("xz", [0.3, 0.2]).as_matrix()
+    cameras = [quarter_turns(Camera(K, standing, t), SIZE, turns) for _, t in POSES]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    write_images(folder / "images")
+    for path in sorted((folder / "images").iterdir()):
+        with Image.open(path) as image:
+            pixels = np.rot90(np.asarray(image), turns)
+        Image.fromarray(np.ascontiguousarray(pixels)).save(path, exif=exif if path.name in tagged else None)
+    poses = [(camera.rotation, camera.translation) for camera in cameras]
+    size = SIZE if turns % 2 == 0 else SIZE[::-1]
+    write_colmap(folder, binary=True, poses=poses, intrinsics=cameras[0].intrinsics, size=size)
+
+
+@pytest.mark.parametrize(("turns", "orientation"), [(1, 6), (2, 3), (3, 8)])
+def test_photographs_that_all_lie_on_their_side_are_turned_by_their_tags(tmp_path, turns, orientation):
+    """Oracle: the same photographs stored as they stand, with the poses of those. The world stays what it is."""
+    write_turned(tmp_path / "standing", 0)
+    write_turned(tmp_path / "lying", turns, orientation)
+    scene, expected = load(tmp_path / "lying"), load(tmp_path / "standing")
+    np.testing.assert_array_equal(scene.images, expected.images)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), scene.cameras, expected.cameras)
+    assert scene.notices == (
+        f"EXIF orientation {orientation} ignored, pixels read as stored",
+        "3 photographs turned with their poses, as their EXIF orientation says",
+    )
+
+
+def test_one_tag_that_is_wrong_does_not_matter(tmp_path):
+    """The poses tell that the photograph stands as the others do; and one without its tag lies as they did."""
+    write_turned(tmp_path / "standing", 0, 6, NAMES[:1])
+    write_turned(tmp_path / "lying", 1, 6, NAMES[1:])
+    standing, lying = load(tmp_path / "standing"), load(tmp_path / "lying")
+    np.testing.assert_array_equal(lying.images, standing.images)
+    assert not any("turned" in line for line in standing.notices)
+    assert lying.notices[-2:] == (
+        "2 photographs turned with their poses, as their EXIF orientation says",
+        "1 photographs turned to stand as the others",
+    )
 
 
 def test_quarter_turns_follow_the_pixels():

@@ -65,8 +65,8 @@ def test_scenes_of_a_step_are_the_same_whenever_it_is_reached():
 
 @pytest.fixture(scope="module")
 def finished(experiment, tmp_path_factory):
-    """(experiment, folder) of a run of thirty steps, all on the same two scenes; it needs no photographs."""
-    loop = {"num_steps": 30, "log_every": 1, "checkpoint_every": 0, "panel_every": 30}
+    """(experiment, folder) of a run of fifteen steps, all on the same two scenes; it needs no photographs."""
+    loop = {"num_steps": 15, "log_every": 1, "checkpoint_every": 0, "panel_every": 15}
     experiment = experiment.with_(loop=loop, optimizer={"warmup": 1, "learning_rate": 3e-3})
     folder = tmp_path_factory.mktemp("scenes") / "run"
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
