@@ -20,7 +20,7 @@ from airjax.scene import view_selection
 from airjax.scene.files.camera_file import from_comments, origin_in
 from airjax.scene.files.photographs import scene_of
 from airjax.scene.files.ply import read_ply
-from airjax.scene.fusion import floating
+from airjax.scene.floating import floating, lookouts
 from airjax.scene.judgement import Scores, judge
 from airjax.scene.model import Model
 from airjax.scene.predictor import PredictorConfig
@@ -227,7 +227,8 @@ def test_no_fog_over_a_table():
         assert is_there(other, photograph, things) == (False, False)
     eye = np.asarray(capture.cameras.center[0])
     before = eye + 0.1 * (gaussians.means - eye)
-    assert np.mean(floating(before, capture.cameras, np.full(len(scene.names), made.near, np.float32))) > 0.5
+    seen = lookouts(capture.cameras, np.full(len(scene.names), made.near), image_size=capture.images.shape[1:3])
+    assert np.mean(floating(before, gaussians.scales, seen)) > 0.5
 
 
 # --- views ---------------------------------------------------------------------------------------------------
