@@ -13,7 +13,7 @@ _PULL = 0.01  # weight of (gain - 1)^2 + offset^2 beside the mean squared differ
 
 
 def exposed(
-    rendered: Float[Array, "h w 3"], image: Float[Array, "h w 3"], mask: Bool[Array, "h w"] | None = None
+    rendered: Float[Array, "h w 3"], image: Float[Array, "h w 3"], *, mask: Bool[Array, "h w"] | None = None
 ) -> Float[Array, "h w 3"]:
     """gain * rendered + offset, with the gain and the offset of each channel that bring it nearest to a photograph.
 

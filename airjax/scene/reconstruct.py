@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from airjax.errors import AirjaxError
-from airjax.gaussians import Gaussians3D, only_active, pad, take
+from airjax.gaussians import Gaussians3D, join, only_active, pad, take
 from airjax.inner.task import run
 from airjax.scene import view_selection
 from airjax.scene.bounds import Bounds, find_bounds
@@ -32,8 +32,10 @@ from airjax.scene.model import Model
 from airjax.scene.model import load as load_model
 from airjax.scene.points import at_points, points_of
 from airjax.scene.pose_copies import Progress
+from airjax.scene.surround import surround
 from airjax.scene.task import FEW, MANY_VIEWS, Coordinates, SceneTask
 
+_BEYOND = 16  # one in so many Gaussians may lie beyond the prediction
 SMALLEST = 128  # pixels; views are halved for the first steps of a refinement once, and again down to this
 
 
@@ -276,11 +278,22 @@ def begin(
     """
     most = task.fitting if most is None else most
     if model is not None:
-        gaussians = predict(model, task, most=most)
+        room = most // _BEYOND if task.given.alphas is None else 0
+        gaussians = predict(model, task, most=most - room)
+        gaussians = join([gaussians, _beyond(gaussians, task, most=room)]) if room else gaussians
     else:
         found = points_of(task.given, task.bounds.triangulated, progress=partial(progress, "search"))
         gaussians = at_points(found.points, found.colors)
     return pad(gaussians, max(most, gaussians.num_slots))
+
+
+def _beyond(gaussians: Gaussians3D, task: Prepared, *, most: int) -> Gaussians3D:
+    """What `airjax.scene.surround` adds, at most so many."""
+    found = surround(gaussians, task.small, task.bounds.views[:, 1], chosen=task.sets[:, 0])
+    found = take(found, ~np.asarray(floating(found.means, found.scales, task.lookouts)))
+    if found.num_slots > most:
+        found = take(found, np.linspace(0, found.num_slots - 1, most).round().astype(int))
+    return found
 
 
 def predict(model: Model, task: Prepared, *, most: int | None = None) -> Gaussians3D:

@@ -157,7 +157,7 @@ class SceneTask(Task):
         def scaled_loss(image, camera, mask):
             view = self._render(gaussians, camera, capacity, any_order)
             if self.exposure:
-                view = exposed(view, image, mask)
+                view = exposed(view, image, mask=mask)
             if mask is not None:  # what is drawn there is as it should be, whatever it is
                 image = jnp.where(mask[..., None], image, jax.lax.stop_gradient(view))
             pixels = image.shape[0] * image.shape[1] if self.pixels is None else self.pixels

@@ -144,8 +144,9 @@ def test_the_network_may_see_smaller_photographs(run, folder, weights):
     depths = np.full(5, 2 / np.sum(1 / np.array(scene.bounds)))
     sets = view_selection.comparisons(given.cameras, view_selection.spread(given.cameras, 2), depths=depths)
     expected = load_model(weights).predict(given.images, given.cameras, *scene.bounds, sets=sets)
-    assert found.num_slots == expected.num_slots <= 2 * 16 * 24
-    np.testing.assert_allclose(found.means, expected.means, rtol=1e-4, atol=1e-5)
+    assert 0 < (count := expected.num_slots) <= 2 * 16 * 24
+    np.testing.assert_allclose(found.means[:count], expected.means, rtol=1e-4, atol=1e-5)
+    assert count < found.num_slots <= count + 64 * 48 // 16  # what lies beyond
 
 
 def test_large_photographs_are_a_notice(run, folder):

@@ -17,7 +17,7 @@ def pictures(seed=0, size=(6, 8)):
 def test_it_is_the_least_squares_fit_of_every_channel(masked):
     rendered, image = pictures()
     mask = np.arange(48).reshape(6, 8) % 3 > 0 if masked else np.ones((6, 8), bool)
-    found = exposed(jnp.asarray(rendered), jnp.asarray(image), jnp.asarray(mask) if masked else None)
+    found = exposed(jnp.asarray(rendered), jnp.asarray(image), mask=jnp.asarray(mask) if masked else None)
     pull = np.sqrt(_PULL * mask.sum())
     for channel in range(3):
         r, i = rendered[mask][:, channel], image[mask][:, channel]
@@ -39,7 +39,7 @@ def test_gain_and_offset_have_no_gradient():
     rendered, image = map(jnp.asarray, pictures(2))
 
     def total(rendered, mask=None):
-        return jnp.sum(exposed(rendered, image, mask), axis=(0, 1))
+        return jnp.sum(exposed(rendered, image, mask=mask), axis=(0, 1))
 
     shown = exposed(rendered, image)
     gain = (shown[0, 0, 0] - shown[3, 4, 0]) / (rendered[0, 0, 0] - rendered[3, 4, 0])
