@@ -144,7 +144,8 @@ def test_the_network_may_see_smaller_photographs(run, folder, weights):
     depths = np.full(5, 2 / np.sum(1 / np.array(scene.bounds)))
     sets = view_selection.comparisons(given.cameras, view_selection.spread(given.cameras, 2), depths=depths)
     expected = load_model(weights).predict(given.images, given.cameras, *scene.bounds, sets=sets)
-    assert 0 < (count := expected.num_slots) <= 2 * 16 * 24
+    count = expected.num_slots
+    assert 0 < count <= 2 * 16 * 24
     np.testing.assert_allclose(found.means[:count], expected.means, rtol=1e-4, atol=1e-5)
     assert count < found.num_slots <= count + 64 * 48 // 16  # what lies beyond
 
