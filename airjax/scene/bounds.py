@@ -5,7 +5,6 @@ Letters: v views, p points.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,9 +12,8 @@ from jaxtyping import Float, Int
 
 from airjax.errors import AirjaxError
 from airjax.scene.files.photographs import Scene
+from airjax.scene.progress import Count
 from airjax.scene.triangulate import FEWEST, Triangulated, triangulate
-
-Progress = Callable[[int, int], None]  # called with what is done, and with all that there is to do
 
 _SHARE, _SLACK = 0.98, 1.25  # of the depths that lie within bounds, and how much wider on either side these are
 _FEW = 16  # points that the bounds of a view are taken from; a view that sees fewer has those of the scene
@@ -33,7 +31,7 @@ class Bounds(NamedTuple):
 
 
 def find_bounds(
-    scene: Scene, *, near: float | None = None, far: float | None = None, progress: Progress | None = None
+    scene: Scene, *, near: float | None = None, far: float | None = None, progress: Count | None = None
 ) -> Bounds:
     """Near and far: the arguments, else those of the pose file, of the scene's points, or of triangulated points.
 
@@ -117,7 +115,7 @@ def _of_files(scene: Scene) -> Bounds | None:
     return bounds._replace(notices=(notice,))
 
 
-def _of_photographs(scene: Scene, progress: Progress | None) -> Bounds:
+def _of_photographs(scene: Scene, progress: Count | None) -> Bounds:
     found = triangulate(scene.images, scene.cameras, masks=scene.shown, source=scene.source, progress=progress)
     bounds = _of_points(scene, found.points)
     assert bounds is not None  # every point is seen by the view that it was found in

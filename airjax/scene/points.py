@@ -10,9 +10,10 @@ from jaxtyping import Float
 from scipy.spatial import cKDTree
 
 from airjax.gaussians import Gaussians3D
-from airjax.scene.bounds import Progress, pixels_in_sight
+from airjax.scene.bounds import pixels_in_sight
 from airjax.scene.files.photographs import Scene
 from airjax.scene.harmonics import from_rgb, num_harmonics
+from airjax.scene.progress import Count
 from airjax.scene.triangulate import FEWEST, Triangulated, triangulate
 
 OPACITY = 0.1
@@ -23,8 +24,6 @@ _NEIGHBORS = 3
 def at_points(points: Float[np.ndarray, "p 3"], colors: Float[np.ndarray, "p 3"]) -> Gaussians3D:
     """Round Gaussians at points, as large as their distance to three neighbors (root mean square).
 
-    Their axes differ by 1 %, since a rotation of exactly round ones has no gradient.
-
     Args:
       points: at least four, world units.
       colors: in [0, 1].
@@ -32,18 +31,38 @@ def at_points(points: Float[np.ndarray, "p 3"], colors: Float[np.ndarray, "p 3"]
     points = np.asarray(points, np.float32)
     distances, _ = cKDTree(points).query(points, k=_NEIGHBORS + 1)  # the nearest is the point itself
     size = np.sqrt(np.maximum(np.square(distances[:, 1:]).mean(axis=1), 1e-14)).astype(np.float32)
-    quats = np.zeros((len(points), 4), np.float32)
+    return round_ones(points, size, colors, opacity=OPACITY, degree=DEGREE)
+
+
+def round_ones(
+    means: Float[np.ndarray, "p 3"],
+    sizes: Float[np.ndarray, " p"],
+    colors: Float[np.ndarray, "p 3"],
+    *,
+    opacity: float,
+    degree: int,
+) -> Gaussians3D:
+    """Round Gaussians of one color each from wherever they are seen; numpy arrays, all of them active.
+
+    Their axes differ by 1 %, since a rotation of exactly round ones has no gradient.
+
+    Args:
+      means: world units.
+      sizes: standard deviations, world units.
+      colors: in [0, 1].
+      opacity: in [0, 1], of all of them.
+      degree: of the harmonics, of which all but the first are 0.
+    """
+    quats = np.zeros((len(means), 4), np.float32)
     quats[:, 0] = 1
-    scales = size[:, None] * np.array([1.01, 1.0, 0.99], np.float32)
-    opacities = np.full(len(points), OPACITY, np.float32)
-    harmonics = np.zeros((len(points), num_harmonics(DEGREE), 3), np.float32)
+    scales = sizes[:, None] * np.array([1.01, 1.0, 0.99], np.float32)
+    harmonics = np.zeros((len(means), num_harmonics(degree), 3), np.float32)
     harmonics[:, 0] = from_rgb(np.asarray(colors, np.float32))
-    return Gaussians3D(points, scales, quats, opacities, harmonics, np.ones(len(points), bool))
+    opacities = np.full(len(means), opacity, np.float32)
+    return Gaussians3D(means, scales, quats, opacities, harmonics, np.ones(len(means), bool))
 
 
-def points_of(
-    scene: Scene, triangulated: Triangulated | None = None, *, progress: Progress | None = None
-) -> Triangulated:
+def points_of(scene: Scene, triangulated: Triangulated | None = None, *, progress: Count | None = None) -> Triangulated:
     """The points of a scene's files, in the mean color of the views that show them; triangulated ones where it has few.
 
     `triangulated` are those that were found before. `progress` and AirjaxError: those of

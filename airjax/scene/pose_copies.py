@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,8 +15,7 @@ from airjax.errors import AirjaxError
 from airjax.files import display_name
 from airjax.photographs import read_image, to_8bit
 from airjax.scene.files.photographs import fitted_size, resize
-
-Progress = Callable[[str, int, int], None]  # (what is done, how many are, how many there are)
+from airjax.scene.progress import Progress
 
 
 class Copy(NamedTuple):

@@ -31,7 +31,7 @@ from airjax.scene.judgement import Judgement, Scores, judge
 from airjax.scene.model import Model
 from airjax.scene.model import load as load_model
 from airjax.scene.points import at_points, points_of
-from airjax.scene.pose_copies import Progress
+from airjax.scene.progress import Progress
 from airjax.scene.surround import surround
 from airjax.scene.task import FEW, MANY_VIEWS, Coordinates, SceneTask
 

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from airjax.gaussians import Gaussians3D, take
 from airjax.scene.cameras import Camera, project_points, unproject
 from airjax.scene.files.photographs import Scene
-from airjax.scene.harmonics import from_rgb
+from airjax.scene.harmonics import degree_of
+from airjax.scene.points import round_ones
 
 SIZE, CELL = 64, 8  # pixels; longest side of the photographs as they are looked at, and a side of a cell
 _MARGIN = 0.5  # of a side that is added on either side of it
@@ -34,9 +35,10 @@ def surround(
     So are those of pixels that are masked. Numpy arrays, all of them active; may be none.
 
     Args:
-      gaussians: what is predicted.
-      scene: photographs, without a known background.
+      gaussians: what is predicted, n slots, all of them active.
+      scene: v photographs, without a known background.
       far: largest depths of the views, world units.
+      chosen: numbers of the views that are continued.
     """
     scene = scene.shrunk(SIZE)
     h, w = (side // CELL for side in scene.images.shape[1:3])
@@ -56,14 +58,8 @@ def surround(
         scale = _WIDTH * CELL * far[i] / scene.cameras.intrinsics[i, 0, 0]
         parts.append((places[free], np.full(int(free.sum()), scale, np.float32), colors[free]))
     places, scales, colors = (np.concatenate(part) for part in zip(*parts, strict=True))
-    harmonics = np.zeros((len(places), *gaussians.harmonics.shape[1:]), np.float32)
-    harmonics[:, 0] = from_rgb(colors.astype(np.float32))
-    quats = np.tile(np.array([1, 0, 0, 0], np.float32), (len(places), 1))
-    sizes = scales[:, None] * np.array(
-        [1.01, 1.0, 0.99], np.float32
-    )  # a rotation of exactly round ones has no gradient
-    opacities = np.full(len(places), _OPACITY, np.float32)
-    return Gaussians3D(places, sizes, quats, opacities, harmonics, np.ones(len(places), bool))
+    degree = degree_of(gaussians.harmonics.shape[1])
+    return round_ones(places, scales, colors, opacity=_OPACITY, degree=degree)
 
 
 def _blocks(image: np.ndarray, cells: tuple[int, int]) -> np.ndarray:

@@ -7,7 +7,6 @@ same point.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from airjax.errors import AirjaxError
 from airjax.nn.blocks import CELL
 from airjax.scene.cameras import Camera, project_points, unproject
 from airjax.scene.files.photographs import fitted_size, resize
+from airjax.scene.progress import Count
 from airjax.scene.sweep import match_planes
 from airjax.scene.view_selection import nearest
 
@@ -47,7 +47,7 @@ def triangulate(
     masks: np.ndarray | None = None,
     max_views: int = 12,
     source: str = "scene",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> Triangulated:
     """Points that several views agree on; AirjaxError where they have nothing in common, or all stand at one place.
 
