@@ -30,5 +30,5 @@ def experiment(smoke: bool) -> SceneExperiment:
         phase=Vanilla(capacity=(8192, 1024)),
         predictor=PredictorConfig(planes=(8, 4), matching=16, coarse=(16, 16), fine=(16, 16)),
         loop=LoopConfig(num_steps=4, log_every=2, checkpoint_every=2),
-        data=SceneData(made_up=20, image_size=(32, 32), rooms=True),
+        data=SceneData(made_up=20, image_size=(32, 32), rooms=2),
     )

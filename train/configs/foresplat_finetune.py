@@ -13,7 +13,7 @@ from train.scene.experiment import SceneExperiment
 
 def experiment(smoke: bool) -> SceneExperiment:
     """The run; `smoke` is a minute on a CPU."""
-    data = {"real": 1, "seed": 1}
+    data = {"real": 1, "rooms": 0, "seed": 1}
     base = foresplat.experiment(smoke).with_(optimizer=Optimizer(learning_rate=3e-4, warmup=50), data=data)
     if smoke:
         return base.with_(name="foresplat_finetune_smoke")

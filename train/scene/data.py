@@ -35,14 +35,16 @@ class SceneData:
     context: int = 3
     targets: int = 1
     batch_size: int = 2  # scenes of a step
-    rooms: bool = False  # whether procedural scenes are rooms alone, instead of all kinds
+    rooms: int = 1  # how many of the scenes of a step are plain rooms, as tests have them; the others are of all kinds
     scenes: tuple[str, ...] = where(())  # folders of real scenes, as `airjax reconstruct` reads them
     real: int = 0  # how many of the scenes of a step are real ones, crops of `scenes`; the others are procedural
     seed: int = 0  # of everything random
 
     def __post_init__(self):
-        if not 0 <= self.real <= self.batch_size:
-            raise AirjaxError(f"real: expected at most {self.batch_size} scenes of a step, got {self.real}")
+        if min(self.real, self.rooms) < 0 or self.real + self.rooms > self.batch_size:
+            raise AirjaxError(
+                f"real and rooms: expected at most {self.batch_size} scenes of a step, got {self.real} and {self.rooms}"
+            )
 
     def open_scenes(self) -> list[PosedScene]:
         """The real scenes, or a made-up one beside made-up pictures; none where no step has one.
@@ -117,15 +119,24 @@ def split_views(views: Views, context: int) -> tuple[Views, Views]:
     return jax.tree.map(lambda leaf: leaf[:context], views), jax.tree.map(lambda leaf: leaf[context:], views)
 
 
-def draw_views(data: SceneData, atlas: jax.Array, seed: jax.Array) -> Views:
-    """The views of the procedural scene of a seed, context and targets; near and far of every view."""
-    key, num_views = jax.random.key(seed), data.context + data.targets
+def draw_scenes(data: SceneData, atlas: jax.Array, seeds: jax.Array, *, rooms: int) -> Views:
+    """The views of the procedural scenes of some seeds, context and targets; near and far of every view.
+
+    The first `rooms` are plain rooms, the others are of all kinds.
+    """
+    num_views = data.context + data.targets
     options = {"image_size": data.image_size, "num_views": num_views}
-    if not data.rooms:
-        return random_world_views(key, atlas, given=data.context, **options)
-    views = random_views(key, atlas, **options)
-    near, far = (jnp.broadcast_to(bound, (num_views,)) for bound in (views.near, views.far))
-    return views._replace(near=near, far=far)
+
+    def room(seed):
+        views = random_views(jax.random.key(seed), atlas, **options)
+        near, far = (jnp.broadcast_to(bound, (num_views,)) for bound in (views.near, views.far))
+        return views._replace(near=near, far=far)
+
+    def world(seed):
+        return random_world_views(jax.random.key(seed), atlas, given=data.context, **options)
+
+    kinds = (room, seeds[:rooms]), (world, seeds[rooms:])
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(jax.vmap(f)(part) for f, part in kinds if len(part)))
 
 
 def random_sets(key: jax.Array, views: int) -> tuple[jax.Array, jax.Array]:

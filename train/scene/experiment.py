@@ -15,7 +15,7 @@ from airjax.scene.predictor import PredictorConfig, config_to_text, init_params,
 from airjax.scene.procedural import Views
 from airjax.scene.render import render
 from train.experiment import Experiment
-from train.scene.data import SceneData, batches, draw_views, split_views, texture_atlas
+from train.scene.data import SceneData, batches, draw_scenes, split_views, texture_atlas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +45,11 @@ class SceneExperiment(Experiment):
 
     def make_views(self, batch: dict[str, Any]) -> Views:
         """The views of the scenes of a step, (b, v, ..); constants to every gradient."""
-        views = jax.vmap(lambda seed: draw_views(self.data, self.textures, seed))(batch["seeds"])
-        if "real" in batch:
-            views = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), views, batch["real"])
-        return jax.lax.stop_gradient(views)
+        data = self.data
+        parts = [batch["real"]] if "real" in batch else []
+        if len(batch["seeds"]):
+            parts.insert(0, draw_scenes(data, self.textures, batch["seeds"], rooms=data.rooms))
+        return jax.lax.stop_gradient(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts))
 
     def open_data(self) -> tuple[Callable[[int], Iterator[Any]], Callable[[Any], jax.Array]]:
         """Seeds and real views; the picture has a row for each of four scenes: context, target, render, depth."""
@@ -58,14 +59,15 @@ class SceneExperiment(Experiment):
 
         @jax.jit
         def draw(params):
-            def row(seed):
-                context, targets = split_views(draw_views(data, atlas, seed), data.context)
+            def row(views):
+                context, targets = split_views(views, data.context)
                 bounds = context.near, context.far
                 found = predict(params, context.images, context.cameras, *bounds, config=self.predictor)
                 view = render(found.gaussians, targets.cameras[0], image_size=data.image_size, capacity=capacity)
                 depth = jnp.broadcast_to((jnp.min(context.near) / view.expected_depth)[..., None], view.image.shape)
                 return jnp.concatenate([*context.images, targets.images[0], view.image, depth], axis=1)
 
-            return jnp.concatenate(jax.lax.map(row, jnp.arange(4)))
+            scenes = draw_scenes(data, atlas, jnp.arange(4), rooms=4 * data.rooms // data.batch_size)
+            return jnp.concatenate(jax.lax.map(row, scenes))
 
         return lambda start: batches(data, scenes, start), draw

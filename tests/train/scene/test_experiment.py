@@ -14,12 +14,13 @@ from PIL import Image
 from tiny import random_weights
 
 from airjax.errors import AirjaxError
+from airjax.scene.captures import random_world_views
 from airjax.scene.predictor import Prediction, Scores, config_from_text
 from airjax.scene.procedural import Views, random_views
 from airjax.weights_file import load_weights, save_weights
 from train.main import load_experiment
 from train.scene import experiment as module
-from train.scene.data import SceneData, batches, random_sets, split_views, texture_atlas
+from train.scene.data import SceneData, batches, draw_scenes, random_sets, split_views, texture_atlas
 from train.scene.losses import Vanilla, cross_entropies, depth_error, true_planes
 
 pytestmark = pytest.mark.slow
@@ -61,6 +62,22 @@ def test_scenes_of_a_step_are_the_same_whenever_it_is_reached():
     first = [next(stream)["seeds"] for _ in range(4)]
     np.testing.assert_array_equal(next(batches(data, (), 3))["seeds"], first[3])
     assert len({int(seed) for seeds in first for seed in seeds}) == 12
+
+
+def test_the_first_scenes_are_plain_rooms_the_others_of_all_kinds():
+    data = SceneData(made_up=4, image_size=(16, 16), batch_size=3, rooms=1)
+    atlas = jnp.asarray(texture_atlas(data), jnp.float32) / 255
+    seeds = jnp.arange(3, dtype=jnp.uint32)
+    drawn = jax.jit(lambda seeds: draw_scenes(data, atlas, seeds, rooms=1))(seeds)
+    room = random_views(jax.random.key(0), atlas, image_size=(16, 16), num_views=4)
+    np.testing.assert_allclose(drawn.images[0], room.images, atol=1e-3)
+    np.testing.assert_allclose(drawn.near[0], np.full(4, room.near), rtol=1e-6)
+    options = {"image_size": (16, 16), "num_views": 4, "given": 3}
+    world = random_world_views(jax.random.key(2), atlas, **options)
+    np.testing.assert_allclose(drawn.images[2], world.images, atol=1e-3)
+    np.testing.assert_allclose(drawn.far[2], world.far, rtol=1e-5)
+    with pytest.raises(AirjaxError, match="real and rooms: expected at most 2 scenes of a step, got 1 and 2"):
+        SceneData(real=1, rooms=2)
 
 
 @pytest.fixture(scope="module")
