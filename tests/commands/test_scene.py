@@ -77,9 +77,9 @@ def refused(result, *words) -> None:
 
 
 def test_reconstruct_is_the_library(run, folder, weights):
-    done = run("reconstruct", folder, "--views", 3, "--refine", 10)
+    done = run("reconstruct", folder, "--views", 3, "--refine", 10, "--exposure")
     assert done.status == 0 and done.err == []
-    expected = reconstruct(folder, model=load_model(weights), views=3, refine_steps=10)
+    expected = reconstruct(folder, model=load_model(weights), views=3, refine_steps=10, exposure=True)
     found = read_ply("room.ply")
     for name in ("means", "scales", "quats", "opacities", "harmonics"):
         part, wanted = (getattr(gaussians, name) for gaussians in (found.gaussians, expected.gaussians))
