@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float
 
 from airjax.arrays import AnyArray, size_of
 from airjax.gaussians import Gaussians2D, join
-from airjax.image.codec.quantise import NUM_CODES, Lattice, predicted_codes, straight_through
+from airjax.image.codec.lattice import Lattice, predicted_codes, straight_through
+from airjax.image.codec.quantise import NUM_CODES
 from airjax.image.color_solve import solve_colors
 from airjax.image.defaults import MSE_THRESHOLD, SSIM_THRESHOLD
 from airjax.image.patches import PatchMap, to_physical
@@ -214,7 +215,7 @@ def _predict_stage(stage, params, image, rendered, control, stages_left, left, *
         return gaussians, gaussians, {}, left
     votes = jnp.mean(raw[:, 5 + channels :], axis=0) if stage.network.votes else jnp.zeros(NUM_CODES)
     codes = predicted_codes(votes, jnp.where(step > 0, step, 1.0), patch_size=size)
-    drawn, lattice = straight_through(gaussians, centers, codes)
+    drawn, lattice = straight_through(gaussians, centers, jnp.broadcast_to(codes, (len(centers), NUM_CODES)))
     drawn = jax.tree.map(lambda new, old: jnp.where(step > 0, new, old), drawn, gaussians)
     return gaussians, drawn, {"codes": codes, "lattice": lattice}, left
 
