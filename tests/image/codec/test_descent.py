@@ -10,6 +10,7 @@ from airjax.image.codec.descent import _curvature, _lattice, _overlap, sweep
 from airjax.image.codec.lattice import gaussians_at, shape_of
 from airjax.image.codec.rate import Layout, Places, places_of
 from airjax.raster.draw import capacity_of, render
+from airjax.raster.tiles import Capacity
 
 LAYOUT = Layout((96, 128), (16, 8))
 CODES = [jnp.array([-24.0, -20, 4, 8, 6, 36]), jnp.array([-24.0, -20, 4, 6, 6, 22])]
@@ -72,7 +73,7 @@ def test_a_move_gains_what_it_is_said_to(seed):
 
 
 def test_sweeps_lower_the_sum_and_stay_on_integers():
-    """Property: error + slope * bits falls, by a half in all; symbols are whole, aspects not negative, angles in range."""
+    """Property: error + slope * bits falls, by a half in all; symbols are whole and in range."""
     symbols, active, places = random_rows(0, 0.5)
     image, slope, sums = target(1), 0.002, []
     for seed in range(25):
@@ -99,11 +100,8 @@ def test_rows_that_are_not_worth_their_bits_leave():
 
 def test_lists_that_overflow_are_seen():
     symbols, active, places = random_rows(0, 0.5)
-    capacity = capacity_of(
-        gaussians_of(symbols, active & (jnp.arange(len(active)) < 20), places), image_size=LAYOUT.image_size
-    )
     key = jax.random.key(0)
-    capacity = capacity._replace(pairs=8, chunks=8)
+    capacity = Capacity(8, 8)
     after = sweep(symbols, active, target(1), places, jnp.float32(0), key, layout=LAYOUT, capacity=capacity)
     assert np.isnan(after.error)
 
@@ -124,7 +122,7 @@ def test_overlaps_of_weights():
     y, x = np.meshgrid(*[np.arange(-20, 20, 0.1)] * 2, indexing="ij")
 
     def weights(g, i):
-        cos, sin = math_cos_sin(g.angles[i])
+        cos, sin = np.cos(g.angles[i]), np.sin(g.angles[i])
         dx, dy = x - g.means[i, 0], y - g.means[i, 1]
         u, v = (cos * dx + sin * dy) / g.scales[i, 0], (-sin * dx + cos * dy) / g.scales[i, 1]
         return np.exp(-0.5 * (u * u + v * v))
@@ -133,14 +131,9 @@ def test_overlaps_of_weights():
     np.testing.assert_allclose(_overlap(*jax.tree.map(jnp.asarray, sets)), expected, rtol=1e-4)
 
 
-def math_cos_sin(angle) -> tuple[float, float]:
-    return float(np.cos(angle)), float(np.sin(angle))
-
-
 def test_curvatures_are_those_of_the_image():
     """Oracle: finite differences of half the squared error of one row, moved by a tenth of each of its symbols."""
     symbols, active, places = random_rows(3, 1.0)
-    curvature = None
     for chosen in np.flatnonzero(np.asarray(active))[::9].tolist():
         alone = jnp.arange(len(active)) == chosen
         own = gaussians_of(symbols, alone, places)
@@ -156,4 +149,3 @@ def test_curvatures_are_those_of_the_image():
             difference = render(moved, image_size=LAYOUT.image_size).image - shown
             found = float(jnp.sum(jnp.square(difference))) / 0.1**2
             assert found == pytest.approx(float(curvature[symbol]), rel=0.35, abs=1e-4), (chosen, symbol)
-    assert curvature is not None
