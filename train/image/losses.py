@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from airjax.image.codec.rate import Layout, estimated_bits, places_of
+from airjax.image.codec.places import Layout, places_of
+from airjax.image.codec.rate import estimated_bits
 from airjax.image.stages import Stage, StageConfig, StageControl, run_stages, solve_stages
 from airjax.metrics import image_loss, psnr
 from airjax.raster.tiles import patch_grid

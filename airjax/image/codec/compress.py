@@ -13,13 +13,16 @@ import numpy as np
 from airjax.arrays import size_of
 from airjax.gaussians import Gaussians2D, join, pad, take
 from airjax.image.codec import air_file
+from airjax.image.codec.descent import descend
 from airjax.image.codec.payload import Quantised
+from airjax.image.codec.places import Layout, places_at
 from airjax.image.codec.quantise import CODE_RANGE, Rows, amplitudes_of, dequantise, quantise
+from airjax.image.codec.rate_task import RateTask, slope_of
 from airjax.image.color_solve import solve
 from airjax.image.defaults import QUALITY, QUALITY_RANGE, REFINE_STEPS, SOLVE_STEPS
 from airjax.image.model import Model, checked_image, checked_stages
 from airjax.image.stages import StageConfig, predict_stages, stage_control_of
-from airjax.image.task import ImageTask
+from airjax.image.task import Coordinates
 from airjax.inner.task import Progress, run
 from airjax.metrics import psnr_8bit
 from airjax.raster.tiles import patch_grid
@@ -62,6 +65,7 @@ class CompressOptions:
     ssim_threshold: float = 2.0
     solve_steps: int = SOLVE_STEPS
     refine_steps: int = REFINE_STEPS
+    sweeps: int = 0
 
 
 def compress(
@@ -94,10 +98,9 @@ def _compress(
     image = checked_image(image)
     stages = _predict(model, image, options)
     rows = [stage.quantise() for stage in stages]
+    slope = slope_of(color_step_of(options.quality))
     if options.refine_steps:
-        # Only what rounding keeps: the rows that it drops would otherwise be refined for nothing.
-        stages = [stage.keep(kept) for stage, kept in zip(stages, rows, strict=True)]
-        stages = _refine(stages, ImageTask(image, model.rates), num_steps=options.refine_steps, progress=progress)
+        stages = _refine(stages, image, model.rates, slope=slope, num_steps=options.refine_steps, progress=progress)
         rows = [stage.quantise() for stage in stages]
     num_slots = sum(len(kept.patches) for kept in rows)  # in all rounds: fewer would be other programs
     for _ in range(_ROUNDS if options.solve_steps else 0):
@@ -107,6 +110,8 @@ def _compress(
         recolored = [amplitudes_of(s.with_colors(c)) for s, c in zip(stored, colors, strict=True)]
         stages = [replace(stage, amplitudes=a) for stage, a in zip(stages, recolored, strict=True)]
         rows = [stage.quantise() for stage in stages]
+    if options.sweeps:
+        rows = list(descend(rows, image, slope=slope, num_sweeps=options.sweeps, progress=progress))
     return Quantised(tuple(rows), image.shape[:2]), stages
 
 
@@ -160,12 +165,21 @@ class _Stage:
 
 
 def _refine(
-    stages: list[_Stage], task: ImageTask, *, num_steps: int, progress: Callable[[int], None] | None
+    stages: list[_Stage],
+    image: np.ndarray,
+    rates: Coordinates,
+    *,
+    slope: float,
+    num_steps: int,
+    progress: Callable[[int], None] | None,
 ) -> list[_Stage]:
-    """All stages refined together; every Gaussian stays in its stage and with its patch."""
+    """All stages refined together for few bits; every Gaussian stays in its stage and with its patch."""
     ends = np.cumsum([0, *(stage.gaussians.num_slots for stage in stages)])
     if ends[-1] == 0:
         return stages
+    layout = Layout(size_of(image), tuple(stage.patch_size for stage in stages))
+    places = places_at([stage.patches for stage in stages], [stage.codes for stage in stages], layout)
+    task = RateTask(image, rates, places=places, slope=np.asarray(slope, np.float32), layout=layout)
     union = run(task, join([stage.gaussians for stage in stages]), num_steps=num_steps, progress=progress)
     assert isinstance(union, Gaussians2D)
     parts = [take(union, slice(a, b)) for a, b in pairwise(ends)]

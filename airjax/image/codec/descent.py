@@ -16,15 +16,18 @@ Letters: n rows.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from airjax.arrays import AnyArray
-from airjax.gaussians import Gaussians2D
+from airjax.arrays import AnyArray, size_of
+from airjax.errors import AirjaxError
+from airjax.gaussians import Gaussians2D, join
 from airjax.image.codec.lattice import (
     Lattice,
     Shape,
@@ -34,15 +37,52 @@ from airjax.image.codec.lattice import (
     shape_of,
     symbols_of,
 )
-from airjax.image.codec.quantise import LUMA_CHROMA, SCALE_RANGE, SCALE_UNITS
-from airjax.image.codec.rate import Layout, Places, Spreads, row_bits, spreads_of, symbol_bits
-from airjax.raster.draw import render
+from airjax.image.codec.places import Layout, Places, places_at, rows_at
+from airjax.image.codec.quantise import LUMA_CHROMA, SCALE_RANGE, SCALE_UNITS, Rows, dequantise
+from airjax.image.codec.rate import Spreads, row_bits, spreads_of, symbol_bits
+from airjax.inner.task import HEADROOMS
+from airjax.raster.draw import capacity_of, render
 from airjax.raster.tiles import Capacity
 
 _CELL = 8  # pixels; of the rows within so many cells of a place, one moves in a sweep
 _AROUND = 2
 _PASSED_OVER = 0.4  # of a row's moves in each sweep, so that one that is always refused does not stand in the way
 _ROUND_UP = 0.6  # of colours, as `airjax.image.codec.quantise.round_colors`
+
+
+def descend(
+    stages: Sequence[Rows],
+    image: Float[AnyArray, "h w 3"],
+    *,
+    slope: float,
+    num_sweeps: int,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Rows, ...]:
+    """The rows of all stages after `num_sweeps`, on concrete arrays; see `sweep`.
+
+    The number of sweeps done is told after each. Raises AirjaxError: the rows grew beyond what can be drawn.
+    """
+    layout = Layout(size_of(image), tuple(rows.patch_size for rows in stages))
+    codes = [rows.codes for rows in stages]
+    places = jax.tree.map(jnp.asarray, places_at([rows.patches for rows in stages], codes, layout))
+    whole = np.concatenate([rows.symbols for rows in stages])
+    symbols = jnp.asarray(np.pad(whole, ((0, len(places.slots) - len(whole)), (0, 0))), jnp.float32)
+    active = places.slots < layout.num_slots
+    stored = join([dequantise(rows, columns=grid[1]) for rows, grid in zip(stages, layout.grids, strict=True)])
+    rooms, key, done = iter(HEADROOMS), jax.random.key(0), 0
+    capacity = capacity_of(stored, image_size=layout.image_size, headroom=next(rooms))
+    while done < num_sweeps:
+        inputs = symbols, active, jnp.asarray(image), places, jnp.float32(slope), jax.random.fold_in(key, done)
+        swept = sweep(*inputs, layout=layout, capacity=capacity)
+        if not np.isfinite(swept.error):
+            if (room := next(rooms, None)) is None:
+                raise AirjaxError(f"descent: expected rows that can be drawn, got others after {done} sweeps")
+            capacity = capacity_of(stored, image_size=layout.image_size, headroom=room)
+            continue
+        symbols, active, done = swept.symbols, swept.active, done + 1
+        if progress is not None:
+            progress(done)
+    return rows_at(symbols, active, places, layout, codes)
 
 
 class Swept(NamedTuple):

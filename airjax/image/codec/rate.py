@@ -8,7 +8,6 @@ context. Spreads are constants to every gradient.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,65 +17,12 @@ from jaxtyping import Array, Float, Int
 
 from airjax.arrays import AnyArray
 from airjax.image.codec.lattice import Lattice
-from airjax.image.codec.quantise import MAX_CLASS, NUM_CODES
-from airjax.raster.tiles import patch_centers, patch_grid
+from airjax.image.codec.places import Layout, Places
+from airjax.image.codec.quantise import MAX_CLASS
 
 _LOG2E = float(np.log2(np.e))
 MASK_BITS = 2.3  # that say where a row is
 _OFFSET_TABLES, _FINEST = 31, -20  # of steps from 2^(-20 / 2) of a patch on, half an octave apart
-
-
-class Layout(NamedTuple):
-    """The slots of all stages of an image, one for every patch; static."""
-
-    image_size: tuple[int, int]  # (h, w) pixels
-    patch_sizes: tuple[int, ...]  # S, pixels
-
-    @property
-    def grids(self) -> tuple[tuple[int, int], ...]:
-        """(rows, columns) of every stage."""
-        return tuple(patch_grid(self.image_size, size) for size in self.patch_sizes)
-
-    @property
-    def ends(self) -> tuple[int, ...]:
-        """S + 1 numbers: slots before each stage, and of all."""
-        return tuple(np.cumsum([0, *(rows * columns for rows, columns in self.grids)]).tolist())
-
-    @property
-    def num_slots(self) -> int:
-        """N."""
-        return self.ends[-1]
-
-    def of_stages(self, values: np.ndarray) -> np.ndarray:
-        """(N, ..) from (S, ..): to every slot what its stage has."""
-        return np.repeat(values, np.diff(self.ends), axis=0)
-
-    def centers(self) -> Float[Array, "N 2"]:
-        """(x, y) of the patches, pixels."""
-        pairs = zip(self.grids, self.patch_sizes, strict=True)
-        return jnp.concatenate([patch_centers(grid, size) for grid, size in pairs])
-
-
-class Places(NamedTuple):
-    """Where rows lie, and how finely their stage is rounded; constants of a refinement.
-
-    Fields:
-      slots: (n,) their slots in a `Layout`; N for none.
-      centers: (n, 2) of their patches, pixels. patch_sizes: (n,) pixels.
-      codes: (n, 6) of their stages (`airjax.image.codec.quantise`).
-    """
-
-    slots: Int[AnyArray, " n"]
-    centers: Float[AnyArray, "n 2"]
-    patch_sizes: Float[AnyArray, " n"]
-    codes: Float[AnyArray, "n 6"]
-
-
-def places_of(codes: Sequence[Float[AnyArray, " 6"]], layout: Layout) -> Places:
-    """The places of all slots of a layout, for the codes of every stage."""
-    sizes = layout.of_stages(np.asarray(layout.patch_sizes, np.float32))
-    rows = [jnp.broadcast_to(c, (k, NUM_CODES)) for c, k in zip(codes, np.diff(layout.ends).tolist(), strict=True)]
-    return Places(jnp.arange(layout.num_slots), layout.centers(), jnp.asarray(sizes), jnp.concatenate(rows))
 
 
 class Spreads(NamedTuple):

@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float
 from airjax.arrays import AnyArray
 from airjax.gaussians import take
 from airjax.image.codec.lattice import lattice_of
-from airjax.image.codec.rate import Layout, Places, estimated_bits
+from airjax.image.codec.places import Layout, Places
+from airjax.image.codec.rate import estimated_bits
 from airjax.image.task import ImageTask
 from airjax.inner.optimizers import scaled_adam
 from airjax.raster.tiles import Capacity

@@ -8,7 +8,7 @@ import pytest
 from airjax.gaussians import Gaussians2D
 from airjax.image.codec.descent import _curvature, _lattice, _overlap, sweep
 from airjax.image.codec.lattice import gaussians_at, shape_of
-from airjax.image.codec.rate import Layout, Places, places_of
+from airjax.image.codec.places import Layout, Places, places_of
 from airjax.raster.draw import capacity_of, render
 from airjax.raster.tiles import Capacity
 

@@ -12,15 +12,14 @@ from scenes2d import empty
 from airjax.gaussians import Gaussians2D, join, pad, take
 from airjax.image.codec.lattice import Lattice, lattice_of, shape_of, straight_through
 from airjax.image.codec.payload import Quantised, attribute_bits
+from airjax.image.codec.places import Layout, places_of
 from airjax.image.codec.quantise import amplitudes_of, quantise
 from airjax.image.codec.rate import (
     MASK_BITS,
-    Layout,
     _around,
     estimated_bits,
     existence,
     laplace_bits,
-    places_of,
     row_bits,
     spreads_of,
 )
