@@ -143,15 +143,19 @@ def random_sets(key: jax.Array, views: int) -> tuple[jax.Array, jax.Array]:
     """(`sets` of `airjax.scene.predictor.predict`, which of the views give Gaussians): any number of views compared.
 
     A view is compared with one to all of the others, drawn at random; rows are filled with repeated ones. One time in
-    three there are just the first two views, compared with each other.
+    three there are just the first two views, compared with each other; one time in three the first view gives all
+    Gaussians, which must cover what it sees without those of others, as they do once repeated ones are joined
+    (`airjax.scene.fusion`).
     """
     keys = jax.random.split(key, 3)
     number = jnp.arange(views)
     order = jax.random.uniform(keys[0], (views, views)) + 10.0 * jnp.eye(views)
-    pair = jax.random.uniform(keys[1]) < 1 / 3
+    kind = jax.random.randint(keys[1], (), 0, 3)
+    pair, alone = kind == 0, kind == 1
     partner = jnp.where(number == 0, 1, 0)
     order = jnp.where(pair & (number[None] == partner[:, None]), -1.0, order)
     count = jnp.where(pair, 1, jax.random.randint(keys[2], (views,), 1, views))
     columns = jnp.mod(jnp.arange(views - 1)[None], count[:, None])
     others = jnp.take_along_axis(jnp.argsort(order, axis=1), columns, axis=1)
-    return jnp.concatenate([number[:, None], others], axis=1), ~pair | (number < 2)
+    given = jnp.where(pair, number < 2, jnp.where(alone, number < 1, True))
+    return jnp.concatenate([number[:, None], others], axis=1), given

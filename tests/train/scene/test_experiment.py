@@ -132,13 +132,14 @@ def test_a_view_that_overflows_sends_no_gradient(experiment):
 
 
 def test_sets_of_any_number_of_compared_views():
-    """No view is compared with itself; one time in three there are two views, compared with each other."""
+    """No view is compared with itself; one time in three two views are compared, one time in three one is alone."""
     sets, given = jax.jit(jax.vmap(lambda key: random_sets(key, 4)))(jax.random.split(jax.random.key(0), 60))
     sets, given = np.asarray(sets), np.asarray(given)
     assert sets.shape == (60, 4, 4) and np.all(sets[:, :, 0] == np.arange(4))
     assert np.all(sets[:, :, 1:] != np.arange(4)[None, :, None]) and sets.min() == 0 and sets.max() == 3
-    pairs = ~given.all(axis=1)
-    assert 8 < pairs.sum() < 32 and np.all(given[:, :2]) and not given[pairs, 2:].any()
+    pairs, alone = given.sum(axis=1) == 2, given.sum(axis=1) == 1
+    assert 8 < pairs.sum() < 32 and 8 < alone.sum() < 32 and np.all(pairs | alone | given.all(axis=1))
+    assert np.all(given[:, 0]) and np.all(given[~alone, 1])
     assert np.all(sets[pairs, 0, 1:] == 1) and np.all(sets[pairs, 1, 1:] == 0)
     counts = {len(set(row)) for row in sets[~pairs, :, 1:].reshape(-1, 3).tolist()}
     assert counts == {1, 2, 3}
