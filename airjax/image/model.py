@@ -15,7 +15,7 @@ from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians2D, join
 from airjax.image.codec.air_file import Encoded, compact, dequantised
 from airjax.image.color_solve import solve
-from airjax.image.defaults import MSE_THRESHOLD, QUALITY, REFINE_STEPS, SOLVE_STEPS, SSIM_THRESHOLD
+from airjax.image.defaults import EFFORT, MSE_THRESHOLD, QUALITY, REFINE_STEPS, SOLVE_STEPS, SSIM_THRESHOLD
 from airjax.image.presets import stages_from_text
 from airjax.image.stages import StageConfig, StageControl, init_params, predict_stages, stage_control_of
 from airjax.image.task import RATES, Coordinates, ImageTask
@@ -94,16 +94,22 @@ class Model:
         quality: float = QUALITY,
         num_stages: int | None = None,
         max_gaussians: int | None = None,
-        refine_steps: int = REFINE_STEPS,
+        effort: int = EFFORT,
+        refine_steps: int | None = None,
         progress: Progress = None,
     ) -> Encoded:
         """One photograph to quantised Gaussians, as a compact .air file of a quality from 0 to 100 holds them.
+
+        Args:
+          quality: what size and error of the file are weighed by.
+          effort: 0 (one pass) to 9, see `airjax.image.codec.compress.EFFORTS`.
+          refine_steps: steps of the refinement; None for those of the effort.
 
         Other arguments and errors are those of `encode`.
         """
         from airjax.image.codec.compress import CompressOptions, compress  # it knows models
 
-        options = CompressOptions(quality, num_stages, max_gaussians, refine_steps=refine_steps)
+        options = CompressOptions(quality, num_stages, max_gaussians, effort=effort, refine_steps=refine_steps)
         return dequantised(compress(self, image, options, progress=progress))
 
 

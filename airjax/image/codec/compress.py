@@ -16,10 +16,18 @@ from airjax.image.codec import air_file
 from airjax.image.codec.descent import descend
 from airjax.image.codec.payload import Quantised
 from airjax.image.codec.places import Layout, places_at
-from airjax.image.codec.quantise import CODE_RANGE, Rows, amplitudes_of, dequantise, quantise
+from airjax.image.codec.quantise import (
+    CODE_RANGE,
+    NUM_CODES,
+    WIDTHS,
+    Rows,
+    amplitudes_of,
+    dequantise,
+    quantise,
+)
 from airjax.image.codec.rate_task import RateTask, slope_of
 from airjax.image.color_solve import solve
-from airjax.image.defaults import QUALITY, QUALITY_RANGE, REFINE_STEPS, SOLVE_STEPS
+from airjax.image.defaults import EFFORT, EFFORT_RANGE, QUALITY, QUALITY_RANGE, SOLVE_STEPS
 from airjax.image.model import Model, checked_image, checked_stages
 from airjax.image.stages import StageConfig, predict_stages, stage_control_of
 from airjax.image.task import Coordinates
@@ -31,6 +39,8 @@ from airjax.raster.tiles import patch_grid
 _COARSEST_STEP, _HALVING = 0.36, 18.0
 # A patch asks for a Gaussian above this mean squared error, in squared bin widths.
 _MSE_PER_STEP = 0.06
+_MSE_REFINED = 1.6  # that times as much where a refinement follows, which makes do with fewer
+_FINER_ANGLES = 16  # codes, two octaves: refined Gaussians are longer, and where they point matters more
 _ROUNDS = 2  # of solving colours on the rounded geometry and rounding again
 _SEARCH_STEPS = 9  # encodings of a search, which leave about a fifth of a point of quality
 
@@ -47,6 +57,29 @@ def mse_threshold_of(quality: float) -> float:
     return _MSE_PER_STEP * color_step_of(quality) ** 2
 
 
+class Effort(NamedTuple):
+    """What is done after a prediction, to make a smaller file or a better one."""
+
+    steps: int  # of the refinement (`airjax.image.codec.rate_task`)
+    sweeps: int  # of the descent on integers (`airjax.image.codec.descent`)
+
+
+# By number, each about twice the time of the one before.
+EFFORTS = (
+    Effort(0, 0),
+    Effort(0, 4),
+    Effort(6, 6),
+    Effort(12, 8),
+    Effort(25, 12),
+    Effort(50, 20),
+    Effort(80, 30),
+    Effort(140, 45),
+    Effort(240, 70),
+    Effort(400, 100),
+)
+assert len(EFFORTS) == EFFORT_RANGE[1] + 1
+
+
 @dataclass(frozen=True)
 class CompressOptions:
     """What a compact file is made for; what is not explained here is as in `airjax.image.model.Model.encode`.
@@ -56,6 +89,8 @@ class CompressOptions:
       mse_threshold: see `airjax.image.stages.StageControl`; None for what fits the quality.
       ssim_threshold: the same; above 1 it asks for nothing.
       solve_steps: conjugate-gradient steps on the colours in each round; 0 keeps the predicted ones.
+      effort: 0 to 9; 0 for one pass, else a refinement for few bits and a descent on integers.
+      refine_steps: steps of that refinement; None for those of the effort.
     """
 
     quality: float = QUALITY
@@ -64,8 +99,19 @@ class CompressOptions:
     mse_threshold: float | None = None
     ssim_threshold: float = 2.0
     solve_steps: int = SOLVE_STEPS
-    refine_steps: int = REFINE_STEPS
-    sweeps: int = 0
+    effort: int = EFFORT
+    refine_steps: int | None = None
+
+    @property
+    def work(self) -> Effort:
+        """Steps and sweeps; steps asked for bring the sweeps of as great an effort. Raises ValueError: out of range."""
+        if not EFFORT_RANGE[0] <= self.effort <= EFFORT_RANGE[1]:
+            raise ValueError(f"effort: expected a number from 0 to 9, got {self.effort}")
+        work = EFFORTS[self.effort]
+        if self.refine_steps is None:
+            return work
+        sweeps = work.sweeps or next((e.sweeps for e in EFFORTS if e.steps >= self.refine_steps), EFFORTS[-1].sweeps)
+        return Effort(self.refine_steps, sweeps if self.refine_steps else work.sweeps)
 
 
 def compress(
@@ -98,9 +144,9 @@ def _compress(
     image = checked_image(image)
     stages = _predict(model, image, options)
     rows = [stage.quantise() for stage in stages]
-    slope = slope_of(color_step_of(options.quality))
-    if options.refine_steps:
-        stages = _refine(stages, image, model.rates, slope=slope, num_steps=options.refine_steps, progress=progress)
+    slope, work = slope_of(color_step_of(options.quality)), options.work
+    if work.steps:
+        stages = _refine(stages, image, model.rates, slope=slope, num_steps=work.steps, progress=progress)
         rows = [stage.quantise() for stage in stages]
     num_slots = sum(len(kept.patches) for kept in rows)  # in all rounds: fewer would be other programs
     for _ in range(_ROUNDS if options.solve_steps else 0):
@@ -110,22 +156,27 @@ def _compress(
         recolored = [amplitudes_of(s.with_colors(c)) for s, c in zip(stored, colors, strict=True)]
         stages = [replace(stage, amplitudes=a) for stage, a in zip(stages, recolored, strict=True)]
         rows = [stage.quantise() for stage in stages]
-    if options.sweeps:
-        rows = list(descend(rows, image, slope=slope, num_sweeps=options.sweeps, progress=progress))
+    if work.sweeps:
+        swept = None if progress is None else lambda done: progress(work.steps + done)
+        rows = list(descend(rows, image, slope=slope, num_sweeps=work.sweeps, progress=swept))
     return Quantised(tuple(rows), image.shape[:2]), stages
 
 
 def _predict(model: Model, image: np.ndarray, options: CompressOptions) -> list[_Stage]:
     """The active slots of every stage, before rounding."""
-    limits = options.num_stages, options.max_gaussians, options.solve_steps, options.refine_steps
+    limits = options.num_stages, options.max_gaussians, options.solve_steps, options.work.steps
     configs = checked_stages(model, *limits)
-    threshold = mse_threshold_of(options.quality) if options.mse_threshold is None else options.mse_threshold
+    threshold = options.mse_threshold
+    if threshold is None:
+        threshold = mse_threshold_of(options.quality) * (_MSE_REFINED if options.work.steps else 1)
     limit = math.inf if options.max_gaussians is None else options.max_gaussians
     control = stage_control_of(threshold, options.ssim_threshold, limit)
     control = control._replace(color_step=np.asarray(color_step_of(options.quality), np.float32))
     predicted = predict_stages(configs, model.params, image, control)
+    finer = np.zeros(NUM_CODES)
+    finer[WIDTHS.index("angle")] = _FINER_ANGLES if options.work.steps else 0
     return [
-        _Stage.of(gaussians, codes, config, size_of(image))
+        _Stage.of(gaussians, codes - finer, config, size_of(image))
         for (gaussians, codes), config in zip(predicted, configs, strict=True)
     ]
 
