@@ -136,6 +136,8 @@ def test_limits_are_kept(model):
         ({"num_stages": 3}, "num_stages: expected 1 to 2"),
         ({"max_gaussians": -1}, "max_gaussians: expected at least 0"),
         ({"solve_steps": -1}, "solve_steps: expected at least 0"),
+        ({"refine_steps": -1}, "refine_steps: expected at least 0"),
+        ({"effort": 10}, "effort: expected a number from 0 to 9, got 10"),
     ],
 )
 def test_bad_options(model, options, message):
@@ -156,29 +158,33 @@ def test_another_quality_compiles_nothing(model):
 # --- the search ------------------------------------------------------------------------------------------
 
 
-def attempt_at(reach, seen, quality) -> SearchResult:
-    """Stands for an encoding: reached where `reach(quality)`."""
+def attempt_at(achieve, reach, seen, quality) -> SearchResult:
+    """Stands for an encoding that achieves `achieve(quality)`: reached where `reach(quality)`."""
     seen.append(quality)
-    return SearchResult(None, b"", quality, quality, bool(reach(quality)))
+    return SearchResult(None, b"", quality, achieve(quality), bool(reach(quality)))
 
 
+@pytest.mark.parametrize(
+    "achieve", [lambda q: q, lambda q: 2 ** (q / 9), lambda q: 40 - 30 * 0.97**q + 0.1 * np.sin(q)]
+)
 @pytest.mark.parametrize("edge", [3.0, 50.0, 77.7, 99.9])
 @pytest.mark.parametrize("upwards", [True, False])
-def test_bisection_finds_the_edge(edge, upwards):
+def test_a_search_finds_the_edge(edge, upwards, achieve):
     """Oracle: the known edge; the result is on its right side, less than a point away, in nine attempts at most."""
     seen = []
     reach = (lambda q: q >= edge) if upwards else (lambda q: q <= edge)
-    found = compress._bisect(partial(attempt_at, reach, seen), upwards=upwards)
+    found = compress._approach(partial(attempt_at, achieve, reach, seen), achieve(edge), upwards=upwards)
     assert found.reached and abs(found.quality - edge) < 1.0 and reach(found.quality)
     assert len(seen) <= 9
 
 
 @pytest.mark.parametrize("upwards", [True, False])
-def test_bisection_at_the_ends(upwards):
+def test_a_search_at_the_ends(upwards):
     """Always reached: the end that asks least. Never: the nearest end, and it says so."""
-    always = compress._bisect(partial(attempt_at, lambda q: True, []), upwards=upwards)
+    attempt = partial(attempt_at, lambda q: q)
+    always = compress._approach(partial(attempt, lambda q: True, []), -1.0 if upwards else 101.0, upwards=upwards)
     assert always.reached and always.quality == (0.0 if upwards else 100.0)
-    never = compress._bisect(partial(attempt_at, lambda q: False, []), upwards=upwards)
+    never = compress._approach(partial(attempt, lambda q: False, []), 101.0 if upwards else -1.0, upwards=upwards)
     assert not never.reached and never.quality == (100.0 if upwards else 0.0)
 
 
