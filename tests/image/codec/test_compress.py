@@ -12,6 +12,7 @@ from airjax.image.codec import air_file, compress
 from airjax.image.codec.compress import CompressOptions, SearchResult, color_step_of, measured_psnr, search
 from airjax.image.codec.payload import Quantised
 from airjax.image.codec.quantise import NUM_CODES, Rows, quantise
+from airjax.image.codec.rate_task import slope_of
 from airjax.image.model import Model
 from airjax.image.patches import PatchMap
 from airjax.image.stages import StageConfig, _draw_stage, _predict_stage, init_params, run_stages, stage_control_of
@@ -81,6 +82,25 @@ def test_the_solve_pays(model):
     assert len(air_file.encode(solved)) < 1.5 * len(air_file.encode(plain))
 
 
+def cost(quantised: Quantised, image: np.ndarray, quality: float) -> float:
+    """Half the squared error of a file, and its bits at what they are worth at that quality."""
+    error = np.sum(np.square(image - np.asarray(air_file.dequantised(quantised).render())))
+    return 0.5 * float(error) + slope_of(color_step_of(quality)) * 8 * len(air_file.encode(quantised))
+
+
+def test_effort_pays(model):
+    """What size and error come to together, of the files themselves, falls with the effort; more is told on the way."""
+    image, done, quality = picture((48, 64)), [], 50
+    costs = [
+        cost(compress.compress(model, image, CompressOptions(quality, effort=effort), progress=told), image, quality)
+        for effort, told in ((0, None), (2, None), (5, done.append))
+    ]
+    assert costs[2] < 0.85 * costs[1] and costs[1] < 0.95 * costs[0]
+    assert done == sorted(done) and done[-1] == sum(compress.EFFORTS[5])
+    refined = compress.compress(model, image, CompressOptions(quality, refine_steps=compress.EFFORTS[5].steps))
+    assert cost(refined, image, quality) == costs[2]
+
+
 def test_a_higher_quality_is_larger_and_rounds_less():
     """The bins halve every 18 points, and so do the errors: one stage of a network that is not told the quality."""
     stages = (StageConfig(STAGES[1].patch_map, PredictorConfig(features=8, blocks=1, expansion=2)),)
@@ -110,9 +130,10 @@ def test_a_higher_quality_is_larger_and_rounds_less():
     ],
     ids=["black pixel", "white pixel", "grey", "black", "wide", "tall"],
 )
-def test_odd_images(model, image):
+@pytest.mark.parametrize("effort", [0, 2])
+def test_odd_images(model, image, effort):
     """They make a file, and it decodes to the same integers."""
-    quantised = compress.compress(model, image)
+    quantised = compress.compress(model, image, CompressOptions(effort=effort))
     data = air_file.encode(quantised)
     assert_equal(air_file.decode_quantised(data), quantised)
     assert air_file.decode(data).image_size == image.shape[:2]
