@@ -120,9 +120,9 @@ def split_views(views: Views, context: int) -> tuple[Views, Views]:
 
 
 def draw_scenes(data: SceneData, atlas: jax.Array, seeds: jax.Array, *, rooms: int) -> Views:
-    """The views of the procedural scenes of some seeds, context and targets; near and far of every view.
+    """The views (n, v, ..) of the procedural scenes of seeds (n,), context and targets; near and far of every view.
 
-    The first `rooms` are plain rooms, the others are of all kinds.
+    The first `rooms` are plain rooms, the others are of all kinds. `atlas` is (T, s, s, 3) in [0, 1].
     """
     num_views = data.context + data.targets
     options = {"image_size": data.image_size, "num_views": num_views}
@@ -140,7 +140,7 @@ def draw_scenes(data: SceneData, atlas: jax.Array, seeds: jax.Array, *, rooms: i
 
 
 def random_sets(key: jax.Array, views: int) -> tuple[jax.Array, jax.Array]:
-    """(`sets` of `airjax.scene.predictor.predict`, which of the views give Gaussians): any number of views compared.
+    """(`sets` (v, v) of `airjax.scene.predictor.predict`, which of the v views give Gaussians): any number compared.
 
     A view is compared with one to all of the others, drawn at random; rows are filled with repeated ones. One time in
     three there are just the first two views, compared with each other; one time in three the first view gives all
