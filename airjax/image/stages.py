@@ -97,10 +97,14 @@ def pad_to_patches(image: Float[AnyArray, "h w c"], patch_size: int) -> Float[Ar
 
 
 def predict_stage(
-    predictor: Predictor, params: Any, residual: Float[AnyArray, "h w 3"], patch_size: int, *quality: Float[Array, " 2"]
+    stage: StageConfig, params: Any, residual: Float[AnyArray, "h w 3"], *quality: Float[Array, " 2"]
 ) -> Float[Array, "n k"]:
     """Rows (n, 8 + votes) of one stage for one residual, patches row by row."""
-    raw = apply_in_bands(predictor, params, patches_of(pad_to_patches(residual, patch_size), patch_size), *quality)
+    size, times = stage.patch_map.patch_size, stage.network.enlargement
+    image = pad_to_patches(residual, size)
+    if times > 1:
+        image = jax.image.resize(image, (times * image.shape[0], times * image.shape[1], image.shape[2]), "bilinear")
+    raw = apply_in_bands(compact_predictor(stage.network, size), params, patches_of(image, times * size), *quality)
     return raw.reshape(-1, raw.shape[-1])
 
 
@@ -200,8 +204,7 @@ def _predict_stage(stage, params, image, rendered, control, stages_left, left, *
     )
 
     def network(residual):
-        predictor = compact_predictor(stage.network, size)
-        return predict_stage(predictor, params, residual, size, quality_inputs(control.color_step))
+        return predict_stage(stage, params, residual, quality_inputs(control.color_step))
 
     def idle(residual):
         return jnp.zeros((active.size, 5 + channels + stage.network.votes), residual.dtype)

@@ -15,7 +15,6 @@ from airjax.image.stages import (
     init_params,
     pad_to_patches,
     predict_stage,
-    predictors,
     run_stages,
     stage_control,
     stage_control_of,
@@ -76,7 +75,7 @@ def test_a_stage_sees_the_residual():
 
     @jax.jit
     def expected(params, residual):
-        raw = predict_stage(predictors(STAGES)[1], params, residual, 5)
+        raw = predict_stage(STAGES[1], params, residual)
         return to_physical(raw, patch_centers((2, 2), 5), jnp.ones(4, bool), STAGES[1].patch_map)
 
     found, wanted = trace[1].gaussians, expected(params["stage1"], residual)

@@ -82,7 +82,7 @@ def descend(
         symbols, active, done = swept.symbols, swept.active, done + 1
         if progress is not None:
             progress(done)
-    return rows_at(symbols, active, places, layout, codes)
+    return rows_at(symbols, shape_of(symbols, places.codes).levels, active, places, layout, codes)
 
 
 class Swept(NamedTuple):

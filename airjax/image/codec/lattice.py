@@ -1,7 +1,7 @@
 """The quantiser inside JAX: where Gaussians lie between its integers, and what integers stand for, differentiable.
 
-All is float32 here, and scales are not rounded to 1/256 octave, so a number close to the middle between two integers
-may go the other way than in `airjax.image.codec.quantise`, which has the last word.
+All is float32 here, so a number close to the middle between two integers may go the other way than in
+`airjax.image.codec.quantise`, which has the last word.
 
 Letters: n rows, s symbols of a row. Every row has the codes of its stage and the centre of its patch.
 """
@@ -26,6 +26,7 @@ from airjax.image.codec.quantise import (
     LEVELS_FROM,
     LUMA_CHROMA,
     MAX_CLASS,
+    SCALE_UNITS,
     WIDTH_UNITS,
     WIDTHS,
     canonical,
@@ -105,12 +106,17 @@ def classes_at(colors: Float[Array, "n 3"]) -> Float[Array, " n"]:
 
 
 def shape_of(symbols: Float[Array, "n s"], codes: Float[AnyArray, "n 6"]) -> Shape:
-    """The shape of rows from their first five symbols, whole numbers or not."""
+    """The shape of rows from their first five symbols, whole numbers or not; scales are those that a file can say."""
     widths, classes = _widths(codes), classes_at(symbols[:, :3])
     gain = jnp.exp2(-classes)
     step = widths[:, 3] * gain
-    log_a = codes[:, len(WIDTHS)] / CENTER_UNITS + symbols[:, 3] * step
-    return _shape(log_a, log_a - symbols[:, 4] * step, classes, widths)
+    log_a = _stored(codes[:, len(WIDTHS)] / CENTER_UNITS + symbols[:, 3] * step, _round)
+    return _shape(log_a, _stored(log_a - symbols[:, 4] * step, _round), classes, widths)
+
+
+def _stored(log_scales, round_: Callable):
+    """Logarithms of scales, rounded to what a file can say."""
+    return round_(SCALE_UNITS * log_scales) / SCALE_UNITS
 
 
 def _shape(log_a, log_b, classes, widths) -> Shape:
@@ -185,9 +191,9 @@ def _symbols(gaussians, colors, centers, codes, round_: Callable) -> tuple[jax.A
     center = codes[:, len(WIDTHS)] / CENTER_UNITS
     step = widths[:, 3] * jnp.exp2(-classes)
     v_scale = (jnp.log2(a) - center) / step
-    log_a = center + round_(v_scale) * step
+    log_a = _stored(center + round_(v_scale) * step, round_)
     v_aspect = jnp.maximum((log_a - jnp.log2(b)) / step, 0.0)
-    shape = _shape(log_a, log_a - round_(v_aspect) * step, classes, widths)
+    shape = _shape(log_a, _stored(log_a - round_(v_aspect) * step, round_), classes, widths)
     v_angle = angle / math.pi * shape.levels
     v_offset = (jnp.where(on[:, None], gaussians.means, centers) - centers) / shape.offset_step[:, None]
     values = jnp.concatenate([colors, v_scale[:, None], v_aspect[:, None], v_angle[:, None], v_offset], axis=1)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from airjax.arrays import AnyArray
 from airjax.gaussians import ladder
-from airjax.image.codec.quantise import NUM_CODES, Rows
+from airjax.image.codec.quantise import NUM_CODES, Rows, geometry_of
 from airjax.raster.tiles import patch_centers, patch_grid
 
 
@@ -89,17 +89,25 @@ def places_at(patches: Sequence[np.ndarray], codes: Sequence[np.ndarray], layout
 
 def rows_at(
     symbols: Float[AnyArray, "n 8"],
+    levels: Float[AnyArray, " n"],
     active: Bool[AnyArray, " n"],
     places: Places,
     layout: Layout,
     codes: Sequence[np.ndarray],
 ) -> tuple[Rows, ...]:
-    """The rows of every stage that are active and somewhere, by patch; `codes` are those of the stages."""
+    """The rows of every stage that are active and somewhere, by patch; `codes` are those of the stages.
+
+    `levels` are the numbers of angles that the symbols mean; where a file has another one (float32 near a limit), the
+    angle is the nearest.
+    """
     slots: np.ndarray = np.where(np.asarray(active), np.asarray(places.slots), layout.num_slots)
     order = np.argsort(slots, kind="stable")
     slots, whole = slots[order], np.rint(np.asarray(symbols)[order]).astype(np.int64)
+    turns = whole[:, 5] / np.asarray(levels)[order]
     stages = []
     for (start, end), size, own in zip(pairwise(layout.ends), layout.patch_sizes, codes, strict=True):
         part = slice(*np.searchsorted(slots, (start, end)))
+        stored = geometry_of(whole[part], own).levels
+        whole[part, 5] = np.rint(turns[part] * stored).astype(np.int64) % stored
         stages.append(Rows(size, slots[part].astype(np.int64) - start, whole[part], own))
     return tuple(stages)

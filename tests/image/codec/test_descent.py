@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from airjax.gaussians import Gaussians2D
+from airjax.gaussians import Gaussians2D, join, only_active
 from airjax.image.codec.descent import _curvature, _lattice, _overlap, sweep
 from airjax.image.codec.lattice import gaussians_at, shape_of
-from airjax.image.codec.places import Layout, Places, places_of
+from airjax.image.codec.places import Layout, Places, places_of, rows_at
+from airjax.image.codec.quantise import dequantise, geometry_of
 from airjax.raster.draw import capacity_of, render
 from airjax.raster.tiles import Capacity
 
@@ -149,3 +150,34 @@ def test_curvatures_are_those_of_the_image():
             difference = render(moved, image_size=LAYOUT.image_size).image - shown
             found = float(jnp.sum(jnp.square(difference))) / 0.1**2
             assert found == pytest.approx(float(curvature[symbol]), rel=0.35, abs=1e-4), (chosen, symbol)
+
+
+FINE = [np.array([-60, -56, -30, -34, -20, 36]), np.array([-60, -56, -30, -36, -20, 22])]
+
+
+def test_whole_symbols_are_drawn_as_the_file_will_be():
+    """Oracle: the decoder; bins of the scale are finer than what a file can say of it."""
+    symbols, active, places = random_rows(3, 0.7)
+    codes = LAYOUT.of_stages(np.stack(FINE).astype(np.float32))
+    symbols = symbols.at[:, 3].multiply(7).at[:, 4].multiply(9)
+    shape = shape_of(symbols, codes)
+    stages = rows_at(symbols, shape.levels, active, places, LAYOUT, FINE)
+    pairs = zip(stages, LAYOUT.grids, strict=True)
+    stored = join([dequantise(rows, columns=grid[1]) for rows, grid in pairs])
+    drawn = only_active(gaussians_at(symbols, shape, codes, places.centers, active))
+    np.testing.assert_allclose(stored.scales, drawn.scales, rtol=1e-5)
+    np.testing.assert_allclose(stored.means, drawn.means, atol=1e-3)
+    np.testing.assert_allclose(stored.colors, drawn.colors, rtol=1e-4, atol=1e-6)
+
+
+def test_angles_are_turned_to_those_of_the_file():
+    """Where float32 saw 12 angles and the file has another number: the same direction, and one that can be written."""
+    symbols, active, places = random_rows(4, 0.7)
+    symbols = symbols.at[:, 4].add(2)
+    codes = [np.asarray(c).astype(np.int64) for c in CODES]
+    stages = rows_at(symbols.at[:, 5].set(11), jnp.full(len(symbols), 12.0), active, places, LAYOUT, codes)
+    for rows in stages:
+        levels = geometry_of(rows.symbols, rows.codes).levels
+        assert len(np.unique(levels)) > 1 and np.all(rows.symbols[:, 5] < levels)
+        apart = np.abs(rows.symbols[:, 5] / levels - 11 / 12)
+        assert np.all(np.minimum(apart, 1 - apart) <= 0.5 / levels + 1e-9)

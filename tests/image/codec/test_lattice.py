@@ -159,15 +159,17 @@ def test_needles_and_points_have_finite_gradients():
 
 
 def test_a_lattice_rounds_nothing():
-    """Oracle: what the quantiser's own formulas say of the values, for the set at its values again."""
-    gaussians, centers, codes = random_gaussians(3), patch_centers(GRID, P), rows_of(CODES)
-    lattice = jax.jit(lattice_of)(gaussians, centers, codes)
-    again = gaussians_at(lattice.values, shape_of(lattice.values, codes), codes, centers, gaussians.active)
-    a, b, angle = q.canonical(gaussians, xp=np)
-    np.testing.assert_allclose(again.means, gaussians.means, rtol=1e-5, atol=1e-4)
-    np.testing.assert_allclose(again.scales, np.stack([a, b], axis=1), rtol=1e-4)
-    np.testing.assert_allclose(again.angles, angle, atol=1e-5)
-    np.testing.assert_allclose(again.colors, gaussians.colors, rtol=1e-4, atol=1e-6)
+    """Oracle: steps of the quantiser's own formulas; the values times the steps are the set."""
+    gaussians, centers, codes = random_gaussians(3), np.asarray(patch_centers(GRID, P)), rows_of(CODES)
+    lattice = jax.tree.map(np.asarray, jax.jit(lattice_of)(gaussians, centers, codes))
+    values, (a, b, angle) = lattice.values, q.canonical(gaussians, xp=np)
+    np.testing.assert_allclose(centers + values[:, 6:] * lattice.offset_step[:, None], gaussians.means, atol=1e-4)
+    log_a = CODES[5] / q.CENTER_UNITS + values[:, 3] * lattice.scale_step
+    np.testing.assert_allclose(log_a, np.log2(a), atol=1e-5)
+    np.testing.assert_allclose(log_a - values[:, 4] * lattice.scale_step, np.log2(b), atol=1e-5)
+    np.testing.assert_allclose(values[:, 5] / lattice.levels * np.pi, angle, atol=1e-5)
+    n = q.amplitudes_of(gaussians) / q.bin_widths(CODES)[[0, 1, 1]]
+    np.testing.assert_allclose(values[:, :3], n, rtol=1e-4, atol=1e-5)
 
 
 def test_whole_symbols_are_found_again():
@@ -178,12 +180,11 @@ def test_whole_symbols_are_found_again():
     symbols = jnp.asarray(rows.symbols, jnp.float32)
     shape = shape_of(symbols, codes)
     exact, stored = geometry_of(rows.symbols, CODES), dequantise(rows, columns=GRID[1])
-    near = np.abs(np.asarray(shape.aspect)[:, None] / np.array(q.LEVELS_FROM[1:]) - 1).min(axis=1) < 0.02
-    np.testing.assert_array_equal(np.asarray(shape.levels)[~near], exact.levels[~near])
-    np.testing.assert_allclose(shape.offset_step, exact.offset_step, rtol=0.003)
+    np.testing.assert_array_equal(shape.levels, exact.levels)
+    np.testing.assert_allclose(shape.offset_step, exact.offset_step, rtol=1e-5)
     gaussians = gaussians_at(symbols, shape, codes, centers, jnp.ones(count, bool))
-    for name, tolerance in (("means", 0.03), ("scales", 0.03), ("colors", 0.01)):
-        np.testing.assert_allclose(getattr(gaussians, name), getattr(stored, name), rtol=0.003, atol=tolerance)
+    for name in ("means", "scales", "colors"):
+        np.testing.assert_allclose(getattr(gaussians, name), getattr(stored, name), rtol=1e-5, atol=1e-5)
     again, _ = jax.jit(symbols_of)(gaussians, symbols[:, :3], centers, codes)
     np.testing.assert_array_equal(again, rows.symbols)
 
