@@ -178,7 +178,7 @@ def _predict(model: Model, image: np.ndarray, options: CompressOptions) -> list[
     finer[WIDTHS.index("angle")] = _FINER_ANGLES if options.work.steps else 0
     return [
         _Stage.of(gaussians, codes - finer, config, size_of(image))
-        for (gaussians, codes), config in zip(predicted, configs, strict=True)
+        for (gaussians, codes), config in zip(predicted, configs, strict=False)
     ]
 
 
