@@ -55,14 +55,15 @@ class RateDistortion:
     anchor: str = "jpeg-420"  # the one that all others are compared with
     # its rates between which they are, bits per pixel
     anchor_bpp: tuple[float, float] = (0.2, 1.0)
-    repetitions: int = 1  # warm runs of each timing, after one that compiles
+    repetitions: int = 1  # warm runs of each timing, after one that compiles; 0 for the time of that one
     limit: int | None = None  # only the first images; None for all
 
     def __post_init__(self):
         _check_ladder("airjax_qualities", self.airjax_qualities, *QUALITY_RANGE)
         if not EFFORT_RANGE[0] <= self.effort <= EFFORT_RANGE[1]:
             raise AirjaxError(f"effort: expected a number from 0 to 9, got {self.effort}")
-        check_at_least(self, 1, "repetitions", "limit")
+        check_at_least(self, 0, "repetitions")
+        check_at_least(self, 1, "limit")
         for name, low in (("jpeg_qualities", 1), ("webp_qualities", 0), ("avif_qualities", 0)):
             _check_ladder(name, getattr(self, name), low, 100, whole=True)
         ratios = self.jpeg2000_ratios

@@ -65,17 +65,17 @@ class Effort(NamedTuple):
     sweeps: int  # of the descent on integers (`airjax.image.codec.descent`)
 
 
-# By number, each about twice the time of the one before.
+# By number, each with about 1.6 times the time of the one before. A step is worth more than a sweep until there are tens.
 EFFORTS = (
     Effort(0, 0),
-    Effort(0, 4),
-    Effort(6, 6),
-    Effort(12, 8),
-    Effort(25, 12),
-    Effort(50, 20),
-    Effort(80, 30),
-    Effort(140, 45),
-    Effort(240, 70),
+    Effort(3, 0),
+    Effort(6, 0),
+    Effort(12, 0),
+    Effort(25, 2),
+    Effort(45, 8),
+    Effort(80, 16),
+    Effort(140, 32),
+    Effort(240, 60),
     Effort(400, 100),
 )
 assert len(EFFORTS) == EFFORT_RANGE[1] + 1
@@ -304,15 +304,17 @@ def _approach(attempt: Callable[[float], SearchResult], target: float, *, upward
     low, high = QUALITY_RANGE
     reached: SearchResult | None = None
     missed: SearchResult | None = None
-    quality, stride = QUALITY, _FIRST_STRIDE
+    quality, stride, before = QUALITY, _FIRST_STRIDE, None
     for _ in range(_ATTEMPTS):
         tried = attempt(quality)
+        again, before = tried.reached == before, tried.reached
         reached, missed = (tried, missed) if tried.reached else (reached, tried)
         if reached is not None and missed is not None:
             apart = missed.quality - reached.quality
             if abs(apart) < _CLOSE:
                 break
-            share = (target - reached.achieved) / (missed.achieved - reached.achieved)
+            # The middle where a line ended on the same side twice: on a curve it would for ever.
+            share = 0.5 if again else (target - reached.achieved) / (missed.achieved - reached.achieved)
             quality = reached.quality + min(max(share, 0.1), 0.9) * apart
         else:
             quality = min(max(quality + (-stride if tried.reached == upwards else stride), low), high)

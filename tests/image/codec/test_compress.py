@@ -55,7 +55,8 @@ def assert_equal(a: Quantised, b: Quantised) -> None:
 def test_without_a_solve_it_is_the_stages_rounded(model):
     """Oracle: run_stages and quantise, stage by stage; and the later stage has seen the rounded image."""
     image, quality = picture(), 50.0
-    got = compress.compress(model, image, CompressOptions(quality=quality, solve_steps=0, mse_threshold=0.0))
+    options = CompressOptions(quality=quality, num_stages=2, solve_steps=0, mse_threshold=0.0, effort=0)
+    got = compress.compress(model, image, options)
     control = stage_control_of(0.0, 2.0)._replace(color_step=jnp.float32(color_step_of(quality)))
     trace = jax.device_get(jax.jit(run_stages, static_argnums=0)(STAGES, model.params, image, control))
     for rows, stage, config in zip(got.stages, trace, STAGES, strict=True):
@@ -76,7 +77,7 @@ def test_without_a_solve_it_is_the_stages_rounded(model):
 def test_the_solve_pays(model):
     """Solving the colours on the rounded geometry raises the PSNR of the decoded image, at about the same size."""
     image = picture()
-    options = (CompressOptions(quality=70, solve_steps=steps) for steps in (0, 8))
+    options = (CompressOptions(quality=70, solve_steps=steps, effort=0) for steps in (0, 8))
     plain, solved = (compress.compress(model, image, each) for each in options)
     assert measured_psnr(solved, image) > measured_psnr(plain, image) + 0.5
     assert len(air_file.encode(solved)) < 1.5 * len(air_file.encode(plain))
@@ -106,11 +107,12 @@ def test_a_higher_quality_is_larger_and_rounds_less():
     stages = (StageConfig(STAGES[1].patch_map, PredictorConfig(features=8, blocks=1, expansion=2)),)
     model = Model(stages, jax.jit(init_params, static_argnums=1)(jax.random.key(0), stages), "plain")
     image = picture()
-    exact = model.encode(image, mse_threshold=0.0, ssim_threshold=2.0, solve_steps=0)
+    exact = model.encode(image, num_stages=1, mse_threshold=0.0, ssim_threshold=2.0, solve_steps=0)
+    options = CompressOptions(num_stages=1, mse_threshold=0.0, solve_steps=0, effort=0)
     drawn = np.asarray(render(exact.gaussians, image_size=exact.image_size).image)
     errors, sizes = [], []
     for quality in (28, 64, 100):
-        rounded = compress.compress(model, image, CompressOptions(quality=quality, mse_threshold=0.0, solve_steps=0))
+        rounded = compress.compress(model, image, replace(options, quality=quality))
         decoded = air_file.dequantised(rounded)
         errors.append(np.std(drawn - np.asarray(render(decoded.gaussians, image_size=decoded.image_size).image)))
         sizes.append(len(air_file.encode(rounded)))
@@ -171,7 +173,8 @@ def test_another_quality_compiles_nothing(model):
     programs = (_predict_stage, _draw_stage)
     for program in programs:
         program.clear_cache()
-    for options in (CompressOptions(quality=30), CompressOptions(quality=31, mse_threshold=1e-3)):
+    for quality, threshold in ((30, None), (31, 1e-3)):
+        options = CompressOptions(quality, num_stages=2, mse_threshold=threshold, effort=0)
         compress.compress(model, picture(), options)
         assert [program._cache_size() for program in programs] == [2, 1]
 
