@@ -94,8 +94,11 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
 
 
 def _encode(source: Path, target: Path, options: argparse.Namespace, screen: Screen) -> None:
+    from airjax.programs import make_room
+
     pixels = read_photograph(source, screen)
     model = _load_model(options.weights, options.stages, screen)
+    make_room()
     with named(source), Clock() as clock:
         encoded, data, remark = _encode_pixels(model, pixels, options, screen)
     psnr = math.nan if screen.quiet else psnr_of(encoded.gaussians, pixels)

@@ -32,8 +32,8 @@ from airjax.raster.tiles import patch_centers, patch_colors, patch_grid, patch_s
 class StageConfig:
     """One stage: how its raw rows become Gaussians, and the size of its network.
 
-    `least` is the share of its patches that must ask for a Gaussian: a prediction ends before a stage that fewer ask
-    for (`predict_stages`). It is 0 for the stages of a training.
+    `least` is the share of its patches that must get a Gaussian: a prediction ends before a stage that would add fewer
+    (`predict_stages`). It is 0 for the stages of a training.
     """
 
     patch_map: PatchMap
@@ -190,8 +190,8 @@ def predict_stages(
 ) -> list[tuple[Gaussians2D, Any]]:
     """(Gaussians at full capacity, codes) of every stage of `run_stages` on a concrete image, numpy arrays.
 
-    Without a quantiser in `control` the codes are None. The result is shorter than `stages` where too few patches ask
-    for one (`StageConfig.least`). Weights are those of the stage's number, or the last ones.
+    Without a quantiser in `control` the codes are None. The result is shorter than `stages` where one would add too
+    few (`StageConfig.least`). Weights are those of the stage's number, or the last ones.
 
     Not for `jit`: here each kind of stage is one program, compiled and loaded once however many stages are of it, and
     the next kind is traced while a stage runs. A stage starts once the last but one is done, so that memory holds the
@@ -210,7 +210,7 @@ def _iterate_stages(stages, params, image, control, skip_idle: bool, draw_last: 
     trained = sum(not stage.least for stage in stages)
     for i, stage in enumerate(stages):
         own = _for_stage(control, stage)
-        if stage.least and float(_share_asking(image, rendered, own, stage.patch_map.patch_size)) < stage.least:
+        if stage.least and float(_share_added(image, rendered, own, left, stage.patch_map.patch_size)) < stage.least:
             return
         # The first stage lays the base of every later one, so it may take all that the budget holds.
         stages_left = np.float32(max(trained - i, 1) if i else 1)
@@ -232,9 +232,10 @@ def _for_stage(control: StageControl, stage: StageConfig) -> StageControl:
 
 
 @partial(jax.jit, static_argnames="patch_size")
-def _share_asking(image, rendered, control, patch_size):
-    """How many of the patches ask for a Gaussian, a share."""
-    return jnp.mean(stage_control(image, rendered, patch_size=patch_size, control=control), dtype=jnp.float32)
+def _share_added(image, rendered, control, left, patch_size):
+    """How many of the patches would get a Gaussian, a share."""
+    active = stage_control(image, rendered, patch_size=patch_size, control=control, gaussians_left=left)
+    return jnp.mean(active, dtype=jnp.float32)
 
 
 # Jitted although they may not be the outermost call: stages of the same kind are then traced once, not six times. Two

@@ -323,7 +323,7 @@ def test_an_evaluation_chooses_its_codecs(model):
         ("jpeg2000_ratios", ()),
         ("anchor_bpp", (1.0, 0.2)),
         ("anchor_bpp", (0.0, 1.0)),
-        ("repetitions", 0),
+        ("repetitions", -1),
         ("effort", -1),
         ("limit", 0),
     ],
