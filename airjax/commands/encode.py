@@ -89,6 +89,8 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
     given = [f"--{goal.replace('_', '-')}" for goal in goals if getattr(options, goal) not in (None, False)]
     if len(given) > 1:
         raise Fatal(f"{' and '.join(given)}: expected one of them")
+    if options.lossless and options.effort != EFFORT:
+        raise Fatal("--lossless and --effort: expected --refine K, which refines Gaussians that are not rounded")
     work = functools.partial(_encode, options=options, screen=screen)
     convert(work, options, screen, reads=IMAGE_SUFFIXES, writes=(".air",), ours=SIGNATURE)
 

@@ -78,6 +78,16 @@ def test_encode_options_reach_the_model(run, weights, options, keywords):
         assert data != air_file.encode(encode(pixels))
 
 
+def test_an_effort_is_for_files_that_are_rounded(run, weights):
+    """Oracle: the library with the same effort, which must also differ from the result without it."""
+    photo("photo.png")
+    assert_refused(run("encode", "photo.png", "--lossless", "--effort", 2), listing(), "expected --refine K")
+    assert run("encode", "photo.png", "--effort", 2).status == 0
+    model, pixels = airjax.load(weights), read_image("photo.png").pixels
+    expected, plain = (air_file.encode(compress(model, pixels, CompressOptions(effort=effort))) for effort in (2, 0))
+    assert Path("photo.air").read_bytes() == expected != plain
+
+
 def test_notices_are_single_lines_and_quiet_is_quiet(run):
     photo("grey.png", mode="L")
     result = run("encode", "grey.png")
