@@ -52,15 +52,23 @@ def time_warm(
     """(timing of a function and of the arrays of JAX in its result, what the first call returned, which compiles).
 
     After `seconds` it is not repeated further, but `least` times in any case (or `repetitions`, where they are fewer).
+    With 0 repetitions the first call is the timing, compilation and all.
     """
-    if repetitions < 1:
-        raise ValueError(f"repetitions: expected at least 1, got {repetitions}")
+    if repetitions < 0:
+        raise ValueError(f"repetitions: expected at least 0, got {repetitions}")
+
+    def timed() -> tuple[float, Any]:
+        start = time.perf_counter()
+        result = jax.block_until_ready(function())
+        return time.perf_counter() - start, result
+
+    if not repetitions:
+        only, result = timed()
+        return Timing.of([only]), result
     result = jax.block_until_ready(function())
     times: list[float] = []
     while len(times) < repetitions and (len(times) < least or sum(times) < seconds):
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - start)
+        times.append(timed()[0])
     return Timing.of(times), result
 
 

@@ -14,7 +14,16 @@ from airjax.commands.outputs import air_file_line, convert, named, psnr_of, read
 from airjax.commands.session import Clock, Fatal, Screen, progress_bar, start_jax
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes, display_name
-from airjax.image.defaults import MSE_THRESHOLD, QUALITY, QUALITY_RANGE, REFINE_STEPS, SOLVE_STEPS, SSIM_THRESHOLD
+from airjax.image.defaults import (
+    EFFORT,
+    EFFORT_RANGE,
+    MSE_THRESHOLD,
+    QUALITY,
+    QUALITY_RANGE,
+    REFINE_STEPS,
+    SOLVE_STEPS,
+    SSIM_THRESHOLD,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,10 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--max-gaussians N", whole(0), "most Gaussians of one image (default: no limit)"),
         ("--solve-steps K", whole(0, 1000), "conjugate-gradient steps on the colours, 0 for none", SOLVE_STEPS),
         (
+            "--effort E",
+            whole(*EFFORT_RANGE),
+            "0 (one pass) to 9 (slowest, smallest file): how long the Gaussians are refined for few bits",
+            EFFORT,
+        ),
+        (
             "--refine K",
             whole(0, MAX_STEPS),
-            "gradient steps on the predicted Gaussians, a tenth of a second each for a photograph of 768 x 512",
-            REFINE_STEPS,
+            "gradient steps on the predicted Gaussians, a tenth of a second each for a photograph of 768 x 512 "
+            f"(default: those of the effort; with --lossless {REFINE_STEPS})",
         ),
         (
             "--mse-threshold X",
@@ -74,13 +89,18 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
     given = [f"--{goal.replace('_', '-')}" for goal in goals if getattr(options, goal) not in (None, False)]
     if len(given) > 1:
         raise Fatal(f"{' and '.join(given)}: expected one of them")
+    if options.lossless and options.effort != EFFORT:
+        raise Fatal("--lossless and --effort: expected --refine K, which refines Gaussians that are not rounded")
     work = functools.partial(_encode, options=options, screen=screen)
     convert(work, options, screen, reads=IMAGE_SUFFIXES, writes=(".air",), ours=SIGNATURE)
 
 
 def _encode(source: Path, target: Path, options: argparse.Namespace, screen: Screen) -> None:
+    from airjax.programs import make_room
+
     pixels = read_photograph(source, screen)
     model = _load_model(options.weights, options.stages, screen)
+    make_room()
     with named(source), Clock() as clock:
         encoded, data, remark = _encode_pixels(model, pixels, options, screen)
     psnr = math.nan if screen.quiet else psnr_of(encoded.gaussians, pixels)
@@ -112,7 +132,9 @@ def _encode_pixels(
     from airjax.image.codec import air_file
     from airjax.image.codec.compress import compress, search
 
-    with progress_bar(screen, total=options.refine, unit="step", desc="refine") as steps:
+    chosen = _compress_options(options)
+    total = options.refine if options.lossless else sum(chosen.work)
+    with progress_bar(screen, total=total or 0, unit="step", desc="refine") as steps:
 
         def progress(step: int) -> None:
             steps.update(step - steps.n)  # a search refines several times
@@ -120,7 +142,7 @@ def _encode_pixels(
         if options.lossless:
             encoded = _predict(model, pixels, options, progress)
             return encoded, air_file.encode(encoded), ""
-        chosen, psnr, bpp = _compress_options(options), options.target_psnr, options.target_bpp
+        psnr, bpp = options.target_psnr, options.target_bpp
         if psnr is None and bpp is None:
             quantised = compress(model, pixels, chosen, progress=progress)
             return air_file.dequantised(quantised), air_file.encode(quantised), ""
@@ -136,7 +158,7 @@ def _predict(model: Model, pixels: np.ndarray, options: argparse.Namespace, prog
         mse_threshold=_given(options.mse_threshold, MSE_THRESHOLD),
         ssim_threshold=_given(options.ssim_threshold, SSIM_THRESHOLD),
         solve_steps=options.solve_steps,
-        refine_steps=options.refine,
+        refine_steps=options.refine or REFINE_STEPS,
         progress=progress,
     )
 
@@ -151,6 +173,7 @@ def _compress_options(options: argparse.Namespace) -> CompressOptions:
         mse_threshold=options.mse_threshold,
         ssim_threshold=_given(options.ssim_threshold, CompressOptions.ssim_threshold),
         solve_steps=options.solve_steps,
+        effort=options.effort,
         refine_steps=options.refine,
     )
 

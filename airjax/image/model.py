@@ -15,13 +15,12 @@ from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians2D, join
 from airjax.image.codec.air_file import Encoded, compact, dequantised
 from airjax.image.color_solve import solve
-from airjax.image.defaults import MSE_THRESHOLD, QUALITY, REFINE_STEPS, SOLVE_STEPS, SSIM_THRESHOLD
+from airjax.image.defaults import EFFORT, MSE_THRESHOLD, QUALITY, REFINE_STEPS, SOLVE_STEPS, SSIM_THRESHOLD
 from airjax.image.presets import stages_from_text
-from airjax.image.stages import StageConfig, StageControl, init_params, predict_stages, stage_control_of
+from airjax.image.stages import StageConfig, StageControl, init_params, predict_stages, stage_control_of, with_finer
 from airjax.image.task import RATES, Coordinates, ImageTask
 from airjax.inner.optimizers import rates_from_text
 from airjax.inner.task import Progress, run
-from airjax.raster.tiles import patch_grid
 from airjax.weights_file import load_weights, weights_hash
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "compact.safetensors"
@@ -61,7 +60,8 @@ class Model:
 
         Args:
           image: (h, w, 3) in [0, 1], any size from 1 x 1.
-          num_stages: run only the first ones; None for all.
+          num_stages: run only the first ones; None for all, and finer ones where they leave much
+            (`airjax.image.stages.with_finer`).
           max_gaussians: most Gaussians of the result; None for no limit but one per patch and stage.
           mse_threshold: see `airjax.image.stages.StageControl`.
           ssim_threshold: see there.
@@ -77,9 +77,9 @@ class Model:
         stages = checked_stages(self, num_stages, max_gaussians, solve_steps, refine_steps)
         limit = float("inf") if max_gaussians is None else max_gaussians
         control = stage_control_of(mse_threshold, ssim_threshold, limit)
-        gaussians = predict(self.params, image, control, stages=stages)
-        sizes = tuple(int(np.prod(patch_grid(image.shape[:2], s.patch_map.patch_size))) for s in stages)
-        encoded = compact(gaussians, stage_sizes=sizes, image_size=image.shape[:2])
+        predicted = [gaussians for gaussians, _ in predict_stages(stages, self.params, image, control)]
+        sizes = tuple(gaussians.num_slots for gaussians in predicted)
+        encoded = compact(join(predicted), stage_sizes=sizes, image_size=image.shape[:2])
         gaussians = encoded.gaussians
         if refine_steps and gaussians.num_slots:
             gaussians = run(ImageTask(image, self.rates), gaussians, num_steps=refine_steps, progress=progress)
@@ -94,16 +94,22 @@ class Model:
         quality: float = QUALITY,
         num_stages: int | None = None,
         max_gaussians: int | None = None,
-        refine_steps: int = REFINE_STEPS,
+        effort: int = EFFORT,
+        refine_steps: int | None = None,
         progress: Progress = None,
     ) -> Encoded:
         """One photograph to quantised Gaussians, as a compact .air file of a quality from 0 to 100 holds them.
+
+        Args:
+          quality: what size and error of the file are weighed by.
+          effort: 0 (one pass) to 9, see `airjax.image.codec.compress.EFFORTS`.
+          refine_steps: steps of the refinement; None for those of the effort.
 
         Other arguments and errors are those of `encode`.
         """
         from airjax.image.codec.compress import CompressOptions, compress  # it knows models
 
-        options = CompressOptions(quality, num_stages, max_gaussians, refine_steps=refine_steps)
+        options = CompressOptions(quality, num_stages, max_gaussians, effort=effort, refine_steps=refine_steps)
         return dequantised(compress(self, image, options, progress=progress))
 
 
@@ -123,14 +129,13 @@ def checked_image(image: np.ndarray) -> np.ndarray:
 def checked_stages(
     model: Model, num_stages: int | None, max_gaussians: int | None, solve_steps: int, refine_steps: int
 ) -> tuple[StageConfig, ...]:
-    """The first `num_stages` stages of a model; a ValueError for one of the options outside its range."""
-    num_stages = len(model.stages) if num_stages is None else num_stages
-    if not 1 <= num_stages <= len(model.stages):
+    """The first `num_stages` stages of a model, or all and finer ones; a ValueError for an option outside its range."""
+    if num_stages is not None and not 1 <= num_stages <= len(model.stages):
         raise ValueError(f"num_stages: expected 1 to {len(model.stages)}, got {num_stages}")
     for name, value in (("max_gaussians", max_gaussians), ("solve_steps", solve_steps), ("refine_steps", refine_steps)):
         if value is not None and value < 0:
             raise ValueError(f"{name}: expected at least 0, got {value}")
-    return model.stages[:num_stages]
+    return with_finer(model.stages) if num_stages is None else model.stages[:num_stages]
 
 
 def load(path: str | os.PathLike | None = None) -> Model:

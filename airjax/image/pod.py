@@ -15,7 +15,6 @@ from airjax.image.patches import to_physical
 from airjax.image.stages import StageConfig, predict_stage
 from airjax.inner.refine import refine
 from airjax.metrics import image_loss
-from airjax.nn.air_stage import compact_predictor
 from airjax.raster.additive import render_patches
 from airjax.raster.tiles import patch_centers, patch_grid
 
@@ -103,6 +102,6 @@ def pod_stage(
     def inner_loss(raw):
         return image_loss(image, render(raw), l1=l1, rmse=0, ssim=ssim)
 
-    raw = predict_stage(compact_predictor(stage.network, size), params, image - rendered, size)
+    raw = predict_stage(stage, params, image - rendered)
     loss, info = pod_loss(raw, inner_loss, inner_tx, num_steps=num_steps, new=active)
     return loss, PodStage(render(jax.lax.stop_gradient(raw)), info)

@@ -6,7 +6,7 @@ Letters: s stages, P patch size, (r, c) patch grid; an image is padded to whole 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float
 
 from airjax.arrays import AnyArray, size_of
 from airjax.gaussians import Gaussians2D, join
-from airjax.image.codec.quantise import NUM_CODES, Lattice, predicted_codes, straight_through
+from airjax.image.codec.lattice import Lattice, predicted_codes, straight_through
+from airjax.image.codec.quantise import NUM_CODES
 from airjax.image.color_solve import solve_colors
 from airjax.image.defaults import MSE_THRESHOLD, SSIM_THRESHOLD
 from airjax.image.patches import PatchMap, to_physical
@@ -29,10 +30,37 @@ from airjax.raster.tiles import patch_centers, patch_colors, patch_grid, patch_s
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage: how its raw rows become Gaussians, and the size of its network."""
+    """One stage: how its raw rows become Gaussians, and the size of its network.
+
+    `least` is the share of its patches that must get a Gaussian: a prediction ends before a stage that would add fewer
+    (`predict_stages`). It is 0 for the stages of a training.
+    """
 
     patch_map: PatchMap
     network: PredictorConfig = field(default_factory=PredictorConfig)
+    least: float = 0.0
+
+
+# Of the stages beyond trained ones; below, what they add to an image is not worth the time of their networks.
+_LEAST = 0.1
+
+
+def with_finer(stages: tuple[StageConfig, ...]) -> tuple[StageConfig, ...]:
+    """Stages with others behind them, for images that these leave unfinished: the last once more, and two of half its
+    patch size, which see the image enlarged twice. Their weights are those of the last stage.
+
+    A patch size that cannot be halved into one that a file may have (4 or more) adds the first alone.
+    """
+    last = stages[-1]
+    again = replace(last, least=_LEAST)
+    size, patch_map = last.patch_map.patch_size, last.patch_map
+    if size % 2 or size < 8:
+        return (*stages, again)
+    half = replace(
+        patch_map, patch_size=size // 2, min_scale=patch_map.min_scale / 2, max_scale=patch_map.max_scale / 2
+    )
+    finer = replace(again, patch_map=half, network=replace(last.network, enlargement=2 * last.network.enlargement))
+    return (*stages, again, finer, finer)
 
 
 class StageControl(NamedTuple):
@@ -96,10 +124,14 @@ def pad_to_patches(image: Float[AnyArray, "h w c"], patch_size: int) -> Float[Ar
 
 
 def predict_stage(
-    predictor: Predictor, params: Any, residual: Float[AnyArray, "h w 3"], patch_size: int, *quality: Float[Array, " 2"]
+    stage: StageConfig, params: Any, residual: Float[AnyArray, "h w 3"], *quality: Float[Array, " 2"]
 ) -> Float[Array, "n k"]:
     """Rows (n, 8 + votes) of one stage for one residual, patches row by row."""
-    raw = apply_in_bands(predictor, params, patches_of(pad_to_patches(residual, patch_size), patch_size), *quality)
+    size, times = stage.patch_map.patch_size, stage.network.enlargement
+    image = pad_to_patches(residual, size)
+    if times > 1:
+        image = jax.image.resize(image, (times * image.shape[0], times * image.shape[1], image.shape[2]), "bilinear")
+    raw = apply_in_bands(compact_predictor(stage.network, size), params, patches_of(image, times * size), *quality)
     return raw.reshape(-1, raw.shape[-1])
 
 
@@ -158,7 +190,8 @@ def predict_stages(
 ) -> list[tuple[Gaussians2D, Any]]:
     """(Gaussians at full capacity, codes) of every stage of `run_stages` on a concrete image, numpy arrays.
 
-    Without a quantiser in `control` the codes are None.
+    Without a quantiser in `control` the codes are None. The result is shorter than `stages` where one would add too
+    few (`StageConfig.least`). Weights are those of the stage's number, or the last ones.
 
     Not for `jit`: here each kind of stage is one program, compiled and loaded once however many stages are of it, and
     the next kind is traced while a stage runs. A stage starts once the last but one is done, so that memory holds the
@@ -174,16 +207,35 @@ def predict_stages(
 def _iterate_stages(stages, params, image, control, skip_idle: bool, draw_last: bool = True) -> Iterator[Stage]:
     rendered = jnp.zeros_like(image)
     left = control.max_gaussians
+    trained = sum(not stage.least for stage in stages)
     for i, stage in enumerate(stages):
+        own = _for_stage(control, stage)
+        if stage.least and float(_share_added(image, rendered, own, left, stage.patch_map.patch_size)) < stage.least:
+            return
         # The first stage lays the base of every later one, so it may take all that the budget holds.
-        stages_left = np.float32(len(stages) - i if i else 1)
-        weights = params[f"stage{i}"]
+        stages_left = np.float32(max(trained - i, 1) if i else 1)
+        weights = params[f"stage{min(i, len(params) - 1)}"]
+        stage = replace(stage, least=0.0)  # one program for it and for others of its kind
         gaussians, drawn, quantised, left = _predict_stage(
-            stage, weights, image, rendered, control, stages_left, left, skip_idle=skip_idle
+            stage, weights, image, rendered, own, stages_left, left, skip_idle=skip_idle
         )
         if draw_last or i + 1 < len(stages):
             rendered = _draw_stage(stage, drawn, rendered, skip_idle=skip_idle)
         yield Stage(gaussians, rendered, **quantised)
+
+
+def _for_stage(control: StageControl, stage: StageConfig) -> StageControl:
+    """A row of a file costs as many bits in a patch of a quarter of the pixels, so the error there must be fourfold."""
+    if control.color_step is None:
+        return control
+    return control._replace(mse_threshold=control.mse_threshold * np.float32(stage.network.enlargement**2))
+
+
+@partial(jax.jit, static_argnames="patch_size")
+def _share_added(image, rendered, control, left, patch_size):
+    """How many of the patches would get a Gaussian, a share."""
+    active = stage_control(image, rendered, patch_size=patch_size, control=control, gaussians_left=left)
+    return jnp.mean(active, dtype=jnp.float32)
 
 
 # Jitted although they may not be the outermost call: stages of the same kind are then traced once, not six times. Two
@@ -199,8 +251,7 @@ def _predict_stage(stage, params, image, rendered, control, stages_left, left, *
     )
 
     def network(residual):
-        predictor = compact_predictor(stage.network, size)
-        return predict_stage(predictor, params, residual, size, quality_inputs(control.color_step))
+        return predict_stage(stage, params, residual, quality_inputs(control.color_step))
 
     def idle(residual):
         return jnp.zeros((active.size, 5 + channels + stage.network.votes), residual.dtype)
@@ -214,7 +265,7 @@ def _predict_stage(stage, params, image, rendered, control, stages_left, left, *
         return gaussians, gaussians, {}, left
     votes = jnp.mean(raw[:, 5 + channels :], axis=0) if stage.network.votes else jnp.zeros(NUM_CODES)
     codes = predicted_codes(votes, jnp.where(step > 0, step, 1.0), patch_size=size)
-    drawn, lattice = straight_through(gaussians, centers, codes)
+    drawn, lattice = straight_through(gaussians, centers, jnp.broadcast_to(codes, (len(centers), NUM_CODES)))
     drawn = jax.tree.map(lambda new, old: jnp.where(step > 0, new, old), drawn, gaussians)
     return gaussians, drawn, {"codes": codes, "lattice": lattice}, left
 

@@ -28,13 +28,14 @@ class PredictorConfig:
     blocks: int = 3  # number of residual blocks
     expansion: int = 4  # hidden width of a block's MLP, in multiples of F
     reduction: int = 1  # side of the squares of pixels whose means are the input; it divides P
+    enlargement: int = 1  # times that the image is enlarged, bilinearly, before it is cut into patches
     votes: int = 0  # further numbers per patch, for the quantiser; such a network also has the quality as an input
 
     def multiply_adds(self, patch_size: int) -> int:
         """Multiply-adds per patch and stage."""
         f = self.features
         block = 2 * f * f * self.expansion + 9 * f
-        inputs = 3 * (patch_size // self.reduction) ** 2 + 1 + (QUALITY if self.votes else 0)
+        inputs = 3 * (self.enlargement * patch_size // self.reduction) ** 2 + 1 + (QUALITY if self.votes else 0)
         return inputs * f + self.blocks * block + f * (RAW_ROWS + self.votes)
 
 
@@ -141,7 +142,8 @@ class _StageNetwork(nn.Module):
 
 
 def compact_predictor(config: PredictorConfig, patch_size: int) -> Predictor:
-    """The predictor of one stage of a patch size, which the reduction must divide."""
+    """The predictor of one stage of a patch size, which the reduction must divide when it has been enlarged."""
+    patch_size *= config.enlargement
     if patch_size % config.reduction:
         raise ValueError(f"reduction: expected a divisor of the patch size {patch_size}, got {config.reduction}")
     network = _StageNetwork(config)

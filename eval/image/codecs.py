@@ -16,8 +16,10 @@ from PIL import Image, __version__, features
 
 from airjax.image.codec import air_file
 from airjax.image.codec.compress import CompressOptions, compress
+from airjax.image.defaults import EFFORT
 from airjax.image.model import Model
 from airjax.photographs import to_8bit
+from airjax.programs import make_room
 from eval.image.measures import decode_pixels
 
 
@@ -36,13 +38,14 @@ class Codec:
     finish: Callable[[Any], np.ndarray]  # decoded to (h, w, 3) float32 pixels; not part of the time of `decode`
 
 
-def airjax_codec(model: Model, qualities: Sequence[float], *, refine_steps: int = 0) -> Codec:
+def airjax_codec(model: Model, qualities: Sequence[float], *, effort: int = EFFORT) -> Codec:
     """The compact profile with our weights; decoding draws the Gaussians at the size of the photograph."""
 
     def encode(image: np.ndarray, quality: float) -> bytes:
-        return air_file.encode(compress(model, image, CompressOptions(quality, refine_steps=refine_steps)))
+        make_room()
+        return air_file.encode(compress(model, image, CompressOptions(quality, effort=effort)))
 
-    description = f"airjax, compact profile, weights {model.name}, {refine_steps} refinement steps"
+    description = f"airjax, compact profile, weights {model.name}, effort {effort}"
     plain = np.asarray
     return Codec(
         "airjax", "airjax", description, "quality", tuple(qualities), plain, encode, decode_pixels, finish=plain

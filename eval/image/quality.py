@@ -105,8 +105,9 @@ def evaluate_file(
 
 
 def evaluate_image(model: Model, source: str, image: np.ndarray, *, config: ImageEvaluation) -> ImageResult:
-    """Everything about one image, (h, w, 3) float32 in [0, 1]."""
-    networks = model.encode(image, max_gaussians=config.max_gaussians, solve_steps=0)
+    """Everything about one image, (h, w, 3) float32 in [0, 1]; only files have finer stages."""
+    trained = len(model.stages)
+    networks = model.encode(image, num_stages=trained, max_gaussians=config.max_gaussians, solve_steps=0)
     evaluate = partial(evaluate_file, model, image, max_gaussians=config.max_gaussians, repetitions=config.repetitions)
     files = tuple(evaluate(solve_steps=steps) for steps in config.solve_steps)
     return ImageResult(source, image.shape[:2], evaluate_stages(image, networks), files)

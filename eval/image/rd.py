@@ -17,7 +17,7 @@ import numpy as np
 
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes
-from airjax.image.defaults import QUALITY_RANGE
+from airjax.image.defaults import EFFORT, EFFORT_RANGE, QUALITY_RANGE
 from airjax.image.model import Model
 from eval.image.bd_rate import BDRate, bd_rate
 from eval.image.codecs import PILLOW, Codec, airjax_codec, is_available, pillow_codec
@@ -44,7 +44,7 @@ class RateDistortion:
     images: str = where("")  # a folder of images, or one image
     image_set: str = ""  # the one of `eval.image.sets` that `description` speaks of, or none
     airjax_qualities: tuple[float, ...] = (5, 15, 25, 35, 45, 60, 75)  # of the compact profile, 0 to 100, rising
-    refine_steps: int = 0  # of its Gaussians before they are rounded
+    effort: int = EFFORT  # of its encoder, 0 to 9
     # 1 to 100, rising, for both JPEG 4:2:0 and 4:4:4
     jpeg_qualities: tuple[int, ...] = (3, 5, 8, 12, 20, 30, 45, 60, 75, 85, 90)
     webp_qualities: tuple[int, ...] = (0, 3, 8, 15, 25, 40, 60, 75, 85, 92)
@@ -55,13 +55,15 @@ class RateDistortion:
     anchor: str = "jpeg-420"  # the one that all others are compared with
     # its rates between which they are, bits per pixel
     anchor_bpp: tuple[float, float] = (0.2, 1.0)
-    repetitions: int = 1  # warm runs of each timing, after one that compiles
+    repetitions: int = 1  # warm runs of each timing, after one that compiles; 0 for the time of that one
     limit: int | None = None  # only the first images; None for all
 
     def __post_init__(self):
         _check_ladder("airjax_qualities", self.airjax_qualities, *QUALITY_RANGE)
-        check_at_least(self, 0, "refine_steps")
-        check_at_least(self, 1, "repetitions", "limit")
+        if not EFFORT_RANGE[0] <= self.effort <= EFFORT_RANGE[1]:
+            raise AirjaxError(f"effort: expected a number from 0 to 9, got {self.effort}")
+        check_at_least(self, 0, "repetitions")
+        check_at_least(self, 1, "limit")
         for name, low in (("jpeg_qualities", 1), ("webp_qualities", 0), ("avif_qualities", 0)):
             _check_ladder(name, getattr(self, name), low, 100, whole=True)
         ratios = self.jpeg2000_ratios
@@ -92,7 +94,7 @@ def make_codecs(config: RateDistortion, model: Model) -> list[Codec]:
     """The codecs of an evaluation that this machine has; one line on screen for each that is missing."""
     codecs = []
     if "airjax" in config.codecs:
-        codecs.append(airjax_codec(model, config.airjax_qualities, refine_steps=config.refine_steps))
+        codecs.append(airjax_codec(model, config.airjax_qualities, effort=config.effort))
     for name, kind in PILLOW.items():
         if name not in config.codecs:
             continue

@@ -41,13 +41,13 @@ def test_encode_and_decode_beside_the_input(run, weights):
     psnr = 10 * np.log10(255**2 / np.mean((got - original) ** 2))
 
     (line,) = done.out
-    number = sum(expected.stage_counts)
-    assert line.startswith(f"photo.png -> photo.air: 24x16, {number} Gaussians in 2 stages, {len(data)} bytes, ")
+    number, stages = sum(expected.stage_counts), len(expected.stage_counts)
+    assert line.startswith(f"photo.png -> photo.air: 24x16, {number} Gaussians in {stages} stages, {len(data)} bytes, ")
     assert f"{8 * len(data) / (16 * 24):.3f} bpp, " in line
     # The program's PSNR is a float32 mean: a few units in the last of its two decimals at most.
     assert float(re.search(r"PSNR ([\d.]+) dB$", line)[1]) == pytest.approx(psnr, abs=0.011)
     assert re.search(r", \d+ ms( \(\d+ compiling\))?, PSNR", line)
-    assert re.match(r"photo\.air -> photo\.png: 24x16, \d+ Gaussians in 2 stages, \d+ ms", decoded.out[0])
+    assert re.match(rf"photo\.air -> photo\.png: 24x16, \d+ Gaussians in {stages} stages, \d+ ms", decoded.out[0])
     assert sorted(os.listdir()) == ["original.png", "photo.air", "photo.png"]
 
 
@@ -76,6 +76,16 @@ def test_encode_options_reach_the_model(run, weights, options, keywords):
         data = Path("out.air").read_bytes()
         assert data == air_file.encode(encode(pixels, **keywords))
         assert data != air_file.encode(encode(pixels))
+
+
+def test_an_effort_is_for_files_that_are_rounded(run, weights):
+    """Oracle: the library with the same effort, which must also differ from the result without it."""
+    photo("photo.png")
+    assert_refused(run("encode", "photo.png", "--lossless", "--effort", 2), listing(), "expected --refine K")
+    assert run("encode", "photo.png", "--effort", 2).status == 0
+    model, pixels = airjax.load(weights), read_image("photo.png").pixels
+    expected, plain = (air_file.encode(compress(model, pixels, CompressOptions(effort=effort))) for effort in (2, 0))
+    assert Path("photo.air").read_bytes() == expected != plain
 
 
 def test_notices_are_single_lines_and_quiet_is_quiet(run):

@@ -34,9 +34,17 @@ def test_a_slow_function_is_not_repeated_for_ever(monkeypatch):
     assert time_warm(lambda: None, 2, seconds=0.0)[0].repetitions == 2
 
 
-def test_repetitions_below_one_are_refused():
-    with pytest.raises(ValueError, match="expected at least 1, got 0"):
-        time_warm(lambda: None, 0)
+def test_no_repetition_times_the_first_call(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(clock)))
+    calls = itertools.count()
+    measured, first = time_warm(lambda: next(calls), 0)
+    assert first == 0 and next(calls) == 1 and measured.median == 1.0
+
+
+def test_repetitions_below_none_are_refused():
+    with pytest.raises(ValueError, match="expected at least 0, got -1"):
+        time_warm(lambda: None, -1)
 
 
 def test_memory_of_a_process_is_its_own():

@@ -72,8 +72,8 @@ def test_encode_keeps_the_active_rows_stage_by_stage():
 
 
 def test_the_colour_solve_lowers_the_error_and_moves_nothing():
-    predicted = model().encode(photograph(), mse_threshold=-1.0, solve_steps=0)
-    solved = model().encode(photograph(), mse_threshold=-1.0)
+    predicted = model().encode(photograph(), num_stages=2, mse_threshold=-1.0, solve_steps=0)
+    solved = model().encode(photograph(), num_stages=2, mse_threshold=-1.0)
     assert predicted.stage_counts == solved.stage_counts == SLOTS
     assert error_of(solved) < 0.5 * error_of(predicted)
     assert_same_set(solved.gaussians, predicted.gaussians.with_colors(solved.gaussians.colors))
@@ -91,9 +91,18 @@ def test_fewer_stages_are_the_first_ones():
     ("budget", "expected"), [(0, (0, 0)), (7, (7, 0)), (25, (20, 5)), (1000, SLOTS), (None, SLOTS)]
 )
 def test_a_budget_is_spent_and_not_exceeded(budget, expected):
-    encoded = model().encode(photograph(), mse_threshold=-1.0, max_gaussians=budget, solve_steps=0)
+    options = {"num_stages": 2, "mse_threshold": -1.0, "solve_steps": 0}
+    encoded = model().encode(photograph(), max_gaussians=budget, **options)
     assert encoded.stage_counts == expected
     assert encoded.gaussians.num_slots == sum(expected)
+
+
+def test_what_stages_leave_is_for_finer_ones():
+    """The last once more, of patches of 5, which have no half: what the budget leaves after the trained ones."""
+    encoded = model().encode(photograph(), mse_threshold=-1.0, max_gaussians=40, solve_steps=0)
+    assert encoded.stage_counts == (*SLOTS, 8)
+    easy = model().encode(photograph(), mse_threshold=10.0, ssim_threshold=2.0, solve_steps=0)
+    assert easy.stage_counts == (0, 0)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 37)])

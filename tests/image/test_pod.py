@@ -9,7 +9,7 @@ from dense import render_dense
 from airjax.gaussians import join
 from airjax.image.patches import PatchMap, to_physical
 from airjax.image.pod import inner_adam, pod_loss, pod_stage
-from airjax.image.stages import StageConfig, init_params, predict_stage, predictors
+from airjax.image.stages import StageConfig, init_params, predict_stage
 from airjax.inner.refine import refine
 from airjax.metrics import image_loss
 from airjax.nn.air_stage import PredictorConfig
@@ -118,7 +118,7 @@ def picture(seed=0):
 @jax.jit
 def predict(params, residual):
     """What the network of the stage says of a residual."""
-    return predict_stage(predictors((STAGE,))[0], params, residual, 8)
+    return predict_stage(STAGE, params, residual)
 
 
 @pytest.fixture(scope="module")

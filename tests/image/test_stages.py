@@ -1,5 +1,6 @@
 """The staged prediction: what a stage adds, when Stage Control asks for it, how gradients and budgets pass through."""
 
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -15,11 +16,13 @@ from airjax.image.stages import (
     init_params,
     pad_to_patches,
     predict_stage,
-    predictors,
+    predict_stages,
     run_stages,
     stage_control,
     stage_control_of,
+    with_finer,
 )
+from airjax.metrics import patch_mse
 from airjax.nn.air_stage import PredictorConfig
 from airjax.raster.tiles import patch_centers, patch_grid
 
@@ -76,7 +79,7 @@ def test_a_stage_sees_the_residual():
 
     @jax.jit
     def expected(params, residual):
-        raw = predict_stage(predictors(STAGES)[1], params, residual, 5)
+        raw = predict_stage(STAGES[1], params, residual)
         return to_physical(raw, patch_centers((2, 2), 5), jnp.ones(4, bool), STAGES[1].patch_map)
 
     found, wanted = trace[1].gaussians, expected(params["stage1"], residual)
@@ -214,6 +217,58 @@ def test_a_budget_holds_over_all_stages_without_a_new_trace():
     np.testing.assert_array_equal(counts(params, image, stage_control_of(np.inf, np.inf)), [0, 0, 0])
     np.testing.assert_array_equal(counts(params, image, EVERYWHERE), [6, 6, 6])
     assert len(traces) == 1
+
+
+# --- finer stages ----------------------------------------------------------------------------------------
+
+EIGHT = StageConfig(PatchMap(8, offset=0.75, min_scale=0.5, max_scale=4.2), NETWORK)
+
+
+def test_a_finer_stage_is_the_network_on_an_enlarged_image():
+    """Oracle: the stage itself on the image enlarged twice; all lengths are half as large."""
+    image, params = picture((16, 24)), lively_params((EIGHT,))
+    _, again, finer, last = with_finer((EIGHT,))
+    assert replace(again, least=0.0) == EIGHT and last == finer and finer.patch_map.patch_size == 4
+    enlarged = jax.image.resize(image, (32, 48, 3), "bilinear")
+    expected = run((EIGHT,), params, enlarged, EVERYWHERE)[0].gaussians
+    found = run((replace(finer, least=0.0),), params, image, EVERYWHERE)[0].gaussians
+    assert found.num_slots == expected.num_slots == 24
+    halved = replace(expected, means=expected.means / 2, scales=expected.scales / 2)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, halved)
+
+
+def test_patches_that_cannot_be_halved_are_not():
+    assert with_finer(STAGES) == (*STAGES, replace(STAGES[1], least=with_finer(STAGES)[2].least))
+    assert len(with_finer(STAGES[:1])) == 2  # of 4, and a file has none of 2
+
+
+def test_a_prediction_ends_where_little_would_be_added():
+    """Finer stages have the weights of the last one, and are left out where they add few, or the budget is spent."""
+    image, params = np.asarray(picture((16, 24))), lively_params((EIGHT,))
+    stages = with_finer((EIGHT,))
+    everything = predict_stages(stages, params, image, EVERYWHERE)
+    assert [gaussians.num_slots for gaussians, _ in everything] == [6, 6, 24, 24]
+    again = run((EIGHT, EIGHT), {"stage0": params["stage0"], "stage1": params["stage0"]}, image, EVERYWHERE)[1]
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), everything[1][0], again.gaussians)
+    nothing = predict_stages(stages, params, image, stage_control_of(np.inf, np.inf))
+    assert [gaussians.num_slots for gaussians, _ in nothing] == [6]
+    spent = predict_stages(stages, params, image, stage_control_of(-1.0, max_gaussians=8))
+    assert [int(gaussians.active.sum()) for gaussians, _ in spent] == [6, 2]
+
+
+@pytest.mark.parametrize(("color_step", "factor"), [(None, 1.0), (0.01, 4.0)])
+def test_a_row_of_a_file_must_be_worth_its_bits_in_a_small_patch(color_step, factor):
+    image, params = np.asarray(picture((64, 64))), lively_params((EIGHT,))
+    step = color_step and jnp.float32(color_step)
+    rendered = run((EIGHT,), params, image, EVERYWHERE._replace(color_step=step))[0].rendered
+    error = patch_mse(image, rendered, patch_size=4)
+    control = stage_control_of(float(np.median(error)) / 4, 2.0)._replace(color_step=step)
+    first, finer = EIGHT, replace(with_finer((EIGHT,))[2], least=1e-6)
+    (_, _), (gaussians, _) = predict_stages((first, finer), params, image, control)
+    rest = run((first,), params, image, control)[0].rendered
+    expected = np.asarray(patch_mse(image, rest, patch_size=4)).ravel() > factor * control.mse_threshold
+    assert 0 < expected.sum() < 256 or factor == 1.0
+    np.testing.assert_array_equal(gaussians.active, expected)
 
 
 # --- nothing to do ---------------------------------------------------------------------------------------

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
-from airjax.image.codec.rate import estimated_bits, init_rate
+from airjax.image.codec.places import Layout, places_of
+from airjax.image.codec.rate import estimated_bits
 from airjax.image.stages import Stage, StageConfig, StageControl, run_stages, solve_stages
 from airjax.metrics import image_loss, psnr
 from airjax.raster.tiles import patch_grid
@@ -92,10 +93,6 @@ class Compact(Phase):
     # range of the Stage Control threshold in color_step^2, drawn log-uniform
     mse_per_step: tuple[float, float] = (0.03, 0.4)
 
-    def make_trained(self, params: Any, experiment: Any) -> State:
-        """The weights, and the parameters of `airjax.image.codec.rate`."""
-        return {"params": params, "rate": init_rate(len(experiment.stages))}
-
     def draw_control(self, key: jax.Array, *, num_slots: int) -> StageControl:
         """A random Stage Control for one training image, rounding or not."""
         key_plain, key_share, key_step, key_mse = jax.random.split(key, 4)
@@ -115,17 +112,15 @@ class Compact(Phase):
     def loss(self, trained: State, batch: jax.Array, key: jax.Array, experiment: ImageExperiment):
         """See `Phase.loss`; a batch is images (b, h, w, 3)."""
         stages, size = experiment.stages, batch.shape[1:3]
-        grids = [patch_grid(size, stage.patch_map.patch_size) for stage in stages]
+        layout = Layout(size, tuple(stage.patch_map.patch_size for stage in stages))
 
         def loss_of_image(image, key):
             control = self.draw_control(key, num_slots=num_slots(stages, size))
             trace = run_stages(stages, trained["params"], image, control)
             rounds = control.color_step > 0
             loss = self.joint.stages_loss(image, trace)
-            bits = sum(
-                estimated_bits(stage.lattice, trained["rate"], stage=i, grid=grid)
-                for i, (stage, grid) in enumerate(zip(trace, grids, strict=True))
-            )
+            lattice = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(stage.lattice for stage in trace))
+            bits = estimated_bits(lattice, places_of([stage.codes for stage in trace], layout), layout)
             error = jax.lax.stop_gradient(jnp.sqrt(jnp.mean(jnp.square(image - trace[-1].rendered)) + 1e-8))
             slope = math.pi / 6 * math.log(2) * jnp.square(control.color_step) / (2 * error * image.size)
             loss += self.weight * jnp.where(rounds, slope * bits, 0.0)

@@ -13,13 +13,24 @@ import numpy as np
 from airjax.arrays import size_of
 from airjax.gaussians import Gaussians2D, join, pad, take
 from airjax.image.codec import air_file
+from airjax.image.codec.descent import descend
 from airjax.image.codec.payload import Quantised
-from airjax.image.codec.quantise import CODE_RANGE, Rows, amplitudes_of, dequantise, quantise
+from airjax.image.codec.places import Layout, places_at
+from airjax.image.codec.quantise import (
+    CODE_RANGE,
+    NUM_CODES,
+    WIDTHS,
+    Rows,
+    amplitudes_of,
+    dequantise,
+    quantise,
+)
+from airjax.image.codec.rate_task import RateTask, slope_of
 from airjax.image.color_solve import solve
-from airjax.image.defaults import QUALITY, QUALITY_RANGE, REFINE_STEPS, SOLVE_STEPS
+from airjax.image.defaults import EFFORT, EFFORT_RANGE, QUALITY, QUALITY_RANGE, SOLVE_STEPS
 from airjax.image.model import Model, checked_image, checked_stages
 from airjax.image.stages import StageConfig, predict_stages, stage_control_of
-from airjax.image.task import ImageTask
+from airjax.image.task import Coordinates
 from airjax.inner.task import Progress, run
 from airjax.metrics import psnr_8bit
 from airjax.raster.tiles import patch_grid
@@ -28,8 +39,11 @@ from airjax.raster.tiles import patch_grid
 _COARSEST_STEP, _HALVING = 0.36, 18.0
 # A patch asks for a Gaussian above this mean squared error, in squared bin widths.
 _MSE_PER_STEP = 0.06
+_MSE_REFINED = 1.6  # that times as much where a refinement follows, which makes do with fewer
+_FINER_ANGLES = 16  # codes, two octaves: refined Gaussians are longer, and where they point matters more
 _ROUNDS = 2  # of solving colours on the rounded geometry and rounding again
-_SEARCH_STEPS = 9  # encodings of a search, which leave about a fifth of a point of quality
+# Encodings of a search, at most; points of quality that it goes at first, and that it leaves.
+_ATTEMPTS, _FIRST_STRIDE, _CLOSE = 9, 12.0, 0.2
 
 
 def color_step_of(quality: float) -> float:
@@ -44,6 +58,29 @@ def mse_threshold_of(quality: float) -> float:
     return _MSE_PER_STEP * color_step_of(quality) ** 2
 
 
+class Effort(NamedTuple):
+    """What is done after a prediction, to make a smaller file or a better one."""
+
+    steps: int  # of the refinement (`airjax.image.codec.rate_task`)
+    sweeps: int  # of the descent on integers (`airjax.image.codec.descent`)
+
+
+# By number, each about 1.6 times as slow as the one before. A step is worth more than a sweep until there are tens.
+EFFORTS = (
+    Effort(0, 0),
+    Effort(3, 0),
+    Effort(6, 0),
+    Effort(12, 0),
+    Effort(25, 2),
+    Effort(45, 8),
+    Effort(80, 16),
+    Effort(140, 32),
+    Effort(240, 60),
+    Effort(400, 100),
+)
+assert len(EFFORTS) == EFFORT_RANGE[1] + 1
+
+
 @dataclass(frozen=True)
 class CompressOptions:
     """What a compact file is made for; what is not explained here is as in `airjax.image.model.Model.encode`.
@@ -53,6 +90,8 @@ class CompressOptions:
       mse_threshold: see `airjax.image.stages.StageControl`; None for what fits the quality.
       ssim_threshold: the same; above 1 it asks for nothing.
       solve_steps: conjugate-gradient steps on the colours in each round; 0 keeps the predicted ones.
+      effort: 0 to 9; 0 for one pass, else a refinement for few bits and a descent on integers.
+      refine_steps: steps of that refinement; None for those of the effort.
     """
 
     quality: float = QUALITY
@@ -61,7 +100,19 @@ class CompressOptions:
     mse_threshold: float | None = None
     ssim_threshold: float = 2.0
     solve_steps: int = SOLVE_STEPS
-    refine_steps: int = REFINE_STEPS
+    effort: int = EFFORT
+    refine_steps: int | None = None
+
+    @property
+    def work(self) -> Effort:
+        """Steps and sweeps; steps asked for bring the sweeps of as great an effort. Raises ValueError: out of range."""
+        if not EFFORT_RANGE[0] <= self.effort <= EFFORT_RANGE[1]:
+            raise ValueError(f"effort: expected a number from 0 to 9, got {self.effort}")
+        work = EFFORTS[self.effort]
+        if self.refine_steps is None:
+            return work
+        sweeps = work.sweeps or next((e.sweeps for e in EFFORTS if e.steps >= self.refine_steps), EFFORTS[-1].sweeps)
+        return Effort(self.refine_steps, sweeps if self.refine_steps else work.sweeps)
 
 
 def compress(
@@ -94,10 +145,9 @@ def _compress(
     image = checked_image(image)
     stages = _predict(model, image, options)
     rows = [stage.quantise() for stage in stages]
-    if options.refine_steps:
-        # Only what rounding keeps: the rows that it drops would otherwise be refined for nothing.
-        stages = [stage.keep(kept) for stage, kept in zip(stages, rows, strict=True)]
-        stages = _refine(stages, ImageTask(image, model.rates), num_steps=options.refine_steps, progress=progress)
+    slope, work = slope_of(color_step_of(options.quality)), options.work
+    if work.steps:
+        stages = _refine(stages, image, model.rates, slope=slope, num_steps=work.steps, progress=progress)
         rows = [stage.quantise() for stage in stages]
     num_slots = sum(len(kept.patches) for kept in rows)  # in all rounds: fewer would be other programs
     for _ in range(_ROUNDS if options.solve_steps else 0):
@@ -107,21 +157,28 @@ def _compress(
         recolored = [amplitudes_of(s.with_colors(c)) for s, c in zip(stored, colors, strict=True)]
         stages = [replace(stage, amplitudes=a) for stage, a in zip(stages, recolored, strict=True)]
         rows = [stage.quantise() for stage in stages]
+    if work.sweeps:
+        swept = None if progress is None else lambda done: progress(work.steps + done)
+        rows = list(descend(rows, image, slope=slope, num_sweeps=work.sweeps, progress=swept))
     return Quantised(tuple(rows), image.shape[:2]), stages
 
 
 def _predict(model: Model, image: np.ndarray, options: CompressOptions) -> list[_Stage]:
     """The active slots of every stage, before rounding."""
-    limits = options.num_stages, options.max_gaussians, options.solve_steps, options.refine_steps
+    limits = options.num_stages, options.max_gaussians, options.solve_steps, options.work.steps
     configs = checked_stages(model, *limits)
-    threshold = mse_threshold_of(options.quality) if options.mse_threshold is None else options.mse_threshold
+    threshold = options.mse_threshold
+    if threshold is None:
+        threshold = mse_threshold_of(options.quality) * (_MSE_REFINED if options.work.steps else 1)
     limit = math.inf if options.max_gaussians is None else options.max_gaussians
     control = stage_control_of(threshold, options.ssim_threshold, limit)
     control = control._replace(color_step=np.asarray(color_step_of(options.quality), np.float32))
     predicted = predict_stages(configs, model.params, image, control)
+    finer = np.zeros(NUM_CODES)
+    finer[WIDTHS.index("angle")] = _FINER_ANGLES if options.work.steps else 0
     return [
-        _Stage.of(gaussians, codes, config, size_of(image))
-        for (gaussians, codes), config in zip(predicted, configs, strict=True)
+        _Stage.of(gaussians, codes - finer, config, size_of(image))
+        for (gaussians, codes), config in zip(predicted, configs, strict=False)
     ]
 
 
@@ -160,12 +217,21 @@ class _Stage:
 
 
 def _refine(
-    stages: list[_Stage], task: ImageTask, *, num_steps: int, progress: Callable[[int], None] | None
+    stages: list[_Stage],
+    image: np.ndarray,
+    rates: Coordinates,
+    *,
+    slope: float,
+    num_steps: int,
+    progress: Callable[[int], None] | None,
 ) -> list[_Stage]:
-    """All stages refined together; every Gaussian stays in its stage and with its patch."""
+    """All stages refined together for few bits; every Gaussian stays in its stage and with its patch."""
     ends = np.cumsum([0, *(stage.gaussians.num_slots for stage in stages)])
     if ends[-1] == 0:
         return stages
+    layout = Layout(size_of(image), tuple(stage.patch_size for stage in stages))
+    places = places_at([stage.patches for stage in stages], [stage.codes for stage in stages], layout)
+    task = RateTask(image, rates, places=places, slope=np.asarray(slope, np.float32), layout=layout)
     union = run(task, join([stage.gaussians for stage in stages]), num_steps=num_steps, progress=progress)
     assert isinstance(union, Gaussians2D)
     parts = [take(union, slice(a, b)) for a, b in pairwise(ends)]
@@ -208,9 +274,11 @@ def search(
 ) -> SearchResult:
     """The smallest file of at least `target_psnr` dB, or the best of at most `target_bpp` bits per pixel.
 
-    Bisects the quality; both grow with it but for small ripples, so the result is within about a fifth of a point of
-    the best. A target out of reach gives the nearest end of the range, with `reached` false. The other arguments and
-    errors are those of `compress`; the quality of the options is not used. Exactly one target, else a ValueError.
+    Both grow with the quality but for small ripples. The search goes from the default quality towards the target until
+    it lies between two attempts, then where a straight line between them meets it: the result is within about a fifth
+    of a point of the best. A target out of reach gives the nearest end of the range, with `reached` false. The other
+    arguments and errors are those of `compress`; the quality of the options is not used. Exactly one target, else a
+    ValueError.
     """
     if (target_psnr is None) == (target_bpp is None):
         raise ValueError("expected either target_psnr or target_bpp")
@@ -225,23 +293,34 @@ def search(
         achieved = 8 * len(data) / (image.shape[0] * image.shape[1])
         return SearchResult(quantised, data, quality, achieved, achieved <= target_bpp)
 
-    return _bisect(attempt, upwards=target_psnr is not None)
+    if target_bpp is not None:
+        return _approach(attempt, target_bpp, upwards=False)
+    assert target_psnr is not None
+    return _approach(attempt, target_psnr, upwards=True)
 
 
-def _bisect(attempt: Callable[[float], SearchResult], *, upwards: bool) -> SearchResult:
+def _approach(attempt: Callable[[float], SearchResult], target: float, *, upwards: bool) -> SearchResult:
     """The lowest quality that reaches its target (`upwards`: quality helps to reach it), else the highest."""
     low, high = QUALITY_RANGE
-    easy, hard = (high, low) if upwards else (low, high)
-    best = attempt(easy)
-    if not best.reached:
-        return best
-    extreme = attempt(hard)
-    if extreme.reached:
-        return extreme
-    for _ in range(_SEARCH_STEPS - 2):
-        middle = attempt(0.5 * (easy + hard))
-        if middle.reached:
-            best, easy = middle, middle.quality
+    reached: SearchResult | None = None
+    missed: SearchResult | None = None
+    quality, stride, before = QUALITY, _FIRST_STRIDE, None
+    for _ in range(_ATTEMPTS):
+        tried = attempt(quality)
+        again, before = tried.reached == before, tried.reached
+        reached, missed = (tried, missed) if tried.reached else (reached, tried)
+        if reached is not None and missed is not None:
+            apart = missed.quality - reached.quality
+            if abs(apart) < _CLOSE:
+                break
+            # The middle where a line ended on the same side twice: on a curve it would for ever.
+            share = 0.5 if again else (target - reached.achieved) / (missed.achieved - reached.achieved)
+            quality = reached.quality + min(max(share, 0.1), 0.9) * apart
         else:
-            hard = middle.quality
+            quality = min(max(quality + (-stride if tried.reached == upwards else stride), low), high)
+            stride *= 2
+            if quality == tried.quality:
+                break
+    best = reached or missed
+    assert best is not None
     return best

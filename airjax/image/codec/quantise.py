@@ -23,7 +23,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Float, Int
 
 from airjax.arrays import AnyArray
 from airjax.gaussians import Gaussians2D, take
@@ -37,7 +37,7 @@ NUM_CODES = len(WIDTHS) + 1
 MAX_CLASS = 8
 # Numbers of angles that are used, and from which ideal number on each of them is.
 LEVELS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-_LEVELS_FROM = (0.0, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0, 112.0, 160.0, 224.0)
+LEVELS_FROM = (0.0, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0, 112.0, 160.0, 224.0)
 WIDTH_UNITS = 8  # codes of a bin width per octave
 CENTER_UNITS = 16  # codes of the scale's centre per octave
 SCALE_UNITS = 256  # an octave of a stored scale
@@ -46,35 +46,8 @@ CODE_RANGE = (-128, 127)
 DROP_BELOW = 2.5
 # Colours are rounded up from this fraction on; a smaller symbol is cheaper, so the middle is not the best place.
 _ROUND_UP = 0.6
-_SPAN = 2.0  # octaves by which a prediction may leave the defaults, up and down
 # Bin widths against that of the luma (colours) and against equal slopes (geometry), before any prediction.
-_DEFAULTS = (1.0, 1.25, 1.6, 2.0, 1.6)
-
-
-class Lattice(NamedTuple):
-    """Where the rows lie between the integers; what a rate is estimated from.
-
-    Fields:
-      values: (n, 8) symbols before rounding, the angle's in [0, levels).
-      classes: (n,) octave of the amplitude, float.
-      levels: (n,) number of angles, float.
-      scale_step: (n,) octaves. offset_step: (n,) pixels.
-      aspect: (n,) pi 2^class (a/b - b/a) / (2 width): the number of angles before rounding.
-      used: (n,) bool, active and not of colour zero.
-    """
-
-    values: Float[Array, "n 8"]
-    classes: Float[Array, " n"]
-    levels: Float[Array, " n"]
-    scale_step: Float[Array, " n"]
-    offset_step: Float[Array, " n"]
-    aspect: Float[Array, " n"]
-    used: Bool[AnyArray, " n"]
-
-
-def _round(x):
-    """To the nearest integer; the gradient is that of the identity (straight-through)."""
-    return x + jax.lax.stop_gradient(jnp.round(x) - x)
+DEFAULT_WIDTHS = (1.0, 1.25, 1.6, 2.0, 1.6)
 
 
 def round_colors(values: Float[AnyArray, "n 3"], *, xp=jnp) -> Float[AnyArray, "n 3"]:
@@ -84,81 +57,12 @@ def round_colors(values: Float[AnyArray, "n 3"], *, xp=jnp) -> Float[AnyArray, "
     return xp.where(kept[:, None], rounded, 0.0)
 
 
-def predicted_codes(votes: Float[Array, " 6"], color_step: Float[Array, ""], *, patch_size: int) -> Float[Array, " 6"]:
-    """Codes of a stage's bin widths and of its scale centre, rounded straight through.
-
-    Votes are the mean over the patches of what the network says; 0 for the defaults, bounded here by tanh. The luma has
-    the bin width `color_step` (> 0) that quality asks for, in intensity times pixels.
-    """
-    shift = _SPAN * jnp.tanh(votes)
-    base = jnp.log2(jnp.asarray(_DEFAULTS, votes.dtype))
-    step = jnp.log2(color_step)
-    base = base + jnp.stack([step, step, *[jnp.zeros_like(step)] * 3])
-    widths = WIDTH_UNITS * (base + shift[: len(WIDTHS)])
-    center = CENTER_UNITS * (math.log2(0.3 * patch_size) + shift[len(WIDTHS) :])
-    return jnp.clip(_round(jnp.concatenate([widths, center])), *CODE_RANGE)
-
-
 def canonical(gaussians: Gaussians2D, *, xp=jnp) -> tuple[AnyArray, AnyArray, AnyArray]:
     """(a, b, angle in [0, pi)) with a >= b; the same Gaussians."""
     first, second = gaussians.scales[:, 0], gaussians.scales[:, 1]
     swap = second > first
     angle = xp.where(swap, gaussians.angles + math.pi / 2, gaussians.angles)
     return xp.where(swap, second, first), xp.where(swap, first, second), xp.mod(angle, math.pi)
-
-
-def straight_through(
-    gaussians: Gaussians2D, centers: Float[Array, "n 2"], codes: Float[Array, " 6"]
-) -> tuple[Gaussians2D, Lattice]:
-    """The set as a file would give it back, with gradients as if nothing had been rounded; bin widths get theirs too.
-
-    Rows that are dropped have the colour zero, and a gradient that tells what colour they should have. All is float32
-    here, so a number close to the middle between two integers may go the other way than in `quantise`.
-    """
-    dtype = gaussians.means.dtype
-    stop = jax.lax.stop_gradient
-    on = gaussians.active
-    widths = jnp.exp2(codes[: len(WIDTHS)] / WIDTH_UNITS)
-    center = codes[len(WIDTHS)] / CENTER_UNITS
-    a, b, angle = canonical(gaussians)
-    a, b, angle = jnp.where(on, a, 1.0), jnp.where(on, b, 1.0), jnp.where(on, angle, 0.0)
-    matrix = jnp.asarray(LUMA_CHROMA, dtype)
-    color_widths = jnp.stack([widths[0], widths[1], widths[1]])
-    colors = jnp.where(on[:, None], gaussians.colors, 0.0)
-    amplitude = jnp.dot(colors, matrix.T, precision="highest") * jnp.sqrt(a * b)[:, None]
-    n = amplitude / color_widths[None]
-    rounded = n + stop(round_colors(n) - n)
-    square = jnp.sum(jnp.square(stop(rounded)), axis=1)
-    classes = sum((square >= 2 * 4**k).astype(dtype) for k in range(MAX_CLASS))
-    gain = jnp.exp2(-classes)
-
-    scale_step = widths[3] * gain
-    v_scale = (jnp.log2(a) - center) / scale_step
-    log_a = center + _round(v_scale) * scale_step
-    v_aspect = jnp.maximum((log_a - jnp.log2(b)) / scale_step, 0.0)
-    log_b = log_a - _round(v_aspect) * scale_step
-    new_a, new_b = jnp.exp2(log_a), jnp.exp2(log_b)
-
-    ratio = new_a / new_b
-    aspect = math.pi / 2 * (ratio - 1 / ratio) / (widths[4] * gain)
-    # a / b of a round one may be a rounding below 1.
-    index = jnp.sum(stop(jnp.maximum(aspect, 0))[:, None] >= jnp.asarray(_LEVELS_FROM, dtype)[None], axis=1) - 1
-    levels = jnp.asarray(LEVELS, dtype)[index]
-    v_angle = angle / math.pi * levels
-    new_angle = _round(v_angle) / levels * math.pi
-
-    offset_step = 2 * widths[2] * gain * stop(jax.lax.rsqrt(new_a**-2 + new_b**-2))
-    v_offset = (jnp.where(on[:, None], gaussians.means, centers) - centers) / offset_step[:, None]
-    means = centers + _round(v_offset) * offset_step[:, None]
-    new_colors = rounded * color_widths[None] / jnp.sqrt(new_a * new_b)[:, None]
-    used = on & (square > 0)
-    scales, drawn_colors = jnp.stack([new_a, new_b], axis=-1), jnp.dot(new_colors, matrix, precision="highest")
-    drawn = Gaussians2D(means, scales, new_angle, drawn_colors, on)
-    values = jnp.concatenate([n, v_scale[:, None], v_aspect[:, None], v_angle[:, None], v_offset], axis=1)
-    return drawn, Lattice(values, classes, levels, scale_step, offset_step, aspect, used)
-
-
-# --- exact: integers at rest -----------------------------------------------------------------------------
 
 
 def _powers(units: int) -> np.ndarray:
@@ -221,7 +125,7 @@ def geometry_of(symbols: Int[np.ndarray, "n s"], codes: Int[np.ndarray, " 6"]) -
     a, b = _power(log_a), _power(log_b)
     ratio = _power(log_a - log_b)
     aspect = np.ldexp((ratio - 1.0 / ratio) * (math.pi / 2), classes) / widths[4]
-    levels = np.array(LEVELS)[np.searchsorted(_LEVELS_FROM, aspect, side="right") - 1]
+    levels = np.array(LEVELS)[np.searchsorted(LEVELS_FROM, aspect, side="right") - 1]
     offset_step = np.ldexp(2.0 * widths[2] / np.sqrt(1.0 / (a * a) + 1.0 / (b * b)), -classes)
     return Geometry(a, b, levels, offset_step)
 

@@ -31,7 +31,7 @@ def test_scores_of_a_perfect_image(image):
 
 
 def test_images_after_stages_are_those_of_the_cut_files(model, image):
-    encoded = model.encode(image, solve_steps=0)
+    encoded = model.encode(image, num_stages=2, solve_steps=0)
     assert min(encoded.stage_counts) > 0
     images = list(images_after_stages(encoded))
     assert len(images) == 2
@@ -110,8 +110,9 @@ def test_stages_are_points_of_a_curve(finished):
     final = json.loads((out / "airjax-networks" / "a.png.json").read_text())["results"]
     assert len(points["psnr-rgb"]) == 2
     assert points["num_gaussians"] == [24.0, 48.0]
-    assert points["psnr-rgb"][-1] == pytest.approx(final["psnr-rgb"][0], abs=0.01)
-    assert points["bpp"][0] < points["bpp"][1] == final["bpp"][0]
+    # Files have finer stages besides.
+    assert final["num_gaussians"][0] > 48 and points["psnr-rgb"][-1] < final["psnr-rgb"][0]
+    assert points["bpp"][0] < points["bpp"][1] < final["bpp"][0]
 
 
 def test_the_screen_shows_every_image_and_the_mean(reports, weights, capsys, tmp_path):

@@ -12,6 +12,7 @@ from airjax.image.codec import air_file, compress
 from airjax.image.codec.compress import CompressOptions, SearchResult, color_step_of, measured_psnr, search
 from airjax.image.codec.payload import Quantised
 from airjax.image.codec.quantise import NUM_CODES, Rows, quantise
+from airjax.image.codec.rate_task import slope_of
 from airjax.image.model import Model
 from airjax.image.patches import PatchMap
 from airjax.image.stages import StageConfig, _draw_stage, _predict_stage, init_params, run_stages, stage_control_of
@@ -54,7 +55,8 @@ def assert_equal(a: Quantised, b: Quantised) -> None:
 def test_without_a_solve_it_is_the_stages_rounded(model):
     """Oracle: run_stages and quantise, stage by stage; and the later stage has seen the rounded image."""
     image, quality = picture(), 50.0
-    got = compress.compress(model, image, CompressOptions(quality=quality, solve_steps=0, mse_threshold=0.0))
+    options = CompressOptions(quality=quality, num_stages=2, solve_steps=0, mse_threshold=0.0, effort=0)
+    got = compress.compress(model, image, options)
     control = stage_control_of(0.0, 2.0)._replace(color_step=jnp.float32(color_step_of(quality)))
     trace = jax.device_get(jax.jit(run_stages, static_argnums=0)(STAGES, model.params, image, control))
     for rows, stage, config in zip(got.stages, trace, STAGES, strict=True):
@@ -75,10 +77,29 @@ def test_without_a_solve_it_is_the_stages_rounded(model):
 def test_the_solve_pays(model):
     """Solving the colours on the rounded geometry raises the PSNR of the decoded image, at about the same size."""
     image = picture()
-    options = (CompressOptions(quality=70, solve_steps=steps) for steps in (0, 8))
+    options = (CompressOptions(quality=70, solve_steps=steps, effort=0) for steps in (0, 8))
     plain, solved = (compress.compress(model, image, each) for each in options)
     assert measured_psnr(solved, image) > measured_psnr(plain, image) + 0.5
     assert len(air_file.encode(solved)) < 1.5 * len(air_file.encode(plain))
+
+
+def cost(quantised: Quantised, image: np.ndarray, quality: float) -> float:
+    """Half the squared error of a file, and its bits at what they are worth at that quality."""
+    error = np.sum(np.square(image - np.asarray(air_file.dequantised(quantised).render())))
+    return 0.5 * float(error) + slope_of(color_step_of(quality)) * 8 * len(air_file.encode(quantised))
+
+
+def test_effort_pays(model):
+    """What size and error come to together, of the files themselves, falls with the effort; more is told on the way."""
+    image, done, quality = picture((48, 64)), [], 50
+    costs = [
+        cost(compress.compress(model, image, CompressOptions(quality, effort=effort), progress=told), image, quality)
+        for effort, told in ((0, None), (2, None), (5, done.append))
+    ]
+    assert costs[2] < 0.85 * costs[1] and costs[1] < 0.95 * costs[0]
+    assert done == sorted(done) and done[-1] == sum(compress.EFFORTS[5])
+    refined = compress.compress(model, image, CompressOptions(quality, refine_steps=compress.EFFORTS[5].steps))
+    assert cost(refined, image, quality) == costs[2]
 
 
 def test_a_higher_quality_is_larger_and_rounds_less():
@@ -86,11 +107,12 @@ def test_a_higher_quality_is_larger_and_rounds_less():
     stages = (StageConfig(STAGES[1].patch_map, PredictorConfig(features=8, blocks=1, expansion=2)),)
     model = Model(stages, jax.jit(init_params, static_argnums=1)(jax.random.key(0), stages), "plain")
     image = picture()
-    exact = model.encode(image, mse_threshold=0.0, ssim_threshold=2.0, solve_steps=0)
+    exact = model.encode(image, num_stages=1, mse_threshold=0.0, ssim_threshold=2.0, solve_steps=0)
+    options = CompressOptions(num_stages=1, mse_threshold=0.0, solve_steps=0, effort=0)
     drawn = np.asarray(render(exact.gaussians, image_size=exact.image_size).image)
     errors, sizes = [], []
     for quality in (28, 64, 100):
-        rounded = compress.compress(model, image, CompressOptions(quality=quality, mse_threshold=0.0, solve_steps=0))
+        rounded = compress.compress(model, image, replace(options, quality=quality))
         decoded = air_file.dequantised(rounded)
         errors.append(np.std(drawn - np.asarray(render(decoded.gaussians, image_size=decoded.image_size).image)))
         sizes.append(len(air_file.encode(rounded)))
@@ -110,9 +132,10 @@ def test_a_higher_quality_is_larger_and_rounds_less():
     ],
     ids=["black pixel", "white pixel", "grey", "black", "wide", "tall"],
 )
-def test_odd_images(model, image):
+@pytest.mark.parametrize("effort", [0, 2])
+def test_odd_images(model, image, effort):
     """They make a file, and it decodes to the same integers."""
-    quantised = compress.compress(model, image)
+    quantised = compress.compress(model, image, CompressOptions(effort=effort))
     data = air_file.encode(quantised)
     assert_equal(air_file.decode_quantised(data), quantised)
     assert air_file.decode(data).image_size == image.shape[:2]
@@ -136,6 +159,8 @@ def test_limits_are_kept(model):
         ({"num_stages": 3}, "num_stages: expected 1 to 2"),
         ({"max_gaussians": -1}, "max_gaussians: expected at least 0"),
         ({"solve_steps": -1}, "solve_steps: expected at least 0"),
+        ({"refine_steps": -1}, "refine_steps: expected at least 0"),
+        ({"effort": 10}, "effort: expected a number from 0 to 9, got 10"),
     ],
 )
 def test_bad_options(model, options, message):
@@ -148,7 +173,8 @@ def test_another_quality_compiles_nothing(model):
     programs = (_predict_stage, _draw_stage)
     for program in programs:
         program.clear_cache()
-    for options in (CompressOptions(quality=30), CompressOptions(quality=31, mse_threshold=1e-3)):
+    for quality, threshold in ((30, None), (31, 1e-3)):
+        options = CompressOptions(quality, num_stages=2, mse_threshold=threshold, effort=0)
         compress.compress(model, picture(), options)
         assert [program._cache_size() for program in programs] == [2, 1]
 
@@ -156,29 +182,33 @@ def test_another_quality_compiles_nothing(model):
 # --- the search ------------------------------------------------------------------------------------------
 
 
-def attempt_at(reach, seen, quality) -> SearchResult:
-    """Stands for an encoding: reached where `reach(quality)`."""
+def attempt_at(achieve, reach, seen, quality) -> SearchResult:
+    """Stands for an encoding that achieves `achieve(quality)`: reached where `reach(quality)`."""
     seen.append(quality)
-    return SearchResult(None, b"", quality, quality, bool(reach(quality)))
+    return SearchResult(None, b"", quality, achieve(quality), bool(reach(quality)))
 
 
+@pytest.mark.parametrize(
+    "achieve", [lambda q: q, lambda q: 2 ** (q / 9), lambda q: 40 - 30 * 0.97**q + 0.1 * np.sin(q)]
+)
 @pytest.mark.parametrize("edge", [3.0, 50.0, 77.7, 99.9])
 @pytest.mark.parametrize("upwards", [True, False])
-def test_bisection_finds_the_edge(edge, upwards):
+def test_a_search_finds_the_edge(edge, upwards, achieve):
     """Oracle: the known edge; the result is on its right side, less than a point away, in nine attempts at most."""
     seen = []
     reach = (lambda q: q >= edge) if upwards else (lambda q: q <= edge)
-    found = compress._bisect(partial(attempt_at, reach, seen), upwards=upwards)
+    found = compress._approach(partial(attempt_at, achieve, reach, seen), achieve(edge), upwards=upwards)
     assert found.reached and abs(found.quality - edge) < 1.0 and reach(found.quality)
     assert len(seen) <= 9
 
 
 @pytest.mark.parametrize("upwards", [True, False])
-def test_bisection_at_the_ends(upwards):
+def test_a_search_at_the_ends(upwards):
     """Always reached: the end that asks least. Never: the nearest end, and it says so."""
-    always = compress._bisect(partial(attempt_at, lambda q: True, []), upwards=upwards)
+    attempt = partial(attempt_at, lambda q: q)
+    always = compress._approach(partial(attempt, lambda q: True, []), -1.0 if upwards else 101.0, upwards=upwards)
     assert always.reached and always.quality == (0.0 if upwards else 100.0)
-    never = compress._bisect(partial(attempt_at, lambda q: False, []), upwards=upwards)
+    never = compress._approach(partial(attempt, lambda q: False, []), 101.0 if upwards else -1.0, upwards=upwards)
     assert not never.reached and never.quality == (100.0 if upwards else 0.0)
 
 

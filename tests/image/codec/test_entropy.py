@@ -1,15 +1,9 @@
-"""Tokens, tables and contexts of the entropy coder, and the estimate of the rate in training."""
+"""Tokens, tables and contexts of the entropy coder."""
 
-from dataclasses import replace
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from scenes2d import empty
 
 from airjax.errors import FormatError
-from airjax.gaussians import Gaussians2D
 from airjax.image.codec import entropy
 from airjax.image.codec.entropy import (
     MAX_SYMBOL,
@@ -22,9 +16,7 @@ from airjax.image.codec.entropy import (
     frequencies,
     tokens_of,
 )
-from airjax.image.codec.quantise import LEVELS, straight_through
-from airjax.image.codec.rate import estimated_bits, init_rate, laplace_bits
-from airjax.raster.tiles import patch_centers
+from airjax.image.codec.quantise import LEVELS
 
 CHANNELS = [
     entropy._MASK,
@@ -213,64 +205,3 @@ def test_angles_fit_their_tables():
     for levels, channel in zip(LEVELS, entropy._ANGLES, strict=True):
         num_raw = max(0, ((levels - 1) // 48).bit_length())
         assert (levels - 1) >> num_raw == channel.most or levels >> num_raw < 48
-
-
-# --- the rate in training --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("spread", [0.02, 0.1, 0.5, 1.0, 3.0, 50.0])
-def test_laplace_masses_sum_to_one(spread):
-    """Oracle: the bins of all integers cover the line; those beyond 40 spreads hold e^-40 of it."""
-    far = int(np.ceil(40 * spread)) + 2
-    masses = 2.0 ** -np.asarray(laplace_bits(jnp.arange(-far, far + 1, dtype=jnp.float32), jnp.float32(spread)), float)
-    np.testing.assert_allclose(masses.sum(), 1, rtol=1e-5)  # float32 logarithms
-
-
-@pytest.mark.parametrize("spread", [0.1, 0.5, 3.0, 50.0])
-def test_laplace_bits_against_the_closed_form(spread):
-    """Oracle: the difference of the distribution function in float64, and of its tails above 1/2."""
-
-    def below(x):
-        return np.where(x < 0, 0.5 * np.exp(np.minimum(x, 0) / spread), 1 - 0.5 * np.exp(-np.maximum(x, 0) / spread))
-
-    values = np.concatenate([np.linspace(-0.5, 0.5, 21), np.linspace(-6, 6, 25) * spread])
-    low = -np.abs(values)  # the same bin on the side where nothing cancels
-    want = -np.log2(below(low + 0.5) - below(low - 0.5))
-    got = laplace_bits(jnp.asarray(values, jnp.float32), jnp.float32(spread))
-    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)  # float32
-
-
-def test_laplace_bits_are_continuous_and_their_gradients_finite():
-    """Oracle: both formulas at |v| = 1/2, a float32 step apart; both slopes to the left and right of it agree."""
-    for spread in (0.05, 0.5, 3.0, 50.0):
-        edge = np.float32(0.5)
-        inside, outside = np.nextafter(edge, np.float32([0, 1]))
-        values = jnp.asarray([inside, edge, outside])
-        bits = laplace_bits(values, jnp.float32(spread))
-        np.testing.assert_allclose(bits, bits[0], rtol=1e-5, atol=1e-5)
-    grad = jax.vmap(jax.grad(laplace_bits, (0, 1)))
-    values = jnp.asarray([0.0, 1e-8, 0.5, 0.500001, 1.0, -1e3, 6e4], jnp.float32)
-    for spread in (0.05, 0.5, 1e4):
-        for slope in grad(values, jnp.full_like(values, spread)):
-            assert np.isfinite(slope).all()
-
-
-def _bits(gaussians: Gaussians2D, codes, rate, stage, grid):
-    _, lattice = straight_through(gaussians, patch_centers(grid, 16), codes)
-    return estimated_bits(lattice, rate, stage=stage, grid=grid)
-
-
-_value_and_grad = jax.jit(jax.value_and_grad(_bits, (0, 1, 2), allow_int=True), static_argnames=("stage", "grid"))
-
-
-@pytest.mark.parametrize("stage", [0, 1])
-@pytest.mark.parametrize("held", [{}, dict.fromkeys(("means", "scales", "angles", "colors"), np.nan), {"means": 1e30}])
-def test_nothing_used_costs_nothing(stage, held):
-    """Oracle: 0 bits; every gradient is finite, whatever the slots hold."""
-    slots, grid = empty(6), (2, 3)
-    slots = replace(slots, **{name: jnp.full_like(getattr(slots, name), value) for name, value in held.items()})
-    codes = jnp.asarray([0.0, 0, 0, 0, 0, 40])
-    bits, gradients = _value_and_grad(slots, codes, init_rate(2), stage=stage, grid=grid)
-    assert bits == 0
-    for leaf in jax.tree.leaves(gradients):
-        assert leaf.dtype == jax.dtypes.float0 or np.isfinite(leaf).all()

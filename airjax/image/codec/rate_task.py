@@ -1,0 +1,57 @@
+"""`RateTask`: the refinement of a photograph's Gaussians for the file that they will be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from airjax.arrays import AnyArray
+from airjax.gaussians import take
+from airjax.image.codec.lattice import lattice_of
+from airjax.image.codec.places import Layout, Places
+from airjax.image.codec.rate import estimated_bits
+from airjax.image.task import ImageTask
+from airjax.inner.optimizers import scaled_adam
+from airjax.raster.tiles import Capacity
+
+_FASTER = 2.0  # than a refinement towards the image alone: few steps, and the descent comes after
+
+
+def slope_of(color_step: float) -> float:
+    """What a bit is worth in half the squared error: the slope of distortion over rate of a uniform quantiser.
+
+    Of bin width `color_step`, at high rate: (pi / 12) ln 2 * color_step^2, a weight having the squared norm pi.
+    """
+    return math.pi / 12 * math.log(2) * color_step**2
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class RateTask(ImageTask):
+    """Refinement towards an image of few bits: half the squared error + slope * bits.
+
+    `places` are those of the first rows; slots beyond them are not in use.
+    """
+
+    places: Places = field(kw_only=True)
+    slope: Float[AnyArray, ""] = field(kw_only=True)
+    layout: Layout = field(kw_only=True, metadata={"static": True})
+
+    def make_tx(self, rates) -> optax.GradientTransformation:
+        faster = jax.tree.map(lambda rate: _FASTER * rate, rates)
+        return scaled_adam(faster, warmup=10, b2=0.95)
+
+    def loss(
+        self, coordinates, active: Bool[AnyArray, " n"], batch=None, *, capacity: Capacity, any_order: bool = False
+    ) -> Float[Array, ""]:
+        """What the Gaussians show, and what they will cost."""
+        shown = super().loss(coordinates, active, batch, capacity=capacity, any_order=any_order)
+        places, count = self.places, len(self.places.slots)
+        gaussians = take(self.gaussians(coordinates, active), slice(count))
+        lattice = lattice_of(gaussians, jnp.asarray(places.centers), jnp.asarray(places.codes))
+        return shown + self.slope * estimated_bits(lattice, places, self.layout)
