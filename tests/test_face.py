@@ -85,8 +85,9 @@ def test_the_script_of_the_readme(model, tmp_path, monkeypatch):
     lossless = airjax.Encoded.from_bytes(encoded.to_bytes())
     np.testing.assert_array_equal(lossless.gaussians.means, encoded.gaussians.means)
     assert lossless.quantised is None and isinstance(again.quantised, Quantised)
-    count = encoded.gaussians.num_slots
-    assert repr(encoded) == repr(lossless) == f"Encoded({count} Gaussians in 1 stages, 24 x 16 pixels, float32)"
+    count, stages = encoded.gaussians.num_slots, len(encoded.stage_counts)
+    described = f"Encoded({count} Gaussians in {stages} stages, 24 x 16 pixels, float32)"
+    assert repr(encoded) == repr(lossless) == described
     assert repr(again).endswith("quantised)") and repr(again.quantised).startswith("Quantised(")
     assert repr(model).startswith("Model(tiny, 1 stages, ")
 
