@@ -11,7 +11,7 @@ _MOST = 30_000  # mapped regions; Linux ends a process at 65,530 of them
 
 
 def make_room() -> None:
-    """Forgets all compiled programs where they have become many; to be called between two photographs or scenes.
+    """Forgets all compiled programs where they have become many; to be called between two pieces of work.
 
     Every program is mapped into memory in hundreds of pieces, and Linux allows a process 65,530 (vm.max_map_count).
     What is forgotten is compiled again, or read from the cache of compiled programs, when it is needed. Elsewhere than

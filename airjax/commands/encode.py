@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         (
             "--refine K",
             whole(0, MAX_STEPS),
-            "gradient steps on the predicted Gaussians, a tenth of a second each for a photograph of 768 x 512 "
+            "gradient steps on the predicted Gaussians, one or two tenths of a second each at 768 x 512 "
             f"(default: those of the effort; with --lossless {REFINE_STEPS})",
         ),
         (

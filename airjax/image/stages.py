@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 from airjax.arrays import AnyArray, size_of
 from airjax.gaussians import Gaussians2D, join
 from airjax.image.codec.lattice import Lattice, predicted_codes, straight_through
+from airjax.image.codec.payload import PATCH_SIZES
 from airjax.image.codec.quantise import NUM_CODES
 from airjax.image.color_solve import solve_colors
 from airjax.image.defaults import MSE_THRESHOLD, SSIM_THRESHOLD
@@ -49,12 +50,12 @@ def with_finer(stages: tuple[StageConfig, ...]) -> tuple[StageConfig, ...]:
     """Stages with others behind them, for images that these leave unfinished: the last once more, and two of half its
     patch size, which see the image enlarged twice. Their weights are those of the last stage.
 
-    A patch size that cannot be halved into one that a file may have (4 or more) adds the first alone.
+    A patch size that cannot be halved into one that a file may have adds the first alone.
     """
     last = stages[-1]
     again = replace(last, least=_LEAST)
     size, patch_map = last.patch_map.patch_size, last.patch_map
-    if size % 2 or size < 8:
+    if size % 2 or size // 2 < PATCH_SIZES[0]:
         return (*stages, again)
     half = replace(
         patch_map, patch_size=size // 2, min_scale=patch_map.min_scale / 2, max_scale=patch_map.max_scale / 2

@@ -19,7 +19,6 @@ from airjax.image.codec.compress import CompressOptions, compress
 from airjax.image.defaults import EFFORT
 from airjax.image.model import Model
 from airjax.photographs import to_8bit
-from airjax.programs import make_room
 from eval.image.measures import decode_pixels
 
 
@@ -42,7 +41,6 @@ def airjax_codec(model: Model, qualities: Sequence[float], *, effort: int = EFFO
     """The compact profile with our weights; decoding draws the Gaussians at the size of the photograph."""
 
     def encode(image: np.ndarray, quality: float) -> bytes:
-        make_room()
         return air_file.encode(compress(model, image, CompressOptions(quality, effort=effort)))
 
     description = f"airjax, compact profile, weights {model.name}, effort {effort}"

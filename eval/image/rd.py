@@ -19,6 +19,7 @@ from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes
 from airjax.image.defaults import EFFORT, EFFORT_RANGE, QUALITY_RANGE
 from airjax.image.model import Model
+from airjax.programs import make_room
 from eval.image.bd_rate import BDRate, bd_rate
 from eval.image.codecs import PILLOW, Codec, airjax_codec, is_available, pillow_codec
 from eval.image.measures import FileResult, measure_file, measure_images, num_perfect, operating_points, prepare
@@ -110,6 +111,7 @@ def measure(codec: Codec, image: np.ndarray, repetitions: int) -> tuple[FileResu
 
     Raises AirjaxError: the codec cannot hold such an image (each format has a largest size).
     """
+    make_room()  # here, so that no timing compiles twice
     prepared = codec.prepare(image)
     try:
         encodes = [partial(codec.encode, prepared, setting) for setting in codec.settings]
@@ -168,7 +170,8 @@ def write_reports(results: Sequence[ImageCurves], codecs: Sequence[Codec], confi
     """The last image's report in one folder per codec, and `<codec>.json`: means over the images so far."""
     last = results[-1]
     for codec in codecs:
-        description = f"{config.description}; {codec.description}; times in seconds, warm"
+        times = "warm" if config.repetitions else "of the first call, which may compile"
+        description = f"{config.description}; {codec.description}; times in seconds, {times}"
         report = codec_report(codec.name, description, curve([last], codec))
         content = {**report, "source": last.source, "image_size": list(last.image_size)}
         write_report(out / codec.name / f"{last.source}.json", config, content)

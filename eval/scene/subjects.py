@@ -14,7 +14,6 @@ import numpy as np
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D
 from airjax.metrics import Quality, quality
-from airjax.programs import make_room
 from airjax.raster.tiles import Capacity
 from airjax.scene.cameras import Camera
 from airjax.scene.cases import FIRST_SEED, views_of_test_scene
@@ -203,7 +202,7 @@ class RealScenes(_Scenes):
         return self.scenes[: self.limit]
 
     def _open(self, folder: str) -> RealSubject:
-        make_room()  # programs of other sizes
+        jax.clear_caches()  # programs of other sizes: a process has room for so many
         scene = load_scene(folder, max_size=self.max_size)
         parts = prepare(scene, views=self.views, predict_size=self.predict_size)
         return RealSubject(Path(folder).name, parts, self.loss_fn)

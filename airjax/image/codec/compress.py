@@ -65,7 +65,7 @@ class Effort(NamedTuple):
     sweeps: int  # of the descent on integers (`airjax.image.codec.descent`)
 
 
-# By number, each about 1.6 times as slow as the one before. A step is worth more than a sweep until there are tens.
+# By number, each up to twice the work of the one before. A step is worth more than a sweep until there are tens.
 EFFORTS = (
     Effort(0, 0),
     Effort(3, 0),
