@@ -147,6 +147,11 @@ def ladder(count: int) -> int:
     return -(-count // step) * step
 
 
+def octaves(count: int) -> int:
+    """A size for `count` from a coarser ladder, powers of two from 1,024 on: where what is not used costs little."""
+    return 2 ** max(10, math.ceil(math.log2(max(count, 1))))
+
+
 def _library(*leaves: Any):
     """numpy where it can: an operation of JAX outside `jit` would be compiled for every new n."""
     return jnp if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) else np

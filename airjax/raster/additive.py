@@ -11,7 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from airjax.gaussians import CUTOFF, Gaussians2D
 from airjax.raster.exponent import gauss, geometry_gradients, monomials
@@ -30,7 +30,8 @@ from airjax.raster.tiles import (
 
 GEOMETRY = 5  # rows of a slot before its colours: mean x, mean y (from the tile's centre), factor p, r, s
 _UNROLL = 8  # slots fused into one elementwise loop; more make the loop longer without making it faster
-_BLOCK = 4096  # slots times tiles of a block of the gradient: its weights take Q times as many numbers, about a cache
+# Pixels of the tiles that are taken at once: a quarter of a MB of a CPU's cache for each array, work for a whole GPU.
+_BLOCK, _LARGE_BLOCK = 2**16, 2**20
 
 
 def _gauss(slot: Float[Array, "k T"], pixels: np.ndarray) -> Float[Array, "Q T"]:
@@ -111,58 +112,86 @@ def _scan_groups(add, slots, shape: tuple[int, int], channels: int) -> Float[Arr
     return jnp.stack(image)
 
 
-def _slot_cotangents(tile_size, smooth_cutoff, slots, cotangent):
+def _sum_blocks(
+    slots: Float[Array, "L k T"], used: Int[Array, ""], tile_size: int, smooth_cutoff: bool
+) -> Float[Array, "c Q T"]:
+    """`_sum_slots` of the first `used` tiles, a block after another; zero in blocks of none."""
+    _, rows, tiles = slots.shape
+
+    def one(start, block, image):
+        part = jax.lax.dynamic_slice_in_dim(slots, start, block, 2)
+        return jax.lax.dynamic_update_slice_in_dim(image, _sum_slots(part, tile_size, smooth_cutoff), start, 2)
+
+    pixels = tile_size * tile_size
+    return _for_blocks(one, jnp.zeros((rows - GEOMETRY, pixels, tiles), slots.dtype), used, pixels)
+
+
+def _slot_cotangents(tile_size, smooth_cutoff, residuals, cotangent):
     """Gradient of <cotangent, image> by every slot row, weights computed again.
 
     With h = (cotangent . colour) * slope, `airjax.raster.exponent.geometry_gradients` gives the rows of the geometry.
-    Tiles are taken in blocks, all slots of a block side by side, so that what is stored stays in the cache.
+    Sums over pixels are matrix products, which read and write whole arrays of a block.
+
+    What an elementwise loop reads is carried from one turn to the next: XLA's CPU backend stores what it carries, and
+    would otherwise slice inside the loop, which then is no vector loop (four times slower).
     """
-    num_slots, rows, tiles = slots.shape
-    channels = rows - GEOMETRY
-    block = min(tiles, max(16, _BLOCK // max(1, num_slots) // 16 * 16))
-    num_blocks = -(-tiles // block)
-    padding = ((0, 0), (0, 0), (0, num_blocks * block - tiles))
-    # Padded columns have factor zero, hence weight one, and cotangent zero: they add nothing.
-    slots, cotangent = jnp.pad(slots, padding), jnp.pad(cotangent, padding)
+    slots, used = residuals
+    num_slots, rows, _ = slots.shape
     pixels, powers = tile_pixels(tile_size, slots.dtype), jnp.asarray(monomials(tile_size, slots.dtype))
+    ones = jnp.ones((1, tile_size * tile_size), slots.dtype)
+    colors = range(GEOMETRY, rows)
 
-    def by_block(args):
-        slot, cotangent = args  # (k, L, block) and (c, Q, block)
-        flat = slot.reshape(rows, -1)
-        weight, slope = _weight_and_slope(flat, pixels, smooth_cutoff)
-        # Stored once and read by every sum below. XLA's CPU backend stores them without the barrier, which it drops
-        # before it fuses; other backends need it.
-        if smooth_cutoff:
-            weight, slope = jax.lax.optimization_barrier((weight, slope))
-        else:
-            weight = slope = jax.lax.optimization_barrier(weight)
-        weight, slope = (a.reshape(-1, num_slots, block) for a in (weight, slope))
-        h = sum(cotangent[c][:, None] * slot[None, GEOMETRY + c] for c in range(channels)) * slope
-        moments = jax.lax.dot(powers, h.reshape(h.shape[0], -1), precision="highest")
-        geometry = geometry_gradients(moments, [flat[i] for i in range(GEOMETRY)])
-        colors = [jnp.sum(weight * cotangent[c][:, None], axis=0).reshape(-1) for c in range(channels)]
-        return jnp.stack(geometry + colors)
+    def one(start, block, out):
+        part = jax.lax.dynamic_slice_in_dim(slots, start, block, 2)
 
-    blocks = (
-        slots.reshape(num_slots, rows, num_blocks, block).transpose(2, 1, 0, 3),
-        cotangent.reshape(channels, -1, num_blocks, block).transpose(2, 0, 1, 3),
-    )
-    out = jax.lax.map(by_block, blocks).reshape(num_blocks, rows, num_slots, block)
-    return (out.transpose(2, 1, 0, 3).reshape(num_slots, rows, -1)[..., :tiles],)
+        def add(index, carry):
+            out, slot, images = carry
+            weight, slope = _weight_and_slope(slot, pixels, smooth_cutoff)
+            h = sum(image * slot[None, i] for i, image in zip(colors, images, strict=True)) * slope
+            moments = jax.lax.dot(powers, h, precision="highest")
+            gradients = geometry_gradients(moments, [slot[i] for i in range(GEOMETRY)])
+            gradients += [jax.lax.dot(ones, weight * image, precision="highest")[0] for image in images]
+            out = jax.lax.dynamic_update_slice(out, jnp.stack(gradients)[None], (index, jnp.int32(0), start))
+            return out, jax.lax.dynamic_index_in_dim(part, index + 1, keepdims=False), images
+
+        images = tuple(jax.lax.dynamic_slice_in_dim(cotangent, start, block, 2))
+        return jax.lax.fori_loop(jnp.int32(0), jnp.int32(num_slots), add, (out, part[0], images))[0]
+
+    return _for_blocks(one, jnp.zeros_like(slots), used, tile_size * tile_size), None
 
 
-_accumulate = jax.custom_vjp(_sum_slots, nondiff_argnums=(1, 2))
-_accumulate.defvjp(lambda slots, *options: (_sum_slots(slots, *options), slots), _slot_cotangents)
+def _for_blocks(one, out, used, pixels: int):
+    """`one(start, block, out)` for blocks of tiles, the last axis of `out`, until `used` of them are done.
+
+    The last block begins where it ends with the last tile, and does again what others did.
+    """
+    tiles = out.shape[-1]
+    block = min(tiles, max(1, (_BLOCK if jax.default_backend() == "cpu" else _LARGE_BLOCK) // pixels))
+
+    def step(index, out):
+        return one(jnp.minimum(index * block, tiles - block), block, out)
+
+    return jax.lax.fori_loop(0, (used + block - 1) // block, step, out)
+
+
+_accumulate = jax.custom_vjp(_sum_blocks, nondiff_argnums=(2, 3))
+_accumulate.defvjp(lambda slots, used, *options: (_sum_blocks(slots, used, *options), (slots, used)), _slot_cotangents)
 
 
 def accumulate(
-    slots: Float[Array, "L k T"], *, tile_size: int, smooth_cutoff: bool = False, any_order: bool = False
+    slots: Float[Array, "L k T"],
+    *,
+    tile_size: int,
+    used: Int[Array, ""] | None = None,
+    smooth_cutoff: bool = False,
+    any_order: bool = False,
 ) -> Float[Array, "c Q T"]:
     """Sum of L Gaussians over each of T tiles of `tile_size` squared pixels.
 
     Args:
       slots: (L, 5 + c, T); rows are mean x, mean y (pixels from the tile's centre), the factor p, r, s of
         `airjax.gaussians.factors` (1/pixel) and the colours. An empty slot has colour zero and p, s > 0.
+      used: only so many tiles have slots that are not empty, the first ones; the others cost no time then.
       smooth_cutoff: a C2 ramp in place of the step at the cut-off (same support), so that finite differences hold.
       any_order: differentiate through the plain sum, to any order and in both modes (slower, more memory); the
         renderers then also have a `jax.linear_transpose` in the colours. By default reverse mode only, by a gradient
@@ -170,7 +199,8 @@ def accumulate(
     """
     if any_order:
         return _sum_colors(slots[:, :GEOMETRY], slots[:, GEOMETRY:], tile_size, smooth_cutoff)
-    return _accumulate(slots, tile_size, smooth_cutoff)
+    used = jnp.asarray(slots.shape[2], jnp.int32) if used is None else used
+    return _accumulate(slots, used, tile_size, smooth_cutoff)
 
 
 def slot_weights(slots: Float[Array, "L k T"], *, tile_size: int, smooth_cutoff: bool = False) -> Float[Array, "L Q T"]:
@@ -209,7 +239,8 @@ def render_lists(
         chunks = _sum_colors(slots, gather_colors(_shown(gaussians), lists), tiling.tile_size, smooth_cutoff)
     else:
         slots = gather_slots(gaussians, lists, tiling)
-        chunks = accumulate(slots, tile_size=tiling.tile_size, smooth_cutoff=smooth_cutoff)
+        used = jnp.sum(lists.tiles < tiling.num_tiles, dtype=jnp.int32)
+        chunks = accumulate(slots, tile_size=tiling.tile_size, used=used, smooth_cutoff=smooth_cutoff)
     return _assemble(chunks, lists, tiling)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from airjax.gaussians import Gaussians2D, extents, on_ladder, pad, take
+from airjax.gaussians import Gaussians2D, extents, octaves, on_ladder, pad, take
 from airjax.raster import plan
 from airjax.raster.additive import render_lists
 from airjax.raster.plan import (
@@ -102,7 +102,7 @@ def capacity_of(
     At another scale, give the size of the `rescale`d set, and that. There is room for `headroom` times as many pairs.
     """
     needs = count_needs(_footprints(on_ladder(gaussians)), Tiling(image_size, tile_size))
-    return capacity_for(*needs, headroom=headroom)
+    return capacity_for(*needs, headroom=headroom, size_of=octaves)  # chunks that stay unused are not drawn
 
 
 def _render(

@@ -7,6 +7,7 @@ JAX compiles for static sizes. They are counted on the set itself and taken from
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -73,9 +74,9 @@ def check_pairs(pairs: int) -> None:
         )
 
 
-def capacity_for(pairs: int, chunks: int, *, headroom: float) -> Capacity:
-    """Capacity for `headroom` times as many pairs and chunks as were counted, from the ladder."""
-    return Capacity(ladder(math.ceil(headroom * pairs)), ladder(math.ceil(headroom * chunks)))
+def capacity_for(pairs: int, chunks: int, *, headroom: float, size_of: Callable[[int], int] = ladder) -> Capacity:
+    """Capacity for `headroom` times as many pairs and chunks as were counted, in sizes from a ladder."""
+    return Capacity(size_of(math.ceil(headroom * pairs)), size_of(math.ceil(headroom * chunks)))
 
 
 def too_small(capacity: int | Capacity, pairs: int, chunks: int) -> ValueError:

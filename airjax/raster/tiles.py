@@ -24,7 +24,7 @@ class Capacity(NamedTuple):
     """Static sizes of sorted lists."""
 
     pairs: int  # largest number of (Gaussian, tile) pairs, boxes against tiles, as counted by `pair_counts`
-    chunks: int | None = None  # as many at most; each costs time, used or not. None for the most that `pairs` can need
+    chunks: int | None = None  # as many at most; None for the most that `pairs` can need
 
 
 class Tiling(NamedTuple):

@@ -214,6 +214,34 @@ def test_accumulate_takes_any_number_of_slots(num_slots):
     np.testing.assert_allclose(actual, expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("smooth_cutoff", [False, True])
+@pytest.mark.parametrize("used", [0, 5, 16, None])
+def test_blocks_of_tiles(monkeypatch, used, smooth_cutoff):
+    """Sum and gradient in blocks that do not divide the tiles are those of one block; tiles not in use give nothing."""
+    rng, tiles = np.random.default_rng(0), 19
+    count = tiles if used is None else used
+    slots = rng.uniform(0.3, 1, (3, 8, tiles)).astype(np.float32)
+    slots[:, 5:, count:] = 0  # empty
+    target = rng.normal(size=(3, 16, tiles)).astype(np.float32)
+
+    def value_and_gradient(slots, used):
+        def loss(slots):
+            drawn = accumulate(slots, tile_size=4, used=used, smooth_cutoff=smooth_cutoff)
+            return jnp.sum(drawn * target), drawn
+
+        return jax.grad(loss, has_aux=True)(slots)
+
+    whole, drawn = jax.jit(value_and_gradient)(slots, None)
+    monkeypatch.setattr(additive, "_BLOCK", 16 * 8)
+    monkeypatch.setattr(additive, "_LARGE_BLOCK", 16 * 8)
+    number = None if used is None else jnp.int32(used)
+    blocks, drawn_in_blocks = jax.jit(value_and_gradient)(slots, number)
+    np.testing.assert_allclose(drawn_in_blocks, drawn, rtol=1e-6)
+    np.testing.assert_allclose(blocks[..., :count], whole[..., :count], rtol=1e-5, atol=1e-6)
+    if used == 5:  # two whole blocks are not looked at; the whole program does look there
+        assert np.any(whole[:, 5:, 8:]) and not np.any(blocks[..., 8:])
+
+
 # --- predicted sets --------------------------------------------------------------------------------------
 
 MAPS = [

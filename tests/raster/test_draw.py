@@ -226,6 +226,7 @@ def test_capacity_of_counts_what_the_lists_hold(monkeypatch):
     assert CHUNK < chunks < pairs / 2
     for module in (draw, plan):  # off the ladder
         monkeypatch.setattr(module, "ladder", lambda count: count, raising=False)
+    monkeypatch.setattr(draw, "octaves", lambda count: count)
     assert capacity_of(scene, image_size=SIZE) == Capacity(pairs, chunks)
     assert capacity_of(scene, image_size=SIZE, headroom=1.5) == Capacity(-(-3 * pairs // 2), -(-3 * chunks // 2))
 

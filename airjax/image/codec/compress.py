@@ -68,15 +68,15 @@ class Effort(NamedTuple):
 # By number, each up to twice the work of the one before. A step is worth more than a sweep until there are tens.
 EFFORTS = (
     Effort(0, 0),
-    Effort(3, 0),
-    Effort(6, 0),
-    Effort(12, 0),
-    Effort(25, 2),
-    Effort(45, 8),
-    Effort(80, 16),
-    Effort(140, 32),
+    Effort(5, 0),
+    Effort(10, 0),
+    Effort(20, 0),
+    Effort(40, 4),
+    Effort(80, 12),
+    Effort(120, 30),
     Effort(240, 60),
     Effort(400, 100),
+    Effort(600, 160),
 )
 assert len(EFFORTS) == EFFORT_RANGE[1] + 1
 
@@ -232,7 +232,8 @@ def _refine(
     layout = Layout(size_of(image), tuple(stage.patch_size for stage in stages))
     places = places_at([stage.patches for stage in stages], [stage.codes for stage in stages], layout)
     task = RateTask(image, rates, places=places, slope=np.asarray(slope, np.float32), layout=layout)
-    union = run(task, join([stage.gaussians for stage in stages]), num_steps=num_steps, progress=progress)
+    union = pad(join([stage.gaussians for stage in stages]), len(places.slots))
+    union = run(task, union, num_steps=num_steps, progress=progress)
     assert isinstance(union, Gaussians2D)
     parts = [take(union, slice(a, b)) for a, b in pairwise(ends)]
     pairs = zip(stages, parts, strict=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import constriction
@@ -32,6 +33,7 @@ _DIRECT = 8  # magnitudes below are tokens of their own; above, half an octave s
 MAX_SYMBOL = 2**17 - 1
 MAX_WRITTEN = 2**16 - 1  # of a file; differences of two may be coded
 _LIMIT = 2**14  # sum of the counts of a table above which they are halved
+_MAX_CONTEXTS = 128  # of a channel
 _UNIT = 32  # what a symbol seen once adds to its count
 _PASS_LEVELS = 4  # the first pass takes every 16th patch of every 16th row
 
@@ -124,9 +126,9 @@ def _start_counts(mean: int, weight: int, signed: bool, most: int) -> tuple[int,
 
 
 def frequencies(counts: np.ndarray) -> np.ndarray:
-    """(T,) integers of at least 1 that sum to 2^24, in proportion to the counts; token 0 takes what rounding leaves."""
-    result = counts * (2**PRECISION - NUM_TOKENS) // counts.sum() + 1
-    result[0] += 2**PRECISION - result.sum()
+    """(.., T) integers from 1 that sum to 2^24, in proportion to the counts; token 0 takes what rounding leaves."""
+    result = counts * (2**PRECISION - NUM_TOKENS) // counts.sum(axis=-1, keepdims=True) + 1
+    result[..., 0] += 2**PRECISION - result.sum(axis=-1)
     return result
 
 
@@ -134,21 +136,20 @@ class Tables:
     """Counts of every (channel, context) met so far; carried from stage to stage."""
 
     def __init__(self):
-        self._counts: dict[tuple[str, int], np.ndarray] = {}
+        self._counts: dict[str, np.ndarray] = {}
 
-    def counts(self, channel: Channel, context: int) -> np.ndarray:
-        """The counts of one table, made when first asked for."""
-        key = (channel.name, context)
-        if key not in self._counts:
-            self._counts[key] = np.array(_start_counts(*channel[1:]), np.int64)
-        return self._counts[key]
+    def counts(self, channel: Channel, contexts: np.ndarray) -> np.ndarray:
+        """(k, T) counts of k tables, which are made when one of their channel is first asked for."""
+        if channel.name not in self._counts:
+            self._counts[channel.name] = np.tile(np.array(_start_counts(*channel[1:]), np.int64), (_MAX_CONTEXTS, 1))
+        return self._counts[channel.name][contexts]
 
-    def learn(self, channel: Channel, context: int, tokens: np.ndarray) -> None:
-        """Counts symbols that have been coded."""
-        counts = self._counts[channel.name, context]
-        counts += _UNIT * np.bincount(tokens, minlength=NUM_TOKENS)
-        while counts.sum() > _LIMIT:
-            counts -= counts // 2
+    def learn(self, channel: Channel, contexts: np.ndarray, seen: np.ndarray) -> None:
+        """Counts tokens that have been coded: (k, T) how often each, of k tables."""
+        counts = self.counts(channel, contexts) + _UNIT * seen
+        while np.any(large := counts.sum(axis=1) > _LIMIT):
+            counts[large] -= counts[large] // 2
+        self._counts[channel.name][contexts] = counts
 
 
 # --- coders ----------------------------------------------------------------------------------------------
@@ -169,15 +170,14 @@ class _Coder(ABC):
         if size == 0:
             return np.zeros(0, np.int64)
         order = np.argsort(contexts, kind="stable")
-        ordered = contexts[order]
-        starts = [0, *(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist()]
+        present, starts, index = np.unique(contexts[order], return_index=True, return_inverse=True)
         known, _, known_raw = (None, None, None) if values is None else tokens_of(values[order])
         tokens = np.empty(size, np.int64)
-        for a, b in zip(starts, [*starts[1:], size], strict=True):
-            context = int(ordered[a])
-            counts = self._tables.counts(channel, context)
-            tokens[a:b] = self._tokens(channel, counts, None if known is None else known[a:b], b - a)
-            self._tables.learn(channel, context, tokens[a:b])
+        models = frequencies(self._tables.counts(channel, present))
+        for model, (a, b) in zip(models, pairwise([*starts.tolist(), size]), strict=True):
+            tokens[a:b] = self._tokens(channel, model, None if known is None else known[a:b], b - a)
+        seen = np.bincount(NUM_TOKENS * index + tokens, minlength=NUM_TOKENS * len(present))
+        self._tables.learn(channel, present, seen.reshape(-1, NUM_TOKENS))
         num_raw = _TOKEN_RAW[tokens]
         magnitude = _TOKEN_FIRST[tokens].copy()
         for bits in range(2, int(num_raw.max()) + 1):
@@ -194,8 +194,8 @@ class _Coder(ABC):
         """Codes or decodes `size` numbers of `num_bits` bits that nothing is known about."""
 
     @abstractmethod
-    def _tokens(self, channel: Channel, counts: np.ndarray, tokens: np.ndarray | None, size: int) -> np.ndarray:
-        """Codes or decodes `size` tokens of one table."""
+    def _tokens(self, channel: Channel, model: np.ndarray, tokens: np.ndarray | None, size: int) -> np.ndarray:
+        """Codes or decodes `size` tokens of one table, by its `frequencies`."""
 
 
 class Encoder(_Coder):
@@ -209,8 +209,8 @@ class Encoder(_Coder):
         self._steps.append((values.astype(np.int32), _Uniform(2**num_bits)))
         return values
 
-    def _tokens(self, channel, counts, tokens, size):
-        self._steps.append((tokens.astype(np.int32), _model(counts)))
+    def _tokens(self, channel, model, tokens, size):
+        self._steps.append((tokens.astype(np.int32), _model(model)))
         return tokens
 
     def words(self) -> np.ndarray:
@@ -234,8 +234,8 @@ class Decoder(_Coder):
     def bits(self, channel, num_bits, values, size):
         return self._ans.decode(_Uniform(2**num_bits), size)
 
-    def _tokens(self, channel, counts, tokens, size):
-        return self._ans.decode(_model(counts), size)
+    def _tokens(self, channel, model, tokens, size):
+        return self._ans.decode(_model(model), size)
 
     def at_end(self) -> bool:
         """Whether all words are used up, as they are after the last symbol of a stage."""
@@ -256,14 +256,14 @@ class Meter(_Coder):
         self._add(channel, num_bits * size)
         return values
 
-    def _tokens(self, channel, counts, tokens, size):
-        self._add(channel, PRECISION * size - np.log2(frequencies(counts)[tokens]).sum())
+    def _tokens(self, channel, model, tokens, size):
+        self._add(channel, PRECISION * size - np.log2(model[tokens]).sum())
         return tokens
 
 
-def _model(counts: np.ndarray):
-    # constriction adds one to each of T weights that sum to 2^24 - T: the model is exactly `frequencies`.
-    return _Categorical((frequencies(counts) - 1).astype(np.float64), perfect=False)
+def _model(model: np.ndarray):
+    # constriction adds one to each of T weights that sum to 2^24 - T: the model is exactly the frequencies given.
+    return _Categorical((model - 1).astype(np.float64), perfect=False)
 
 
 # --- the patch grid --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from airjax.arrays import AnyArray
-from airjax.gaussians import ladder
+from airjax.gaussians import octaves
 from airjax.image.codec.quantise import NUM_CODES, Rows, geometry_of
 from airjax.raster.tiles import patch_centers, patch_grid
 
@@ -73,12 +73,12 @@ def places_of(codes: Sequence[Float[AnyArray, " 6"]], layout: Layout) -> Places:
 
 
 def places_at(patches: Sequence[np.ndarray], codes: Sequence[np.ndarray], layout: Layout) -> Places:
-    """The places of these patches of every stage, numpy; as many as the ladder has, and those too many are nowhere."""
+    """The places of these patches of every stage, numpy; a power of two of them, and those too many are nowhere."""
     slots = np.concatenate([start + part for start, part in zip(layout.ends[:-1], patches, strict=True)])
     sizes = layout.of_stages(np.asarray(layout.patch_sizes, np.float32))[slots]
     rows = layout.of_stages(np.stack(codes).astype(np.float32))[slots]
     centers = np.asarray(layout.centers())[slots]
-    missing = (0, ladder(len(slots)) - len(slots))
+    missing = (0, octaves(len(slots)) - len(slots))
     return Places(
         np.pad(slots, missing, constant_values=layout.num_slots).astype(np.int32),
         np.pad(centers, (missing, (0, 0))),

@@ -114,7 +114,7 @@ def test_the_model_of_constriction_is_exactly_ours():
             words.append(state % 2**32)
             state >>= 32
         coder = entropy._AnsCoder()
-        coder.encode_reverse(symbols.astype(np.int32), entropy._model(counts))
+        coder.encode_reverse(symbols.astype(np.int32), entropy._model(f))
         assert coder.get_compressed().tolist() == words
 
 
@@ -122,11 +122,11 @@ def test_learning_keeps_every_count():
     """Property: counts stay at least 1 and their sum at most 2^14; what is seen always becomes the most frequent."""
     tables, channel = Tables(), CHANNELS[2]
     for _ in range(50):
-        counts = tables.counts(channel, 3)
-        tables.learn(channel, 3, np.full(400, 5))
-        assert counts.min() >= 1 and counts.sum() <= 2**14
-    assert counts.argmax() == 5
-    assert tables.counts(channel, 4).tolist() == list(entropy._start_counts(*channel[1:]))
+        tables.learn(channel, np.array([3, 7]), 400 * np.eye(NUM_TOKENS, dtype=int)[[5, 6]])
+        counts = tables.counts(channel, np.array([3, 4, 7]))
+        assert counts.min() >= 1 and counts.sum(axis=1).max() <= 2**14
+    assert counts.argmax(axis=1).tolist()[::2] == [5, 6]
+    assert counts[1].tolist() == list(entropy._start_counts(*channel[1:]))
 
 
 # --- coders ----------------------------------------------------------------------------------------------
