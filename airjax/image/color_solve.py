@@ -15,8 +15,9 @@ from jaxtyping import Array, Bool, Float
 
 from airjax.arrays import AnyArray
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, ladder, pad, take
+from airjax.image.strips import by_strips, strips_of
 from airjax.raster.additive import draw_slots, slot_weights
-from airjax.raster.draw import STRIP_PIXELS, TILE_SIZE, planned_lists, render
+from airjax.raster.draw import TILE_SIZE, planned_lists, render
 from airjax.raster.tiles import Tiling, gather_slots
 
 DAMPING = 0.01  # against the squared norm of a weight, which is pi * scale^2, a few pixels squared
@@ -78,40 +79,44 @@ def solve_colors(
 def solve(gaussians: Gaussians2D, image: np.ndarray, *, num_steps: int) -> Gaussians2D:
     """The colour solve of a whole image (all rows active).
 
-    An image of more than about 2 Mpx is solved in strips: the Gaussians centred in a strip, against what all others
-    leave over there and in a margin as wide as they reach. Each strip can only lower the error, and memory is bounded.
+    A large image is solved in strips (`airjax.image.strips`): the Gaussians centred in a strip, against what all others
+    leave over. Each strip can only lower the error, and memory is bounded.
     """
     height, width = image.shape[:2]
-    rows = max(1, STRIP_PIXELS // (width * TILE_SIZE)) * TILE_SIZE
-    if rows >= height:
-        return gaussians.with_colors(_solve_window(gaussians, image, num_steps)[0])
+    scales = np.asarray(gaussians.scales)
+    strips = strips_of((height, width), reach=CUTOFF_RADIUS * float(np.max(scales, initial=0)) + 1)
+    if len(strips) == 1:
+        return gaussians.with_colors(_solve_window(gaussians, image, num_steps))
     gaussians = jax.tree.map(np.asarray, gaussians)
+    y = np.clip(gaussians.means[:, 1], 0, height - 1)
+    inside = [np.flatnonzero((y >= strip.owned[0]) & (y < strip.owned[1])) for strip in strips]
+    parts = [moved(take(gaussians, rows), -strip.window[0]) for rows, strip in zip(inside, strips, strict=True)]
+
+    def work(part: Gaussians2D, target: np.ndarray) -> Gaussians2D:
+        return part.with_colors(_solve_window(part, target, num_steps)) if part.num_slots else part
+
     colors = np.array(gaussians.colors)
-    rendered = np.array(render(gaussians, image_size=(height, width)).image)
-    reach = int(np.ceil(CUTOFF_RADIUS * float(np.max(gaussians.scales)))) + 1
-    strip_of = np.clip(gaussians.means[:, 1] // rows, 0, (height - 1) // rows)
-    for index in range(-(-height // rows)):
-        inside = np.flatnonzero(strip_of == index)
-        # All windows have the same height, so that they share what is compiled.
-        top = int(np.clip(index * rows - reach, 0, max(0, height - rows - 2 * reach)))
-        window = slice(top, min(top + rows + 2 * reach, height))
-        part = take(gaussians, inside)
-        part = replace(part, means=part.means - np.array([[0, top]], np.float32))
-        if len(inside):
-            own = np.asarray(render(part, image_size=image[window].shape[:2]).image)
-            others = rendered[window] - own
-            colors[inside], own = _solve_window(part, image[window] - others, num_steps)
-            rendered[window] = others + own
+    for rows, part in zip(inside, by_strips(image, strips, parts, drawn, work), strict=True):
+        colors[rows] = part.colors
     return gaussians.with_colors(colors)
 
 
-def _solve_window(gaussians, image, num_steps) -> tuple[np.ndarray, np.ndarray]:
-    """Solved colours of a set and its image with them."""
+def moved(gaussians: Gaussians2D, down: int) -> Gaussians2D:
+    """The set in coordinates whose origin lies that many rows of pixels higher."""
+    return replace(gaussians, means=gaussians.means + np.array([[0, down]], np.float32))
+
+
+def drawn(gaussians: Gaussians2D, image_size: tuple[int, int]) -> np.ndarray:
+    """(h, w, c) image of a concrete set."""
+    return np.asarray(render(gaussians, image_size=image_size).image)
+
+
+def _solve_window(gaussians, image, num_steps) -> np.ndarray:
+    """Solved colours of a set."""
     n = gaussians.num_slots
     gaussians = pad(gaussians, ladder(n))
     lists = planned_lists(gaussians, image_size=image.shape[:2])
-    colors, rendered = _solve(gaussians, lists, image, num_steps=num_steps)
-    return np.asarray(colors)[:n], np.asarray(rendered)
+    return np.asarray(_solve(gaussians, lists, image, num_steps=num_steps))[:n]
 
 
 @partial(jax.jit, static_argnames=("num_steps",))
@@ -122,5 +127,4 @@ def _solve(gaussians, lists, image, *, num_steps):
     norms = jnp.zeros((gaussians.num_slots,), weights.dtype)
     norms = norms.at[lists.ids].add(jnp.sum(jnp.square(weights), axis=1), mode="drop")
     draw = partial(draw_slots, weights, lists, tiling=tiling)
-    colors = solve_colors(draw, gaussians.colors, image, active=gaussians.active, norms=norms, num_steps=num_steps)
-    return colors, draw(colors)
+    return solve_colors(draw, gaussians.colors, image, active=gaussians.active, norms=norms, num_steps=num_steps)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scenes2d import exact, make, parameters, random_set
 
-from airjax.image import color_solve
+from airjax.image import strips
 from airjax.image.color_solve import DAMPING, solve, solve_colors
 from airjax.raster import draw
 
@@ -174,12 +174,12 @@ def test_strips_lower_the_error_too(monkeypatch):
     """Each strip against what the others leave: not the same colours, but nearly the same error."""
     scene, image = scene_and_image()
     whole = solve(scene, image, num_steps=5)
-    for module in (color_solve, draw):
+    for module in (strips, draw):
         monkeypatch.setattr(module, "STRIP_PIXELS", 16 * image.shape[1])
-    strips = solve(scene, image, num_steps=5)
+    by_strip = solve(scene, image, num_steps=5)
     start = error_of(scene, image)
-    assert error_of(strips, image) < 0.1 * start
-    assert error_of(strips, image) < 1.5 * error_of(whole, image)
+    assert error_of(by_strip, image) < 0.1 * start
+    assert error_of(by_strip, image) < 1.5 * error_of(whole, image)
     assert error_of(whole, image) < 0.1 * start
 
 
@@ -187,11 +187,11 @@ def test_strips_solve_what_lies_outside_the_image(monkeypatch):
     """Gaussians centred above and below the image belong to the first and the last strip."""
     _, image = scene_and_image()
     scene = make([[20, -1.5], [20, 34.5], [20, 16]], 2.0, 0.0, np.zeros((3, 3)))
-    monkeypatch.setattr(color_solve, "STRIP_PIXELS", 8 * image.shape[1])
+    monkeypatch.setattr(strips, "STRIP_PIXELS", 8 * image.shape[1])
     monkeypatch.setattr(draw, "STRIP_PIXELS", 8 * image.shape[1])
-    strips = solve(scene, image, num_steps=5)
-    assert np.abs(strips.colors).min() > 0
+    by_strip = solve(scene, image, num_steps=5)
+    assert np.abs(by_strip.colors).min() > 0
     # They do not overlap: each has the solution of its own small problem, sum(weight * image) / sum(weight^2).
     matrix = exact(parameters(scene) | {"colors": np.eye(3)}, image_size=image.shape[:2], active=scene.active).image
     expected = np.einsum("hwn,hwc->nc", matrix, image) / (np.sum(matrix**2, axis=(0, 1)) + DAMPING)[:, None]
-    np.testing.assert_allclose(strips.colors, expected, atol=1e-4)
+    np.testing.assert_allclose(by_strip.colors, expected, atol=1e-4)

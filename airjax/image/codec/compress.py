@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from airjax.arrays import size_of
-from airjax.gaussians import Gaussians2D, join, pad, take
+from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, join, pad, take
 from airjax.image.codec import air_file
 from airjax.image.codec.descent import descend
 from airjax.image.codec.payload import Quantised
@@ -26,13 +26,15 @@ from airjax.image.codec.quantise import (
     quantise,
 )
 from airjax.image.codec.rate_task import RateTask, slope_of
-from airjax.image.color_solve import solve
+from airjax.image.color_solve import drawn, moved, solve
 from airjax.image.defaults import EFFORT, EFFORT_RANGE, QUALITY, QUALITY_RANGE, SOLVE_STEPS
 from airjax.image.model import Model, checked_image, checked_stages
 from airjax.image.stages import StageConfig, predict_stages, stage_control_of
+from airjax.image.strips import Strip, by_strips, strips_of
 from airjax.image.task import Coordinates
 from airjax.inner.task import Progress, run
 from airjax.metrics import psnr_8bit
+from airjax.raster.draw import TILE_SIZE
 from airjax.raster.tiles import patch_grid
 
 # Bin width of the luma at quality 0, and how many points of quality halve it.
@@ -159,7 +161,7 @@ def _compress(
         rows = [stage.quantise() for stage in stages]
     if work.sweeps:
         swept = None if progress is None else lambda done: progress(work.steps + done)
-        rows = list(descend(rows, image, slope=slope, num_sweeps=work.sweeps, progress=swept))
+        rows = _descend(rows, image, slope=slope, num_sweeps=work.sweeps, progress=swept)
     return Quantised(tuple(rows), image.shape[:2]), stages
 
 
@@ -209,6 +211,21 @@ class _Stage:
             self.gaussians, self.patches, self.amplitudes, codes=self.codes, patch_size=size, columns=columns
         )
 
+    def within(self, strip: Strip) -> _Stage:
+        """Its part in a strip, in the coordinates of the strip's window."""
+        part, patches = strip.within(self.patches, self.patch_size, self.columns)
+        gaussians = moved(take(self.gaussians, part), -strip.window[0])
+        return replace(self, gaussians=gaussians, patches=patches, amplitudes=self.amplitudes[part])
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Stage], strips: Sequence[Strip]) -> _Stage:
+        """What `within` took apart."""
+        pairs = list(zip(parts, strips, strict=True))
+        gaussians = join([moved(part.gaussians, strip.window[0]) for part, strip in pairs])
+        patches = np.concatenate([strip.beyond(part.patches, part.patch_size, part.columns) for part, strip in pairs])
+        amplitudes = np.concatenate([part.amplitudes for part in parts])
+        return replace(parts[0], gaussians=gaussians, patches=patches, amplitudes=amplitudes)
+
     def keep(self, rows: Rows) -> _Stage:
         """Without the rows that rounding dropped."""
         index = np.searchsorted(self.patches, rows.patches)
@@ -226,6 +243,45 @@ def _refine(
     progress: Callable[[int], None] | None,
 ) -> list[_Stage]:
     """All stages refined together for few bits; every Gaussian stays in its stage and with its patch."""
+    strips = _strips(image, [stage.patch_size for stage in stages], [stage.gaussians for stage in stages])
+    parts = [[stage.within(strip) for stage in stages] for strip in strips]
+
+    def work(part: list[_Stage], target: np.ndarray) -> list[_Stage]:
+        return _refine_window(part, target, rates, slope=slope, num_steps=num_steps, progress=told())
+
+    told = _in_turns(progress, len(strips), num_steps)
+    refined = by_strips(image, strips, parts, lambda part, size: drawn(join([s.gaussians for s in part]), size), work)
+    return [_Stage.joined([*each], strips) for each in zip(*refined, strict=True)]
+
+
+def _strips(image: np.ndarray, patch_sizes: list[int], sets: list[Gaussians2D]) -> tuple[Strip, ...]:
+    """Strips of whole patches of every size."""
+    reach = CUTOFF_RADIUS * max((float(np.max(part.scales, initial=0)) for part in sets), default=0.0) + 1
+    return strips_of(size_of(image), reach=reach, step=math.lcm(TILE_SIZE, *patch_sizes))
+
+
+def _in_turns(progress: Progress, turns: int, each: int) -> Callable[[], Progress]:
+    """For every turn, one after the other, a `progress` that goes on where the last one ended: shares of `each`."""
+    if progress is None:
+        return lambda: None
+    begun = iter(range(turns))
+
+    def next_turn() -> Progress:
+        turn = next(begun)
+        return lambda done: progress((turn * each + done) // turns)
+
+    return next_turn
+
+
+def _refine_window(
+    stages: list[_Stage],
+    image: np.ndarray,
+    rates: Coordinates,
+    *,
+    slope: float,
+    num_steps: int,
+    progress: Progress,
+) -> list[_Stage]:
     ends = np.cumsum([0, *(stage.gaussians.num_slots for stage in stages)])
     if ends[-1] == 0:
         return stages
@@ -238,6 +294,34 @@ def _refine(
     parts = [take(union, slice(a, b)) for a, b in pairwise(ends)]
     pairs = zip(stages, parts, strict=True)
     return [replace(stage, gaussians=part, amplitudes=amplitudes_of(part)) for stage, part in pairs]
+
+
+def _descend(rows: list[Rows], image: np.ndarray, *, slope: float, num_sweeps: int, progress: Progress) -> list[Rows]:
+    """`descend`, a large image in strips."""
+    columns = [patch_grid(size_of(image), stage.patch_size)[1] for stage in rows]
+
+    def stored(part: list[Rows]) -> list[Gaussians2D]:
+        return [dequantise(stage, columns=count) for stage, count in zip(part, columns, strict=True)]
+
+    def within(stage: Rows, count: int, strip: Strip) -> Rows:
+        part, patches = strip.within(stage.patches, stage.patch_size, count)
+        return replace(stage, patches=patches, symbols=stage.symbols[part])
+
+    def joined(parts: Sequence[Rows], count: int) -> Rows:
+        pairs = zip(parts, strips, strict=True)
+        patches = np.concatenate([strip.beyond(part.patches, part.patch_size, count) for part, strip in pairs])
+        return replace(parts[0], patches=patches, symbols=np.concatenate([part.symbols for part in parts]))
+
+    def work(part: list[Rows], target: np.ndarray) -> list[Rows]:
+        if not any(len(stage.patches) for stage in part):
+            return part
+        return list(descend(part, target, slope=slope, num_sweeps=num_sweeps, progress=told()))
+
+    strips = _strips(image, [stage.patch_size for stage in rows], stored(rows))
+    parts = [[within(stage, count, strip) for stage, count in zip(rows, columns, strict=True)] for strip in strips]
+    told = _in_turns(progress, len(strips), num_sweeps)
+    swept = by_strips(image, strips, parts, lambda part, size: drawn(join(stored(part)), size), work)
+    return [joined(each, count) for each, count in zip(zip(*swept, strict=True), columns, strict=True)]
 
 
 def _solve_colors(stored: list[Gaussians2D], image: np.ndarray, *, num_slots: int, num_steps: int) -> list[np.ndarray]:

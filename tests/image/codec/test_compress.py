@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from airjax.image import strips
 from airjax.image.codec import air_file, compress
 from airjax.image.codec.compress import CompressOptions, SearchResult, color_step_of, measured_psnr, search
 from airjax.image.codec.payload import Quantised
@@ -17,6 +18,7 @@ from airjax.image.model import Model
 from airjax.image.patches import PatchMap
 from airjax.image.stages import StageConfig, _draw_stage, _predict_stage, init_params, run_stages, stage_control_of
 from airjax.nn.air_stage import PredictorConfig
+from airjax.raster import draw
 from airjax.raster.draw import render
 
 pytestmark = pytest.mark.slow
@@ -100,6 +102,20 @@ def test_effort_pays(model):
     assert done == sorted(done) and done[-1] == sum(compress.EFFORTS[5])
     refined = compress.compress(model, image, CompressOptions(quality, refine_steps=compress.EFFORTS[5].steps))
     assert cost(refined, image, quality) == costs[2]
+
+
+def test_strips_pay_as_much(model, monkeypatch):
+    """A large image, refined and swept in strips, comes out as good as in one piece; every row stays where it was."""
+    image, options, done = picture((104, 40)), CompressOptions(50, effort=5), []
+    whole = compress.compress(model, image, options)
+    for module in (strips, draw):
+        monkeypatch.setattr(module, "STRIP_PIXELS", 40 * 32)
+    assert len(strips.strips_of((104, 40), reach=9.0, step=16)) == 4
+    parts = compress.compress(model, image, options, progress=done.append)
+    start = compress.compress(model, image, replace(options, effort=0))
+    costs = [cost(quantised, image, 50) for quantised in (whole, parts, start)]
+    assert costs[1] - costs[0] < 0.05 * (costs[2] - costs[0])
+    assert done == sorted(done) and done[-1] == sum(compress.EFFORTS[5])
 
 
 def test_a_higher_quality_is_larger_and_rounds_less():
