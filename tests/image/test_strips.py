@@ -11,7 +11,7 @@ from airjax.image.strips import by_strips, strips_of
 
 @pytest.mark.parametrize("size", [(104, 40), (97, 33), (64, 8), (200, 7)])
 def test_strips_share_an_image_out(monkeypatch, size):
-    """Own rows follow one another; windows hold them and what reaches beyond, and have one height, but for those at the bottom."""
+    """Own rows follow one another; windows hold them and what reaches beyond, and have one height, or two."""
     monkeypatch.setattr(strips, "STRIP_PIXELS", 24 * size[1])
     cut = strips_of(size, reach=9.5, step=8)
     owned = [strip.owned for strip in cut]
