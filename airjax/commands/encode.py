@@ -1,4 +1,4 @@
-"""`airjax encode`: photographs to .air files in one pass."""
+"""`airjax encode`: photographs to .air files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from airjax.commands.options import MAX_STEPS, add_options, add_photographs, add_weights, number, whole
 from airjax.commands.outputs import air_file_line, convert, named, psnr_of, read_photograph
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from airjax.image.model import Model
 
 HELP = "photographs to .air files"
+Number = TypeVar("Number", int, float)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,13 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         (
             "--effort E",
             whole(*EFFORT_RANGE),
-            "0 (one pass) to 9 (slowest, smallest file): how long the Gaussians are refined for few bits",
-            EFFORT,
+            "0 (one pass) to 9 (slowest, smallest file): how long the Gaussians are refined for few bits "
+            f"(default: {EFFORT})",
         ),
         (
             "--refine K",
             whole(0, MAX_STEPS),
-            "gradient steps on the predicted Gaussians, one or two tenths of a second each at 768 x 512 "
+            "gradient steps on the predicted Gaussians, about a tenth of a second each at 768 x 512 "
             f"(default: those of the effort; with --lossless {REFINE_STEPS})",
         ),
         (
@@ -89,7 +90,7 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
     given = [f"--{goal.replace('_', '-')}" for goal in goals if getattr(options, goal) not in (None, False)]
     if len(given) > 1:
         raise Fatal(f"{' and '.join(given)}: expected one of them")
-    if options.lossless and options.effort != EFFORT:
+    if options.lossless and options.effort is not None:
         raise Fatal("--lossless and --effort: expected --refine K, which refines Gaussians that are not rounded")
     work = functools.partial(_encode, options=options, screen=screen)
     convert(work, options, screen, reads=IMAGE_SUFFIXES, writes=(".air",), ours=SIGNATURE)
@@ -173,12 +174,12 @@ def _compress_options(options: argparse.Namespace) -> CompressOptions:
         mse_threshold=options.mse_threshold,
         ssim_threshold=_given(options.ssim_threshold, CompressOptions.ssim_threshold),
         solve_steps=options.solve_steps,
-        effort=options.effort,
+        effort=_given(options.effort, EFFORT),
         refine_steps=options.refine,
     )
 
 
-def _given(value: float | None, default: float) -> float:
+def _given(value: Number | None, default: Number) -> Number:
     return default if value is None else value
 
 

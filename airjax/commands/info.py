@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airjax.commands.options import add_inputs
 from airjax.commands.outputs import content, each, expand
 from airjax.commands.session import Screen
 from airjax.errors import AirjaxError
+
+if TYPE_CHECKING:
+    from airjax.image.codec.payload import Origin
 
 HELP = "what .air files hold"
 
@@ -33,7 +37,7 @@ def _show(source: Path, screen: Screen) -> None:
     bits = "" if info.bits_per_gaussian is None else f", {info.bits_per_gaussian:.1f} bits per Gaussian"
     screen.result(
         f"{name}: {content(info.image_size, info.stage_counts)}\n"
-        f"  version {info.version}, {info.profile}, {info.channels} channels\n"
+        f"  version {info.version}, {info.profile}, {info.channels} channels{_origin(info.origin)}\n"
         f"  {info.num_bytes} bytes, {info.bpp:.3f} bpp{bits}\n"
         f"  Gaussians per stage: {' '.join(map(str, info.stage_counts)) or 'no stage'}\n"
         f"  chunk     offset    payload  checksum"
@@ -48,3 +52,13 @@ def _show(source: Path, screen: Screen) -> None:
     if damaged:
         where = ", ".join(damaged)
         raise AirjaxError(f"{name}: wrong checksums in {where}: damaged since it was written, copy it anew")
+    if len(info.stage_counts) < info.num_stages:
+        whole = f"{len(info.stage_counts)} of {info.num_stages} stages are whole"
+        raise AirjaxError(f"{name}: cut short, {whole}: copy it anew, or draw these with airjax decode --partial")
+
+
+def _origin(origin: Origin | None) -> str:
+    if origin is None:
+        return ""
+    effort = "" if origin.effort is None else f", effort {origin.effort}"
+    return f"; made at quality {origin.quality:g}{effort} by {origin.weights}"

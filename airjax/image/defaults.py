@@ -2,7 +2,7 @@
 
 # A compact file: `airjax.image.codec.compress`.
 QUALITY, QUALITY_RANGE = 45.0, (0.0, 100.0)
-EFFORT, EFFORT_RANGE = 0, (0, 9)
+EFFORT, EFFORT_RANGE = 3, (0, 9)
 
 # A patch gets a Gaussian where its mean squared error, or 1 - its SSIM, is above these: 40 dB and 0.95.
 # (AIR: 35 dB, where smooth areas show the patch grid.) A compact file takes what fits its quality instead.

@@ -12,7 +12,7 @@ def evaluation() -> RateDistortion:
         name="rd_effort_kodak",
         description="Kodak-24 (768x512), airjax at effort 6",
         image_set="kodak",
-        effort=6,
+        efforts=(6,),
         airjax_qualities=(5, 15, 30, 50),
         codecs=("airjax", "jpeg-420"),
         repetitions=0,

@@ -16,7 +16,6 @@ from PIL import Image, __version__, features
 
 from airjax.image.codec import air_file
 from airjax.image.codec.compress import CompressOptions, compress
-from airjax.image.defaults import EFFORT
 from airjax.image.model import Model
 from airjax.photographs import to_8bit
 from eval.image.measures import decode_pixels
@@ -37,7 +36,12 @@ class Codec:
     finish: Callable[[Any], np.ndarray]  # decoded to (h, w, 3) float32 pixels; not part of the time of `decode`
 
 
-def airjax_codec(model: Model, qualities: Sequence[float], *, effort: int = EFFORT) -> Codec:
+def airjax_name(effort: int) -> str:
+    """The name of our codec at an effort."""
+    return f"airjax-effort-{effort}"
+
+
+def airjax_codec(model: Model, qualities: Sequence[float], *, effort: int) -> Codec:
     """The compact profile with our weights; decoding draws the Gaussians at the size of the photograph."""
 
     def encode(image: np.ndarray, quality: float) -> bytes:
@@ -45,9 +49,8 @@ def airjax_codec(model: Model, qualities: Sequence[float], *, effort: int = EFFO
 
     description = f"airjax, compact profile, weights {model.name}, effort {effort}"
     plain = np.asarray
-    return Codec(
-        "airjax", "airjax", description, "quality", tuple(qualities), plain, encode, decode_pixels, finish=plain
-    )
+    name, label = airjax_name(effort), f"airjax, effort {effort}"
+    return Codec(name, label, description, "quality", tuple(qualities), plain, encode, decode_pixels, finish=plain)
 
 
 @dataclass(frozen=True)

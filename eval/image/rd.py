@@ -21,13 +21,13 @@ from airjax.image.defaults import EFFORT, EFFORT_RANGE, QUALITY_RANGE
 from airjax.image.model import Model
 from airjax.programs import make_room
 from eval.image.bd_rate import BDRate, bd_rate
-from eval.image.codecs import PILLOW, Codec, airjax_codec, is_available, pillow_codec
+from eval.image.codecs import PILLOW, Codec, airjax_codec, airjax_name, is_available, pillow_codec
 from eval.image.measures import FileResult, measure_file, measure_images, num_perfect, operating_points, prepare
 from eval.plots import Line, Panel, draw_panels
 from eval.report import codec_report, finite_mean, format_table, number, write_report
 from train.settings import check_at_least, where
 
-CODECS = ("airjax", *PILLOW)
+CODECS = ("airjax", *PILLOW)  # the first stands for one codec for every effort
 _PLOT_BPP = (1 / 12, 3.0)  # of the plot; far points at either end would press the rest together
 
 
@@ -45,7 +45,7 @@ class RateDistortion:
     images: str = where("")  # a folder of images, or one image
     image_set: str = ""  # the one of `eval.image.sets` that `description` speaks of, or none
     airjax_qualities: tuple[float, ...] = (5, 15, 25, 35, 45, 60, 75)  # of the compact profile, 0 to 100, rising
-    effort: int = EFFORT  # of its encoder, 0 to 9
+    efforts: tuple[int, ...] = (0, EFFORT)  # of its encoder, 0 to 9, rising; a curve for each
     # 1 to 100, rising, for both JPEG 4:2:0 and 4:4:4
     jpeg_qualities: tuple[int, ...] = (3, 5, 8, 12, 20, 30, 45, 60, 75, 85, 90)
     webp_qualities: tuple[int, ...] = (0, 3, 8, 15, 25, 40, 60, 75, 85, 92)
@@ -61,8 +61,7 @@ class RateDistortion:
 
     def __post_init__(self):
         _check_ladder("airjax_qualities", self.airjax_qualities, *QUALITY_RANGE)
-        if not EFFORT_RANGE[0] <= self.effort <= EFFORT_RANGE[1]:
-            raise AirjaxError(f"effort: expected a number from 0 to 9, got {self.effort}")
+        _check_ladder("efforts", self.efforts, *EFFORT_RANGE, whole=True)
         check_at_least(self, 0, "repetitions")
         check_at_least(self, 1, "limit")
         for name, low in (("jpeg_qualities", 1), ("webp_qualities", 0), ("avif_qualities", 0)):
@@ -70,8 +69,11 @@ class RateDistortion:
         ratios = self.jpeg2000_ratios
         if not ratios or any(a <= b for a, b in pairwise(ratios)) or ratios[-1] <= 1:
             raise AirjaxError(f"jpeg2000_ratios: expected falling numbers above 1, got {ratios}")
-        if unknown := [name for name in (*self.codecs, self.anchor) if name not in CODECS]:
-            raise AirjaxError(f"codecs, anchor: expected some of {', '.join(CODECS)}, got {unknown[0]!r}")
+        if unknown := [name for name in self.codecs if name not in CODECS]:
+            raise AirjaxError(f"codecs: expected some of {', '.join(CODECS)}, got {unknown[0]!r}")
+        anchors = (*(airjax_name(effort) for effort in self.efforts), *PILLOW)
+        if self.anchor not in anchors:
+            raise AirjaxError(f"anchor: expected one of {', '.join(anchors)}, got {self.anchor!r}")
         if len(self.anchor_bpp) != 2 or not 0 < self.anchor_bpp[0] < self.anchor_bpp[1]:
             raise AirjaxError(f"anchor_bpp: expected two rising numbers above 0, got {self.anchor_bpp}")
 
@@ -95,7 +97,7 @@ def make_codecs(config: RateDistortion, model: Model) -> list[Codec]:
     """The codecs of an evaluation that this machine has; one line on screen for each that is missing."""
     codecs = []
     if "airjax" in config.codecs:
-        codecs.append(airjax_codec(model, config.airjax_qualities, effort=config.effort))
+        codecs += [airjax_codec(model, config.airjax_qualities, effort=effort) for effort in config.efforts]
     for name, kind in PILLOW.items():
         if name not in config.codecs:
             continue

@@ -113,7 +113,8 @@ def valid_files(seed: int = 0) -> list[bytes]:
         ((33, 70), (8,)),
         ((40, 56), (16, 16, 8, 8)),
     ]
-    files = [encode(random_quantised(rng, *one, largest=most)) for one in compact for most in (9, LARGEST)]
+    sets = [random_quantised(rng, *one, largest=most) for one in compact for most in (9, LARGEST)]
+    files = [encode(quantised, version=version) for quantised in sets for version in (2, 1)]
     files.append(encode(random_quantised(rng, (40, 56), (16, 8), fill=0)))
     files.append(encode(Quantised((), (40, 56))))
     lossless = [((40, 56), (3, 0, 2), 3), ((21, 35), (1,), 1), ((1, 1), (), 3)]
@@ -123,9 +124,16 @@ def valid_files(seed: int = 0) -> list[bytes]:
 # --- broken files ----------------------------------------------------------------------------------------
 
 
-def chunks_of(data: bytes) -> list[tuple[bytes, bytes]]:
-    """(tag, payload) of every chunk of a valid file."""
-    chunks, offset = [], _START
+class Chunks(list):
+    """(tag, payload) of every chunk of a file, and its version."""
+
+    version = 2
+
+
+def chunks_of(data: bytes) -> Chunks:
+    """The chunks of a valid file."""
+    chunks, offset = Chunks(), _START
+    chunks.version = data[_START - 2]
     while offset < len(data):
         length, tag = struct.unpack_from("<I4s", data, offset)
         chunks.append((tag, data[offset + 8 : offset + 8 + length]))
@@ -134,8 +142,10 @@ def chunks_of(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def join(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    """A file of these chunks, lengths and checksums right."""
-    parts = [b"\x89AIR\r\n\x1a\n\x01\x00"]
+    """A file of these chunks, lengths and checksums right; of their version, or of that which encoders write."""
+    lossless = any(tag == b"AHDR" and payload[9:10] == b"\x01" for tag, payload in chunks)
+    version = getattr(chunks, "version", 1 if lossless else Chunks.version)
+    parts = [b"\x89AIR\r\n\x1a\n" + bytes([version, 0])]
     for tag, payload in chunks:
         parts.append(struct.pack("<I", len(payload)) + tag + payload + struct.pack("<I", zlib.crc32(tag + payload)))
     return b"".join(parts)
@@ -239,7 +249,7 @@ _STAGE_FIELDS = (
     (0, "B", _SMALL),
     (1, "B", _SMALL),
     (2, "<I", _COUNTS),
-    *((offset, "b", (-128, -127, -64, -1, 0, 1, 64, 126, 127)) for offset in range(6, 12)),
+    *((offset, "b", (-128, -127, -64, -1, 0, 1, 64, 126, 127)) for offset in range(6, 16)),
 )
 _FLOATS = (0x7F800000, 0xFF800000, 0x7FC00000, 1, 0x80000000, 0x4B800000, 0x4B800001, 0x35800000, 0x357FFFFF)
 _ROW_FIELDS = ((0, "<I", _COUNTS), (4, "<I", _COUNTS), *((8 + 4 * i, "<I", _FLOATS) for i in range(8)))
@@ -261,7 +271,8 @@ def _code(rng, files):
     """The code of a compact stage replaced, lengthened or shortened by whole words."""
     chunks = chunks_of(_pick(rng, [data for data in files if b"STAG" in data]))
     index = _pick(rng, [i for i, (tag, _) in enumerate(chunks) if tag == b"STAG"])
-    head, code = chunks[index][1][:12], chunks[index][1][12:]
+    size = {1: 12, 2: 16}[chunks.version]
+    head, code = chunks[index][1][:size], chunks[index][1][size:]
     words = 4 * int(rng.integers(0, 40))
     code = _pick(
         rng, [rng.bytes(words), bytes(words), b"\xff" * words, code + rng.bytes(words), code[words:], code[:words]]

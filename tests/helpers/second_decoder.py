@@ -9,6 +9,7 @@ import struct
 import zlib
 from bisect import bisect_right
 from itertools import accumulate
+from pathlib import Path
 from typing import NamedTuple
 
 ANGLE_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -28,6 +29,19 @@ CHANNELS |= {f"angle {count}": (16 * count, 1000, False, min(count, 48) - 1) for
 CHANNELS |= {f"offset {g}": (mean, 1200, True, 2**17 - 1) for g, mean in enumerate(OFFSET_MEANS)}
 
 TOKENS = 71
+# Section 7, version 2: (tables, bytes of a table, signed) in the order of the file
+GROUPS = {
+    "mask": (120, 2, False),
+    "luma": (14, 36, True),
+    "chroma 1": (40, 36, True),
+    "chroma 2": (40, 36, True),
+    "scale": (9, 36, True),
+    "aspect": (72, 36, False),
+    "angle": (16, 36, False),
+    "offset": (19, 36, True),
+}
+EIGHTHS = (16777216, 15384775, 14107901, 12937002, 11863283, 10878679, 9975792, 9147842)
+TABLES_FILE = Path(__file__).resolve().parents[2] / "airjax" / "image" / "codec" / "tables_v2.bin"
 
 
 class Stage(NamedTuple):
@@ -42,9 +56,9 @@ class Stage(NamedTuple):
 
 def decode(data: bytes) -> tuple[tuple[int, int], list[Stage]]:
     """(height, width) and the stages."""
-    assert data[:10] == b"\x89AIR\r\n\x1a\n\x01\x00"
-    offset, tag, stages = 10, b"", []
-    tables, before = {}, None
+    assert data[:8] == b"\x89AIR\r\n\x1a\n" and data[8] in (1, 2) and data[9] == 0
+    version, offset, tag, stages = data[8], 10, b"", []
+    tables, before = Learning(), None
     while tag != b"AEND":
         (length,) = struct.unpack_from("<I", data, offset)
         tag, payload = data[offset + 4 : offset + 8], data[offset + 8 : offset + 8 + length]
@@ -55,6 +69,9 @@ def decode(data: bytes) -> tuple[tuple[int, int], list[Stage]]:
             assert channels == 3 and profile == 2
         elif tag == b"STAG":
             assert payload[0] == len(stages)
+            if version == 2:
+                tables = Constant([payload[12 + i // 2] // 16 ** (i % 2) % 16 for i in range(8)])
+                payload = payload[:12] + payload[16:]
             stages.append(stage_of(payload, width, height, tables, before))
             before = stages[-1] if stages[-1].patches else before
     assert offset == len(data) and len(stages) == num_stages
@@ -130,24 +147,71 @@ def frequencies_of(counts) -> list:
     return frequencies
 
 
+class Learning:
+    """Version 1."""
+
+    levels = (8, 4, 2, 1)
+
+    def __init__(self):
+        self.counts = {}
+
+    def of(self, channel, context) -> list:
+        if (channel, context) not in self.counts:
+            self.counts[channel, context] = new_table(*CHANNELS[channel])
+        return self.counts[channel, context]
+
+    def learn(self, channel, context, tokens):
+        counts = self.of(channel, context)
+        for token in tokens:
+            counts[token] += 32
+        while sum(counts) > 2**14:
+            counts[:] = [c - c // 2 for c in counts]
+
+
+class Constant:
+    """Version 2."""
+
+    levels = (2, 1)
+
+    def __init__(self, sets):
+        self.sets = sets
+
+    def of(self, channel, context) -> list:
+        name = channel.removeprefix("base ")
+        if name.startswith("angle"):
+            name, context = "angle", ANGLE_COUNTS.index(int(name.split()[1]))
+        elif name.startswith("offset"):
+            name, context = "offset", int(name.split()[1])
+        start, data = 0, TABLES_FILE.read_bytes()
+        for group, (tables, size, signed) in GROUPS.items():
+            if group == name:
+                chosen = self.sets[list(GROUPS).index(name)]
+                start += (chosen * tables + context) * size
+                by_step = [EIGHTHS[byte % 8] // 2 ** (byte // 8) for byte in data[start : start + size]]
+                counts = [0] * TOKENS
+                counts[0] = max(by_step[0], 1)
+                for step in range(1, size):
+                    counts[2 * step] = by_step[step] // 2 if signed else by_step[step]
+                    counts[2 * step - 1] = by_step[step] // 2 if signed else 0
+                return counts
+            start += 16 * tables * size
+        raise AssertionError(name)
+
+    def learn(self, channel, context, tokens):
+        pass
+
+
 def call(code, tables, channel, contexts) -> list:
     """The integers of one call, in the order of their contexts' list."""
     order = sorted(range(len(contexts)), key=lambda i: contexts[i])
     tokens = [0] * len(contexts)
     for context in sorted(set(contexts)):
         group = [i for i in order if contexts[i] == context]
-        key = (channel, context)
-        if key not in tables:
-            tables[key] = new_table(*CHANNELS[channel])
-        counts = tables[key]
-        frequencies = frequencies_of(counts)
+        frequencies = frequencies_of(tables.of(channel, context))
         sums = [0, *accumulate(frequencies[:-1])]
         for i in group:
             tokens[i] = code.symbol(frequencies, sums)
-        for i in group:
-            counts[tokens[i]] += 32
-        while sum(counts) > 2**14:
-            counts[:] = [c - c // 2 for c in counts]
+        tables.learn(channel, context, [tokens[i] for i in group])
     values = [0] * len(contexts)
     starts = [first_of((token + 1) // 2) for token in tokens]
     for i in sorted(order, key=lambda i: starts[i][1]):  # a stable sort keeps the order within equal raw bits
@@ -156,10 +220,11 @@ def call(code, tables, channel, contexts) -> list:
     return values
 
 
-def passes_of(rows, columns) -> list:
-    """Nine times: patch numbers of a pass and where it looks."""
-    passes = [([i * columns + j for i in range(0, rows, 16) for j in range(0, columns, 16)], ())]
-    for s in (8, 4, 2, 1):
+def passes_of(rows, columns, levels) -> list:
+    """Patch numbers of every pass and where it looks."""
+    first = 2 * levels[0]
+    passes = [([i * columns + j for i in range(0, rows, first) for j in range(0, columns, first)], ())]
+    for s in levels:
         grid = [(i, j) for i in range(0, rows, s) for j in range(0, columns, s)]
         odd = [i * columns + j for i, j in grid if i // s % 2 and j // s % 2]
         passes.append((odd, ((-s, -s), (-s, s), (s, -s), (s, s))))
@@ -292,7 +357,7 @@ def mask_of(code, tables, before, grid, height, width) -> list:
             i, j = ((2 * x + 1) * patch_size // (2 * before.patch_size) for x in (i, j))
             amplitude[patch] = theirs.get(min(i, last_row) * (last_column + 1) + min(j, last_column), 0)
     mask = [0] * (rows * columns)
-    for patches, where in passes_of(rows, columns):
+    for patches, where in passes_of(rows, columns, tables.levels):
         contexts = []
         for patch in patches:
             ones = sum(mask[p] for p in around(patch, rows, columns, where))
@@ -307,7 +372,7 @@ def mask_of(code, tables, before, grid, height, width) -> list:
 
 def colours_into(symbols, row_of, code, tables, rows, columns, base) -> None:
     for column, channel in enumerate(("luma", "chroma 1", "chroma 2")):
-        for patches, where in passes_of(rows, columns):
+        for patches, where in passes_of(rows, columns, tables.levels):
             patches = [patch for patch in patches if patch in row_of]
             contexts, predictions = [], []
             for patch in patches:

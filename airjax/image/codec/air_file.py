@@ -22,7 +22,7 @@ from airjax.errors import AirjaxError, FormatError
 from airjax.gaussians import Gaussians2D, join, only_active, take
 from airjax.image.codec import chunks as container
 from airjax.image.codec.chunks import PROFILE_COMPACT, PROFILE_LOSSLESS, PROFILE_NAMES, Chunk, CutShort, Header
-from airjax.image.codec.payload import Quantised, attribute_bits, pack_stages, parse_head, read_stages
+from airjax.image.codec.payload import Origin, Quantised, attribute_bits, pack_stages, parse_head, read_stages
 from airjax.image.codec.quantise import dequantise
 from airjax.raster.draw import render
 from airjax.raster.tiles import patch_grid
@@ -34,6 +34,7 @@ Buffer = bytes | bytearray | memoryview
 MIN_SCALE = 2.0**-20
 MAX_VALUE = 2.0**24
 
+_MADE = "made"  # the tag of a chunk that says how a compact file was made
 _ROWS_HEAD = struct.Struct("<II")  # stage index, rows
 _GEOMETRY = 5  # numbers of a row before its colours
 
@@ -93,7 +94,9 @@ class FileInfo(NamedTuple):
       bits_per_gaussian, bpp: of num_bytes, everything in the file counted, over n (None when n is 0) and over h * w.
       chunks: the chunk table in file order.
       attribute_bits: compact profile: bits of each kind of symbol, heads and chunks left out; otherwise, and where a
-        checksum is wrong, None.
+        checksum is wrong or the file is cut short, None.
+      origin: how the file says that it was made; None where it does not.
+      num_stages: how many stages the header promises; fewer are there in a file that is cut short.
     """
 
     version: int
@@ -106,10 +109,14 @@ class FileInfo(NamedTuple):
     bpp: float
     chunks: tuple[ChunkInfo, ...]
     attribute_bits: dict[str, float] | None
+    origin: Origin | None
+    num_stages: int
 
 
-def encode(content: Encoded | Quantised) -> bytes:
-    """The bytes of a version 1 file: the compact profile for quantised rows, the lossless one for floats.
+def encode(content: Encoded | Quantised, *, version: int = 2) -> bytes:
+    """The bytes of a file: the compact profile for quantised rows, the lossless one for floats.
+
+    `version` is that of compact files: 1 for readers that know no other. Lossless ones are the same in both, and say 1.
 
     Raises:
       TypeError, ValueError: arrays of other types (float32, bool) or shapes, or a row that is not active.
@@ -117,15 +124,18 @@ def encode(content: Encoded | Quantised) -> bytes:
     """
     quantised = content if isinstance(content, Quantised) else content.quantised
     if quantised is not None:
-        header = Header(quantised.image_size, 3, PROFILE_COMPACT, len(quantised.stages))
-        payloads = pack_stages(quantised)
+        if version not in container.VERSIONS:
+            raise ValueError(f"version: expected one of {container.VERSIONS}, got {version}")
+        header = Header(quantised.image_size, 3, PROFILE_COMPACT, len(quantised.stages), version)
+        payloads = pack_stages(quantised, version)
     else:
         assert isinstance(content, Encoded)
         rows = _rows(content.gaussians)
         header = Header(content.image_size, rows.shape[1] - _GEOMETRY, PROFILE_LOSSLESS, len(content.stage_counts))
         payloads = _pack_rows(rows, content.stage_counts)
     tag = container.STAGE_TAGS[header.profile].encode()
-    return container.assemble(header, [(tag, payload) for payload in payloads])
+    made = [] if quantised is None or quantised.origin is None else [(_MADE.encode(), quantised.origin.pack())]
+    return container.assemble(header, [*made, *((tag, payload) for payload in payloads)])
 
 
 def _pack_rows(rows: np.ndarray, counts: tuple[int, ...]) -> list[bytes]:
@@ -192,22 +202,24 @@ def dequantised(quantised: Quantised) -> Encoded:
 def info(data: Buffer) -> FileInfo:
     """The chunk table and the sizes of a file, and what its bits are spent on; a FormatError where none can be read.
 
-    A wrong checksum is no error here, so that a damaged file can be looked at.
+    Neither a wrong checksum nor an end that is missing is an error here, so that a damaged file can be looked at.
     """
-    header, chunks, _ = _read(data, damaged=True)
+    header, chunks, whole = _read(data, partial=True, damaged=True)
     counts = []
     for stage, chunk in enumerate(_stages(header, chunks)):
         if header.profile == PROFILE_COMPACT:
             counts.append(parse_head(chunk.payload, header, stage).count)
         else:
             counts.append(_parse_rows_head(chunk, header, stage=stage))
-    _check_all_stages(header, len(counts))
+    if whole:
+        _check_all_stages(header, len(counts))
     num_bytes, num_gaussians = len(memoryview(data).cast("B")), sum(counts)
     bits = 8 * num_bytes
     height, width = header.image_size
-    compact_and_whole = header.profile == PROFILE_COMPACT and all(chunk.crc_ok for chunk in chunks)
+    compact = header.profile == PROFILE_COMPACT
+    compact_and_whole = compact and whole and all(chunk.crc_ok for chunk in chunks)
     return FileInfo(
-        version=container.VERSION,
+        version=header.version,
         profile=PROFILE_NAMES[header.profile],
         image_size=header.image_size,
         channels=header.channels,
@@ -216,7 +228,9 @@ def info(data: Buffer) -> FileInfo:
         bits_per_gaussian=bits / num_gaussians if num_gaussians else None,
         bpp=bits / (height * width),
         chunks=tuple(ChunkInfo(chunk.tag, chunk.offset, len(chunk.payload), chunk.crc_ok) for chunk in chunks),
-        attribute_bits=attribute_bits(_quantised(header, chunks, True)) if compact_and_whole else None,
+        attribute_bits=attribute_bits(_quantised(header, chunks, True), header.version) if compact_and_whole else None,
+        origin=_origin(chunks) if compact else None,
+        num_stages=header.num_stages,
     )
 
 
@@ -228,11 +242,11 @@ def _read(data: Buffer, *, partial: bool = False, damaged: bool = False) -> tupl
     header: Header | None = None
     chunks: list[Chunk] = []
     try:
-        for chunk in container.walk(memoryview(data).cast("B")):
+        for chunk in container.walk(view := memoryview(data).cast("B")):
             if not (chunk.crc_ok or damaged):
                 raise FormatError(f"chunk {chunk.tag} at byte {chunk.offset}: checksum mismatch, the file is damaged")
             if header is None:  # walk lets no other chunk come first
-                header = container.parse_header(chunk)
+                header = container.parse_header(chunk, container.version_of(view))
             expected = container.STAGE_TAGS[header.profile]
             if chunk.tag in container.STAGE_TAGS.values() and chunk.tag != expected:
                 raise FormatError(f"chunk {chunk.tag} at byte {chunk.offset}: expected {expected} in this profile")
@@ -253,7 +267,12 @@ def _quantised(header: Header, chunks: list[Chunk], whole: bool) -> Quantised:
     stages = read_stages(header, [chunk.payload for chunk in _stages(header, chunks)])
     if whole:
         _check_all_stages(header, len(stages))
-    return Quantised(stages, header.image_size)
+    return Quantised(stages, header.image_size, _origin(chunks))
+
+
+def _origin(chunks: list[Chunk]) -> Origin | None:
+    """What the first chunk says that says how the file was made."""
+    return next((Origin.parse(chunk.payload) for chunk in chunks if chunk.tag == _MADE), None)
 
 
 def compact(gaussians: Gaussians2D, *, stage_sizes: tuple[int, ...], image_size: tuple[int, int]) -> Encoded:

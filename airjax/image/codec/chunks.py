@@ -15,7 +15,7 @@ from airjax.photographs import MAX_PIXELS
 
 # A byte outside ASCII, a name, CR LF, Ctrl-Z, LF: transfers in 7-bit or text mode change or cut one of them.
 SIGNATURE = b"\x89AIR\r\n\x1a\n"
-VERSION = 1
+VERSIONS = (1, 2)  # 2 differs in the stages of the compact profile alone
 PROFILE_LOSSLESS, PROFILE_COMPACT = 1, 2
 PROFILE_NAMES = {PROFILE_LOSSLESS: "lossless float32", PROFILE_COMPACT: "compact"}
 
@@ -45,12 +45,13 @@ class Chunk(NamedTuple):
 
 
 class Header(NamedTuple):
-    """The AHDR chunk: (h, w) in pixels, channels, profile, number of stages."""
+    """The AHDR chunk: (h, w) in pixels, channels, profile, number of stages; and the version of its file."""
 
     image_size: tuple[int, int]
     channels: int
     profile: int
     num_stages: int
+    version: int = 1  # of the file
 
 
 def assemble(header: Header, chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -59,7 +60,7 @@ def assemble(header: Header, chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
     if problem := size_problem(height, width, header.channels):
         raise AirjaxError(problem)
     head = _HEADER.pack(width, height, header.channels, header.profile, header.num_stages)
-    parts = [_PREAMBLE.pack(SIGNATURE, VERSION)]
+    parts = [_PREAMBLE.pack(SIGNATURE, header.version)]
     for tag, payload in ((b"AHDR", head), *chunks, (b"AEND", b"")):
         parts += [_CHUNK_HEAD.pack(len(payload), tag), payload, _CRC.pack(zlib.crc32(payload, zlib.crc32(tag)))]
     return b"".join(parts)
@@ -79,9 +80,10 @@ def walk(view: memoryview) -> Iterator[Chunk]:
         raise FormatError("not a .air file: the signature is missing")
     if len(view) < _PREAMBLE.size:
         raise CutShort(f"cut short: {len(view)} bytes end inside the signature and version")
-    version = _PREAMBLE.unpack_from(view)[1]
-    if version != VERSION:
-        raise FormatError(f"version: expected {VERSION}, got {version}; a newer airjax may read it")
+    if (version := version_of(view)) not in VERSIONS:
+        raise FormatError(
+            f"version: expected {VERSIONS[0]} or {VERSIONS[1]}, got {version}; a newer airjax may read it"
+        )
 
     offset, seen, tag = _PREAMBLE.size, False, ""
     while tag != "AEND":
@@ -98,6 +100,11 @@ def walk(view: memoryview) -> Iterator[Chunk]:
         yield chunk
     if offset != len(view):
         raise FormatError(f"expected the end of the file at byte {offset}, got {len(view) - offset} bytes more")
+
+
+def version_of(view: memoryview) -> int:
+    """The version that a file says it has."""
+    return int(_PREAMBLE.unpack_from(view)[1])
 
 
 def _read(view: memoryview, offset: int) -> Chunk:
@@ -118,16 +125,18 @@ def _read(view: memoryview, offset: int) -> Chunk:
     return Chunk(name, offset, payload, crc == zlib.crc32(payload, zlib.crc32(tag)))
 
 
-def parse_header(chunk: Chunk) -> Header:
-    """The content of AHDR, within the limits of the format."""
+def parse_header(chunk: Chunk, version: int) -> Header:
+    """The content of AHDR, within the limits of the format, of a file of a known version."""
     if len(chunk.payload) != _HEADER.size:
         raise FormatError(f"chunk AHDR: expected {_HEADER.size} bytes, got {len(chunk.payload)}")
     width, height, channels, profile, num_stages = _HEADER.unpack(chunk.payload)
     if profile not in PROFILE_NAMES:
         raise FormatError(f"profile: expected one of {sorted(PROFILE_NAMES)}, got {profile}")
+    if profile == PROFILE_LOSSLESS and version != 1:
+        raise FormatError(f"version: expected 1 for {PROFILE_NAMES[profile]}, got {version}")
     if problem := size_problem(height, width, channels):
         raise FormatError(problem)
-    return Header((height, width), channels, profile, num_stages)
+    return Header((height, width), channels, profile, num_stages, version)
 
 
 def size_problem(height: int, width: int, channels: int) -> str | None:

@@ -14,7 +14,7 @@ from airjax.arrays import size_of
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, join, pad, take
 from airjax.image.codec import air_file
 from airjax.image.codec.descent import descend
-from airjax.image.codec.payload import Quantised
+from airjax.image.codec.payload import Origin, Quantised
 from airjax.image.codec.places import Layout, places_at
 from airjax.image.codec.quantise import (
     CODE_RANGE,
@@ -162,7 +162,9 @@ def _compress(
     if work.sweeps:
         swept = None if progress is None else lambda done: progress(work.steps + done)
         rows = _descend(rows, image, slope=slope, num_sweeps=work.sweeps, progress=swept)
-    return Quantised(tuple(rows), image.shape[:2]), stages
+    effort = next((number for number, one in enumerate(EFFORTS) if one == work), None)
+    weights = model.name.replace(".safetensors", "")
+    return Quantised(tuple(rows), image.shape[:2], Origin(options.quality, effort, weights)), stages
 
 
 def _predict(model: Model, image: np.ndarray, options: CompressOptions) -> list[_Stage]:

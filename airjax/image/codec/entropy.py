@@ -1,10 +1,8 @@
-"""Entropy coding of the quantised rows of a stage: constriction's ANS coder, with models that learn on the way.
+"""Entropy coding of the quantised rows of a stage: constriction's ANS coder, with the models of `tables`.
 
-No histogram is stored. A table of counts belongs to every (channel, context); what has been coded so far, in this
-stage and those before, is what the next symbols are coded with, and the decoder counts along. Patches are visited in
-passes over ever finer grids, so that all symbols of a pass see neighbours that are known, and are coded at once.
-Contexts come from integers and single IEEE operations: the same on every machine. docs/format.md, sections 6 to 8, says
-the same for a second implementation.
+Patches are visited in passes over ever finer grids, so that all symbols of a pass see neighbours that are known, and
+are coded at once. Contexts come from integers and single IEEE operations: the same on every machine. docs/format.md,
+sections 6 to 8, says the same for a second implementation.
 
 Letters: n rows, N patches of the grid (R rows, C columns), T tokens.
 """
@@ -12,7 +10,7 @@ Letters: n rows, N patches of the grid (R rows, C columns), T tokens.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -22,134 +20,33 @@ import numpy as np
 
 from airjax.errors import FormatError
 from airjax.image.codec.quantise import LEVELS, SYMBOLS, Rows, classes_of, geometry_of, square_root_powers
-
-_AnsCoder = constriction.stream.stack.AnsCoder
-_Categorical = constriction.stream.model.Categorical
-_Uniform = constriction.stream.model.Uniform
-
-PRECISION = 24  # bits of a frequency
-NUM_TOKENS = 71  # up to MAX_SYMBOL
-_DIRECT = 8  # magnitudes below are tokens of their own; above, half an octave shares one, and the rest is raw bits
-MAX_SYMBOL = 2**17 - 1
-MAX_WRITTEN = 2**16 - 1  # of a file; differences of two may be coded
-_LIMIT = 2**14  # sum of the counts of a table above which they are halved
-_MAX_CONTEXTS = 128  # of a channel
-_UNIT = 32  # what a symbol seen once adds to its count
-_PASS_LEVELS = 4  # the first pass takes every 16th patch of every 16th row
-
-
-# --- symbols and tokens ----------------------------------------------------------------------------------
-
-
-def tokens_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(token, number of raw bits, raw bits) of signed integers of magnitude up to MAX_SYMBOL.
-
-    Magnitudes 0 to 7 are steps of their own; from 8 on the two leading bits make the step and the others are raw. The
-    token of step k is 2 k, and 2 k - 1 for a negative number.
-    """
-    magnitude = np.abs(values)
-    exponent = np.frexp(magnitude.astype(np.float64))[1] - 1  # of the leading bit; exact
-    num_raw = np.where(magnitude < _DIRECT, 0, exponent - 1)
-    leading = magnitude >> num_raw
-    step = np.where(magnitude < _DIRECT, magnitude, _DIRECT + 2 * (exponent - 3) + (leading & 1))
-    return np.where(values < 0, 2 * step - 1, 2 * step), num_raw, magnitude - (leading << num_raw)
-
-
-def _first_magnitude(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(smallest magnitude of a step, its number of raw bits)."""
-    above = np.maximum(step - _DIRECT, 0)
-    num_raw = np.where(step < _DIRECT, 0, above // 2 + 2)
-    return np.where(step < _DIRECT, step, (2 + (above & 1)) << num_raw), num_raw
-
-
-_TOKEN_SIGN = np.where(np.arange(NUM_TOKENS) & 1, -1, 1)
-_TOKEN_FIRST, _TOKEN_RAW = _first_magnitude((np.arange(NUM_TOKENS) + 1) // 2)
-
-
-# --- tables ----------------------------------------------------------------------------------------------
-
-
-class Channel(NamedTuple):
-    """A kind of symbol, and what its tables hold before the first symbol.
-
-    Tables of different names are different tables. `mean` is the expected magnitude in sixteenths, `most` the largest
-    that occurs, `weight` about the sum of the counts; `signed` is whether both signs occur.
-    """
-
-    name: str
-    mean: int
-    weight: int
-    signed: bool = True
-    most: int = MAX_SYMBOL
-
-    @property
-    def kind(self) -> str:
-        """What `info` counts it as: the name without the number of a table."""
-        return self.name.removeprefix("base ").split()[0]
-
-
-_MASK = Channel("mask", 16, 96, signed=False, most=1)
-_BASE_MASK = _MASK._replace(name="base mask")
-_COLORS = (Channel("luma", 37, 400), Channel("chroma 1", 24, 400), Channel("chroma 2", 16, 400))
-_BASE_COLORS = tuple(channel._replace(name=f"base {channel.name}") for channel in _COLORS)
-_SCALE, _ASPECT = Channel("scale", 37, 1000), Channel("aspect", 40, 1000, signed=False)
-# The angle of so many levels, in the order of LEVELS, and the offset of a step of P * 2^(1 - k / 2).
-_ANGLE_TOP = 48  # more angles than these have their last bits raw
-_ANGLES = tuple(Channel(f"angle {m}", 16 * m, 1000, signed=False, most=min(m, _ANGLE_TOP) - 1) for m in LEVELS)
-_OFFSETS = tuple(
-    Channel(f"offset {k}", mean, 1200)
-    for k, mean in enumerate((1, 2, 2, 3, 5, 7, 10, 14, 19, 27, 38, 54, 77, 109, 154, 218, 308, 435, 615))
+from airjax.image.codec.tables import (
+    ANGLE_TOP,
+    ANGLES,
+    ASPECT,
+    BASE_COLORS,
+    BASE_MASK,
+    COLORS,
+    GROUPS,
+    MASK,
+    MAX_WRITTEN,
+    NUM_TOKENS,
+    OFFSETS,
+    PRECISION,
+    SCALE,
+    TOKEN_FIRST,
+    TOKEN_RAW,
+    TOKEN_SIGN,
+    Channel,
+    Tables,
+    tokens_of,
 )
 
+_AnsCoder = constriction.stream.stack.AnsCoder
+_Uniform = constriction.stream.model.Uniform
 
-@lru_cache(maxsize=1024)
-def _start_counts(mean: int, weight: int, signed: bool, most: int) -> tuple[int, ...]:
-    """Counts in proportion to a geometric distribution of magnitudes up to `most`: integers, at least 1."""
-    ratio = (mean << 16) // (mean + 16)
-    tail = [2**32]  # 2^32 times the chance of a magnitude of at least k
-    while tail[-1]:
-        tail.append(tail[-1] * ratio >> 16)
-
-    def at_least(k: int) -> int:
-        return tail[k] if k <= most and k < len(tail) else 0
-
-    counts = []
-    for token in range(NUM_TOKENS):
-        first, width = int(_TOKEN_FIRST[token]), 1 << int(_TOKEN_RAW[token])
-        mass = weight * (at_least(first) - at_least(first + width)) >> 32
-        if token and signed:
-            mass //= 2
-        elif token & 1:
-            mass = 0
-        counts.append(mass + 1)
-    return tuple(counts)
-
-
-def frequencies(counts: np.ndarray) -> np.ndarray:
-    """(.., T) integers from 1 that sum to 2^24, in proportion to the counts; token 0 takes what rounding leaves."""
-    result = counts * (2**PRECISION - NUM_TOKENS) // counts.sum(axis=-1, keepdims=True) + 1
-    result[..., 0] += 2**PRECISION - result.sum(axis=-1)
-    return result
-
-
-class Tables:
-    """Counts of every (channel, context) met so far; carried from stage to stage."""
-
-    def __init__(self):
-        self._counts: dict[str, np.ndarray] = {}
-
-    def counts(self, channel: Channel, contexts: np.ndarray) -> np.ndarray:
-        """(k, T) counts of k tables, which are made when one of their channel is first asked for."""
-        if channel.name not in self._counts:
-            self._counts[channel.name] = np.tile(np.array(_start_counts(*channel[1:]), np.int64), (_MAX_CONTEXTS, 1))
-        return self._counts[channel.name][contexts]
-
-    def learn(self, channel: Channel, contexts: np.ndarray, seen: np.ndarray) -> None:
-        """Counts tokens that have been coded: (k, T) how often each, of k tables."""
-        counts = self.counts(channel, contexts) + _UNIT * seen
-        while np.any(large := counts.sum(axis=1) > _LIMIT):
-            counts[large] -= counts[large] // 2
-        self._counts[channel.name][contexts] = counts
+# Levels of passes by version of the format: the first pass takes every 16th, or every 4th, patch of a row and a column.
+PASS_LEVELS = {1: 4, 2: 2}
 
 
 # --- coders ----------------------------------------------------------------------------------------------
@@ -161,32 +58,26 @@ class _Coder(ABC):
     The symbols of one call are coded context by context in ascending order, then their raw bits by number of bits.
     """
 
-    def __init__(self, tables: Tables):
-        self._tables = tables
-
     def values(self, channel: Channel, contexts: np.ndarray, values: np.ndarray | None) -> np.ndarray:
         """Codes or decodes one signed integer per context (an array of its length); returns them."""
         size = len(contexts)
         if size == 0:
             return np.zeros(0, np.int64)
         order = np.argsort(contexts, kind="stable")
-        present, starts, index = np.unique(contexts[order], return_index=True, return_inverse=True)
+        ordered = contexts[order]
+        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
         known, _, known_raw = (None, None, None) if values is None else tokens_of(values[order])
-        tokens = np.empty(size, np.int64)
-        models = frequencies(self._tables.counts(channel, present))
-        for model, (a, b) in zip(models, pairwise([*starts.tolist(), size]), strict=True):
-            tokens[a:b] = self._tokens(channel, model, None if known is None else known[a:b], b - a)
-        seen = np.bincount(NUM_TOKENS * index + tokens, minlength=NUM_TOKENS * len(present))
-        self._tables.learn(channel, present, seen.reshape(-1, NUM_TOKENS))
-        num_raw = _TOKEN_RAW[tokens]
-        magnitude = _TOKEN_FIRST[tokens].copy()
-        for bits in range(2, int(num_raw.max()) + 1):
-            where = np.flatnonzero(num_raw == bits)
-            if len(where):
-                raw = None if known_raw is None else known_raw[where]
-                magnitude[where] += self.bits(channel, bits, raw, len(where))
+        tokens = self._tokens(channel, ordered[starts], np.append(starts, size), known)
+        num_raw = TOKEN_RAW[tokens]
+        magnitude = TOKEN_FIRST[tokens]
+        if np.any(num_raw):
+            for bits in range(2, int(num_raw.max()) + 1):
+                where = np.flatnonzero(num_raw == bits)
+                if len(where):
+                    raw = None if known_raw is None else known_raw[where]
+                    magnitude[where] += self.bits(channel, bits, raw, len(where))
         result = np.empty(size, np.int64)
-        result[order] = _TOKEN_SIGN[tokens] * magnitude
+        result[order] = TOKEN_SIGN[tokens] * magnitude
         return result
 
     @abstractmethod
@@ -194,38 +85,92 @@ class _Coder(ABC):
         """Codes or decodes `size` numbers of `num_bits` bits that nothing is known about."""
 
     @abstractmethod
-    def _tokens(self, channel: Channel, model: np.ndarray, tokens: np.ndarray | None, size: int) -> np.ndarray:
-        """Codes or decodes `size` tokens of one table, by its `frequencies`."""
+    def _tokens(
+        self, channel: Channel, contexts: np.ndarray, ends: np.ndarray, tokens: np.ndarray | None
+    ) -> np.ndarray:
+        """Codes or decodes the tokens of one call: those from ends[i] to ends[i + 1] have contexts[i]."""
+
+
+def _learn(tables: Tables, channel: Channel, contexts: np.ndarray, ends: np.ndarray, tokens: np.ndarray) -> None:
+    """Counts the tokens of one call."""
+    index = np.repeat(np.arange(len(contexts)), np.diff(ends))
+    seen = np.bincount(NUM_TOKENS * index + tokens, minlength=NUM_TOKENS * len(contexts))
+    tables.learn(channel, contexts, seen.reshape(-1, NUM_TOKENS))
+
+
+class _Call(NamedTuple):
+    """One call of `_Coder.values`; without contexts, raw bits: `ends` then holds how many a value has."""
+
+    channel: Channel
+    contexts: np.ndarray | None
+    ends: np.ndarray
+    values: np.ndarray
 
 
 class Encoder(_Coder):
-    """Collects symbols in the order in which a decoder needs them; `words` codes them backwards, as a stack does."""
+    """Collects the symbols of a stage in the order in which a decoder needs them; tables are needed at the end."""
 
-    def __init__(self, tables: Tables):
-        super().__init__(tables)
-        self._steps: list[tuple[np.ndarray, object]] = []
+    def __init__(self):
+        self._calls: list[_Call] = []
 
     def bits(self, channel, num_bits, values, size):
-        self._steps.append((values.astype(np.int32), _Uniform(2**num_bits)))
+        self._calls.append(_Call(channel, None, np.array(num_bits), values))
         return values
 
-    def _tokens(self, channel, model, tokens, size):
-        self._steps.append((tokens.astype(np.int32), _model(model)))
+    def _tokens(self, channel, contexts, ends, tokens):
+        self._calls.append(_Call(channel, contexts, ends, tokens))
         return tokens
 
-    def words(self) -> np.ndarray:
-        """The code, 32-bit words; the last one is not zero."""
+    def words(self, tables: Tables) -> np.ndarray:
+        """The code, 32-bit words; the last one is not zero. The symbols are coded backwards, as a stack does."""
+        steps: list[tuple[np.ndarray, object]] = []
+        for channel, contexts, ends, values in self._calls:
+            values = values.astype(np.int32)
+            if contexts is None:
+                steps.append((values, _Uniform(2 ** int(ends))))
+                continue
+            models = tables.models(channel, contexts)
+            parts = (values[a:b] for a, b in pairwise(ends.tolist()))
+            steps += [(part, model.of_coder) for part, model in zip(parts, models, strict=True)]
+            _learn(tables, channel, contexts, ends, values)
         coder = _AnsCoder()
-        for symbols, model in reversed(self._steps):
+        for symbols, model in reversed(steps):
             coder.encode_reverse(symbols, model)
         return coder.get_compressed()
+
+    def bits_of(self, tables: Tables) -> dict[str, float]:
+        """What each kind of symbol costs, kind -> bits."""
+        result: dict[str, float] = {}
+        for channel, contexts, ends, values in self._calls:
+            if contexts is None:
+                bits = float(ends * len(values))
+            else:
+                rows = np.stack([model.frequencies for model in tables.models(channel, contexts)])
+                likely = rows[np.repeat(np.arange(len(rows)), np.diff(ends)), values]
+                bits = float(PRECISION * len(values) - np.log2(likely).sum())
+                _learn(tables, channel, contexts, ends, values)
+            result[channel.kind] = result.get(channel.kind, 0.0) + bits
+        return result
+
+    def seen(self) -> dict[str, np.ndarray]:
+        """(tables, T) how often each token occurred with each constant table, by group."""
+        indices: dict[str, list[np.ndarray]] = {}
+        for channel, contexts, ends, values in self._calls:
+            if contexts is not None:
+                table = np.repeat(channel.first + contexts, np.diff(ends))
+                indices.setdefault(channel.group, []).append(NUM_TOKENS * table + values)
+        sizes = {name: NUM_TOKENS * GROUPS[name].tables for name in indices}
+        return {
+            name: np.bincount(np.concatenate(parts), minlength=sizes[name]).reshape(-1, NUM_TOKENS)
+            for name, parts in indices.items()
+        }
 
 
 class Decoder(_Coder):
     """The calls made of the encoder give back the same values; words that end in a zero are a FormatError."""
 
     def __init__(self, tables: Tables, words: np.ndarray):
-        super().__init__(tables)
+        self._tables = tables
         try:
             self._ans = _AnsCoder(words)
         except ValueError as error:
@@ -234,36 +179,17 @@ class Decoder(_Coder):
     def bits(self, channel, num_bits, values, size):
         return self._ans.decode(_Uniform(2**num_bits), size)
 
-    def _tokens(self, channel, model, tokens, size):
-        return self._ans.decode(_model(model), size)
+    def _tokens(self, channel, contexts, ends, tokens):
+        models = self._tables.models(channel, contexts)
+        sizes = np.diff(ends).tolist()
+        parts = [self._ans.decode(model.of_coder, size) for model, size in zip(models, sizes, strict=True)]
+        decoded = np.concatenate(parts)
+        _learn(self._tables, channel, contexts, ends, decoded)
+        return decoded
 
     def at_end(self) -> bool:
         """Whether all words are used up, as they are after the last symbol of a stage."""
         return self._ans.is_empty()
-
-
-class Meter(_Coder):
-    """An encoder that only adds up what each kind of symbol costs: `bits_of`, kind -> bits."""
-
-    def __init__(self, tables: Tables):
-        super().__init__(tables)
-        self.bits_of: dict[str, float] = {}
-
-    def _add(self, channel: Channel, bits: float) -> None:
-        self.bits_of[channel.kind] = self.bits_of.get(channel.kind, 0.0) + float(bits)
-
-    def bits(self, channel, num_bits, values, size):
-        self._add(channel, num_bits * size)
-        return values
-
-    def _tokens(self, channel, model, tokens, size):
-        self._add(channel, PRECISION * size - np.log2(model[tokens]).sum())
-        return tokens
-
-
-def _model(model: np.ndarray):
-    # constriction adds one to each of T weights that sum to 2^24 - T: the model is exactly the frequencies given.
-    return _Categorical((model - 1).astype(np.float64), perfect=False)
 
 
 # --- the patch grid --------------------------------------------------------------------------------------
@@ -276,7 +202,7 @@ class _Pass(NamedTuple):
     seen: np.ndarray
 
 
-_PAD = 2 ** (_PASS_LEVELS - 1)
+_PAD = 2 ** (max(PASS_LEVELS.values()) - 1)
 _CROSS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 _CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
@@ -292,11 +218,12 @@ def _steps(grid: tuple[int, int], offsets: tuple[tuple[int, int], ...]) -> np.nd
 
 
 @lru_cache(maxsize=2)
-def _passes(grid: tuple[int, int]) -> tuple[_Pass, ...]:
-    """Nine passes over ever finer grids.
+def _passes(grid: tuple[int, int], levels: int) -> tuple[_Pass, ...]:
+    """Passes over ever finer grids, 1 + 2 levels of them.
 
-    First every 16th patch of every 16th row; then, for a spacing s of 8, 4, 2 and 1, the middles of the squares, which
-    see the four corners at distance s, and the middles of their sides, which see four patches along the axes.
+    First every 2^levels-th patch of every such row; then, for a spacing s of half of that, a quarter, .. and 1, the
+    middles of the squares, which see the four corners at distance s, and the middles of their sides, which see four
+    patches along the axes.
     """
     row, column = np.arange(grid[0])[:, None], np.arange(grid[1])[None]
 
@@ -304,7 +231,7 @@ def _passes(grid: tuple[int, int]) -> tuple[_Pass, ...]:
         where = np.flatnonzero(chosen)
         return _Pass(where, _home(where, grid)[:, None] + s * _steps(grid, offsets)[None])
 
-    step = 2**_PASS_LEVELS
+    step = 2**levels
     result = [one((row % step == 0) & (column % step == 0), (), 0)]
     while step > 1:
         s = step // 2
@@ -321,12 +248,12 @@ def _padded(grid: tuple[int, int], planes: int) -> np.ndarray:
 
 @dataclass
 class Memory:
-    """What the stages so far leave for the contexts of the next.
+    """What the stages so far leave for the contexts of the next, and how many levels of passes there are.
 
     `amplitudes` is (R, C) of the stage before, 0 where it has no row, else 1 + the class; None before the first.
     """
 
-    tables: Tables = field(default_factory=Tables)
+    pass_levels: int
     amplitudes: np.ndarray | None = None
     patch_size: int = 0
 
@@ -359,9 +286,9 @@ def _code_mask(coder: _Coder, mask: np.ndarray | None, memory: Memory, grid, pat
         plane[home] = before > 0
         around = plane[home[:, None] + _steps(grid, _CROSS)[None]].sum(axis=1)
     fixed = np.minimum(before, 3) * 5 + around
-    channel = _BASE_MASK if base else _MASK
+    channel = BASE_MASK if base else MASK
     plane, result = _padded(grid, 1)[:, 0], np.zeros(len(before), np.int64)
-    for where, seen in _passes(grid):
+    for where, seen in _passes(grid, memory.pass_levels):
         contexts = (plane[seen].sum(axis=1) + bool(seen.shape[1])) * 20 + fixed[where]
         known = None if mask is None else mask[where].astype(np.int64)
         result[where] = coder.values(channel, contexts, known)
@@ -371,15 +298,16 @@ def _code_mask(coder: _Coder, mask: np.ndarray | None, memory: Memory, grid, pat
     return result != 0
 
 
-def _code_colors(coder: _Coder, known: np.ndarray | None, mask: np.ndarray, grid, base: bool) -> np.ndarray:
+def _code_colors(coder: _Coder, known: np.ndarray | None, mask: np.ndarray, grid, memory: Memory) -> np.ndarray:
     """(n, 3) stored colours. Contexts: magnitudes of the neighbours so far and of the channel before.
 
     In the first stage, which is a small picture, a colour is coded as the difference from the mean of its neighbours.
     """
+    base = memory.amplitudes is None
     number = np.cumsum(mask) - 1  # of the row of a patch
-    order = [(where[mask[where]], seen[mask[where]]) for where, seen in _passes(grid)]
+    order = [(where[mask[where]], seen[mask[where]]) for where, seen in _passes(grid, memory.pass_levels)]
     colors = np.zeros((int(mask.sum()), 3), np.int64)
-    for c, channel in enumerate(_BASE_COLORS if base else _COLORS):
+    for c, channel in enumerate(BASE_COLORS if base else COLORS):
         plane = _padded(grid, 3)  # 1, value, magnitude of what is known
         for where, seen in order:
             rows = number[where]
@@ -405,20 +333,20 @@ def _code_geometry(coder: _Coder, known: np.ndarray | None, symbols: np.ndarray,
         return None if known is None else known[:, column]
 
     classes = classes_of(symbols[:, :3])
-    symbols[:, 3] = coder.values(_SCALE, classes, given(3))
-    symbols[:, 4] = coder.values(_ASPECT, 8 * classes + np.clip(symbols[:, 3], -3, 3) + 3, given(4))
+    symbols[:, 3] = coder.values(SCALE, classes, given(3))
+    symbols[:, 4] = coder.values(ASPECT, 8 * classes + np.clip(symbols[:, 3], -3, 3) + 3, given(4))
     try:
         geometry = geometry_of(symbols, codes)
     except ValueError as error:
         raise FormatError(str(error)) from error
-    for levels, channel in zip(LEVELS, _ANGLES, strict=True):
+    for levels, channel in zip(LEVELS, ANGLES, strict=True):
         where = np.flatnonzero(geometry.levels == levels)
         if not len(where):
             continue
         if levels == 1:  # nothing to code; an encoder may be given anything, which the check below finds
             symbols[where, 5] = 0 if known is None else known[where, 5]
             continue
-        num_raw = ((levels - 1) // _ANGLE_TOP).bit_length()
+        num_raw = ((levels - 1) // ANGLE_TOP).bit_length()
         angles = None if known is None else known[where, 5]
         top = coder.values(channel, np.zeros(len(where), np.int64), None if angles is None else angles >> num_raw)
         low: np.ndarray | int = 0
@@ -427,13 +355,13 @@ def _code_geometry(coder: _Coder, known: np.ndarray | None, symbols: np.ndarray,
         symbols[where, 5] = (top << num_raw) + low
     if np.any((symbols[:, 5] < 0) | (symbols[:, 5] >= geometry.levels)):
         raise FormatError("an angle is out of range")
-    limits = patch_size * square_root_powers(len(_OFFSETS) - 1)
+    limits = patch_size * square_root_powers(len(OFFSETS) - 1)
     finer = len(limits) - np.searchsorted(limits[::-1], geometry.offset_step, side="left")
     for column in (6, 7):
         for k in np.unique(finer).tolist():
             where = np.flatnonzero(finer == k)
             offsets = None if known is None else known[where, column]
-            symbols[where, column] = coder.values(_OFFSETS[k], np.zeros(len(where), np.int64), offsets)
+            symbols[where, column] = coder.values(OFFSETS[k], np.zeros(len(where), np.int64), offsets)
 
 
 def code_stage(
@@ -448,19 +376,18 @@ def code_stage(
 ) -> Rows:
     """Codes `count` rows of a stage, or decodes them where `rows` is None; returns them, and notes them in `memory`.
 
-    The coder is an `Encoder`, or a `Decoder` of the words of one; symbols that no encoder writes are a FormatError.
+    The coder is an `Encoder`, or a `Decoder` of its words; symbols that no encoder writes are a FormatError.
     """
     known = None
     if rows is not None:
         known = np.zeros(grid[0] * grid[1], bool)
         known[rows.patches] = True
-    base = memory.amplitudes is None
     mask = _code_mask(coder, known, memory, grid, patch_size)
     if int(mask.sum()) != count:
         raise FormatError(f"expected a mask of {count} patches, got {int(mask.sum())}")
     symbols = np.zeros((count, len(SYMBOLS)), np.int64)
     given = None if rows is None else rows.symbols
-    symbols[:, :3] = _code_colors(coder, None if given is None else given[:, :3], mask, grid, base)
+    symbols[:, :3] = _code_colors(coder, None if given is None else given[:, :3], mask, grid, memory)
     _code_geometry(coder, given, symbols, patch_size, codes)
     if count and np.abs(symbols).max() > MAX_WRITTEN:
         raise FormatError(f"expected symbols of magnitude up to {MAX_WRITTEN}, got {np.abs(symbols).max()}")

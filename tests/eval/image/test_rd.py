@@ -11,7 +11,7 @@ from airjax.errors import AirjaxError
 from airjax.image.codec import air_file, compress
 from airjax.photographs import read_image, write_image
 from eval.image import rd
-from eval.image.codecs import PILLOW, airjax_codec, is_available, pillow_codec
+from eval.image.codecs import PILLOW, airjax_codec, airjax_name, is_available, pillow_codec
 from eval.image.measures import FileResult, Scores, decode_pixels, score
 from eval.image.rd import (
     ImageCurves,
@@ -40,6 +40,7 @@ LADDERS = {
 }
 SIZE = (24, 40)
 AVAILABLE = [name for name in PILLOW if is_available(name)]
+OURS = ("airjax-effort-0", "airjax-effort-3")
 
 
 @pytest.fixture(scope="module")
@@ -205,14 +206,14 @@ def finished(config, weights, tmp_path_factory):
 def test_a_broken_file_does_not_stop_the_others(finished):
     out, failures = finished
     assert failures == 1
-    for name in ("airjax", *AVAILABLE):
+    for name in (*OURS, *AVAILABLE):
         assert sorted(path.name for path in (out / name).iterdir()) == ["a.png.json", "b.png.json"]
 
 
-@pytest.mark.parametrize("name", ["airjax", *AVAILABLE])
+@pytest.mark.parametrize("name", [*OURS, *AVAILABLE])
 def test_reports(finished, config, name):
     out, _ = finished
-    ladder = getattr(config, "airjax_qualities" if name == "airjax" else PILLOW[name].ladder)
+    ladder = getattr(config, "airjax_qualities" if name in OURS else PILLOW[name].ladder)
     mean = json.loads((out / f"{name}.json").read_text())
     images = [json.loads((out / name / f"{source}.json").read_text()) for source in mean["images"]]
     assert mean["images"] == [report["source"] for report in images] == ["a.png", "b.png"]
@@ -233,10 +234,10 @@ def test_delta_rates_and_the_plot_are_written(finished, config):
     out, _ = finished
     rates = json.loads((out / "bd_rate.json").read_text())
     assert rates["anchor"] == "jpeg-420" and rates["anchor_bpp"] == [0.2, 1.0]
-    assert set(rates["codecs"]) == {"airjax", *AVAILABLE} - {"jpeg-420"}
+    assert set(rates["codecs"]) == {*OURS, *AVAILABLE} - {"jpeg-420"}
     with Image.open(out / "rd.png") as picture:
         assert picture.format == "PNG" and picture.width > 1000
-    for report in (out / "bd_rate.json", out / "airjax.json", out / "airjax" / "a.png.json"):
+    for report in (out / "bd_rate.json", out / f"{OURS[0]}.json", out / OURS[1] / "a.png.json"):
         content = json.loads(report.read_text())
         assert content["settings"] == settings_of(config) and content["settings"]["jpeg_qualities"] == [10, 60, 90]
         assert content["environments"] == [environment()]
@@ -273,7 +274,7 @@ def test_reports_are_there_when_a_run_is_interrupted(config, weights, tmp_path, 
     monkeypatch.setattr("eval.image.measures.read_image", read)
     with pytest.raises(KeyboardInterrupt):
         run(config, weights, tmp_path)
-    assert json.loads((tmp_path / "airjax.json").read_text())["images"] == ["a.png"]
+    assert json.loads((tmp_path / f"{OURS[0]}.json").read_text())["images"] == ["a.png"]
     assert (tmp_path / "jpeg-420" / "a.png.json").is_file()
 
 
@@ -290,7 +291,7 @@ def test_a_codec_that_pillow_lacks_is_one_line(config, model, monkeypatch, capsy
     check = features.check
     monkeypatch.setattr(features, "check", lambda name: name != "avif" and check(name))
     names = [codec.name for codec in make_codecs(config, model)]
-    assert names == ["airjax", *(name for name in AVAILABLE if name != "avif")]
+    assert names == [*OURS, *(name for name in AVAILABLE if name != "avif")]
     assert [line for line in capsys.readouterr().out.splitlines() if "AVIF" in line] == [
         "AVIF: this Pillow comes without it; left out"
     ]
@@ -298,10 +299,13 @@ def test_a_codec_that_pillow_lacks_is_one_line(config, model, monkeypatch, capsy
 
 def test_an_evaluation_chooses_its_codecs(model):
     config = RateDistortion("test", "none", "photos", codecs=("jpeg-420-default", "airjax"), anchor="jpeg-420-default")
-    assert [codec.name for codec in make_codecs(config, model)] == ["airjax", "jpeg-420-default"]
-    for changes in ({"codecs": ("jpg",)}, {"anchor": "jpg"}):
-        with pytest.raises(AirjaxError, match=r"codecs, anchor: expected some of airjax, jpeg-420, .* got 'jpg'"):
-            RateDistortion("test", "none", "photos", **changes)
+    assert [codec.name for codec in make_codecs(config, model)] == [*OURS, "jpeg-420-default"]
+    with pytest.raises(AirjaxError, match=r"codecs: expected some of airjax, jpeg-420, .* got 'jpg'"):
+        RateDistortion("test", "none", "photos", codecs=("jpg",))
+    ours = RateDistortion("test", "none", "photos", efforts=(6,), anchor="airjax-effort-6")
+    assert ours.anchor == airjax_name(6)
+    with pytest.raises(AirjaxError, match=r"anchor: expected one of airjax-effort-0, .* got 'airjax-effort-6'"):
+        RateDistortion("test", "none", "photos", anchor="airjax-effort-6")
 
 
 @pytest.mark.parametrize(
@@ -324,7 +328,9 @@ def test_an_evaluation_chooses_its_codecs(model):
         ("anchor_bpp", (1.0, 0.2)),
         ("anchor_bpp", (0.0, 1.0)),
         ("repetitions", -1),
-        ("effort", -1),
+        ("efforts", (-1,)),
+        ("efforts", (3, 0)),
+        ("efforts", ()),
         ("limit", 0),
     ],
 )

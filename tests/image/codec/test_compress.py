@@ -91,6 +91,12 @@ def cost(quantised: Quantised, image: np.ndarray, quality: float) -> float:
     return 0.5 * float(error) + slope_of(color_step_of(quality)) * 8 * len(air_file.encode(quantised))
 
 
+@pytest.mark.parametrize(("options", "effort"), [({"effort": 0}, 0), ({"effort": 2}, 2), ({"refine_steps": 3}, None)])
+def test_a_result_says_how_it_was_made(model, options, effort):
+    made = compress.compress(model, picture((16, 16)), CompressOptions(37.25, **options)).origin
+    assert made == (37.25, effort, "tiny")
+
+
 def test_effort_pays(model):
     """What size and error come to together, of the files themselves, falls with the effort; more is told on the way."""
     image, done, quality = picture((48, 64)), [], 50

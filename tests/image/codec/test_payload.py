@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,16 @@ from fuzz import LARGEST, chunks_of, join, random_quantised, random_rows
 
 from airjax.errors import AirjaxError, FormatError
 from airjax.image.codec.air_file import CutShort, decode, decode_quantised, dequantised, encode, info
-from airjax.image.codec.entropy import Memory, Meter, Tables, code_stage
-from airjax.image.codec.payload import Quantised, attribute_bits
+from airjax.image.codec.chunks import VERSIONS
+from airjax.image.codec.entropy import PASS_LEVELS, Encoder, Memory, code_stage
+from airjax.image.codec.payload import Origin, Quantised, attribute_bits
 from airjax.image.codec.quantise import LEVELS, Rows, geometry_of
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[3]
-GOLDEN = ROOT / "tests" / "golden" / "compact_v1.air"
+GOLDEN = {version: ROOT / "tests" / "golden" / f"compact_v{version}.air" for version in VERSIONS}
+HEADS = {1: 12, 2: 16}  # bytes of a stage before its code
 FIELDS = ("means", "scales", "angles", "colors", "active")
 NOTHING = (np.zeros(0, np.int64), np.zeros((0, 8), np.int64))
 
@@ -76,14 +79,15 @@ def digest(data: bytes) -> str:
 # --- round trip ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", SETS)
-def test_round_trip_is_exact(name):
+def test_round_trip_is_exact(name, version):
     """Oracle: the input; and the floats are those of `dequantise`."""
     for seed in range(8):
         quantised = random_set(name, seed)
-        data = encode(quantised)
+        data = encode(quantised, version=version)
         assert_same(decode_quantised(data), quantised)
-        assert encode(decode_quantised(data)) == data
+        assert encode(decode_quantised(data), version=version) == data
         expected, actual = dequantised(quantised), decode(data)
         assert actual.stage_counts == quantised.stage_counts
         for field in FIELDS:
@@ -93,7 +97,7 @@ def test_round_trip_is_exact(name):
 
 def test_another_process_reads_the_same():
     """Oracle: SHA-256 of integers and floats; NumPy in the child is asked to leave AVX-512 alone."""
-    files = [encode(random_set(name)) for name in SETS]
+    files = [encode(random_set(name), version=version) for name in SETS for version in VERSIONS]
     program = "import sys, test_payload\nfor line in sys.stdin:\n    print(test_payload.digest(bytes.fromhex(line)))\n"
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "helpers", Path(__file__).parent)))
     env = {**os.environ, "PYTHONPATH": path, "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512_SKX", "PYTHONHASHSEED": "7"}
@@ -122,7 +126,7 @@ def test_flat_and_grey_images(luma):
     colors = decode(data).gaussians.colors
     assert colors.shape == (6, 3)
     np.testing.assert_array_equal(colors, np.float32(luma * (1 / np.sqrt(3))))
-    assert len(chunks_of(data)[1][1]) <= 12 + 32
+    assert len(chunks_of(data)[1][1]) <= HEADS[2] + 32
 
 
 @pytest.mark.parametrize(
@@ -141,9 +145,10 @@ def test_flat_and_grey_images(luma):
 def test_extreme_codes(codes, row):
     """Oracle: the input, and the second decoder."""
     quantised = Quantised((hand_made([row], codes),), (16, 16))
-    data = encode(quantised)
-    assert_same(decode_quantised(data), quantised)
-    assert_second_decoder_agrees(data)
+    for version in VERSIONS:
+        data = encode(quantised, version=version)
+        assert_same(decode_quantised(data), quantised)
+        assert_second_decoder_agrees(data)
 
 
 def test_limits_of_symbols():
@@ -193,13 +198,15 @@ def test_prefixes(name):
             continue
         with pytest.raises(CutShort):
             decode(data[:cut])
-        with pytest.raises(FormatError):
-            info(data[:cut])
         if cut < ends[1]:
-            with pytest.raises(CutShort):
-                decode(data[:cut], partial=True)
+            for read in (partial(decode, partial=True), info):
+                with pytest.raises(CutShort):
+                    read(data[:cut])
             continue
         whole = sum(end <= cut for end in ends[2:])
+        told = info(data[:cut])
+        assert told.stage_counts == quantised.stage_counts[:whole] and told.num_stages == len(quantised.stages)
+        assert told.attribute_bits is None
         expected = replace(quantised, stages=quantised.stages[:whole])
         assert_same(decode_quantised(data[:cut], partial=True), expected)
         part, want = decode(data[:cut], partial=True), dequantised(expected)
@@ -248,8 +255,8 @@ def assert_second_decoder_agrees(data: bytes) -> None:
 @pytest.mark.parametrize("name", SETS)
 def test_second_decoder_agrees(name):
     """Oracle: an independent reading of docs/format.md, in Python's integers; every bit of the floats counts."""
-    for seed in range(2 if name == "all passes" else 3):
-        assert_second_decoder_agrees(encode(random_set(name, seed)))
+    for seed, version in itertools.product(range(2), VERSIONS):
+        assert_second_decoder_agrees(encode(random_set(name, seed), version=version))
 
 
 def test_second_decoder_meets_every_number_of_angles():
@@ -259,6 +266,7 @@ def test_second_decoder_meets_every_number_of_angles():
         rows = random_rows(rng, (48, 64), 8, fill=1, codes=[0, 0, 0, 0, 8, 40], largest=largest)
         seen |= set(geometry_of(rows.symbols, rows.codes).levels.tolist())
         assert_second_decoder_agrees(encode(Quantised((rows,), (48, 64))))
+        assert_second_decoder_agrees(encode(Quantised((rows,), (48, 64)), version=1))
     assert seen == set(LEVELS)
 
 
@@ -274,13 +282,14 @@ def test_zeros_after_the_code():
 def test_a_cheap_stage_is_padded():
     """Oracle: section 5 of the document, (20480 - 4096) / 32 bytes of code for 20,480 Gaussians that are all alike."""
     rows = hand_made([[3, 0, 0, 0, 0, 0, 0, 0]] * 20_480, [0] * 6, patches=range(20_480), patch_size=4)
-    data = encode(Quantised((rows,), (512, 640)))
+    data = encode(Quantised((rows,), (512, 640)), version=1)  # constant tables need more than that
     chunks = chunks_of(data)
-    assert len(chunks[1][1]) == 12 + 512
+    assert len(chunks[1][1]) == HEADS[1] + 512
     assert chunks[1][1].endswith(bytes(8))
     assert_same(decode_quantised(data), Quantised((rows,), (512, 640)))
     with pytest.raises(FormatError, match="claims 20480 Gaussians in 20480 patches, which need 512 bytes"):
-        decode(join([chunks[0], (b"STAG", chunks[1][1][:-4]), chunks[2]]))
+        chunks[1] = (b"STAG", chunks[1][1][:-4])
+        decode(join(chunks))
 
 
 def test_the_work_of_all_stages_counts_together():
@@ -289,7 +298,7 @@ def test_the_work_of_all_stages_counts_together():
     quantised = Quantised((rows,) * 4, (640, 1024))
     data = encode(quantised)
     chunks = chunks_of(data)
-    sizes = [len(payload) - 12 for tag, payload in chunks if tag == b"STAG"]
+    sizes = [len(payload) - HEADS[2] for tag, payload in chunks if tag == b"STAG"]
     assert sum(sizes) == 768 and sizes[0] < 128
     assert_same(decode_quantised(data), quantised)
     with pytest.raises(FormatError, match="stage 3: claims 1 Gaussians in 40960 patches"):
@@ -305,7 +314,7 @@ def test_symbols_beyond_the_limit_are_refused_by_both_sides():
         encode(Quantised((rows,), (8, 8)))
     options = {"grid": (1, 1), "patch_size": rows.patch_size, "codes": rows.codes, "count": 1}
     with pytest.raises(FormatError, match="magnitude up to 65535"):
-        code_stage(Meter(Tables()), rows, Memory(), **options)
+        code_stage(Encoder(), rows, Memory(PASS_LEVELS[2]), **options)
 
 
 # --- the bytes themselves --------------------------------------------------------------------------------
@@ -332,43 +341,87 @@ def golden_set() -> Quantised:
     return Quantised(stages, (21, 35))
 
 
-def test_golden_file():
+@pytest.mark.parametrize("version", VERSIONS)
+def test_golden_file(version):
     """Oracle: the committed bytes, and the integers of `golden_set`, which are written out."""
-    data = GOLDEN.read_bytes()
-    hint = "the bytes of the format changed: raise VERSION, add a golden file, and keep the old ones readable"
-    assert encode(golden_set()) == data, hint
+    data = GOLDEN[version].read_bytes()
+    hint = "the bytes of the format changed: add a version and a golden file, and keep the old ones readable"
+    assert encode(golden_set(), version=version) == data, hint
     assert_same(decode_quantised(data), golden_set())
     assert decode(data).stage_counts == (3, 4, 0)
 
 
-def test_golden_file_in_the_second_decoder():
+@pytest.mark.parametrize("version", VERSIONS)
+def test_golden_file_in_the_second_decoder(version):
     """Oracle: an independent reading of the document."""
-    assert_second_decoder_agrees(GOLDEN.read_bytes())
+    assert_second_decoder_agrees(GOLDEN[version].read_bytes())
 
 
-def test_golden_file_is_what_info_says():
+@pytest.mark.parametrize("version", VERSIONS)
+def test_golden_file_is_what_info_says(version):
     """Oracle: sizes added up from the chunks; the bits of the symbols are those of the code, nearly."""
-    data = GOLDEN.read_bytes()
+    data = GOLDEN[version].read_bytes()
     got = info(data)
+    assert got.version == version
     assert (got.profile, got.image_size, got.channels) == ("compact", (21, 35), 3)
     assert (got.stage_counts, got.num_bytes) == ((3, 4, 0), len(data))
     assert [entry.tag for entry in got.chunks] == ["AHDR", "STAG", "STAG", "STAG", "AEND"]
     assert set(got.attribute_bits) == {"mask", "luma", "chroma", "scale", "aspect", "angle", "offset"}
 
 
+def test_how_a_file_was_made():
+    """Oracle: the numbers; they change nothing else, and come back when the file is written again."""
+    plain = golden_set()
+    for origin in (Origin(45.5, 3, "compact"), Origin(0.0, None, ""), Origin(100.0, 9, "Gewichte für Bäume")):
+        data = encode(replace(plain, origin=origin))
+        assert len(data) == len(encode(plain)) + 12 + 3 + len(origin.weights.encode())
+        found = decode_quantised(data)
+        assert found.origin == origin == info(data).origin and encode(found) == data
+        assert_same(found, plain)
+    assert info(encode(plain)).origin is None
+    long = Origin(1.0, 1, "x" * 200)
+    assert decode_quantised(encode(replace(plain, origin=long))).origin == long._replace(weights="x" * 100)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x01\x00", b"\x11\x27\x03", b"\x00\x00\x0a", b"\x00\x00\x03" + bytes(101)])
+def test_an_origin_that_no_encoder_writes(payload):
+    """Too short, a quality of 100.01, an effort of 10, too long a name."""
+    chunks = chunks_of(encode(golden_set()))
+    data = join([chunks[0], (b"made", payload), *chunks[1:]])
+    for read in (decode, info):
+        with pytest.raises(FormatError, match="chunk made: expected"):
+            read(data)
+
+
 # --- what the symbols cost -------------------------------------------------------------------------------
 
 
+def test_constant_tables_of_no_gaussians_are_refused():
+    """Oracle: section 5 of the document; the four bytes of the tables are 0 where there is nothing to code."""
+    data = encode(golden_set())
+    chunks = chunks_of(data)
+    assert chunks[3][1][12:] == bytes(4)
+    with pytest.raises(FormatError, match="stage 2: expected no tables for no Gaussians"):
+        decode(join([*chunks[:3], (b"STAG", chunks[3][1][:12] + b"\x00\x10\x00\x00"), chunks[4]]))
+
+
+def test_versions_that_are_not_known():
+    with pytest.raises(ValueError, match="version: expected one of"):
+        encode(golden_set(), version=3)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", SETS)
-def test_bits_of_the_symbols_are_those_of_the_code(name):
+def test_bits_of_the_symbols_are_those_of_the_code(name, version):
     """Oracle: the length of the code, which ends in up to 64 bits of state per stage and loses little on the way."""
     quantised = random_set(name)
-    data = encode(quantised)
-    bits = sum(8 * (len(payload) - 12) for tag, payload in chunks_of(data) if tag == b"STAG")
+    data = encode(quantised, version=version)
+    bits = sum(8 * (len(payload) - HEADS[version]) for tag, payload in chunks_of(data) if tag == b"STAG")
     stages = sum(count > 0 for count in quantised.stage_counts)
-    assert abs(bits - sum(attribute_bits(quantised).values())) <= 0.01 * bits + 64 * stages
+    assert abs(bits - sum(attribute_bits(quantised, version).values())) <= 0.01 * bits + 64 * stages
 
 
 if __name__ == "__main__":
-    GOLDEN.write_bytes(encode(golden_set()))
-    print(f"{GOLDEN.name}: {GOLDEN.stat().st_size} bytes")
+    for number, file in GOLDEN.items():
+        file.write_bytes(encode(golden_set(), version=number))
+        print(f"{file.name}: {file.stat().st_size} bytes")
