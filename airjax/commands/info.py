@@ -52,7 +52,7 @@ def _show(source: Path, screen: Screen) -> None:
     if damaged:
         where = ", ".join(damaged)
         raise AirjaxError(f"{name}: wrong checksums in {where}: damaged since it was written, copy it anew")
-    if len(info.stage_counts) < info.num_stages:
+    if not info.whole:
         whole = f"{len(info.stage_counts)} of {info.num_stages} stages are whole"
         raise AirjaxError(f"{name}: cut short, {whole}: copy it anew, or draw these with airjax decode --partial")
 

@@ -96,7 +96,8 @@ class FileInfo(NamedTuple):
       attribute_bits: compact profile: bits of each kind of symbol, heads and chunks left out; otherwise, and where a
         checksum is wrong or the file is cut short, None.
       origin: how the file says that it was made; None where it does not.
-      num_stages: how many stages the header promises; fewer are there in a file that is cut short.
+      num_stages: how many stages the header promises; fewer may be there in a file that is cut short.
+      whole: whether the file goes on to its end.
     """
 
     version: int
@@ -111,6 +112,7 @@ class FileInfo(NamedTuple):
     attribute_bits: dict[str, float] | None
     origin: Origin | None
     num_stages: int
+    whole: bool
 
 
 def encode(content: Encoded | Quantised, *, version: int = 2) -> bytes:
@@ -231,6 +233,7 @@ def info(data: Buffer) -> FileInfo:
         attribute_bits=attribute_bits(_quantised(header, chunks, True), header.version) if compact_and_whole else None,
         origin=_origin(chunks) if compact else None,
         num_stages=header.num_stages,
+        whole=whole,
     )
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airjax.errors import FormatError
-from airjax.image.codec.chunks import MAX_CHANNELS, PROFILE_NAMES, Header, assemble, walk
+from airjax.image.codec.chunks import MAX_CHANNELS, PROFILE_COMPACT, PROFILE_NAMES, VERSIONS, Header, assemble, walk
 from airjax.image.codec.chunks import parse_header as parse
 
 SIDES = st.integers(1, 4096)
@@ -15,7 +15,8 @@ HEADERS = st.builds(
     channels=st.integers(1, MAX_CHANNELS),
     profile=st.sampled_from([*PROFILE_NAMES]),
     num_stages=st.integers(0, 2**16 - 1),
-)
+    version=st.sampled_from(VERSIONS),
+).map(lambda header: header if header.profile == PROFILE_COMPACT else header._replace(version=1))
 TAGS = st.sampled_from([b"ROWS", b"STAG", b"note", b"zZZZ"])  # needed ones, and ancillary ones of any later version
 BODIES = st.lists(st.tuples(TAGS, st.binary(max_size=40)), max_size=5)
 
@@ -36,7 +37,7 @@ def read(data: bytes) -> list:
 @given(HEADERS, BODIES)
 def test_what_was_packed_comes_back(header, bodies):
     first, *middle, last = read(assemble(header, bodies))
-    assert parse(first) == header and last.tag == "AEND"
+    assert parse(first, header.version) == header and last.tag == "AEND"
     assert [(chunk.tag.encode(), bytes(chunk.payload)) for chunk in middle] == bodies
     assert all(chunk.crc_ok for chunk in (first, *middle, last))
 

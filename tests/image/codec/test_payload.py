@@ -206,7 +206,7 @@ def test_prefixes(name):
         whole = sum(end <= cut for end in ends[2:])
         told = info(data[:cut])
         assert told.stage_counts == quantised.stage_counts[:whole] and told.num_stages == len(quantised.stages)
-        assert told.attribute_bits is None
+        assert told.attribute_bits is None and not told.whole
         expected = replace(quantised, stages=quantised.stages[:whole])
         assert_same(decode_quantised(data[:cut], partial=True), expected)
         part, want = decode(data[:cut], partial=True), dequantised(expected)

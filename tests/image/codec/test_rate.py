@@ -110,7 +110,7 @@ def test_the_estimate_is_about_what_the_file_takes():
             quantise(part, patches, amplitudes_of(part), codes=np.array(codes), patch_size=size, columns=grid[1])
         )
         stages.append(start + rows[-1].patches)
-    taken = sum(bits for kind, bits in attribute_bits(Quantised(tuple(rows), LAYOUT.image_size)).items())
+    taken = sum(bits for kind, bits in attribute_bits(Quantised(tuple(rows), LAYOUT.image_size), 1).items())
     slots, symbols = np.concatenate(stages), np.concatenate([part.symbols for part in rows]).astype(np.float32)
     places = jax.tree.map(lambda leaf: leaf[slots], places_of(codes_of_stages(), LAYOUT))
     shape = shape_of(jnp.asarray(symbols), places.codes)
