@@ -40,8 +40,7 @@ from airjax.raster.tiles import patch_grid
 # Bin width of the luma at quality 0, and how many points of quality halve it.
 _COARSEST_STEP, _HALVING = 0.36, 18.0
 # A patch asks for a Gaussian above this mean squared error, in squared bin widths.
-_MSE_PER_STEP = 0.06
-_MSE_REFINED = 1.6  # that times as much where a refinement follows, which makes do with fewer
+_MSE_PER_STEP = 0.1
 _FINER_ANGLES = 16  # codes, two octaves: refined Gaussians are longer, and where they point matters more
 _ROUNDS = 2  # of solving colours on the rounded geometry and rounding again
 # Encodings of a search, at most; points of quality that it goes at first, and that it leaves.
@@ -173,7 +172,7 @@ def _predict(model: Model, image: np.ndarray, options: CompressOptions) -> list[
     configs = checked_stages(model, *limits)
     threshold = options.mse_threshold
     if threshold is None:
-        threshold = mse_threshold_of(options.quality) * (_MSE_REFINED if options.work.steps else 1)
+        threshold = mse_threshold_of(options.quality)
     limit = math.inf if options.max_gaussians is None else options.max_gaussians
     control = stage_control_of(threshold, options.ssim_threshold, limit)
     control = control._replace(color_step=np.asarray(color_step_of(options.quality), np.float32))
