@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from airjax.errors import AirjaxError
+from airjax.errors import AirjaxError, FormatError
 from airjax.image.codec import air_file
 from airjax.image.codec.entropy import PASS_LEVELS, Encoder, Memory, code_stage
 from airjax.image.codec.tables import (
@@ -42,7 +42,10 @@ def symbols_seen(files: Sequence[Path]) -> dict[str, np.ndarray]:
     """(stages, tables, T) counts of tokens of every group, a row for each stage of each file."""
     seen: dict[str, list[np.ndarray]] = {name: [] for name in GROUPS}
     for file in files:
-        quantised = air_file.decode_quantised(file.read_bytes())
+        try:
+            quantised = air_file.decode_quantised(file.read_bytes())
+        except FormatError as error:
+            raise FormatError(f"{file}: {error}") from error
         memory = Memory(PASS_LEVELS[2])
         for rows in quantised.stages:
             if not len(rows.patches):
@@ -52,7 +55,8 @@ def symbols_seen(files: Sequence[Path]) -> dict[str, np.ndarray]:
             code_stage(encoder, rows, memory, grid=grid, patch_size=rows.patch_size, codes=rows.codes, count=count)
             for name, counts in encoder.seen().items():
                 seen[name].append(counts)
-    return {name: np.stack(parts) for name, parts in seen.items()}
+    empty = {name: np.zeros((0, group.tables, NUM_TOKENS), np.int64) for name, group in GROUPS.items()}
+    return {name: np.stack(parts) if parts else empty[name] for name, parts in seen.items()}
 
 
 def prior_of(name: str) -> np.ndarray:
@@ -101,11 +105,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--held-out", type=int, default=0, help="every so many-th file is for the test alone (0: none)")
     options = parser.parse_args(argv)
     files = sorted(options.files.glob("*.air"))
-    if not files:
-        raise AirjaxError(f"{options.files}: expected .air files, found none")
     every = options.held_out
     held = files[::every] if every else []
-    seen = symbols_seen([file for file in files if file not in set(held)])
+    if len(files) <= len(held):
+        parser.error(f"{options.files}: expected compact .air files, found {len(files)}, {len(held)} of them held out")
+    try:
+        seen = symbols_seen([file for file in files if file not in set(held)])
+    except AirjaxError as error:
+        parser.error(str(error))
     sets = {name: train_sets(seen[name], name) for name in GROUPS}
     options.out.write_bytes(pack_sets(sets))
     print(f"{options.out}: {options.out.stat().st_size:,} bytes, from {len(files) - len(held)} files")
