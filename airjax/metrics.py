@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from airjax.arrays import AnyArray, size_of
 
@@ -298,33 +298,45 @@ def _sum_axis(function: Callable[..., jax.Array], arrays: Sequence[jax.Array], a
 
 
 def _patch_means(
-    function: Callable[..., jax.Array], image: Image, rendered: Image, patch_size: int
+    function: Callable[..., jax.Array],
+    image: Image,
+    rendered: Image,
+    patch_size: int,
+    extent: Int[AnyArray, " 2"] | None,
 ) -> Float[Array, "rows cols c"]:
     """Mean of an elementwise function of two images, zero at zeros, over the pixels of each patch inside the image."""
     if patch_size < 1:
         raise ValueError(f"patch_size: expected at least 1, got {patch_size}")
     h, w, c = image.shape
-    down, across = (np.minimum(patch_size, side - np.arange(0, side, patch_size)) for side in (h, w))
-    rows, cols = len(down), len(across)
+    rows, cols = -(-h // patch_size), -(-w // patch_size)
+    down, across = (
+        jnp.clip(side - patch_size * jnp.arange(count, dtype=jnp.int32), 0, patch_size).astype(image.dtype)
+        for side, count in zip((h, w) if extent is None else extent, (rows, cols), strict=True)
+    )
     hang = ((0, rows * patch_size - h), (0, cols * patch_size - w), (0, 0))
     # Rows first, on whole lines of the image: what is left for the short second sum is P times smaller.
     blocks = [jnp.pad(x, hang).reshape(rows, patch_size, cols * patch_size * c) for x in (image, rendered)]
     lines = _sum_axis(function, blocks, 1).reshape(rows, cols, patch_size, c)
     sums = _sum_axis(lambda line: line, [lines], 2)
-    return sums * jnp.asarray(1.0 / np.outer(down, across), image.dtype)[:, :, None]
+    return sums / jnp.maximum(down[:, None] * across[None], 1)[:, :, None]
 
 
-def patch_mse(image: Image, rendered: Image, *, patch_size: int) -> Float[Array, "rows cols"]:
+def patch_mse(
+    image: Image, rendered: Image, *, patch_size: int, extent: Int[AnyArray, " 2"] | None = None
+) -> Float[Array, "rows cols"]:
     """Mean squared difference in each P x P patch, over pixels and channels.
 
     Patches start at the upper left corner. At the right and lower edges they may hang over (h and w need not
-    be multiples of P); there only the pixels of the image count.
+    be multiples of P); there only the pixels of the image count. `extent` is the (h, w) of the image where the arrays
+    are larger: both are 0 beyond it, and patches that lie there have the value of equal images.
     """
     image, rendered = _check_pair(image, rendered)
-    return jnp.mean(_patch_means(lambda x, y: (x - y) ** 2, image, rendered, patch_size), axis=-1)
+    return jnp.mean(_patch_means(lambda x, y: (x - y) ** 2, image, rendered, patch_size, extent), axis=-1)
 
 
-def patch_ssim(image: Image, rendered: Image, *, patch_size: int) -> Float[Array, "rows cols"]:
+def patch_ssim(
+    image: Image, rendered: Image, *, patch_size: int, extent: Int[AnyArray, " 2"] | None = None
+) -> Float[Array, "rows cols"]:
     """SSIM of each P x P patch from its own plain means and biased variances (no window), mean over channels.
 
     Patches as in `patch_mse`. In [-1, 1], 1 where equal; of a patch of one pixel only the luminance term is
@@ -332,7 +344,7 @@ def patch_ssim(image: Image, rendered: Image, *, patch_size: int) -> Float[Array
     """
     image, rendered = _check_pair(image, rendered)
     functions = (jnp.add, jnp.subtract, lambda x, y: (x + y) ** 2, lambda x, y: (x - y) ** 2)
-    luminance, contrast = _similarities(*(_patch_means(f, image, rendered, patch_size) for f in functions))
+    luminance, contrast = _similarities(*(_patch_means(f, image, rendered, patch_size, extent) for f in functions))
     return jnp.mean(luminance * contrast, axis=-1)
 
 

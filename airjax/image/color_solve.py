@@ -18,7 +18,7 @@ from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, ladder, pad, take
 from airjax.image.strips import by_strips, strips_of
 from airjax.raster.additive import draw_slots, slot_weights
 from airjax.raster.draw import TILE_SIZE, planned_lists, render
-from airjax.raster.tiles import Tiling, gather_slots
+from airjax.raster.tiles import TileLists, Tiling, gather_slots
 
 DAMPING = 0.01  # against the squared norm of a weight, which is pi * scale^2, a few pixels squared
 
@@ -79,8 +79,9 @@ def solve_colors(
 def solve(gaussians: Gaussians2D, image: np.ndarray, *, num_steps: int) -> Gaussians2D:
     """The colour solve of a whole image (all rows active).
 
-    A large image is solved in strips (`airjax.image.strips`): the Gaussians centred in a strip, against what all others
-    leave over. Each strip can only lower the error, and memory is bounded.
+    The image may lie on a canvas (`airjax.image.canvas`). A large one is solved in strips (`airjax.image.strips`): the
+    Gaussians centred in a strip, against what all others leave over. Each strip can only lower the error, and memory is
+    bounded.
     """
     height, width = image.shape[:2]
     scales = np.asarray(gaussians.scales)
@@ -123,8 +124,18 @@ def _solve_window(gaussians, image, num_steps) -> np.ndarray:
 def _solve(gaussians, lists, image, *, num_steps):
     tiling = Tiling(image.shape[:2], TILE_SIZE)
     slots = gather_slots(gaussians, lists, tiling)
-    weights = slot_weights(slots, tile_size=TILE_SIZE)
+    weights = slot_weights(slots, tile_size=TILE_SIZE) * _there(image, lists, tiling)[None]
+    image = jnp.nan_to_num(image)
     norms = jnp.zeros((gaussians.num_slots,), weights.dtype)
     norms = norms.at[lists.ids].add(jnp.sum(jnp.square(weights), axis=1), mode="drop")
     draw = partial(draw_slots, weights, lists, tiling=tiling)
     return solve_colors(draw, gaussians.colors, image, active=gaussians.active, norms=norms, num_steps=num_steps)
+
+
+def _there(image: Float[Array, "h w c"], lists: TileLists, tiling: Tiling) -> Float[Array, "Q M"]:
+    """1 at the pixels of every chunk's tile where there is an image, else 0."""
+    (rows, columns), size = tiling.grid, tiling.tile_size
+    there = (~jnp.isnan(image[..., 0])).astype(image.dtype)
+    there = jnp.pad(there, ((0, rows * size - there.shape[0]), (0, columns * size - there.shape[1])))
+    tiles = there.reshape(rows, size, columns, size).transpose(0, 2, 1, 3).reshape(rows * columns, size * size)
+    return tiles.at[lists.tiles].get(mode="fill", fill_value=0).T

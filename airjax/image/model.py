@@ -13,6 +13,7 @@ import numpy as np
 
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians2D, join
+from airjax.image.canvas import canvas_of
 from airjax.image.codec.air_file import Encoded, compact, dequantised
 from airjax.image.color_solve import solve
 from airjax.image.defaults import EFFORT, MSE_THRESHOLD, QUALITY, REFINE_STEPS, SOLVE_STEPS, SSIM_THRESHOLD
@@ -77,14 +78,15 @@ class Model:
         stages = checked_stages(self, num_stages, max_gaussians, solve_steps, refine_steps)
         limit = float("inf") if max_gaussians is None else max_gaussians
         control = stage_control_of(mse_threshold, ssim_threshold, limit)
-        predicted = [gaussians for gaussians, _ in predict_stages(stages, self.params, image, control)]
+        canvas = canvas_of(image)
+        predicted = [gaussians for gaussians, _ in predict_stages(stages, self.params, canvas, control)]
         sizes = tuple(gaussians.num_slots for gaussians in predicted)
         encoded = compact(join(predicted), stage_sizes=sizes, image_size=image.shape[:2])
         gaussians = encoded.gaussians
         if refine_steps and gaussians.num_slots:
-            gaussians = run(ImageTask(image, self.rates), gaussians, num_steps=refine_steps, progress=progress)
+            gaussians = run(ImageTask(canvas, self.rates), gaussians, num_steps=refine_steps, progress=progress)
         if solve_steps and gaussians.num_slots:
-            gaussians = solve(gaussians, image, num_steps=solve_steps)
+            gaussians = solve(gaussians, canvas, num_steps=solve_steps)
         return Encoded(gaussians, encoded.stage_counts, encoded.image_size)
 
     def compress(

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from airjax.arrays import AnyArray, size_of
 from airjax.gaussians import Gaussians2D, join
+from airjax.image.canvas import extent_of
 from airjax.image.codec.lattice import Lattice, predicted_codes, straight_through
 from airjax.image.codec.payload import PATCH_SIZES
 from airjax.image.codec.quantise import NUM_CODES
@@ -24,7 +25,7 @@ from airjax.image.color_solve import solve_colors
 from airjax.image.defaults import MSE_THRESHOLD, SSIM_THRESHOLD
 from airjax.image.patches import PatchMap, to_physical
 from airjax.metrics import patch_mse, patch_ssim
-from airjax.nn.air_stage import Predictor, PredictorConfig, apply_in_bands, compact_predictor, patches_of
+from airjax.nn.air_stage import NO_QUALITY, Predictor, PredictorConfig, apply_in_bands, compact_predictor, patches_of
 from airjax.raster.additive import draw_patches, render_patches, slot_weights
 from airjax.raster.tiles import patch_centers, patch_colors, patch_grid, patch_slots
 
@@ -125,15 +126,50 @@ def pad_to_patches(image: Float[AnyArray, "h w c"], patch_size: int) -> Float[Ar
 
 
 def predict_stage(
-    stage: StageConfig, params: Any, residual: Float[AnyArray, "h w 3"], *quality: Float[Array, " 2"]
+    stage: StageConfig,
+    params: Any,
+    residual: Float[AnyArray, "h w 3"],
+    quality: Float[AnyArray, " 2"] = NO_QUALITY,
+    extent: Int[AnyArray, " 2"] | None = None,
 ) -> Float[Array, "n k"]:
-    """Rows (n, 8 + votes) of one stage for one residual, patches row by row."""
+    """Rows (n, 8 + votes) of one stage for one residual, patches row by row.
+
+    `extent` is the (h, w) of the image where the array is larger, and 0 beyond it: the rows of its patches are those of
+    the image alone.
+    """
     size, times = stage.patch_map.patch_size, stage.network.enlargement
     image = pad_to_patches(residual, size)
-    if times > 1:
-        image = jax.image.resize(image, (times * image.shape[0], times * image.shape[1], image.shape[2]), "bilinear")
-    raw = apply_in_bands(compact_predictor(stage.network, size), params, patches_of(image, times * size), *quality)
+    patches = patches_of(_enlarged(image, times), times * size)
+    grid = patch_grid(size_of(residual), size)
+    inside = jnp.ones(grid, bool) if extent is None else _inside(grid, size, extent)
+    inside = inside[..., None].astype(residual.dtype)
+    raw = apply_in_bands(compact_predictor(stage.network, size), params, patches * inside, quality, inside)
     return raw.reshape(-1, raw.shape[-1])
+
+
+def _enlarged(image: Float[Array, "h w c"], times: int) -> Float[Array, "H W c"]:
+    """The image enlarged bilinearly; it is 0 beyond its edges."""
+    if times == 1:
+        return image
+    height, width, channels = image.shape
+    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
+    large = jax.image.resize(padded, (times * (height + 2), times * (width + 2), channels), "bilinear")
+    return large[times:-times, times:-times]
+
+
+def _pixels_inside(grid: tuple[int, int], patch_size: int, image_size: tuple[int, int]) -> np.ndarray:
+    """(Q, T) 1 at the pixels of every patch that are the image's, else 0; float32."""
+    rows, columns = ((np.arange(count * patch_size) < side) for count, side in zip(grid, image_size, strict=True))
+    inside = (rows[:, None] & columns[None]).reshape(grid[0], patch_size, grid[1], patch_size)
+    return inside.transpose(1, 3, 0, 2).reshape(patch_size**2, -1).astype(np.float32)
+
+
+def _inside(grid: tuple[int, int], patch_size: int, extent: Int[AnyArray, " 2"]) -> Bool[Array, "r c"]:
+    """Which patches hold a pixel of the image."""
+    rows, columns = (
+        patch_size * jnp.arange(count, dtype=jnp.int32) < side for count, side in zip(grid, extent, strict=True)
+    )
+    return rows[:, None] & columns[None]
 
 
 def quality_inputs(color_step: Float[Array, ""] | None) -> Float[Array, " 2"]:
@@ -153,16 +189,19 @@ def stage_control(
     control: StageControl,
     stages_left: Float[Array, ""] | int = 1,
     gaussians_left: Float[Array, ""] | None = None,
+    extent: Int[AnyArray, " 2"] | None = None,
 ) -> Bool[Array, " n"]:
     """Which patches, row by row, get a Gaussian (AIR section 3.3): none where none asks. Nothing is differentiated.
 
     `stages_left` are this stage and those after it, `gaussians_left` what is left of control.max_gaussians (default:
-    all).
+    all); `extent` is that of `airjax.metrics.patch_mse`.
     """
     image, rendered = jax.lax.stop_gradient((image, rendered))
-    mse = patch_mse(image, rendered, patch_size=patch_size).ravel()
-    ssim = patch_ssim(image, rendered, patch_size=patch_size).ravel()
+    errors = patch_mse(image, rendered, patch_size=patch_size, extent=extent)
+    mse, ssim = errors.ravel(), patch_ssim(image, rendered, patch_size=patch_size, extent=extent).ravel()
     asks = (mse > control.mse_threshold) | (1 - ssim > control.ssim_threshold)
+    if extent is not None:
+        asks = asks & _inside(patch_grid(size_of(image), patch_size), patch_size, extent).ravel()
     left = control.max_gaussians if gaussians_left is None else gaussians_left
     share = jnp.minimum(jnp.ceil(left / stages_left), jnp.floor(left))
     order = jnp.argsort(jnp.where(asks, -mse, jnp.inf))
@@ -191,6 +230,7 @@ def predict_stages(
 ) -> list[tuple[Gaussians2D, Any]]:
     """(Gaussians at full capacity, codes) of every stage of `run_stages` on a concrete image, numpy arrays.
 
+    The image may lie on a canvas (`airjax.image.canvas`): the result is that of the image alone, on the canvas' grid.
     Without a quantiser in `control` the codes are None. The result is shorter than `stages` where one would add too
     few (`StageConfig.least`). Weights are those of the stage's number, or the last ones.
 
@@ -199,29 +239,35 @@ def predict_stages(
     images of two stages.
     """
     predicted: list = []
-    for stage in _iterate_stages(stages, params, jax.device_put(image), control, skip_idle=True, draw_last=False):
+    extent = np.array(extent_of(image), np.int32)
+    image = jax.device_put(np.nan_to_num(image))
+    for stage in _iterate_stages(stages, params, image, control, skip_idle=True, draw_last=False, extent=extent):
         jax.block_until_ready(predicted[-1:])
         predicted.append((stage.gaussians, stage.codes))
     return jax.device_get(predicted)
 
 
-def _iterate_stages(stages, params, image, control, skip_idle: bool, draw_last: bool = True) -> Iterator[Stage]:
+def _iterate_stages(
+    stages, params, image, control, skip_idle: bool, draw_last: bool = True, extent=None
+) -> Iterator[Stage]:
     rendered = jnp.zeros_like(image)
     left = control.max_gaussians
     trained = sum(not stage.least for stage in stages)
     for i, stage in enumerate(stages):
         own = _for_stage(control, stage)
-        if stage.least and float(_share_added(image, rendered, own, left, stage.patch_map.patch_size)) < stage.least:
-            return
+        if stage.least:
+            share = _share_added(image, rendered, own, left, extent, stage.patch_map.patch_size)
+            if float(share) < stage.least:
+                return
         # The first stage lays the base of every later one, so it may take all that the budget holds.
         stages_left = np.float32(max(trained - i, 1) if i else 1)
         weights = params[f"stage{min(i, len(params) - 1)}"]
         stage = replace(stage, least=0.0)  # one program for it and for others of its kind
         gaussians, drawn, quantised, left = _predict_stage(
-            stage, weights, image, rendered, own, stages_left, left, skip_idle=skip_idle
+            stage, weights, image, rendered, own, stages_left, left, extent, skip_idle=skip_idle
         )
         if draw_last or i + 1 < len(stages):
-            rendered = _draw_stage(stage, drawn, rendered, skip_idle=skip_idle)
+            rendered = _draw_stage(stage, drawn, rendered, extent, skip_idle=skip_idle)
         yield Stage(gaussians, rendered, **quantised)
 
 
@@ -233,26 +279,27 @@ def _for_stage(control: StageControl, stage: StageConfig) -> StageControl:
 
 
 @partial(jax.jit, static_argnames="patch_size")
-def _share_added(image, rendered, control, left, patch_size):
+def _share_added(image, rendered, control, left, extent, patch_size):
     """How many of the patches would get a Gaussian, a share."""
-    active = stage_control(image, rendered, patch_size=patch_size, control=control, gaussians_left=left)
-    return jnp.mean(active, dtype=jnp.float32)
+    options = {"patch_size": patch_size, "control": control, "gaussians_left": left, "extent": extent}
+    active = stage_control(image, rendered, **options)
+    rows, columns = (jnp.ceil(side / patch_size) for side in (image.shape[:2] if extent is None else extent))
+    return jnp.sum(active, dtype=jnp.float32) / (rows * columns)
 
 
 # Jitted although they may not be the outermost call: stages of the same kind are then traced once, not six times. Two
 # programs, so that an image that nobody looks at need not be drawn.
 @partial(jax.jit, static_argnames=("stage", "skip_idle"))
-def _predict_stage(stage, params, image, rendered, control, stages_left, left, *, skip_idle):
+def _predict_stage(stage, params, image, rendered, control, stages_left, left, extent=None, *, skip_idle):
     """The Gaussians of one stage, those to draw, the quantiser's part of a `Stage`, and what is left of the budget."""
     height, width, channels = image.shape
     size = stage.patch_map.patch_size
     centers = patch_centers(patch_grid((height, width), size), size, image.dtype)
-    active = stage_control(
-        image, rendered, patch_size=size, control=control, stages_left=stages_left, gaussians_left=left
-    )
+    options = {"patch_size": size, "control": control, "extent": extent}
+    active = stage_control(image, rendered, stages_left=stages_left, gaussians_left=left, **options)
 
     def network(residual):
-        return predict_stage(stage, params, residual, quality_inputs(control.color_step))
+        return predict_stage(stage, params, residual, quality_inputs(control.color_step), extent)
 
     def idle(residual):
         return jnp.zeros((active.size, 5 + channels + stage.network.votes), residual.dtype)
@@ -264,21 +311,34 @@ def _predict_stage(stage, params, image, rendered, control, stages_left, left, *
     step = control.color_step
     if step is None:
         return gaussians, gaussians, {}, left
-    votes = jnp.mean(raw[:, 5 + channels :], axis=0) if stage.network.votes else jnp.zeros(NUM_CODES)
+    votes = (
+        _mean_votes(raw[:, 5 + channels :], size, image.shape[:2], extent)
+        if stage.network.votes
+        else jnp.zeros(NUM_CODES)
+    )
     codes = predicted_codes(votes, jnp.where(step > 0, step, 1.0), patch_size=size)
     drawn, lattice = straight_through(gaussians, centers, jnp.broadcast_to(codes, (len(centers), NUM_CODES)))
     drawn = jax.tree.map(lambda new, old: jnp.where(step > 0, new, old), drawn, gaussians)
     return gaussians, drawn, {"codes": codes, "lattice": lattice}, left
 
 
+def _mean_votes(votes, patch_size, image_size, extent):
+    """Mean over the patches of the image."""
+    if extent is None:
+        return jnp.mean(votes, axis=0)
+    inside = _inside(patch_grid(image_size, patch_size), patch_size, extent).reshape(-1, 1)
+    return jnp.sum(jnp.where(inside, votes, 0), axis=0) / jnp.sum(inside, dtype=votes.dtype)
+
+
 @partial(jax.jit, static_argnames=("stage", "skip_idle"))
-def _draw_stage(stage, gaussians, rendered, *, skip_idle):
-    """`rendered` with the Gaussians of one stage added."""
+def _draw_stage(stage, gaussians, rendered, extent=None, *, skip_idle):
+    """`rendered` with the Gaussians of one stage added, 0 beyond the extent of the image."""
     height, width, _ = rendered.shape
     grid = patch_grid((height, width), stage.patch_map.patch_size)
 
     def draw(rendered):
-        return rendered + render_patches(gaussians, patches=stage.patch_map.layout(grid))[:height, :width]
+        drawn = rendered + render_patches(gaussians, patches=stage.patch_map.layout(grid))[:height, :width]
+        return drawn if extent is None else jnp.where(_inside((height, width), 1, extent)[..., None], drawn, 0)
 
     if skip_idle:
         return jax.lax.cond(jnp.any(gaussians.active), draw, lambda rendered: rendered, rendered)
@@ -299,6 +359,7 @@ def solve_stages(
     for stage, added in zip(stages, trace, strict=True):
         layout = stage.patch_map.layout(patch_grid(size, stage.patch_map.patch_size))
         weight = slot_weights(patch_slots(added.gaussians, patches=layout), tile_size=layout.size)
+        weight = weight * _pixels_inside(layout.shape, layout.size, size)[None]
         # The transpose of handing out the colours adds up what every slot of a Gaussian holds.
         zeros = jnp.zeros((added.gaussians.num_slots, 1), image.dtype)
         _, collect = jax.vjp(partial(patch_colors, patches=layout), zeros)

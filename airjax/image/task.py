@@ -56,8 +56,11 @@ def refinement_adam(rates: Any = RATES) -> optax.GradientTransformation:
 
 
 def squared_error(image: Float[AnyArray, "h w c"], rendered: Float[AnyArray, "h w c"]) -> Float[Array, ""]:
-    """Half the sum of squared differences: its gradient by a Gaussian is the same in a crop as in the whole image."""
-    return 0.5 * jnp.sum(jnp.square(rendered - image))
+    """Half the sum of squared differences: its gradient by a Gaussian is the same in a crop as in the whole image.
+
+    Where the image is NaN there is none (`airjax.image.canvas`), and nothing counts.
+    """
+    return 0.5 * jnp.sum(jnp.square(jnp.where(jnp.isnan(image), 0, rendered - image)))
 
 
 @jax.tree_util.register_dataclass

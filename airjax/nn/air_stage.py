@@ -15,9 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from airjax.arrays import AnyArray
+
 BAND_PATCHES = 2**14  # patches whose features are held at a time, about 300 MB
 RAW_ROWS = 8  # mean 2, scales 2, angle 1, colour 3
 QUALITY = 2  # inputs of a network with votes, for the requested quality; zeros where nothing is rounded
+NO_QUALITY = np.zeros(QUALITY, np.float32)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class Predictor(NamedTuple):
     """The network of one stage as a pair of pure functions."""
 
     init: Callable[[jax.Array], Any]  # (key) -> params
-    apply: Callable[..., Float[Array, "r c k"]]  # (params, patches (r, c, 3 P^2), quality (2,)) -> raw, k = 8 + votes
+    # (params, patches (r, c, 3 P^2), quality (2,), inside (r, c, 1)) -> raw, k = 8 + votes. `inside` is 1 for patches
+    # of the image and 0 for others, which are 0 themselves and change no raw row of the image
+    apply: Callable[..., Float[Array, "r c k"]]
     reach: int  # distance in patches, on each axis, at which a patch still changes a raw row
 
 
@@ -95,11 +100,11 @@ class _Block(nn.Module):
     config: PredictorConfig
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, inside):
         features = self.config.features
         kernel = self.param("depthwise", nn.initializers.normal(1 / 3), (9, features))
         # Nine shifted products fuse into one loop; XLA's grouped convolution on the CPU is 30 times slower.
-        y = sum(part * kernel[None, None, i] for i, part in enumerate(_neighbors(x)))
+        y = sum(part * kernel[None, None, i] for i, part in enumerate(_neighbors(x * inside)))
         # As rows of a matrix: XLA's CPU backend then computes the activation in the place of its input.
         y = _Norm(name="norm")(y).reshape(-1, features)
         y = nn.Dense(features * self.config.expansion, name="up")(y)
@@ -119,7 +124,7 @@ class _StageNetwork(nn.Module):
     config: PredictorConfig
 
     @nn.compact
-    def __call__(self, patches, quality):
+    def __call__(self, patches, quality, inside):
         patches = _reduce(patches, self.config.reduction)
         energy = jnp.mean(jnp.square(patches), axis=-1, keepdims=True)
         contrast = jnp.sqrt(sum(_neighbors(energy)) / 9 + 1e-5)
@@ -129,7 +134,7 @@ class _StageNetwork(nn.Module):
         x = jnp.concatenate(inputs, axis=-1)
         x = nn.Dense(self.config.features, name="embed")(x)
         for i in range(self.config.blocks):
-            x = _Block(self.config, name=f"block{i}")(x)
+            x = _Block(self.config, name=f"block{i}")(x, inside)
         x = _Norm(name="norm")(x)
         raw = nn.Dense(RAW_ROWS, name="head", kernel_init=nn.initializers.normal(0.02))(x)
         share = self.param("mean_share", nn.initializers.constant(0.7), ())
@@ -147,31 +152,38 @@ def compact_predictor(config: PredictorConfig, patch_size: int) -> Predictor:
     if patch_size % config.reduction:
         raise ValueError(f"reduction: expected a divisor of the patch size {patch_size}, got {config.reduction}")
     network = _StageNetwork(config)
-    no_quality = np.zeros(QUALITY, np.float32)
 
     def init(key):
-        return network.init(key, jnp.zeros((2, 2, 3 * patch_size**2), jnp.float32), no_quality)["params"]
+        patches, inside = jnp.zeros((2, 2, 3 * patch_size**2), jnp.float32), jnp.ones((2, 2, 1), jnp.float32)
+        return network.init(key, patches, NO_QUALITY, inside)["params"]
 
-    def apply(params, patches, quality=no_quality):
-        return network.apply({"params": params}, patches, quality)
+    def apply(params, patches, quality=NO_QUALITY, inside=None):
+        inside = jnp.ones((*patches.shape[:2], 1), patches.dtype) if inside is None else inside
+        return network.apply({"params": params}, patches, quality, inside)
 
     return Predictor(init, apply, reach=config.blocks + 1)
 
 
 def apply_in_bands(
-    predictor: Predictor, params: Any, patches: Float[Array, "r c p"], *quality: Float[Array, " 2"]
+    predictor: Predictor,
+    params: Any,
+    patches: Float[Array, "r c p"],
+    quality: Float[AnyArray, " 2"],
+    inside: Float[AnyArray, "r c 1"],
 ) -> Float[Array, "r c k"]:
     """`predictor.apply`; a large grid in windows of rows that overlap by its reach, with the same result."""
     rows, columns = patches.shape[:2]
     band = max(1, BAND_PATCHES // columns)
     size = band + 2 * predictor.reach
     if size >= rows:
-        return predictor.apply(params, patches, *quality)
+        return predictor.apply(params, patches, quality, inside)
     # A window that would leave the grid is moved inside, where its edge is the edge of the grid.
     starts = np.clip(np.arange(0, rows, band) - predictor.reach, 0, rows - size)
-    windows = jax.lax.map(
-        lambda start: predictor.apply(params, jax.lax.dynamic_slice_in_dim(patches, start, size), *quality),
-        jnp.asarray(starts),
-    )
+
+    def window(start):
+        parts = (jax.lax.dynamic_slice_in_dim(a, start, size) for a in (patches, jnp.asarray(inside)))
+        return predictor.apply(params, next(parts), quality, next(parts))
+
+    windows = jax.lax.map(window, jnp.asarray(starts))
     row = np.arange(rows)
     return windows[row // band, row - starts[row // band]]

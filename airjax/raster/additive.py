@@ -151,11 +151,12 @@ def _slot_cotangents(tile_size, smooth_cutoff, residuals, cotangent):
             moments = jax.lax.dot(powers, h, precision="highest")
             gradients = geometry_gradients(moments, [slot[i] for i in range(GEOMETRY)])
             gradients += [jax.lax.dot(ones, weight * image, precision="highest")[0] for image in images]
+            index = index.astype(jnp.int32)
             out = jax.lax.dynamic_update_slice(out, jnp.stack(gradients)[None], (index, jnp.int32(0), start))
             return out, jax.lax.dynamic_index_in_dim(part, index + 1, keepdims=False), images
 
         images = tuple(jax.lax.dynamic_slice_in_dim(cotangent, start, block, 2))
-        return jax.lax.fori_loop(jnp.int32(0), jnp.int32(num_slots), add, (out, part[0], images))[0]
+        return jax.lax.fori_loop(0, num_slots, add, (out, part[0], images))[0]
 
     return _for_blocks(one, jnp.zeros_like(slots), used, tile_size * tile_size), None
 
@@ -169,7 +170,7 @@ def _for_blocks(one, out, used, pixels: int):
     block = min(tiles, max(1, (_BLOCK if jax.default_backend() == "cpu" else _LARGE_BLOCK) // pixels))
 
     def step(index, out):
-        return one(jnp.minimum(index * block, tiles - block), block, out)
+        return one(jnp.minimum(index.astype(jnp.int32) * block, tiles - block), block, out)
 
     return jax.lax.fori_loop(0, (used + block - 1) // block, step, out)
 

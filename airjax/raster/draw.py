@@ -16,6 +16,7 @@ from airjax.gaussians import Gaussians2D, extents, octaves, on_ladder, pad, take
 from airjax.raster import plan
 from airjax.raster.additive import render_lists
 from airjax.raster.plan import (
+    canvas_size,
     capacity_for,
     check_request,
     count_needs,
@@ -82,7 +83,9 @@ def render(
     gaussians = rescale(on_ladder(gaussians), scale)
     if capacity is None:
         draw = partial(_draw, smooth_cutoff=smooth_cutoff, any_order=any_order)
-        return Rendered(_render_planned(gaussians, tiling, draw), jnp.asarray(False))
+        height, width = tiling.image_size
+        canvas = _render_planned(gaussians, tiling._replace(image_size=canvas_size(tiling.image_size)), draw)
+        return Rendered(canvas[:height, :width], jnp.asarray(False))
     rendered = _render_jitted(gaussians, tiling, capacity, smooth_cutoff, any_order)
     if rendered.overflow:
         raise too_small(capacity, *count_needs(_footprints(gaussians), tiling))

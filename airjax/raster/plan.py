@@ -36,6 +36,16 @@ def check_request(image_size: tuple[int, int], scale: float, tile_size: int) -> 
         raise ValueError(f"tile_size: expected at least 1, got {tile_size}")
 
 
+def canvas_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    """(h, w) of at least an image's, of few kinds: multiples of 128 pixels up to 1,024, then four steps an octave."""
+    height, width = (-(-side // step) * step for side, step in zip(image_size, map(_step, image_size), strict=True))
+    return height, width
+
+
+def _step(side: int) -> int:
+    return max(128, 2 ** (math.ceil(math.log2(side)) - 3))
+
+
 def scaled_size(image_size: tuple[int, int], scale: float) -> tuple[int, int]:
     """(h, w) of an image drawn at a scale: rounded, at least one pixel."""
     height, width = (max(1, round(side * scale)) for side in image_size)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from airjax.nn import air_stage as module
-from airjax.nn.air_stage import RAW_ROWS, PredictorConfig, apply_in_bands, compact_predictor, patches_of
+from airjax.nn.air_stage import NO_QUALITY, RAW_ROWS, PredictorConfig, apply_in_bands, compact_predictor, patches_of
 
 CONFIG, PATCH = PredictorConfig(features=8, blocks=2, expansion=2), 3
 GRID = (9, 5)
@@ -79,13 +79,29 @@ def test_bands_equal_one_piece(monkeypatch, bands):
     monkeypatch.setattr(module, "BAND_PATCHES", bands * GRID[1])
     calls = []
 
-    def counting(params, patches):
+    def counting(params, patches, *others):
         calls.append(patches.shape)
-        return predictor.apply(params, patches)
+        return predictor.apply(params, patches, *others)
 
-    out = jax.jit(lambda p, x: apply_in_bands(predictor._replace(apply=counting), p, x))(params, patches)
+    inside = np.ones((*GRID, 1), np.float32)
+    inside[-1] = inside[:, -2:] = 0
+    for part in (np.ones_like(inside), inside):
+        in_bands = jax.jit(partial(apply_in_bands, predictor._replace(apply=counting)))
+        found = in_bands(params, patches * part, NO_QUALITY, part)
+        expected = jax.jit(predictor.apply)(params, patches * part, NO_QUALITY, part)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
     assert {shape[0] for shape in calls} == {bands + 2 * predictor.reach}
-    np.testing.assert_allclose(out, apply(params, patches), atol=1e-4)
+
+
+def test_what_is_not_inside_changes_nothing():
+    """Raw rows of a part of a grid are those of the part alone, whatever the size of the whole."""
+    predictor, params, patches = network()
+    rows, columns = GRID[0] - 1, GRID[1] - 2
+    inside = np.zeros((*GRID, 1), np.float32)
+    inside[:rows, :columns] = 1
+    whole = jax.jit(predictor.apply)(params, patches * inside, NO_QUALITY, inside)
+    alone = apply(params, patches[:rows, :columns])
+    np.testing.assert_allclose(whole[:rows, :columns], alone, atol=1e-4)
 
 
 def test_a_fresh_network_starts_near_the_patch_mean():

@@ -286,7 +286,7 @@ def test_sets_of_near_size_share_a_compilation(monkeypatch):
             return original(*args, **kwargs)
 
         monkeypatch.setattr(module, name, counting)
-    size = (5, 61)  # its grid of tiles is that of no other test
+    size = (5, 1261)  # its canvas is that of no other test
     for n in (30, 31, 150):
         render(random_set(n, n, size), image_size=size)
     assert traces == ["_touches", "accumulate"]

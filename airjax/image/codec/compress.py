@@ -12,6 +12,7 @@ import numpy as np
 
 from airjax.arrays import size_of
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, join, pad, take
+from airjax.image.canvas import canvas_of
 from airjax.image.codec import air_file
 from airjax.image.codec.descent import descend
 from airjax.image.codec.payload import Origin, Quantised
@@ -143,7 +144,7 @@ def _compress(
     model: Model, image: np.ndarray, options: CompressOptions, progress: Progress
 ) -> tuple[Quantised, list[_Stage]]:
     """The result of `compress`, and the stages that were rounded last."""
-    image = checked_image(image)
+    image_size, image = image.shape[:2], canvas_of(checked_image(image))
     stages = _predict(model, image, options)
     rows = [stage.quantise() for stage in stages]
     slope, work = slope_of(color_step_of(options.quality)), options.work
@@ -163,7 +164,8 @@ def _compress(
         rows = _descend(rows, image, slope=slope, num_sweeps=work.sweeps, progress=swept)
     effort = next((number for number, one in enumerate(EFFORTS) if one == work), None)
     weights = model.name.replace(".safetensors", "")
-    return Quantised(tuple(rows), image.shape[:2], Origin(options.quality, effort, weights)), stages
+    rows = [_off_canvas(stage, image.shape[:2], image_size) for stage in rows]
+    return Quantised(tuple(rows), image_size, Origin(options.quality, effort, weights)), stages
 
 
 def _predict(model: Model, image: np.ndarray, options: CompressOptions) -> list[_Stage]:
@@ -183,6 +185,12 @@ def _predict(model: Model, image: np.ndarray, options: CompressOptions) -> list[
         _Stage.of(gaussians, codes - finer, config, size_of(image))
         for (gaussians, codes), config in zip(predicted, configs, strict=False)
     ]
+
+
+def _off_canvas(rows: Rows, canvas: tuple[int, int], image_size: tuple[int, int]) -> Rows:
+    """Rows whose patches are numbered in the grid of the image, not of its canvas."""
+    (_, across), (_, columns) = (patch_grid(size, rows.patch_size) for size in (canvas, image_size))
+    return replace(rows, patches=rows.patches // across * columns + rows.patches % across)
 
 
 @dataclass(frozen=True)

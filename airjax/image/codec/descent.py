@@ -60,7 +60,8 @@ def descend(
 ) -> tuple[Rows, ...]:
     """The rows of all stages after `num_sweeps`, on concrete arrays; see `sweep`.
 
-    The number of sweeps done is told after each. Raises AirjaxError: the rows grew beyond what can be drawn.
+    The image may lie on a canvas (`airjax.image.canvas`). The number of sweeps done is told after each. Raises
+    AirjaxError: the rows grew beyond what can be drawn.
     """
     layout = Layout(size_of(image), tuple(rows.patch_size for rows in stages))
     codes = [rows.codes for rows in stages]
@@ -128,7 +129,7 @@ def sweep(
         return draw(gaussians).image, gaussians
 
     rendered, transpose, own = jax.vjp(drawn, symbols, has_aux=True)
-    residual = image - rendered
+    residual = jnp.where(jnp.isnan(image), 0, image - rendered)
     slopes = transpose(residual)[0]  # of what a symbol explains of the residual
 
     moved = _best_moves(symbols, slopes, own, lattice, spreads, places, slope, key)
