@@ -20,6 +20,7 @@ from airjax.image.stages import StageConfig, _draw_stage, _predict_stage, init_p
 from airjax.nn.air_stage import PredictorConfig
 from airjax.raster import draw
 from airjax.raster.draw import render
+from airjax.raster.plan import canvas_size
 
 pytestmark = pytest.mark.slow
 
@@ -115,8 +116,8 @@ def test_strips_pay_as_much(model, monkeypatch):
     image, options, done = picture((104, 40)), CompressOptions(50, effort=5), []
     whole = compress.compress(model, image, options)
     for module in (strips, draw):
-        monkeypatch.setattr(module, "STRIP_PIXELS", 40 * 32)
-    assert len(strips.strips_of((104, 40), reach=9.0, step=16)) == 4
+        monkeypatch.setattr(module, "STRIP_PIXELS", 128 * 48)
+    assert len(strips.strips_of(canvas_size((104, 40)), reach=9.0, step=16)) == 3
     parts = compress.compress(model, image, options, progress=done.append)
     start = compress.compress(model, image, replace(options, effort=0))
     costs = [cost(quantised, image, 50) for quantised in (whole, parts, start)]
