@@ -211,27 +211,47 @@ def attempt_at(achieve, reach, seen, quality) -> SearchResult:
     return SearchResult(None, b"", quality, achieve(quality), bool(reach(quality)))
 
 
-@pytest.mark.parametrize(
-    "achieve", [lambda q: q, lambda q: 2 ** (q / 9), lambda q: 40 - 30 * 0.97**q + 0.1 * np.sin(q)]
-)
-@pytest.mark.parametrize("edge", [3.0, 50.0, 77.7, 99.9])
+# About as a photograph's: steeper, flatter, bent, with ripples.
+CURVES = {
+    "line": lambda q: 24 + 0.19 * q,
+    "steep": lambda q: 10 + 0.5 * q,
+    "flat": lambda q: 30 + 0.06 * q,
+    "bent": lambda q: 40 - 18 * 0.97**q,
+    "ripples": lambda q: 24 + 0.19 * q + 0.04 * np.sin(3 * q),
+}
+
+
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize("edge", [3.0, 30.0, 50.0, 77.7, 99.0])
 @pytest.mark.parametrize("upwards", [True, False])
-def test_a_search_finds_the_edge(edge, upwards, achieve):
-    """Oracle: the known edge; the result is on its right side, less than a point away, in nine attempts at most."""
+def test_a_search_finds_the_edge(edge, upwards, name):
+    """Oracle: the known edge; on its right side, near it by what is achieved, and after few attempts on a line."""
+    seen, achieve = [], CURVES[name]
+    target = achieve(edge)
+    reach = (lambda q: achieve(q) >= target) if upwards else (lambda q: achieve(q) <= target)
+    found = compress._approach(partial(attempt_at, achieve, reach, seen), target, compress._PSNR, upwards=upwards)
+    assert found.reached and (abs(found.achieved - target) <= 0.06 or abs(found.quality - edge) < 0.5)
+    assert len(seen) <= {"line": 4, "ripples": 6}.get(name, 9)
+
+
+@pytest.mark.parametrize("edge", [5.0, 40.0, 90.0])
+def test_a_search_for_a_size(edge):
+    """The same over bits per pixel, which grow by a factor a point."""
     seen = []
-    reach = (lambda q: q >= edge) if upwards else (lambda q: q <= edge)
-    found = compress._approach(partial(attempt_at, achieve, reach, seen), achieve(edge), upwards=upwards)
-    assert found.reached and abs(found.quality - edge) < 1.0 and reach(found.quality)
-    assert len(seen) <= 9
+    target = 0.1 * 2 ** (0.05 * edge)
+    attempt = partial(attempt_at, lambda q: 0.1 * 2 ** (0.05 * q), lambda q: q <= edge, seen)
+    found = compress._approach(attempt, target, compress._BPP, upwards=False)
+    assert found.reached and 0.985 * target <= found.achieved <= target and len(seen) <= 5
 
 
 @pytest.mark.parametrize("upwards", [True, False])
 def test_a_search_at_the_ends(upwards):
     """Always reached: the end that asks least. Never: the nearest end, and it says so."""
     attempt = partial(attempt_at, lambda q: q)
-    always = compress._approach(partial(attempt, lambda q: True, []), -1.0 if upwards else 101.0, upwards=upwards)
+    approach = partial(compress._approach, aim=compress._PSNR, upwards=upwards)
+    always = approach(partial(attempt, lambda q: True, []), -1.0 if upwards else 101.0)
     assert always.reached and always.quality == (0.0 if upwards else 100.0)
-    never = compress._approach(partial(attempt, lambda q: False, []), 101.0 if upwards else -1.0, upwards=upwards)
+    never = approach(partial(attempt, lambda q: False, []), 101.0 if upwards else -1.0)
     assert not never.reached and never.quality == (100.0 if upwards else 0.0)
 
 
