@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from airjax.image.codec.air_file import Encoded
-    from airjax.image.codec.compress import CompressOptions, SearchResult
+    from airjax.image.codec.compress import CompressOptions
+    from airjax.image.codec.search import SearchResult
     from airjax.image.model import Model
 
 HELP = "photographs to .air files"
@@ -131,7 +132,8 @@ def _encode_pixels(
 ) -> tuple[Encoded, bytes, str]:
     """(Gaussians as decoded, file, what the user should know about the target or "")."""
     from airjax.image.codec import air_file
-    from airjax.image.codec.compress import compress, search
+    from airjax.image.codec.compress import compress
+    from airjax.image.codec.search import search
 
     chosen = _compress_options(options)
     total = options.refine if options.lossless else sum(chosen.work)

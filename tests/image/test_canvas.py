@@ -9,7 +9,8 @@ from scenes2d import random_set
 from airjax.gaussians import take
 from airjax.image import stages
 from airjax.image.canvas import canvas_of, extent_of
-from airjax.image.codec.compress import CompressOptions, compress, measured_psnr
+from airjax.image.codec.compress import CompressOptions, compress
+from airjax.image.codec.search import measured_psnr
 from airjax.image.color_solve import solve
 from airjax.image.model import Model
 from airjax.image.patches import PatchMap

@@ -13,7 +13,6 @@ import numpy as np
 from airjax.arrays import size_of
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, join, pad, take
 from airjax.image.canvas import canvas_of
-from airjax.image.codec import air_file
 from airjax.image.codec.descent import descend
 from airjax.image.codec.payload import Origin, Quantised
 from airjax.image.codec.places import Layout, places_at
@@ -34,7 +33,6 @@ from airjax.image.stages import StageConfig, predict_stages, stage_control_of
 from airjax.image.strips import Strip, by_strips, strips_of
 from airjax.image.task import Coordinates
 from airjax.inner.task import Progress, run
-from airjax.metrics import psnr_8bit
 from airjax.raster.draw import TILE_SIZE
 from airjax.raster.tiles import patch_grid
 
@@ -44,7 +42,6 @@ _COARSEST_STEP, _HALVING = 0.36, 18.0
 _MSE_PER_STEP = 0.1
 _FINER_ANGLES = 16  # codes, two octaves: refined Gaussians are longer, and where they point matters more
 _ROUNDS = 2  # of solving colours on the rounded geometry and rounding again
-_ATTEMPTS, _CLOSE = 9, 0.2  # encodings of a search, at most; points of quality that need not be told apart
 
 
 def color_step_of(quality: float) -> float:
@@ -321,9 +318,10 @@ def _descend(rows: list[Rows], image: np.ndarray, *, slope: float, num_sweeps: i
         return replace(parts[0], patches=patches, symbols=np.concatenate([part.symbols for part in parts]))
 
     def work(part: list[Rows], target: np.ndarray) -> list[Rows]:
+        tell = told()
         if not any(len(stage.patches) for stage in part):
             return part
-        return list(descend(part, target, slope=slope, num_sweeps=num_sweeps, progress=told()))
+        return list(descend(part, target, slope=slope, num_sweeps=num_sweeps, progress=tell))
 
     strips = _strips(image, [stage.patch_size for stage in rows], stored(rows))
     parts = [[within(stage, count, strip) for stage, count in zip(rows, columns, strict=True)] for strip in strips]
@@ -339,110 +337,3 @@ def _solve_colors(stored: list[Gaussians2D], image: np.ndarray, *, num_slots: in
         return [np.asarray(part.colors) for part in stored]
     solved = solve(pad(join(stored), num_slots), image, num_steps=num_steps)
     return np.split(np.asarray(solved.colors)[: ends[-1]], ends[:-1])
-
-
-class SearchResult(NamedTuple):
-    """The encoding that a search chose; `achieved` is what was aimed at, `reached` whether it is right."""
-
-    quantised: Quantised
-    data: bytes
-    quality: float
-    achieved: float
-    reached: bool
-
-
-def measured_psnr(quantised: Quantised, image: np.ndarray) -> float:
-    """PSNR in dB of the 8-bit image that a decoder draws."""
-    return psnr_8bit(image, air_file.dequantised(quantised).render())
-
-
-def search(
-    model: Model,
-    image: np.ndarray,
-    options: CompressOptions = CompressOptions(),
-    *,
-    target_psnr: float | None = None,
-    target_bpp: float | None = None,
-    progress: Progress = None,
-) -> SearchResult:
-    """The smallest file of at least `target_psnr` dB, or the best of at most `target_bpp` bits per pixel.
-
-    Both grow with the quality but for small ripples, about as fast for all photographs. The search goes where a line
-    meets the target: the result is within 0.06 dB, or 1 %, of it, or within a fifth of a point of quality. A target out
-    of reach gives the nearest end of the range, with `reached` false. The other arguments and errors are those of
-    `compress`; the quality of the options is not used. Exactly one target, else a ValueError.
-    """
-    if (target_psnr is None) == (target_bpp is None):
-        raise ValueError("expected either target_psnr or target_bpp")
-    image = checked_image(image)
-
-    def attempt(quality: float) -> SearchResult:
-        quantised = compress(model, image, replace(options, quality=quality), progress=progress)
-        data = air_file.encode(quantised)
-        if target_psnr is not None:
-            achieved = measured_psnr(quantised, image)
-            return SearchResult(quantised, data, quality, achieved, achieved >= target_psnr)
-        achieved = 8 * len(data) / (image.shape[0] * image.shape[1])
-        return SearchResult(quantised, data, quality, achieved, achieved <= target_bpp)
-
-    if target_bpp is not None:
-        return _approach(attempt, target_bpp, _BPP, upwards=False)
-    assert target_psnr is not None
-    return _approach(attempt, target_psnr, _PSNR, upwards=True)
-
-
-class _Aim(NamedTuple):
-    """How a search aims.
-
-    Fields:
-      measure: what of `SearchResult.achieved` is about a straight line over the quality.
-      slope: its usual rise a point of quality.
-      close: how far from the target is near enough.
-    """
-
-    measure: Callable[[float], float]
-    slope: float
-    close: float
-
-
-_PSNR = _Aim(float, slope=0.19, close=0.06)
-_BPP = _Aim(lambda bpp: math.log2(max(bpp, 1e-6)), slope=0.065, close=math.log2(1.01))
-
-
-def _approach(attempt: Callable[[float], SearchResult], target: float, aim: _Aim, *, upwards: bool) -> SearchResult:
-    """The lowest quality that reaches its target (`upwards`: quality helps to reach it), else the highest.
-
-    From the first attempt along the usual slope, then along the line of the last two; between an attempt that reached
-    the target and one that missed it, along the line between them.
-    """
-    goal = aim.measure(target)
-    inside = goal + (aim.close if upwards else -aim.close) / 2
-    reached: SearchResult | None = None
-    missed: SearchResult | None = None
-    quality, slope, before = QUALITY, aim.slope, None
-    for _ in range(_ATTEMPTS):
-        tried = attempt(quality)
-        value = aim.measure(tried.achieved)
-        again = before is not None and before.reached == tried.reached
-        if before is not None and tried.quality != before.quality:
-            rise = (value - aim.measure(before.achieved)) / (tried.quality - before.quality)
-            slope = min(max(rise, aim.slope / 4), 4 * aim.slope)
-        before = tried
-        reached, missed = (tried, missed) if tried.reached else (reached, tried)
-        if tried.reached and abs(value - goal) <= aim.close:
-            break
-        if reached is not None and missed is not None:
-            apart = missed.quality - reached.quality
-            if abs(apart) < _CLOSE:
-                break
-            start, end = (aim.measure(one.achieved) for one in (reached, missed))
-            # The middle where a line ended on the same side twice: on a curve it would for ever.
-            share = 0.5 if again else (inside - start) / (end - start)
-            quality = reached.quality + min(max(share, 0.1), 0.9) * apart
-        else:
-            quality = min(max(quality + (inside - value) / slope, QUALITY_RANGE[0]), QUALITY_RANGE[1])
-            if quality == tried.quality:
-                break
-    best = reached or missed
-    assert best is not None
-    return best

@@ -1,7 +1,6 @@
 """A photograph to integers: against the pieces it is made of, on odd images, and the search for a target."""
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +9,11 @@ import pytest
 
 from airjax.image import strips
 from airjax.image.codec import air_file, compress
-from airjax.image.codec.compress import CompressOptions, SearchResult, color_step_of, measured_psnr, search
+from airjax.image.codec.compress import CompressOptions, color_step_of
 from airjax.image.codec.payload import Quantised
 from airjax.image.codec.quantise import NUM_CODES, Rows, quantise
 from airjax.image.codec.rate_task import slope_of
+from airjax.image.codec.search import measured_psnr
 from airjax.image.model import Model
 from airjax.image.patches import PatchMap
 from airjax.image.stages import StageConfig, _draw_stage, _predict_stage, init_params, run_stages, stage_control_of
@@ -200,76 +200,6 @@ def test_another_quality_compiles_nothing(model):
         options = CompressOptions(quality, num_stages=2, mse_threshold=threshold, effort=0)
         compress.compress(model, picture(), options)
         assert [program._cache_size() for program in programs] == [2, 1]
-
-
-# --- the search ------------------------------------------------------------------------------------------
-
-
-def attempt_at(achieve, reach, seen, quality) -> SearchResult:
-    """Stands for an encoding that achieves `achieve(quality)`: reached where `reach(quality)`."""
-    seen.append(quality)
-    return SearchResult(None, b"", quality, achieve(quality), bool(reach(quality)))
-
-
-# About as a photograph's: steeper, flatter, bent, with ripples.
-CURVES = {
-    "line": lambda q: 24 + 0.19 * q,
-    "steep": lambda q: 10 + 0.5 * q,
-    "flat": lambda q: 30 + 0.06 * q,
-    "bent": lambda q: 40 - 18 * 0.97**q,
-    "ripples": lambda q: 24 + 0.19 * q + 0.04 * np.sin(3 * q),
-}
-
-
-@pytest.mark.parametrize("name", CURVES)
-@pytest.mark.parametrize("edge", [3.0, 30.0, 50.0, 77.7, 99.0])
-@pytest.mark.parametrize("upwards", [True, False])
-def test_a_search_finds_the_edge(edge, upwards, name):
-    """Oracle: the known edge; on its right side, near it by what is achieved, and after few attempts on a line."""
-    seen, achieve = [], CURVES[name]
-    target = achieve(edge)
-    reach = (lambda q: achieve(q) >= target) if upwards else (lambda q: achieve(q) <= target)
-    found = compress._approach(partial(attempt_at, achieve, reach, seen), target, compress._PSNR, upwards=upwards)
-    assert found.reached and (abs(found.achieved - target) <= 0.06 or abs(found.quality - edge) < 0.5)
-    assert len(seen) <= {"line": 4, "ripples": 6}.get(name, 9)
-
-
-@pytest.mark.parametrize("edge", [5.0, 40.0, 90.0])
-def test_a_search_for_a_size(edge):
-    """The same over bits per pixel, which grow by a factor a point."""
-    seen = []
-    target = 0.1 * 2 ** (0.05 * edge)
-    attempt = partial(attempt_at, lambda q: 0.1 * 2 ** (0.05 * q), lambda q: q <= edge, seen)
-    found = compress._approach(attempt, target, compress._BPP, upwards=False)
-    assert found.reached and 0.985 * target <= found.achieved <= target and len(seen) <= 5
-
-
-@pytest.mark.parametrize("upwards", [True, False])
-def test_a_search_at_the_ends(upwards):
-    """Always reached: the end that asks least. Never: the nearest end, and it says so."""
-    attempt = partial(attempt_at, lambda q: q)
-    approach = partial(compress._approach, aim=compress._PSNR, upwards=upwards)
-    always = approach(partial(attempt, lambda q: True, []), -1.0 if upwards else 101.0)
-    assert always.reached and always.quality == (0.0 if upwards else 100.0)
-    never = approach(partial(attempt, lambda q: False, []), 101.0 if upwards else -1.0)
-    assert not never.reached and never.quality == (100.0 if upwards else 0.0)
-
-
-def test_search_keeps_its_target(model):
-    """Both directions, measured on the file that comes out."""
-    image = picture()
-    goal = measured_psnr(compress.compress(model, image, CompressOptions(quality=60)), image)
-    found = search(model, image, target_psnr=goal)
-    decoded = air_file.decode_quantised(found.data)
-    assert found.reached and measured_psnr(decoded, image) == pytest.approx(found.achieved) and found.achieved >= goal
-    small = search(model, image, target_bpp=3.0)
-    assert small.reached and 8 * len(small.data) / (24 * 40) == small.achieved <= 3.0
-
-
-@pytest.mark.parametrize("targets", [{}, {"target_psnr": 30.0, "target_bpp": 1.0}])
-def test_search_wants_one_target(model, targets):
-    with pytest.raises(ValueError, match="either target_psnr or target_bpp"):
-        search(model, picture(), **targets)
 
 
 def test_rows_know_their_counts():

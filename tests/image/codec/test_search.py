@@ -1,0 +1,107 @@
+"""The search for a target: along curves that are known, and on files."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from airjax.image.codec import air_file
+from airjax.image.codec.compress import CompressOptions, compress
+from airjax.image.codec.quantise import NUM_CODES
+from airjax.image.codec.search import _BPP, _PSNR, SearchResult, _approach, measured_psnr, search
+from airjax.image.model import Model
+from airjax.image.patches import PatchMap
+from airjax.image.stages import StageConfig, init_params
+from airjax.nn.air_stage import PredictorConfig
+
+pytestmark = pytest.mark.slow
+
+STAGES = tuple(
+    StageConfig(
+        PatchMap(8 * k, offset=0.75, min_scale=0.5 * k, max_scale=4.2 * k),
+        PredictorConfig(features=8, blocks=1, expansion=2, reduction=k, votes=NUM_CODES),
+    )
+    for k in (2, 1)
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    params = jax.jit(init_params, static_argnums=1)(jax.random.key(0), STAGES)
+    return Model(STAGES, params, "tiny")
+
+
+def picture(size=(24, 40), seed=0) -> np.ndarray:
+    """Smooth waves with a little noise."""
+    y, x = np.mgrid[: size[0], : size[1]] / 9
+    waves = np.stack([np.sin(x) * np.cos(y), np.sin(x + y), np.cos(x - 2 * y)], axis=-1)
+    noise = np.random.default_rng(seed).normal(0, 0.02, waves.shape)
+    return np.clip(0.5 + 0.35 * waves + noise, 0, 1).astype(np.float32)
+
+
+def attempt_at(achieve, reach, seen, quality) -> SearchResult:
+    """Stands for an encoding that achieves `achieve(quality)`: reached where `reach(quality)`."""
+    seen.append(quality)
+    return SearchResult(None, b"", quality, achieve(quality), bool(reach(quality)))
+
+
+# About as a photograph's: steeper, flatter, bent, with ripples.
+CURVES = {
+    "line": lambda q: 24 + 0.19 * q,
+    "steep": lambda q: 10 + 0.5 * q,
+    "flat": lambda q: 30 + 0.06 * q,
+    "bent": lambda q: 40 - 18 * 0.97**q,
+    "ripples": lambda q: 24 + 0.19 * q + 0.04 * np.sin(3 * q),
+}
+
+
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize("edge", [3.0, 30.0, 50.0, 77.7, 99.0])
+@pytest.mark.parametrize("upwards", [True, False])
+def test_a_search_finds_the_edge(edge, upwards, name):
+    """Oracle: the known edge; on its right side, near it by what is achieved, and after few attempts on a line."""
+    seen, achieve = [], CURVES[name]
+    target = achieve(edge)
+    reach = (lambda q: achieve(q) >= target) if upwards else (lambda q: achieve(q) <= target)
+    found = _approach(partial(attempt_at, achieve, reach, seen), target, _PSNR, upwards=upwards)
+    assert found.reached and (abs(found.achieved - target) <= 0.06 or abs(found.quality - edge) < 0.5)
+    assert len(seen) <= {"line": 4, "ripples": 6}.get(name, 9)
+
+
+@pytest.mark.parametrize("edge", [5.0, 40.0, 90.0])
+def test_a_search_for_a_size(edge):
+    """The same over bits per pixel, which grow by a factor a point."""
+    seen = []
+    target = 0.1 * 2 ** (0.05 * edge)
+    attempt = partial(attempt_at, lambda q: 0.1 * 2 ** (0.05 * q), lambda q: q <= edge, seen)
+    found = _approach(attempt, target, _BPP, upwards=False)
+    assert found.reached and 0.985 * target <= found.achieved <= target and len(seen) <= 5
+
+
+@pytest.mark.parametrize("upwards", [True, False])
+def test_a_search_at_the_ends(upwards):
+    """Always reached: the end that asks least. Never: the nearest end, and it says so."""
+    attempt = partial(attempt_at, lambda q: q)
+    approach = partial(_approach, aim=_PSNR, upwards=upwards)
+    always = approach(partial(attempt, lambda q: True, []), -1.0 if upwards else 101.0)
+    assert always.reached and always.quality == (0.0 if upwards else 100.0)
+    never = approach(partial(attempt, lambda q: False, []), 101.0 if upwards else -1.0)
+    assert not never.reached and never.quality == (100.0 if upwards else 0.0)
+
+
+def test_search_keeps_its_target(model):
+    """Both directions, measured on the file that comes out."""
+    image = picture()
+    goal = measured_psnr(compress(model, image, CompressOptions(quality=60)), image)
+    found = search(model, image, target_psnr=goal)
+    decoded = air_file.decode_quantised(found.data)
+    assert found.reached and measured_psnr(decoded, image) == pytest.approx(found.achieved) and found.achieved >= goal
+    small = search(model, image, target_bpp=3.0)
+    assert small.reached and 8 * len(small.data) / (24 * 40) == small.achieved <= 3.0
+
+
+@pytest.mark.parametrize("targets", [{}, {"target_psnr": 30.0, "target_bpp": 1.0}])
+def test_search_wants_one_target(model, targets):
+    with pytest.raises(ValueError, match="either target_psnr or target_bpp"):
+        search(model, picture(), **targets)
