@@ -7,7 +7,7 @@ pixel (row i, column j) covers its unit square, with its centre at (j + 0.5, i +
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -126,12 +126,12 @@ def pad(gaussians: AnyGaussians, num_slots: int) -> AnyGaussians:
     return replace(gaussians, **grown)
 
 
-def on_ladder(gaussians: AnyGaussians) -> AnyGaussians:
-    """A concrete set padded to the next size of the `ladder`, as arrays of JAX.
+def on_ladder(gaussians: AnyGaussians, *, size_of: Callable[[int], int] | None = None) -> AnyGaussians:
+    """A concrete set padded to the next size of the `ladder`, or of another one, as arrays of JAX.
 
     A set of JAX arrays that has such a size already stays where it is: nothing passes through the host.
     """
-    return jax.tree.map(jnp.asarray, pad(gaussians, ladder(gaussians.num_slots)))
+    return jax.tree.map(jnp.asarray, pad(gaussians, (size_of or ladder)(gaussians.num_slots)))
 
 
 def only_active(gaussians: AnyGaussians) -> AnyGaussians:

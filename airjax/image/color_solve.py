@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from airjax.arrays import AnyArray
-from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, ladder, pad, take
+from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, ladder, octaves, pad, take
 from airjax.image.strips import by_strips, strips_of
 from airjax.raster.additive import draw_slots, slot_weights
 from airjax.raster.draw import TILE_SIZE, planned_lists, render
-from airjax.raster.tiles import TileLists, Tiling, gather_slots
+from airjax.raster.tiles import TileLists, Tiling, gather_slots, trim
 
 DAMPING = 0.01  # against the squared norm of a weight, which is pi * scale^2, a few pixels squared
 
@@ -115,8 +115,10 @@ def drawn(gaussians: Gaussians2D, image_size: tuple[int, int]) -> np.ndarray:
 def _solve_window(gaussians, image, num_steps) -> np.ndarray:
     """Solved colours of a set."""
     n = gaussians.num_slots
-    gaussians = pad(gaussians, ladder(n))
+    gaussians = pad(gaussians, octaves(n))
     lists = planned_lists(gaussians, image_size=image.shape[:2])
+    used = int(np.count_nonzero(lists.tiles < Tiling(image.shape[:2], TILE_SIZE).num_tiles))
+    lists = trim(lists, min(ladder(used), lists.tiles.size))  # the weights of all chunks are stored
     return np.asarray(_solve(gaussians, lists, image, num_steps=num_steps))[:n]
 
 

@@ -129,6 +129,7 @@ def predict_stage(
     stage: StageConfig,
     params: Any,
     residual: Float[AnyArray, "h w 3"],
+    *,
     quality: Float[AnyArray, " 2"] = NO_QUALITY,
     extent: Int[AnyArray, " 2"] | None = None,
 ) -> Float[Array, "n k"]:
@@ -299,7 +300,7 @@ def _predict_stage(stage, params, image, rendered, control, stages_left, left, e
     active = stage_control(image, rendered, stages_left=stages_left, gaussians_left=left, **options)
 
     def network(residual):
-        return predict_stage(stage, params, residual, quality_inputs(control.color_step), extent)
+        return predict_stage(stage, params, residual, quality=quality_inputs(control.color_step), extent=extent)
 
     def idle(residual):
         return jnp.zeros((active.size, 5 + channels + stage.network.votes), residual.dtype)

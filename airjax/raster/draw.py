@@ -80,7 +80,7 @@ def render(
             raise ValueError("capacity: expected a number of pairs inside a JAX transformation, got None")
         gaussians = gaussians if gaussians.num_slots else pad(gaussians, 1)
         return _render(rescale(gaussians, scale), tiling, capacity, smooth_cutoff, any_order)
-    gaussians = rescale(on_ladder(gaussians), scale)
+    gaussians = rescale(on_ladder(gaussians, size_of=octaves), scale)
     if capacity is None:
         draw = partial(_draw, smooth_cutoff=smooth_cutoff, any_order=any_order)
         height, width = tiling.image_size
@@ -94,7 +94,7 @@ def render(
 
 def planned_lists(gaussians: Gaussians2D, *, image_size: tuple[int, int], tile_size: int = TILE_SIZE) -> TileLists:
     """`plan_lists` of a concrete set."""
-    return plan_lists(_footprints(gaussians), Tiling(image_size, tile_size))
+    return plan_lists(_footprints(gaussians), Tiling(image_size, tile_size), size_of=octaves)
 
 
 def capacity_of(
@@ -131,7 +131,7 @@ def _render_planned(gaussians: Gaussians2D, tiling: Tiling, draw: Callable) -> F
         footprints = _footprints(gaussians)
         pairs = count_pairs(footprints, tiling)
         if pairs <= plan.MAX_PAIRS:
-            return draw(gaussians, plan_lists(footprints, tiling, pairs=pairs), tiling)
+            return draw(gaussians, plan_lists(footprints, tiling, pairs=pairs, size_of=octaves), tiling)
     reach = np.asarray(_extents(gaussians))[:, 1]
     gaussians = jax.tree.map(np.asarray, gaussians)
     strips = [_render_strip(gaussians, reach, top, rows, tiling, draw) for top in range(0, height, rows)]
@@ -147,11 +147,12 @@ def _render_strip(
     """
     y = gaussians.means[:, 1]
     part = take(gaussians, (y + reach >= top - 1) & (y - reach <= top + rows + 1) & gaussians.active)
-    part = on_ladder(replace(part, means=part.means - np.array([[0, top]], part.means.dtype)))
+    part = replace(part, means=part.means - np.array([[0, top]], part.means.dtype))
+    part = on_ladder(part, size_of=octaves)
     footprints, strip = _footprints(part), tiling._replace(image_size=(rows, tiling.image_size[1]))
     pairs = count_pairs(footprints, strip)
     upper = -(-rows // (2 * tiling.tile_size)) * tiling.tile_size
     if upper < rows and pairs > plan.MAX_PAIRS:
         halves = ((top, upper), (top + upper, rows - upper))
         return np.concatenate([_render_strip(gaussians, reach, *half, tiling, draw) for half in halves])
-    return np.asarray(draw(part, plan_lists(footprints, strip, pairs=pairs), strip))
+    return np.asarray(draw(part, plan_lists(footprints, strip, pairs=pairs, size_of=octaves), strip))

@@ -37,13 +37,13 @@ def check_request(image_size: tuple[int, int], scale: float, tile_size: int) -> 
 
 
 def canvas_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) of at least an image's, of few kinds: multiples of 128 pixels up to 1,024, then four steps an octave."""
+    """(h, w) of at least an image's, of few kinds: 128, multiples of 256 up to 1,024, then four steps an octave."""
     height, width = (-(-side // step) * step for side, step in zip(image_size, map(_step, image_size), strict=True))
     return height, width
 
 
 def _step(side: int) -> int:
-    return max(128, 2 ** (math.ceil(math.log2(side)) - 3))
+    return 128 if side <= 128 else max(256, 2 ** (math.ceil(math.log2(side)) - 3))
 
 
 def scaled_size(image_size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -64,15 +64,17 @@ def count_needs(footprints: Footprints, tiling: Tiling) -> tuple[int, int]:
     return pairs, int(_num_chunks(footprints, tiling, max_pairs=ladder(pairs)))
 
 
-def plan_lists(footprints: Footprints, tiling: Tiling, *, pairs: int | None = None) -> TileLists:
+def plan_lists(
+    footprints: Footprints, tiling: Tiling, *, pairs: int | None = None, size_of: Callable[[int], int]
+) -> TileLists:
     """Tile lists of concrete footprints, the chunks that stay unused cut off; AirjaxError as `count_needs`.
 
-    `pairs` is the result of `count_pairs`, where it is known already.
+    `pairs` is the result of `count_pairs`, where it is known already; sizes are from a ladder.
     """
     pairs = count_pairs(footprints, tiling) if pairs is None else pairs
     check_pairs(pairs)
-    lists, used = _lists(footprints, tiling, capacity=ladder(pairs))
-    return trim(lists, min(ladder(int(used)), lists.tiles.size))
+    lists, used = _lists(footprints, tiling, capacity=size_of(pairs))
+    return trim(lists, min(size_of(int(used)), lists.tiles.size))
 
 
 def check_pairs(pairs: int) -> None:
@@ -84,7 +86,7 @@ def check_pairs(pairs: int) -> None:
         )
 
 
-def capacity_for(pairs: int, chunks: int, *, headroom: float, size_of: Callable[[int], int] = ladder) -> Capacity:
+def capacity_for(pairs: int, chunks: int, *, headroom: float, size_of: Callable[[int], int]) -> Capacity:
     """Capacity for `headroom` times as many pairs and chunks as were counted, in sizes from a ladder."""
     return Capacity(size_of(math.ceil(headroom * pairs)), size_of(math.ceil(headroom * chunks)))
 

@@ -96,7 +96,7 @@ def render(
     gaussians = on_ladder(gaussians)
     if capacity is None:
         splats, footprints = _project_jitted(gaussians, camera, options)
-        return _draw_jitted(splats, plan_lists(footprints, options.tiling), background, options)
+        return _draw_jitted(splats, plan_lists(footprints, options.tiling, size_of=ladder), background, options)
     view = _render_jitted(gaussians, camera, background, capacity=capacity, options=options)
     if view.overflow:
         raise too_small(capacity, *_needs(gaussians, camera[None], options))
@@ -119,7 +119,7 @@ def capacity_of(
     many times as many pairs.
     """
     options = _options(image_size, tile_size, preset, antialiased)
-    return capacity_for(*_needs(on_ladder(gaussians), cameras, options), headroom=headroom)
+    return capacity_for(*_needs(on_ladder(gaussians), cameras, options), headroom=headroom, size_of=ladder)
 
 
 def _named_preset(preset: str | Preset) -> Preset:

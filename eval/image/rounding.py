@@ -32,7 +32,7 @@ class Rounding:
     description: str
     images: str = where("")  # a folder of images, or one image
     image_set: str = ""  # the one of `eval.image.sets` that `description` speaks of, or none
-    qualities: tuple[float, ...] = (40.0, 50.0, 60.0, 66.0, 70.0)  # of the files, each in [0, 100]
+    qualities: tuple[float, ...] = (40.0, 50.0, 60.0, 66.0, 70.0)  # of the files, each in [0, 100]; of one pass
     solve_steps: int = 5  # of `compress`
     limit: int | None = None  # only the first images; None for all
 
@@ -61,7 +61,7 @@ def measure(model: Model, image: np.ndarray, quality: float, solve_steps: int) -
     def psnr_of(gaussians) -> float:
         return score(image, np.asarray(render(gaussians, image_size=image.shape[:2]).image)).psnr
 
-    quantized, source = compress_and_source(model, image, CompressOptions(quality, solve_steps=solve_steps))
+    quantized, source = compress_and_source(model, image, CompressOptions(quality, solve_steps=solve_steps, effort=0))
     data, count = air_file.encode(quantized), sum(quantized.stage_counts)
     threshold = mse_threshold_of(quality)
     unaware = model.encode(image, mse_threshold=threshold, ssim_threshold=2.0, solve_steps=2 * solve_steps)

@@ -48,7 +48,8 @@ def on_canvas(image, size) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("side", "expected"), [(1, 128), (128, 128), (129, 256), (768, 768), (1000, 1024), (1080, 1280), (2049, 2560)]
+    ("side", "expected"),
+    [(1, 128), (128, 128), (129, 256), (480, 512), (768, 768), (1000, 1024), (1080, 1280), (2049, 2560)],
 )
 def test_sides_of_canvases(side, expected):
     """By hand."""

@@ -130,7 +130,7 @@ def compress_and_source(
 ) -> tuple[Quantised, Gaussians2D]:
     """As `compress`, and the rows of the result before rounding, their colours solved as often."""
     quantised, stages = _compress(model, image, options, None)
-    source = join([stage.keep(rows).gaussians for stage, rows in zip(stages, quantised.stages, strict=True)])
+    source = join([stage.gaussians for stage in stages])
     if not (options.solve_steps and source.num_slots):
         return quantised, source
     return quantised, solve(source, checked_image(image), num_steps=_ROUNDS * options.solve_steps)
@@ -139,7 +139,7 @@ def compress_and_source(
 def _compress(
     model: Model, image: np.ndarray, options: CompressOptions, progress: Progress
 ) -> tuple[Quantised, list[_Stage]]:
-    """The result of `compress`, and the stages that were rounded last."""
+    """The result of `compress`, and its rows before they were rounded last."""
     image_size, image = image.shape[:2], canvas_of(checked_image(image))
     stages = _predict(model, image, options)
     rows = [stage.quantise() for stage in stages]
@@ -160,6 +160,7 @@ def _compress(
         rows = _descend(rows, image, slope=slope, num_sweeps=work.sweeps, progress=swept)
     effort = next((number for number, one in enumerate(EFFORTS) if one == work), None)
     weights = model.name.replace(".safetensors", "")
+    stages = [stage.keep(kept) for stage, kept in zip(stages, rows, strict=True)]
     rows = [_off_canvas(stage, image.shape[:2], image_size) for stage in rows]
     return Quantised(tuple(rows), image_size, Origin(options.quality, effort, weights)), stages
 
