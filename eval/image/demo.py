@@ -15,7 +15,7 @@ from airjax import AirjaxError, load
 from airjax.commands.session import enable_compilation_cache
 from airjax.files import atomic_write_bytes, display_name, read_bytes
 from airjax.image.codec import air_file
-from airjax.image.codec.chunks import CHUNK_OVERHEAD
+from airjax.image.codec.chunks import CHUNK_OVERHEAD, STAGE_TAGS
 from airjax.image.codec.compress import compress
 from airjax.photographs import read_image
 from eval.image.measures import as_written, bits_per_pixel, decode_pixels, score
@@ -60,7 +60,8 @@ def compare(original: Path, file: Path, decoded: Path, weights: Path | None) -> 
 
 def prefixes(image: np.ndarray, data: bytes) -> list[tuple[int, int, float, np.ndarray]]:
     """(stages, bytes, PSNR, pixels) of some beginnings of a file that end with a stage, the whole file left out."""
-    ends = [chunk.offset + chunk.length + CHUNK_OVERHEAD for chunk in air_file.info(data).chunks][1:-1]
+    stages_of = [chunk for chunk in air_file.info(data).chunks if chunk.tag in STAGE_TAGS.values()]
+    ends = [chunk.offset + chunk.length + CHUNK_OVERHEAD for chunk in stages_of]
     chosen = sorted({round(k) for k in np.linspace(1, len(ends) - 1, NUM_PREFIXES)}) if len(ends) > 1 else []
     result = []
     for stages in chosen:
