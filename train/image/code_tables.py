@@ -15,7 +15,7 @@ import numpy as np
 
 from airjax.errors import AirjaxError, FormatError
 from airjax.image.codec import air_file
-from airjax.image.codec.entropy import PASS_LEVELS, Encoder, Memory, code_stage
+from airjax.image.codec.payload import encoders
 from airjax.image.codec.tables import (
     ANGLES,
     ASPECT,
@@ -32,7 +32,6 @@ from airjax.image.codec.tables import (
     pack_sets,
     start_counts,
 )
-from airjax.raster.tiles import patch_grid
 
 _ROUNDS = 12
 _PRIOR = 20.0  # symbols that the start of a learning table counts as
@@ -46,13 +45,7 @@ def symbols_seen(files: Sequence[Path]) -> dict[str, np.ndarray]:
             quantised = air_file.decode_quantised(file.read_bytes())
         except FormatError as error:
             raise FormatError(f"{file}: {error}") from error
-        memory = Memory(PASS_LEVELS[2])
-        for rows in quantised.stages:
-            if not len(rows.patches):
-                continue
-            encoder, grid = Encoder(), patch_grid(quantised.image_size, rows.patch_size)
-            count = len(rows.patches)
-            code_stage(encoder, rows, memory, grid=grid, patch_size=rows.patch_size, codes=rows.codes, count=count)
+        for _, encoder in encoders(quantised, 2):
             for name, counts in encoder.seen().items():
                 seen[name].append(counts)
     empty = {name: np.zeros((0, group.tables, NUM_TOKENS), np.int64) for name, group in GROUPS.items()}

@@ -125,16 +125,23 @@ class _Coded(NamedTuple):
     chosen: tuple[int, ...]  # sets of constant tables; none where tables learn
 
 
-def _code_all(quantised: Quantised, version: int) -> Iterator[_Coded]:
+def encoders(quantised: Quantised, version: int) -> Iterator[tuple[Rows, Encoder]]:
+    """The rows of every stage, and an encoder that has collected their symbols; errors are those of `pack_stages`."""
     if len(quantised.stages) > MAX_STAGES:
         raise AirjaxError(f"stages: expected at most {MAX_STAGES}, got {len(quantised.stages)}")
-    memory, learning = Memory(PASS_LEVELS[version]), LearningTables()
+    memory = Memory(PASS_LEVELS[version])
     for stage, rows in enumerate(quantised.stages):
         grid = patch_grid(quantised.image_size, rows.patch_size)
         _check_rows(rows, grid, stage)
         encoder, count = Encoder(), len(rows.patches)
         if count:
             code_stage(encoder, rows, memory, grid=grid, patch_size=rows.patch_size, codes=rows.codes, count=count)
+        yield rows, encoder
+
+
+def _code_all(quantised: Quantised, version: int) -> Iterator[_Coded]:
+    learning = LearningTables()
+    for rows, encoder in encoders(quantised, version):
         if version == 1:
             yield _Coded(rows, encoder, learning, ())
         else:
@@ -166,7 +173,7 @@ def pack_stages(quantised: Quantised, version: int) -> list[bytes]:
 
 
 def attribute_bits(quantised: Quantised, version: int) -> dict[str, float]:
-    """Bits of the code that each kind of symbol takes, over all stages."""
+    """Bits of the code that each kind of symbol takes, over all stages, with the tables that `pack_stages` takes."""
     bits: Counter[str] = Counter()
     for coded in _code_all(quantised, version):
         bits.update(coded.encoder.bits_of(coded.tables))

@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_codec import STAGES, picture, tiny_model
 
 from airjax.image import strips
 from airjax.image.codec import air_file, compress
 from airjax.image.codec.compress import CompressOptions, color_step_of
 from airjax.image.codec.payload import Quantised
-from airjax.image.codec.quantise import NUM_CODES, Rows, quantise
+from airjax.image.codec.quantise import Rows, quantise
 from airjax.image.codec.rate_task import slope_of
 from airjax.image.codec.search import measured_psnr
 from airjax.image.model import Model
-from airjax.image.patches import PatchMap
 from airjax.image.stages import StageConfig, _draw_stage, _predict_stage, init_params, run_stages, stage_control_of
 from airjax.nn.air_stage import PredictorConfig
 from airjax.raster import draw
@@ -24,27 +24,10 @@ from airjax.raster.plan import canvas_size
 
 pytestmark = pytest.mark.slow
 
-STAGES = tuple(
-    StageConfig(
-        PatchMap(8 * k, offset=0.75, min_scale=0.5 * k, max_scale=4.2 * k),
-        PredictorConfig(features=8, blocks=1, expansion=2, reduction=k, votes=NUM_CODES),
-    )
-    for k in (2, 1)
-)
-
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    params = jax.jit(init_params, static_argnums=1)(jax.random.key(0), STAGES)
-    return Model(STAGES, params, "tiny")
-
-
-def picture(size=(24, 40), seed=0) -> np.ndarray:
-    """Smooth waves with a little noise."""
-    y, x = np.mgrid[: size[0], : size[1]] / 9
-    waves = np.stack([np.sin(x) * np.cos(y), np.sin(x + y), np.cos(x - 2 * y)], axis=-1)
-    noise = np.random.default_rng(seed).normal(0, 0.02, waves.shape)
-    return np.clip(0.5 + 0.35 * waves + noise, 0, 1).astype(np.float32)
+    return tiny_model()
 
 
 def assert_equal(a: Quantised, b: Quantised) -> None:
