@@ -23,7 +23,7 @@ from airjax.nn.air_stage import PredictorConfig as StageNetwork
 from airjax.raster import plan
 from airjax.raster.additive import render_patches
 from airjax.raster.draw import render as render_image
-from airjax.raster.tiles import Capacity, Footprints, Tiling
+from airjax.raster.tiles import Capacity, Footprints, TiledImage, Tiling
 from airjax.scene import model as scene_model
 from airjax.scene.cameras import Camera
 from airjax.scene.predictor import PredictorConfig
@@ -118,13 +118,13 @@ def test_the_encode_path(color_step):
 
 def test_planning_and_the_color_solve():
     footprints = Footprints(floats(6, 2), floats(6, 2), floats(6, 3), floats(6), jax.ShapeDtypeStruct((6,), bool))
-    tiling = Tiling(SIZE, 8)
-    lower(partial(plan._num_pairs.__wrapped__, tiling=tiling), footprints)
-    lower(partial(plan._num_chunks.__wrapped__, tiling=tiling, max_pairs=64), footprints)
-    make_lists = partial(plan._lists_and_use, tiling=tiling, capacity=64)
-    lower(make_lists, footprints)
-    lists = jax.eval_shape(make_lists, footprints)[0]
-    lower(partial(color_solve._solve, num_steps=2), flat(6), lists, floats(*SIZE, 3))
+    image = TiledImage(floats(512, 3 * 8**2), jax.ShapeDtypeStruct((2,), jnp.int32))
+    make_lists = partial(plan._lists.__wrapped__, capacity=64)
+    lower(lambda footprints, image: plan._num_pairs(footprints, image.tiling(8)), footprints, image)
+    lower(partial(plan._num_chunks.__wrapped__, tiling=Tiling(SIZE, 8), max_pairs=64), footprints)
+    lower(lambda footprints, image: make_lists(footprints, image.tiling(8)), footprints, image)
+    lists = jax.eval_shape(lambda *arguments: make_lists(arguments[0], arguments[1].tiling(8)), footprints, image)
+    lower(partial(color_solve._solve, num_steps=2), flat(6), lists, image)
 
 
 def test_the_scene_predictor():

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from airjax.raster.plan import canvas_size
+
+def canvas_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    """(h, w) of at least an image's, of few kinds: 128, multiples of 256 up to 1,024, then four steps an octave."""
+    height, width = (-(-side // step) * step for side, step in zip(image_size, map(_step, image_size), strict=True))
+    return height, width
+
+
+def _step(side: int) -> int:
+    return 128 if side <= 128 else max(256, 2 ** (math.ceil(math.log2(side)) - 3))
 
 
 def canvas_of(image: np.ndarray) -> np.ndarray:
@@ -17,3 +27,9 @@ def extent_of(image: np.ndarray) -> tuple[int, int]:
     """(h, w) in pixels of what is not NaN: of the image on a `canvas_of` it."""
     there = ~np.isnan(image[..., 0])
     return int(np.count_nonzero(there[:, 0])), int(np.count_nonzero(there[0]))
+
+
+def without_canvas(image: np.ndarray) -> np.ndarray:
+    """The image alone, the inverse of `canvas_of`."""
+    height, width = extent_of(image)
+    return image[:height, :width]

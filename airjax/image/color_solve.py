@@ -14,19 +14,20 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from airjax.arrays import AnyArray
-from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, ladder, octaves, pad, take
+from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, octaves, pad, take
+from airjax.image.canvas import without_canvas
 from airjax.image.strips import by_strips, strips_of
-from airjax.raster.additive import draw_slots, slot_weights
+from airjax.raster.additive import ColorMap
 from airjax.raster.draw import TILE_SIZE, planned_lists, render
-from airjax.raster.tiles import TileLists, Tiling, gather_slots, trim
+from airjax.raster.tiles import TiledImage, TileLists, tiled
 
 DAMPING = 0.01  # against the squared norm of a weight, which is pi * scale^2, a few pixels squared
 
 
 def solve_colors(
-    draw: Callable[[Float[Array, "n c"]], Float[Array, "h w c"]],
+    draw: Callable[[Float[Array, "n c"]], Float[Array, ...]],
     colors: Float[AnyArray, "n c"],
-    image: Float[AnyArray, "h w c"],
+    image: Float[AnyArray, ...],
     *,
     active: Bool[AnyArray, " n"],
     norms: Float[Array, " n"],
@@ -114,30 +115,18 @@ def drawn(gaussians: Gaussians2D, image_size: tuple[int, int]) -> np.ndarray:
 
 def _solve_window(gaussians, image, num_steps) -> np.ndarray:
     """Solved colours of a set."""
-    n = gaussians.num_slots
+    n, image = gaussians.num_slots, without_canvas(image)
     gaussians = pad(gaussians, octaves(n))
     lists = planned_lists(gaussians, image_size=image.shape[:2])
-    used = int(np.count_nonzero(lists.tiles < Tiling(image.shape[:2], TILE_SIZE).num_tiles))
-    lists = trim(lists, min(ladder(used), lists.tiles.size))  # the weights of all chunks are stored
-    return np.asarray(_solve(gaussians, lists, image, num_steps=num_steps))[:n]
+    return np.asarray(_solve(gaussians, lists, tiled(image, TILE_SIZE), num_steps=num_steps))[:n]
 
 
 @partial(jax.jit, static_argnames=("num_steps",))
-def _solve(gaussians, lists, image, *, num_steps):
-    tiling = Tiling(image.shape[:2], TILE_SIZE)
-    slots = gather_slots(gaussians, lists, tiling)
-    weights = slot_weights(slots, tile_size=TILE_SIZE) * _there(image, lists, tiling)[None]
-    image = jnp.nan_to_num(image)
-    norms = jnp.zeros((gaussians.num_slots,), weights.dtype)
-    norms = norms.at[lists.ids].add(jnp.sum(jnp.square(weights), axis=1), mode="drop")
-    draw = partial(draw_slots, weights, lists, tiling=tiling)
-    return solve_colors(draw, gaussians.colors, image, active=gaussians.active, norms=norms, num_steps=num_steps)
-
-
-def _there(image: Float[Array, "h w c"], lists: TileLists, tiling: Tiling) -> Float[Array, "Q M"]:
-    """1 at the pixels of every chunk's tile where there is an image, else 0."""
-    (rows, columns), size = tiling.grid, tiling.tile_size
-    there = (~jnp.isnan(image[..., 0])).astype(image.dtype)
-    there = jnp.pad(there, ((0, rows * size - there.shape[0]), (0, columns * size - there.shape[1])))
-    tiles = there.reshape(rows, size, columns, size).transpose(0, 2, 1, 3).reshape(rows * columns, size * size)
-    return tiles.at[lists.tiles].get(mode="fill", fill_value=0).T
+def _solve(gaussians: Gaussians2D, lists: TileLists, image: TiledImage, *, num_steps: int) -> Float[Array, "n c"]:
+    there = ~jnp.isnan(image.tiles[:, : TILE_SIZE**2])
+    colored = ColorMap.of(gaussians, lists, image.tiling(TILE_SIZE), there.astype(image.tiles.dtype))
+    norms = colored.norms(gaussians.num_slots)
+    tiles = jnp.nan_to_num(image.tiles)
+    return solve_colors(
+        colored.draw, gaussians.colors, tiles, active=gaussians.active, norms=norms, num_steps=num_steps
+    )

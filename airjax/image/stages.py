@@ -255,18 +255,16 @@ def _iterate_stages(
     left = control.max_gaussians
     trained = sum(not stage.least for stage in stages)
     for i, stage in enumerate(stages):
-        own = _for_stage(control, stage)
-        if stage.least:
-            share = _share_added(image, rendered, own, left, extent, stage.patch_map.patch_size)
-            if float(share) < stage.least:
-                return
+        own, least = _for_stage(control, stage), stage.least
         # The first stage lays the base of every later one, so it may take all that the budget holds.
         stages_left = np.float32(max(trained - i, 1) if i else 1)
         weights = params[f"stage{min(i, len(params) - 1)}"]
         stage = replace(stage, least=0.0)  # one program for it and for others of its kind
         gaussians, drawn, quantised, left = _predict_stage(
-            stage, weights, image, rendered, own, stages_left, left, extent, skip_idle=skip_idle
+            stage, weights, image, rendered, own, stages_left, left, np.float32(least), extent, skip_idle=skip_idle
         )
+        if least and not np.asarray(gaussians.active).any():
+            return
         if draw_last or i + 1 < len(stages):
             rendered = _draw_stage(stage, drawn, rendered, extent, skip_idle=skip_idle)
         yield Stage(gaussians, rendered, **quantised)
@@ -279,25 +277,21 @@ def _for_stage(control: StageControl, stage: StageConfig) -> StageControl:
     return control._replace(mse_threshold=control.mse_threshold * np.float32(stage.network.enlargement**2))
 
 
-@partial(jax.jit, static_argnames="patch_size")
-def _share_added(image, rendered, control, left, extent, patch_size):
-    """How many of the patches would get a Gaussian, a share."""
-    options = {"patch_size": patch_size, "control": control, "gaussians_left": left, "extent": extent}
-    active = stage_control(image, rendered, **options)
-    rows, columns = (jnp.ceil(side / patch_size) for side in (image.shape[:2] if extent is None else extent))
-    return jnp.sum(active, dtype=jnp.float32) / (rows * columns)
-
-
 # Jitted although they may not be the outermost call: stages of the same kind are then traced once, not six times. Two
 # programs, so that an image that nobody looks at need not be drawn.
 @partial(jax.jit, static_argnames=("stage", "skip_idle"))
-def _predict_stage(stage, params, image, rendered, control, stages_left, left, extent=None, *, skip_idle):
-    """The Gaussians of one stage, those to draw, the quantiser's part of a `Stage`, and what is left of the budget."""
+def _predict_stage(stage, params, image, rendered, control, stages_left, left, least, extent=None, *, skip_idle):
+    """The Gaussians of one stage, those to draw, the quantiser's part of a `Stage`, and what is left of the budget.
+
+    No patch is active where only a share of them below `least` would be.
+    """
     height, width, channels = image.shape
     size = stage.patch_map.patch_size
     centers = patch_centers(patch_grid((height, width), size), size, image.dtype)
     options = {"patch_size": size, "control": control, "extent": extent}
     active = stage_control(image, rendered, stages_left=stages_left, gaussians_left=left, **options)
+    rows, columns = (jnp.ceil(side / size) for side in (image.shape[:2] if extent is None else extent))
+    active = active & (jnp.sum(active, dtype=jnp.float32) >= least * rows * columns)
 
     def network(residual):
         return predict_stage(stage, params, residual, quality=quality_inputs(control.color_step), extent=extent)

@@ -8,11 +8,14 @@ any set.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from airjax.arrays import AnyArray
 from airjax.gaussians import CUTOFF, Gaussians2D
 from airjax.raster.exponent import gauss, geometry_gradients, monomials
 from airjax.raster.tiles import (
@@ -130,35 +133,54 @@ def _slot_cotangents(tile_size, smooth_cutoff, residuals, cotangent):
     """Gradient of <cotangent, image> by every slot row, weights computed again.
 
     With h = (cotangent . colour) * slope, `airjax.raster.exponent.geometry_gradients` gives the rows of the geometry.
-    Sums over pixels are matrix products, which read and write whole arrays of a block.
+    """
+    slots, used = residuals
+    pixels, powers = tile_pixels(tile_size, slots.dtype), jnp.asarray(monomials(tile_size, slots.dtype))
+
+    def rows(slot, images):
+        weight, slope = _weight_and_slope(slot, pixels, smooth_cutoff)
+        h = sum(image * color[None] for color, image in zip(slot[GEOMETRY:], images, strict=True)) * slope
+        moments = jax.lax.dot(powers, h, precision="highest")
+        return geometry_gradients(moments, [slot[i] for i in range(GEOMETRY)]) + _pixel_sums(weight, images)
+
+    return _for_slots(rows, slots, cotangent, slots.shape[1], used, tile_size), None
+
+
+def _pixel_sums(weight: Float[Array, "Q T"], images) -> list[Float[Array, " T"]]:
+    """<weight, image> of each image; as matrix products, which read and write whole arrays of a block."""
+    ones = jnp.ones((1, weight.shape[0]), weight.dtype)
+    return [jax.lax.dot(ones, weight * image, precision="highest")[0] for image in images]
+
+
+def _for_slots(
+    of,
+    slots: Float[Array, "L k T"],
+    images: Float[Array, "c Q T"],
+    num_rows: int,
+    used: Int[AnyArray, ""],
+    tile_size: int,
+) -> Float[Array, "L m T"]:
+    """The m rows `of(slot, images)` of every slot of the first `used` tiles, a block after another.
 
     What an elementwise loop reads is carried from one turn to the next: XLA's CPU backend stores what it carries, and
     would otherwise slice inside the loop, which then is no vector loop (four times slower).
     """
-    slots, used = residuals
-    num_slots, rows, _ = slots.shape
-    pixels, powers = tile_pixels(tile_size, slots.dtype), jnp.asarray(monomials(tile_size, slots.dtype))
-    ones = jnp.ones((1, tile_size * tile_size), slots.dtype)
-    colors = range(GEOMETRY, rows)
+    num_slots, _, tiles = slots.shape
 
     def one(start, block, out):
         part = jax.lax.dynamic_slice_in_dim(slots, start, block, 2)
 
         def add(index, carry):
             out, slot, images = carry
-            weight, slope = _weight_and_slope(slot, pixels, smooth_cutoff)
-            h = sum(image * slot[None, i] for i, image in zip(colors, images, strict=True)) * slope
-            moments = jax.lax.dot(powers, h, precision="highest")
-            gradients = geometry_gradients(moments, [slot[i] for i in range(GEOMETRY)])
-            gradients += [jax.lax.dot(ones, weight * image, precision="highest")[0] for image in images]
             index = index.astype(jnp.int32)
-            out = jax.lax.dynamic_update_slice(out, jnp.stack(gradients)[None], (index, jnp.int32(0), start))
+            rows = jnp.stack(of(slot, images))[None]
+            out = jax.lax.dynamic_update_slice(out, rows, (index, jnp.int32(0), start))
             return out, jax.lax.dynamic_index_in_dim(part, index + 1, keepdims=False), images
 
-        images = tuple(jax.lax.dynamic_slice_in_dim(cotangent, start, block, 2))
-        return jax.lax.fori_loop(0, num_slots, add, (out, part[0], images))[0]
+        carried = tuple(jax.lax.dynamic_slice_in_dim(images, start, block, 2))
+        return jax.lax.fori_loop(0, num_slots, add, (out, part[0], carried))[0]
 
-    return _for_blocks(one, jnp.zeros_like(slots), used, tile_size * tile_size), None
+    return _for_blocks(one, jnp.zeros((num_slots, num_rows, tiles), slots.dtype), used, tile_size * tile_size)
 
 
 def _for_blocks(one, out, used, pixels: int):
@@ -235,14 +257,27 @@ def render_lists(
     gaussians: Gaussians2D, lists: TileLists, tiling: Tiling, *, smooth_cutoff: bool = False, any_order: bool = False
 ) -> Float[Array, "h w c"]:
     """Image of a set whose tile lists are known; linear in `gaussians.colors`."""
+    tiles = render_tiles(gaussians, lists, tiling, smooth_cutoff=smooth_cutoff, any_order=any_order)
+    image = untile(_by_channel(tiles, tiling).transpose(1, 2, 0), grid=tiling.grid, tile_size=tiling.tile_size)
+    return image[: tiling.image_size[0], : tiling.image_size[1]]
+
+
+def render_tiles(
+    gaussians: Gaussians2D, lists: TileLists, tiling: Tiling, *, smooth_cutoff: bool = False, any_order: bool = False
+) -> Float[Array, "T k"]:
+    """`render_lists` in tiles, as of a `airjax.raster.tiles.TiledImage`; here the size of the image may be traced."""
     if any_order:
         slots = gather_slots(without_colors(gaussians), lists, tiling)
         chunks = _sum_colors(slots, gather_colors(_shown(gaussians), lists), tiling.tile_size, smooth_cutoff)
     else:
         slots = gather_slots(gaussians, lists, tiling)
-        used = jnp.sum(lists.tiles < tiling.num_tiles, dtype=jnp.int32)
-        chunks = accumulate(slots, tile_size=tiling.tile_size, used=used, smooth_cutoff=smooth_cutoff)
-    return _assemble(chunks, lists, tiling)
+        chunks = accumulate(slots, tile_size=tiling.tile_size, used=_used(lists, tiling), smooth_cutoff=smooth_cutoff)
+    return _sum_tiles(chunks, lists, tiling)
+
+
+def _used(lists: TileLists, tiling: Tiling) -> Int[Array, ""]:
+    """How many chunks have slots that are not empty."""
+    return jnp.sum(lists.tiles < tiling.num_tiles, dtype=jnp.int32)
 
 
 def _shown(gaussians: Gaussians2D) -> Float[Array, "n c"]:
@@ -250,17 +285,10 @@ def _shown(gaussians: Gaussians2D) -> Float[Array, "n c"]:
     return jnp.where(gaussians.active[:, None], gaussians.colors, 0.0)
 
 
-def draw_slots(
-    weights: Float[Array, "L Q M"], lists: TileLists, colors: Float[Array, "n c"], tiling: Tiling
-) -> Float[Array, "h w c"]:
-    """Image for given colours from weights that `slot_weights` computed once; linear in both."""
-    return _assemble(_weigh(weights, gather_colors(colors, lists)), lists, tiling)
-
-
 def draw_patches(
     weights: Float[Array, "L Q T"], colors: Float[Array, "n c"], *, patches: PatchGrid
 ) -> Float[Array, "h w c"]:
-    """`draw_slots` for the static lists of one Gaussian per patch; whole patches."""
+    """Image for given colours from weights that `slot_weights` computed once, one Gaussian per patch; whole patches."""
     tiles = _weigh(weights, patch_colors(colors, patches=patches))
     return untile(tiles, grid=patches.shape, tile_size=patches.size)
 
@@ -291,9 +319,70 @@ def _weigh_bwd(residuals, cotangent):
 _weigh.defvjp(lambda weights, colors: (_weigh(weights, colors), (weights, colors)), _weigh_bwd)
 
 
-def _assemble(chunks: Float[Array, "c Q M"], lists: TileLists, tiling: Tiling) -> Float[Array, "h w c"]:
-    """Chunks added up to tiles, tiles put side by side and cropped."""
-    channels, pixels, num_chunks = chunks.shape
-    tiles = sum_chunks(chunks.reshape(channels * pixels, num_chunks).T, lists, tiling)
-    image = untile(tiles.T.reshape(channels, pixels, -1), grid=tiling.grid, tile_size=tiling.tile_size)
-    return image[: tiling.image_size[0], : tiling.image_size[1]]
+class ColorMap(NamedTuple):
+    """A set whose colours are still open: a linear map from them to an image in tiles, with its adjoint.
+
+    Fields:
+      slots: geometry in the slots of chunks.
+      lists, tiling: of the set.
+      there: 1 at pixels of the image, 0 beyond it, where nothing is drawn.
+    """
+
+    slots: Float[Array, "L 5 M"]
+    lists: TileLists
+    tiling: Tiling
+    there: Float[Array, "T Q"]
+
+    @classmethod
+    def of(cls, gaussians: Gaussians2D, lists: TileLists, tiling: Tiling, there: Float[Array, "T Q"]) -> ColorMap:
+        """That of a set whose tile lists are known."""
+        return cls(gather_slots(without_colors(gaussians), lists, tiling), lists, tiling, there)
+
+    def draw(self, colors: Float[Array, "n c"]) -> Float[Array, "T k"]:
+        """The image for these colours. The gradient is by the colours alone."""
+        gathered, used = gather_colors(colors, self.lists), _used(self.lists, self.tiling)
+        chunks = _sum_open(self.slots, gathered, used, self.tiling.tile_size)
+        tiles = _by_channel(_sum_tiles(chunks, self.lists, self.tiling), self.tiling)
+        return (tiles * self.there[:, None]).reshape(len(tiles), -1)
+
+    def norms(self, num_gaussians: int) -> Float[Array, " n"]:
+        """Squared norm of the weight of each Gaussian over the image."""
+        there = self.there.at[self.lists.tiles].get(mode="fill", fill_value=0).T[None]
+        size = self.tiling.tile_size
+        pixels = tile_pixels(size, there.dtype)
+
+        def square(slot, there):
+            return _pixel_sums(jnp.square(_weight(slot, pixels, False)), there)
+
+        sums = _for_slots(square, self.slots, there, 1, _used(self.lists, self.tiling), size)
+        return jnp.zeros((num_gaussians,), sums.dtype).at[self.lists.ids].add(sums[:, 0], mode="drop")
+
+
+def _open_sum(geometry: Float[Array, "L 5 M"], colors: Float[Array, "L c M"], used, tile_size: int):
+    """`accumulate`, but its gradient is by the colours alone."""
+    return _sum_blocks(jnp.concatenate([geometry, colors], axis=1), used, tile_size, False)
+
+
+def _open_cotangents(tile_size, residuals, cotangent):
+    geometry, used = residuals
+    pixels = tile_pixels(tile_size, geometry.dtype)
+
+    def rows(slot, images):
+        return _pixel_sums(_weight(slot, pixels, False), images)
+
+    return None, _for_slots(rows, geometry, cotangent, cotangent.shape[0], used, tile_size), None
+
+
+_sum_open = jax.custom_vjp(_open_sum, nondiff_argnums=(3,))
+_sum_open.defvjp(
+    lambda geometry, colors, used, size: (_open_sum(geometry, colors, used, size), (geometry, used)), _open_cotangents
+)
+
+
+def _sum_tiles(chunks: Float[Array, "c Q M"], lists: TileLists, tiling: Tiling) -> Float[Array, "T k"]:
+    """Chunks added up to tiles, k = c Q."""
+    return sum_chunks(chunks.reshape(-1, chunks.shape[2]).T, lists, tiling)
+
+
+def _by_channel(tiles: Float[Array, "T k"], tiling: Tiling) -> Float[Array, "T c Q"]:
+    return tiles.reshape(len(tiles), -1, tiling.tile_size**2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,19 +15,19 @@ from jaxtyping import Array, Bool, Float
 
 from airjax.gaussians import Gaussians2D, extents, octaves, on_ladder, pad, take
 from airjax.raster import plan
-from airjax.raster.additive import render_lists
+from airjax.raster.additive import render_lists, render_tiles
 from airjax.raster.plan import (
-    canvas_size,
-    capacity_for,
+    check_pairs,
     check_request,
     count_needs,
     count_pairs,
     is_traced,
     plan_lists,
+    roomy,
     scaled_size,
     too_small,
 )
-from airjax.raster.tiles import Capacity, TileLists, Tiling, footprints_of, sorted_lists
+from airjax.raster.tiles import Capacity, Footprints, TileLists, Tiling, footprints_of, sorted_lists, untiled
 
 TILE_SIZE = 8  # pixels; the fewest evaluations per Gaussian of the sizes that a photograph needs
 STRIP_PIXELS = 2**21  # larger images are drawn in strips of about this many pixels, which bounds the memory
@@ -83,9 +84,7 @@ def render(
     gaussians = rescale(on_ladder(gaussians, size_of=octaves), scale)
     if capacity is None:
         draw = partial(_draw, smooth_cutoff=smooth_cutoff, any_order=any_order)
-        height, width = tiling.image_size
-        canvas = _render_planned(gaussians, tiling._replace(image_size=canvas_size(tiling.image_size)), draw)
-        return Rendered(canvas[:height, :width], jnp.asarray(False))
+        return Rendered(jnp.asarray(_render_planned(gaussians, tiling, draw)), jnp.asarray(False))
     rendered = _render_jitted(gaussians, tiling, capacity, smooth_cutoff, any_order)
     if rendered.overflow:
         raise too_small(capacity, *count_needs(_footprints(gaussians), tiling))
@@ -93,8 +92,8 @@ def render(
 
 
 def planned_lists(gaussians: Gaussians2D, *, image_size: tuple[int, int], tile_size: int = TILE_SIZE) -> TileLists:
-    """`plan_lists` of a concrete set."""
-    return plan_lists(_footprints(gaussians), Tiling(image_size, tile_size), size_of=octaves)
+    """`plan_lists` of a concrete set, of a `roomy` image."""
+    return plan_lists(_footprints(gaussians), roomy(image_size, tile_size), size_of=octaves)
 
 
 def capacity_of(
@@ -104,8 +103,23 @@ def capacity_of(
 
     At another scale, give the size of the `rescale`d set, and that. There is room for `headroom` times as many pairs.
     """
-    needs = count_needs(_footprints(on_ladder(gaussians)), Tiling(image_size, tile_size))
-    return capacity_for(*needs, headroom=headroom, size_of=octaves)  # chunks that stay unused are not drawn
+    pairs = count_pairs(_footprints(on_ladder(gaussians, size_of=octaves)), Tiling(image_size, tile_size))
+    check_pairs(pairs)
+    return Capacity(octaves(math.ceil(headroom * pairs)))  # chunks that stay unused are not drawn
+
+
+def render_in_tiles(
+    gaussians: Gaussians2D,
+    tiling: Tiling,
+    *,
+    capacity: int | Capacity,
+    smooth_cutoff: bool = False,
+    any_order: bool = False,
+) -> Float[Array, "T k"]:
+    """`render` of a set in tiles (`airjax.raster.tiles.TiledImage`), for use inside `jit`; NaN where lists overflow."""
+    lists = sorted_lists(footprints_of(gaussians), tiling, capacity=capacity)
+    tiles = render_tiles(gaussians, lists, tiling, smooth_cutoff=smooth_cutoff, any_order=any_order)
+    return jnp.where(lists.overflow, jnp.nan, tiles)
 
 
 def _render(
@@ -120,22 +134,23 @@ def _render(
 _extents = jax.jit(extents)
 _footprints = jax.jit(footprints_of)
 _render_jitted = jax.jit(_render, static_argnames=("tiling", "capacity", "smooth_cutoff", "any_order"))
-_draw = jax.jit(render_lists, static_argnames=("tiling", "smooth_cutoff", "any_order"))
+_draw = jax.jit(render_tiles, static_argnames=("smooth_cutoff", "any_order"))
 
 
-def _render_planned(gaussians: Gaussians2D, tiling: Tiling, draw: Callable) -> Float[Array, "h w c"]:
-    """One piece where the image and its pairs are few enough, else strips; `draw(set, lists, tiling)` draws."""
+def _render_planned(gaussians: Gaussians2D, tiling: Tiling, draw: Callable) -> np.ndarray:
+    """One piece where the image and its pairs are few enough, else strips; `draw(set, lists, tiling)` draws tiles."""
     (height, width), tile_size = tiling.image_size, tiling.tile_size
     rows = min(max(1, STRIP_PIXELS // (width * tile_size)), -(-height // tile_size)) * tile_size
     if rows >= height:
+        piece = roomy((height, width), tile_size)
         footprints = _footprints(gaussians)
-        pairs = count_pairs(footprints, tiling)
+        pairs = count_pairs(footprints, piece)
         if pairs <= plan.MAX_PAIRS:
-            return draw(gaussians, plan_lists(footprints, tiling, pairs=pairs, size_of=octaves), tiling)
+            return _draw_piece(gaussians, footprints, piece, pairs, draw)
     reach = np.asarray(_extents(gaussians))[:, 1]
     gaussians = jax.tree.map(np.asarray, gaussians)
     strips = [_render_strip(gaussians, reach, top, rows, tiling, draw) for top in range(0, height, rows)]
-    return jnp.asarray(np.concatenate(strips)[:height])
+    return np.concatenate(strips)[:height]
 
 
 def _render_strip(
@@ -149,10 +164,17 @@ def _render_strip(
     part = take(gaussians, (y + reach >= top - 1) & (y - reach <= top + rows + 1) & gaussians.active)
     part = replace(part, means=part.means - np.array([[0, top]], part.means.dtype))
     part = on_ladder(part, size_of=octaves)
-    footprints, strip = _footprints(part), tiling._replace(image_size=(rows, tiling.image_size[1]))
+    footprints, strip = _footprints(part), roomy((rows, tiling.image_size[1]), tiling.tile_size)
     pairs = count_pairs(footprints, strip)
     upper = -(-rows // (2 * tiling.tile_size)) * tiling.tile_size
     if upper < rows and pairs > plan.MAX_PAIRS:
         halves = ((top, upper), (top + upper, rows - upper))
         return np.concatenate([_render_strip(gaussians, reach, *half, tiling, draw) for half in halves])
-    return np.asarray(draw(part, plan_lists(footprints, strip, pairs=pairs, size_of=octaves), strip))
+    return _draw_piece(part, footprints, strip, pairs, draw)
+
+
+def _draw_piece(
+    gaussians: Gaussians2D, footprints: Footprints, tiling: Tiling, pairs: int, draw: Callable
+) -> np.ndarray:
+    tiles = draw(gaussians, plan_lists(footprints, tiling, pairs=pairs, size_of=octaves), tiling)
+    return untiled(tiles, tiling.image_size, tiling.tile_size)

@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
 
 from airjax.errors import AirjaxError
 from airjax.gaussians import ladder
-from airjax.raster.tiles import Capacity, Footprints, TileLists, Tiling, num_chunks, num_pairs, sorted_lists, trim
+from airjax.raster.tiles import (
+    Capacity,
+    Footprints,
+    TileLists,
+    Tiling,
+    num_chunks,
+    num_pairs,
+    room_for,
+    sorted_lists,
+)
 
 MAX_PAIRS = 2**24  # (Gaussian, tile) pairs that are drawn in one piece: about 2 GB while it is drawn
 
@@ -36,20 +45,15 @@ def check_request(image_size: tuple[int, int], scale: float, tile_size: int) -> 
         raise ValueError(f"tile_size: expected at least 1, got {tile_size}")
 
 
-def canvas_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) of at least an image's, of few kinds: 128, multiples of 256 up to 1,024, then four steps an octave."""
-    height, width = (-(-side // step) * step for side, step in zip(image_size, map(_step, image_size), strict=True))
-    return height, width
-
-
-def _step(side: int) -> int:
-    return 128 if side <= 128 else max(256, 2 ** (math.ceil(math.log2(side)) - 3))
-
-
 def scaled_size(image_size: tuple[int, int], scale: float) -> tuple[int, int]:
     """(h, w) of an image drawn at a scale: rounded, at least one pixel."""
     height, width = (max(1, round(side * scale)) for side in image_size)
     return height, width
+
+
+def roomy(image_size: tuple[int, int], tile_size: int) -> Tiling:
+    """The tiles of an image in arrays that images of other sizes share."""
+    return Tiling(image_size, tile_size, room=room_for(image_size, tile_size))
 
 
 def count_pairs(footprints: Footprints, tiling: Tiling) -> int:
@@ -67,14 +71,13 @@ def count_needs(footprints: Footprints, tiling: Tiling) -> tuple[int, int]:
 def plan_lists(
     footprints: Footprints, tiling: Tiling, *, pairs: int | None = None, size_of: Callable[[int], int]
 ) -> TileLists:
-    """Tile lists of concrete footprints, the chunks that stay unused cut off; AirjaxError as `count_needs`.
+    """Tile lists of concrete footprints, with room for a number of pairs from a ladder.
 
-    `pairs` is the result of `count_pairs`, where it is known already; sizes are from a ladder.
+    `pairs` is the result of `count_pairs`, where it is known already. AirjaxError for more of them than MAX_PAIRS.
     """
     pairs = count_pairs(footprints, tiling) if pairs is None else pairs
     check_pairs(pairs)
-    lists, used = _lists(footprints, tiling, capacity=size_of(pairs))
-    return trim(lists, min(size_of(int(used)), lists.tiles.size))
+    return _lists(footprints, replace(tiling, room=tiling.num_tiles), capacity=size_of(pairs))
 
 
 def check_pairs(pairs: int) -> None:
@@ -86,11 +89,6 @@ def check_pairs(pairs: int) -> None:
         )
 
 
-def capacity_for(pairs: int, chunks: int, *, headroom: float, size_of: Callable[[int], int]) -> Capacity:
-    """Capacity for `headroom` times as many pairs and chunks as were counted, in sizes from a ladder."""
-    return Capacity(size_of(math.ceil(headroom * pairs)), size_of(math.ceil(headroom * chunks)))
-
-
 def too_small(capacity: int | Capacity, pairs: int, chunks: int) -> ValueError:
     """The error for a capacity that a concrete set does not fit."""
     given = capacity if isinstance(capacity, Capacity) else Capacity(capacity)
@@ -99,12 +97,6 @@ def too_small(capacity: int | Capacity, pairs: int, chunks: int) -> ValueError:
     return ValueError(f"capacity: expected at least {chunks} chunks for this set, got {given.chunks}")
 
 
-def _lists_and_use(footprints: Footprints, tiling: Tiling, *, capacity: int) -> tuple[TileLists, Int[Array, ""]]:
-    """Lists, and how many of their chunks are in use."""
-    lists = sorted_lists(footprints, tiling, capacity=capacity)
-    return lists, jnp.sum(lists.tiles < tiling.num_tiles, dtype=jnp.int32)
-
-
-_num_pairs = jax.jit(num_pairs, static_argnames=("tiling",))
+_num_pairs = jax.jit(num_pairs)
 _num_chunks = jax.jit(num_chunks, static_argnames=("tiling", "max_pairs"))
-_lists = jax.jit(_lists_and_use, static_argnames=("tiling", "capacity"))
+_lists = jax.jit(sorted_lists, static_argnames=("capacity",))

@@ -7,14 +7,16 @@ have a capacity, and overflow is reported.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from airjax.arrays import AnyArray
+from airjax.arrays import AnyArray, size_of
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, extents, factors
 
 CHUNK = 8  # slots of a chunk: half a chunk per tile is empty on average, and a chunk costs one row of the image sum
@@ -27,22 +29,71 @@ class Capacity(NamedTuple):
     chunks: int | None = None  # as many at most; None for the most that `pairs` can need
 
 
-class Tiling(NamedTuple):
-    """The tiles of an image; static."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Tiling:
+    """The tiles of an image, row by row.
 
-    image_size: tuple[int, int]  # (h, w) pixels; tiles of the last row and column may hang over
-    tile_size: int  # B, pixels
-    block_tiles: int = 1  # the box of a Gaussian covers whole blocks of so many tiles on a side
+    Static, or an argument of a jitted function: the image size is then traced, and `room` must be given.
+    """
+
+    image_size: tuple[Any, Any]  # (h, w) pixels, int or traced; tiles of the last row and column may hang over
+    tile_size: int = field(metadata={"static": True})  # B, pixels
+    # the box of a Gaussian covers whole blocks of so many tiles on a side
+    block_tiles: int = field(default=1, metadata={"static": True})
+    # T, where arrays have more tiles than the image; the last ones stay empty
+    room: int | None = field(default=None, metadata={"static": True})
 
     @property
-    def grid(self) -> tuple[int, int]:
+    def grid(self) -> tuple[Any, Any]:
         """(rows, columns) of tiles."""
         return patch_grid(self.image_size, self.tile_size)
 
     @property
     def num_tiles(self) -> int:
-        """Number of tiles T."""
-        return self.grid[0] * self.grid[1]
+        """Number of tiles T of an array."""
+        return self.grid[0] * self.grid[1] if self.room is None else self.room
+
+
+class TiledImage(NamedTuple):
+    """An image cut into tiles, on which images of many sizes look alike.
+
+    Fields:
+      tiles: the pixels of each tile, channel by channel, k = c Q; NaN where there is no image.
+      size: (h, w) pixels.
+    """
+
+    tiles: Float[AnyArray, "T k"]
+    size: Int[AnyArray, " 2"]
+
+    def tiling(self, tile_size: int) -> Tiling:
+        """Its tiles."""
+        return Tiling((self.size[0], self.size[1]), tile_size, room=self.tiles.shape[0])
+
+
+def room_for(image_size: tuple[int, int], tile_size: int) -> int:
+    """Tiles of arrays for an image, of few numbers: powers of two from 512 on, every other one of those below 2^15."""
+    rows, columns = patch_grid(image_size, tile_size)
+    exponent = max(9, math.ceil(math.log2(rows * columns)))
+    return 2 ** (exponent if exponent > 15 else exponent | 1)
+
+
+def tiled(image: Float[np.ndarray, "h w c"], tile_size: int) -> TiledImage:
+    """A concrete image in tiles, with the room of `room_for`."""
+    size, (rows, columns) = image.shape[:2], patch_grid(size_of(image), tile_size)
+    missing = (rows * tile_size - size[0], columns * tile_size - size[1])
+    image = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), constant_values=np.nan)
+    tiles = image.reshape(rows, tile_size, columns, tile_size, -1).transpose(0, 2, 4, 1, 3).reshape(rows * columns, -1)
+    room = room_for(size_of(image), tile_size) - len(tiles)
+    return TiledImage(np.pad(tiles, ((0, room), (0, 0)), constant_values=np.nan), np.array(size, np.int32))
+
+
+def untiled(tiles: Float[AnyArray, "T k"], image_size: tuple[int, int], tile_size: int) -> Float[np.ndarray, "h w c"]:
+    """The (h, w) image that concrete tiles show."""
+    rows, columns = patch_grid(image_size, tile_size)
+    image = np.asarray(tiles)[: rows * columns].reshape(rows, columns, -1, tile_size, tile_size)
+    image = image.transpose(0, 3, 1, 4, 2).reshape(rows * tile_size, columns * tile_size, -1)
+    return np.ascontiguousarray(image[: image_size[0], : image_size[1]])
 
 
 class PatchGrid(NamedTuple):
@@ -308,8 +359,11 @@ def _neighbors(field: Float[Array, "k r c"], grid: tuple[int, int], rings: int):
             yield i, j, part.reshape(-1, rows * columns)
 
 
-def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """(rows, columns) of the grid of P x P patches that covers an (h, w) image; edge patches may hang over."""
+def patch_grid(image_size: tuple[Any, Any], patch_size: int) -> tuple[Any, Any]:
+    """(rows, columns) of the grid of P x P patches that covers an (h, w) image; edge patches may hang over.
+
+    The size may be traced, and the grid is then.
+    """
     return -(-image_size[0] // patch_size), -(-image_size[1] // patch_size)
 
 

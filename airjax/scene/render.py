@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from airjax.arrays import AnyArray
 from airjax.gaussians import Gaussians3D, ladder, on_ladder, pad
 from airjax.raster.alpha import Splats, composite
-from airjax.raster.plan import capacity_for, check_pairs, check_request, is_traced, plan_lists, scaled_size, too_small
-from airjax.raster.tiles import Capacity, Footprints, TileLists, Tiling, num_chunks, num_pairs, sorted_lists
+from airjax.raster.plan import check_pairs, check_request, is_traced, plan_lists, scaled_size, too_small
+from airjax.raster.tiles import Capacity, Footprints, TileLists, Tiling, num_chunks, num_pairs, sorted_lists, trim
 from airjax.scene.cameras import Camera
 from airjax.scene.project import BLOCK, PRESETS, Preset, project
 
@@ -96,7 +98,10 @@ def render(
     gaussians = on_ladder(gaussians)
     if capacity is None:
         splats, footprints = _project_jitted(gaussians, camera, options)
-        return _draw_jitted(splats, plan_lists(footprints, options.tiling, size_of=ladder), background, options)
+        lists = plan_lists(footprints, options.tiling, size_of=ladder)
+        used = int(np.count_nonzero(np.asarray(lists.tiles) < options.tiling.num_tiles))
+        lists = trim(lists, min(ladder(used), lists.tiles.size))  # chunks that stay unused take time too
+        return _draw_jitted(splats, lists, background, options)
     view = _render_jitted(gaussians, camera, background, capacity=capacity, options=options)
     if view.overflow:
         raise too_small(capacity, *_needs(gaussians, camera[None], options))
@@ -119,7 +124,8 @@ def capacity_of(
     many times as many pairs.
     """
     options = _options(image_size, tile_size, preset, antialiased)
-    return capacity_for(*_needs(on_ladder(gaussians), cameras, options), headroom=headroom, size_of=ladder)
+    needs = _needs(on_ladder(gaussians), cameras, options)
+    return Capacity(*(ladder(math.ceil(headroom * count)) for count in needs))
 
 
 def _named_preset(preset: str | Preset) -> Preset:

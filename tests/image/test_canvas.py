@@ -8,7 +8,7 @@ from scenes2d import random_set
 
 from airjax.gaussians import take
 from airjax.image import stages
-from airjax.image.canvas import canvas_of, extent_of
+from airjax.image.canvas import canvas_of, canvas_size, extent_of
 from airjax.image.codec.compress import CompressOptions, compress
 from airjax.image.codec.search import measured_psnr
 from airjax.image.color_solve import solve
@@ -17,7 +17,6 @@ from airjax.image.patches import PatchMap
 from airjax.image.stages import StageConfig, init_params, predict_stages, stage_control_of
 from airjax.image.task import squared_error
 from airjax.nn.air_stage import PredictorConfig
-from airjax.raster.plan import canvas_size
 
 pytestmark = pytest.mark.slow
 

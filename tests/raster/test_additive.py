@@ -26,9 +26,9 @@ from scenes2d import (
 from airjax.gaussians import Gaussians2D
 from airjax.image.patches import PatchMap, to_physical
 from airjax.raster import additive
-from airjax.raster.additive import accumulate, draw_slots, render_lists, render_patches, slot_weights
+from airjax.raster.additive import ColorMap, accumulate, render_lists, render_patches
 from airjax.raster.draw import render
-from airjax.raster.tiles import Tiling, footprints_of, gather_slots, patch_centers, patch_grid, sorted_lists
+from airjax.raster.tiles import Tiling, footprints_of, patch_centers, patch_grid, sorted_lists, tiled, untiled
 
 pytestmark = pytest.mark.slow
 
@@ -155,22 +155,27 @@ def test_adjoint_in_the_colours():
     expected_image = np.einsum("nhw,nc->hwc", matrix, np.asarray(scene.colors))
     expected_adjoint = np.einsum("nhw,hwc->nc", matrix, y)
 
+    in_tiles = tiled(y, TILE)
+
     @jax.jit
-    def run(scene, y):
+    def run(scene, y, in_tiles):
         def draw(colors, any_order):
             return render(scene.with_colors(colors), image_size=SIZE, capacity=256, any_order=any_order).image
 
-        tiling = Tiling(SIZE, TILE)
-        lists = sorted_lists(footprints_of(scene), tiling, capacity=256)
-        slots = gather_slots(scene, lists, tiling)
-        stored = partial(draw_slots, slot_weights(slots, tile_size=TILE), lists, tiling=tiling)
         image, vjp = jax.vjp(partial(draw, any_order=False), scene.colors)
         transpose = jax.linear_transpose(partial(draw, any_order=True), scene.colors)
-        stored_vjp = jax.vjp(stored, scene.colors)[1]
-        images = [image, draw(scene.colors, True), stored(scene.colors)]
-        return images, [vjp(y)[0], transpose(y)[0], stored_vjp(y)[0]]
+        tiling = in_tiles.tiling(TILE)
+        there = ~jnp.isnan(in_tiles.tiles[:, : TILE**2])
+        lists = sorted_lists(footprints_of(scene), tiling, capacity=256)
+        color_map = ColorMap.of(scene, lists, tiling, there.astype(jnp.float32))
+        tiles, tiles_vjp = jax.vjp(color_map.draw, scene.colors)
+        adjoints = [vjp(y)[0], transpose(y)[0], tiles_vjp(jnp.nan_to_num(in_tiles.tiles))[0]]
+        return [image, draw(scene.colors, True)], tiles, color_map.norms(scene.num_slots), adjoints
 
-    images, adjoints = run(scene, y)
+    images, tiles, norms, adjoints = run(scene, y, in_tiles)
+    images = [*images, untiled(np.asarray(tiles), SIZE, TILE)]
+    np.testing.assert_allclose(norms, np.einsum("nhw,nhw->n", matrix, matrix), rtol=1e-4, atol=1e-5)
+    assert not np.any(np.asarray(tiles)[np.isnan(in_tiles.tiles)])
     for image, adjoint in zip(images, adjoints, strict=True):
         np.testing.assert_allclose(image, expected_image, atol=2e-5)
         # Sums of some hundred products of size 1 in float32.

@@ -1,6 +1,7 @@
 """`render`: against the sum in float64, whatever the set, the size, the tiles, the scale and the way it is called."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -224,11 +225,9 @@ def test_capacity_of_counts_what_the_lists_hold(monkeypatch):
     scene = join([random_set(18, 60, SIZE), make([[9, 9]] * 40, 1.5, 0, np.ones((40, 3)))])
     pairs, chunks = needs_of(scene)
     assert CHUNK < chunks < pairs / 2
-    for module in (draw, plan):  # off the ladder
-        monkeypatch.setattr(module, "ladder", lambda count: count, raising=False)
     monkeypatch.setattr(draw, "octaves", lambda count: count)
-    assert capacity_of(scene, image_size=SIZE) == Capacity(pairs, chunks)
-    assert capacity_of(scene, image_size=SIZE, headroom=1.5) == Capacity(-(-3 * pairs // 2), -(-3 * chunks // 2))
+    assert capacity_of(scene, image_size=SIZE) == Capacity(pairs)
+    assert capacity_of(scene, image_size=SIZE, headroom=1.5) == Capacity(-(-3 * pairs // 2))
 
 
 def test_concrete_arrays_with_a_capacity_are_drawn_by_one_program(monkeypatch):
@@ -276,7 +275,7 @@ def test_an_empty_set_inside_jit():
 
 
 def test_sets_of_near_size_share_a_compilation(monkeypatch):
-    """Counted where a trace must pass. Sets and pairs are padded to a ladder, so only a much larger set compiles."""
+    """Counted where a trace must pass. Sets, pairs and tiles are padded to a ladder, so only many more compile."""
     traces = []
     for module, name in ((tiles, "_touches"), (additive, "accumulate")):
         original = getattr(module, name)
@@ -286,11 +285,11 @@ def test_sets_of_near_size_share_a_compilation(monkeypatch):
             return original(*args, **kwargs)
 
         monkeypatch.setattr(module, name, counting)
-    size = (5, 1261)  # its canvas is that of no other test
-    for n in (30, 31, 150):
-        render(random_set(n, n, size), image_size=size)
+    draw_tiles = partial(render, tile_size=7)  # that of no other test
+    for n, size in ((30, (5, 1261)), (31, (93, 20)), (150, (80, 85))):
+        draw_tiles(random_set(n, n, size), image_size=size)
     assert traces == ["_touches", "accumulate"]
-    render(random_set(0, 1100, size), image_size=size)
+    draw_tiles(random_set(0, 1100, size), image_size=size)
     assert traces == 2 * ["_touches", "accumulate"]
 
 

@@ -120,7 +120,7 @@ class Compact(Phase):
             rounds = control.color_step > 0
             loss = self.joint.stages_loss(image, trace)
             lattice = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(stage.lattice for stage in trace))
-            bits = estimated_bits(lattice, places_of([stage.codes for stage in trace], layout), layout)
+            bits = estimated_bits(lattice, places_of([stage.codes for stage in trace], layout))
             error = jax.lax.stop_gradient(jnp.sqrt(jnp.mean(jnp.square(image - trace[-1].rendered)) + 1e-8))
             slope = math.pi / 6 * math.log(2) * jnp.square(control.color_step) / (2 * error * image.size)
             loss += self.weight * jnp.where(rounds, slope * bits, 0.0)

@@ -12,7 +12,7 @@ import numpy as np
 
 from airjax.arrays import size_of
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, join, pad, take
-from airjax.image.canvas import canvas_of
+from airjax.image.canvas import canvas_of, without_canvas
 from airjax.image.codec.descent import descend
 from airjax.image.codec.payload import Origin, Quantised
 from airjax.image.codec.places import Layout, places_at
@@ -34,7 +34,7 @@ from airjax.image.strips import Strip, by_strips, strips_of
 from airjax.image.task import Coordinates
 from airjax.inner.task import Progress, run
 from airjax.raster.draw import TILE_SIZE
-from airjax.raster.tiles import patch_grid
+from airjax.raster.tiles import patch_grid, tiled
 
 # Bin width of the luma at quality 0, and how many points of quality halve it.
 _COARSEST_STEP, _HALVING = 0.36, 18.0
@@ -293,7 +293,7 @@ def _refine_window(
         return stages
     layout = Layout(size_of(image), tuple(stage.patch_size for stage in stages))
     places = places_at([stage.patches for stage in stages], [stage.codes for stage in stages], layout)
-    task = RateTask(image, rates, places=places, slope=np.asarray(slope, np.float32), layout=layout)
+    task = RateTask(tiled(without_canvas(image), TILE_SIZE), rates, places=places, slope=np.asarray(slope, np.float32))
     union = pad(join([stage.gaussians for stage in stages]), len(places.slots))
     union = run(task, union, num_steps=num_steps, progress=progress)
     assert isinstance(union, Gaussians2D)

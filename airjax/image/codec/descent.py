@@ -121,7 +121,7 @@ def sweep(
     draw = partial(render, image_size=layout.image_size, capacity=capacity)
     shape = shape_of(symbols, codes)
     lattice = _lattice(symbols, shape, active)
-    spreads = spreads_of(lattice, places, layout)
+    spreads = spreads_of(lattice, places)
     now = row_bits(lattice, spreads, places)
 
     def drawn(symbols):

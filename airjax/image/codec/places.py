@@ -54,22 +54,29 @@ class Places(NamedTuple):
     """Where rows lie, and how finely their stage is rounded; constants of a refinement.
 
     Fields:
-      slots: (n,) their slots in a `Layout`; N for none.
-      centers: (n, 2) of their patches, pixels. patch_sizes: (n,) pixels.
-      codes: (n, 6) of their stages (`airjax.image.codec.quantise`).
+      slots: their slots in a `Layout`; N for none.
+      centers: of their patches, pixels.
+      patch_sizes: pixels.
+      codes: of their stages (`airjax.image.codec.quantise`).
+      around: rows in the eight patches around each, of its stage; n for none.
+      first: whether they are of the first stage.
     """
 
     slots: Int[AnyArray, " n"]
     centers: Float[AnyArray, "n 2"]
     patch_sizes: Float[AnyArray, " n"]
     codes: Float[AnyArray, "n 6"]
+    around: Int[AnyArray, "n 8"]
+    first: Bool[AnyArray, " n"]
 
 
 def places_of(codes: Sequence[Float[AnyArray, " 6"]], layout: Layout) -> Places:
     """The places of all slots of a layout, for the codes of every stage."""
     sizes = layout.of_stages(np.asarray(layout.patch_sizes, np.float32))
     rows = [jnp.broadcast_to(c, (k, NUM_CODES)) for c, k in zip(codes, np.diff(layout.ends).tolist(), strict=True)]
-    return Places(jnp.arange(layout.num_slots), layout.centers(), jnp.asarray(sizes), jnp.concatenate(rows))
+    slots = np.arange(layout.num_slots)
+    around, first = _around(slots, layout.num_slots, layout), slots < layout.ends[1]
+    return Places(slots.astype(np.int32), layout.centers(), sizes, jnp.concatenate(rows), around, first)
 
 
 def places_at(patches: Sequence[np.ndarray], codes: Sequence[np.ndarray], layout: Layout) -> Places:
@@ -78,13 +85,28 @@ def places_at(patches: Sequence[np.ndarray], codes: Sequence[np.ndarray], layout
     sizes = layout.of_stages(np.asarray(layout.patch_sizes, np.float32))[slots]
     rows = layout.of_stages(np.stack(codes).astype(np.float32))[slots]
     centers = np.asarray(layout.centers())[slots]
-    missing = (0, octaves(len(slots)) - len(slots))
+    count = octaves(len(slots))
+    missing = (0, count - len(slots))
     return Places(
         np.pad(slots, missing, constant_values=layout.num_slots).astype(np.int32),
         np.pad(centers, (missing, (0, 0))),
         np.pad(sizes, missing, constant_values=1),
         np.pad(rows, (missing, (0, 0))),
+        np.pad(_around(slots, count, layout), (missing, (0, 0)), constant_values=count),
+        np.pad(slots < layout.ends[1], missing),
     )
+
+
+def _around(slots: np.ndarray, nowhere: int, layout: Layout) -> Int[np.ndarray, "n 8"]:
+    """Which rows are in the eight patches around those of the rows in these slots; `nowhere` for none."""
+    row = np.full(layout.num_slots, nowhere, np.int32)
+    row[slots] = np.arange(len(slots), dtype=np.int32)
+    parts = []
+    for (rows, columns), start, end in zip(layout.grids, layout.ends[:-1], layout.ends[1:], strict=True):
+        padded = np.pad(row[start:end].reshape(rows, columns), 1, constant_values=nowhere)
+        steps = [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
+        parts.append(np.stack([padded[i : i + rows, j : j + columns].ravel() for i, j in steps], axis=1))
+    return np.concatenate(parts)[slots]
 
 
 def rows_at(

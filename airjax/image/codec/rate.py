@@ -1,6 +1,6 @@
 """How many bits a set will take in a file, as a differentiable number: the rate in the loss of training and refinement.
 
-Letters: n rows, S stages, N slots: one for every patch of every stage, stage after stage. Every symbol counts as -log2
+Letters: n rows. Every symbol counts as -log2
 of the probability of its bin under a Laplace distribution, whose spread is what the adaptive tables of the file end up
 knowing: of colours, half from the neighbours of the row and half from all rows; of geometry, from the rows of the same
 context. Spreads are constants to every gradient.
@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from airjax.arrays import AnyArray
 from airjax.image.codec.lattice import Lattice
-from airjax.image.codec.places import Layout, Places
+from airjax.image.codec.places import Places
 from airjax.image.codec.quantise import MAX_CLASS
 
 _LOG2E = float(np.log2(np.e))
@@ -44,16 +43,10 @@ def laplace_bits(values: Float[Array, ...], spread: Float[Array, ...]) -> Float[
     return jnp.where(magnitude > 0.5, far, -jnp.log2(mass))
 
 
-def _around(values: Float[Array, "n k"], slots: Int[AnyArray, " n"], layout: Layout) -> Float[Array, "n k"]:
+def _around(values: Float[Array, "n k"], places: Places) -> Float[Array, "n k"]:
     """Sums over the rows in the eight patches around each, of its stage."""
-    field = jnp.zeros((layout.num_slots, values.shape[1]), values.dtype).at[slots].set(values, mode="drop")
-    sums = []
-    for (rows, columns), start, end in zip(layout.grids, layout.ends[:-1], layout.ends[1:], strict=True):
-        part = field[start:end].reshape(rows, columns, -1)
-        padded = jnp.pad(part, ((1, 1), (1, 1), (0, 0)))
-        around = sum(padded[i : i + rows, j : j + columns] for i in range(3) for j in range(3)) - part
-        sums.append(around.reshape(end - start, -1))
-    return jnp.concatenate(sums).at[slots].get(mode="fill", fill_value=0)
+    rows = (values.at[places.around[:, i]].get(mode="fill", fill_value=0) for i in range(places.around.shape[1]))
+    return sum(rows, jnp.zeros_like(values))
 
 
 def _offset_table(lattice: Lattice, places: Places) -> Int[Array, " n"]:
@@ -61,17 +54,15 @@ def _offset_table(lattice: Lattice, places: Places) -> Int[Array, " n"]:
     return jnp.clip(octave - _FINEST, 0, _OFFSET_TABLES - 1)
 
 
-def spreads_of(
-    lattice: Lattice, places: Places, layout: Layout, *, weights: Float[Array, " n"] | None = None
-) -> Spreads:
+def spreads_of(lattice: Lattice, places: Places, *, weights: Float[Array, " n"] | None = None) -> Spreads:
     """The spreads of a set; a row counts `weights` times (None: once), if it is used."""
     lattice = jax.lax.stop_gradient(lattice)
     weight = lattice.used.astype(lattice.values.dtype)
     if weights is not None:
         weight = weight * jax.lax.stop_gradient(weights)
-    colors, first = lattice.values[:, :3], places.slots < layout.ends[1]
+    colors, first = lattice.values[:, :3], jnp.asarray(places.first)
     seen = jnp.concatenate([jnp.abs(colors), colors, jnp.ones_like(colors[:, :1])], axis=1) * weight[:, None]
-    seen = _around(seen, places.slots, layout)
+    seen = _around(seen, places)
     count = seen[:, 6:]
     known = count > 0.5
     magnitude, mean = seen[:, :3] / jnp.maximum(count, 0.5), seen[:, 3:6] / jnp.maximum(count, 0.5)
@@ -123,8 +114,8 @@ def existence(amplitudes: Float[Array, "n 3"], *, half: float = 1.5) -> Float[Ar
     return 1 - jnp.exp(-jnp.sum(jnp.square(amplitudes), axis=1) / (2 * half**2))
 
 
-def estimated_bits(lattice: Lattice, places: Places, layout: Layout) -> Float[Array, ""]:
+def estimated_bits(lattice: Lattice, places: Places) -> Float[Array, ""]:
     """Bits of all stages of one image, each row weighing as much as it is sure to be kept."""
     exists = existence(lattice.values[:, :3])
-    spreads = spreads_of(lattice, places, layout, weights=exists)
+    spreads = spreads_of(lattice, places, weights=exists)
     return jnp.sum(exists * row_bits(lattice, spreads, places))

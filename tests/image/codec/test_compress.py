@@ -9,6 +9,7 @@ import pytest
 from tiny_codec import STAGES, picture, tiny_model
 
 from airjax.image import strips
+from airjax.image.canvas import canvas_size
 from airjax.image.codec import air_file, compress
 from airjax.image.codec.compress import CompressOptions, color_step_of
 from airjax.image.codec.payload import Quantised
@@ -20,7 +21,6 @@ from airjax.image.stages import StageConfig, _draw_stage, _predict_stage, init_p
 from airjax.nn.air_stage import PredictorConfig
 from airjax.raster import draw
 from airjax.raster.draw import render
-from airjax.raster.plan import canvas_size
 
 pytestmark = pytest.mark.slow
 

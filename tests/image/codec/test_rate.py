@@ -12,7 +12,7 @@ from scenes2d import empty
 from airjax.gaussians import Gaussians2D, join, pad, take
 from airjax.image.codec.lattice import Lattice, lattice_of, shape_of, straight_through
 from airjax.image.codec.payload import Quantised, attribute_bits
-from airjax.image.codec.places import Layout, places_of
+from airjax.image.codec.places import Layout, places_at, places_of
 from airjax.image.codec.quantise import amplitudes_of, quantise
 from airjax.image.codec.rate import (
     MASK_BITS,
@@ -81,11 +81,14 @@ def test_laplace_bits_are_continuous_and_their_gradients_finite():
 def test_neighbors_are_those_of_the_grid():
     """Oracle: a loop over the eight patches around each, of every stage; rows in any order, one of them nowhere."""
     rng = np.random.default_rng(1)
-    slots = np.append(rng.permutation(LAYOUT.num_slots)[: LAYOUT.num_slots // 2], LAYOUT.num_slots).astype(np.int32)
+    patches = [rng.permutation(size)[: size // 2] for size in np.diff(LAYOUT.ends)]
+    places = places_at(patches, [*map(np.array, CODES)], LAYOUT)
+    slots = places.slots  # those of the last rows are nowhere
+    assert slots[-1] == LAYOUT.num_slots > slots[0]
     values = rng.normal(size=(len(slots), 2)).astype(np.float32)
-    where = {int(slot): row for row, slot in enumerate(slots)}
+    where = {int(slot): row for row, slot in enumerate(slots) if slot < LAYOUT.num_slots}
     expected = np.zeros_like(values)
-    for row, slot in enumerate(slots[:-1].tolist()):
+    for row, slot in enumerate(slots[slots < LAYOUT.num_slots].tolist()):
         stage = np.searchsorted(LAYOUT.ends, slot, side="right") - 1
         rows, columns = LAYOUT.grids[stage]
         y, x = divmod(slot - LAYOUT.ends[stage], columns)
@@ -94,7 +97,7 @@ def test_neighbors_are_those_of_the_grid():
                 other = where.get(LAYOUT.ends[stage] + i * columns + j)
                 if other is not None and (i, j) != (y, x):
                     expected[row] += values[other]
-    found = np.asarray(_around(jnp.asarray(values), slots, LAYOUT))
+    found = np.asarray(_around(jnp.asarray(values), places))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -109,32 +112,35 @@ def test_the_estimate_is_about_what_the_file_takes():
         rows.append(
             quantise(part, patches, amplitudes_of(part), codes=np.array(codes), patch_size=size, columns=grid[1])
         )
-        stages.append(start + rows[-1].patches)
+        stages.append(rows[-1].patches)
     taken = sum(bits for kind, bits in attribute_bits(Quantised(tuple(rows), LAYOUT.image_size), 1).items())
-    slots, symbols = np.concatenate(stages), np.concatenate([part.symbols for part in rows]).astype(np.float32)
-    places = jax.tree.map(lambda leaf: leaf[slots], places_of(codes_of_stages(), LAYOUT))
+    symbols = np.concatenate([part.symbols for part in rows]).astype(np.float32)
+    places, count = places_at(stages, [*map(np.array, CODES)], LAYOUT), len(symbols)
+    symbols = np.pad(symbols, ((0, len(places.slots) - count), (0, 0)))
     shape = shape_of(jnp.asarray(symbols), places.codes)
     steps = shape.scale_step, shape.offset_step
     lattice = Lattice(
-        jnp.asarray(symbols), shape.classes, shape.levels, *steps, shape.levels - 1, jnp.ones(len(slots), bool)
+        jnp.asarray(symbols), shape.classes, shape.levels, *steps, shape.levels - 1, places.slots < LAYOUT.num_slots
     )
-    bits = row_bits(lattice, spreads_of(lattice, places, LAYOUT), places)
-    assert len(slots) > 300
+    bits = row_bits(lattice, spreads_of(lattice, places), places)
+    assert count > 300
     assert 0.85 * taken < float(jnp.sum(bits)) < 1.02 * taken
 
 
 def test_order_and_rows_that_are_nowhere_change_nothing():
     """Property: bits of permuted rows, and with unused rows added, are the same."""
     gaussians, places = jax.tree.map(jnp.asarray, random_set()), places_of(codes_of_stages(), LAYOUT)
-    bits = jax.jit(lambda g, p: estimated_bits(lattice_of(g, p.centers, p.codes), p, LAYOUT))
+    bits = jax.jit(lambda g, p: estimated_bits(lattice_of(g, p.centers, p.codes), p))
     expected = float(bits(gaussians, places))
-    order = np.random.default_rng(2).permutation(LAYOUT.num_slots)
-    assert float(
-        bits(*(jax.tree.map(lambda leaf: leaf[order], tree) for tree in (gaussians, places)))
-    ) == pytest.approx(expected, rel=1e-5)
+    n = LAYOUT.num_slots
+    order = np.random.default_rng(2).permutation(n)
+    turned, moved = (jax.tree.map(lambda leaf: leaf[order], tree) for tree in (gaussians, places))
+    row_now = np.append(np.argsort(order), n).astype(np.int32)  # the last one: none stays none
+    assert float(bits(turned, moved._replace(around=row_now[moved.around]))) == pytest.approx(expected, rel=1e-5)
     more = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:5]]), places)
-    more = more._replace(slots=more.slots.at[-5:].set(LAYOUT.num_slots))
-    padded = jax.tree.map(jnp.asarray, pad(jax.tree.map(np.asarray, gaussians), LAYOUT.num_slots + 5))
+    nowhere = jnp.where(more.around == n, n + 5, more.around).at[-5:].set(n + 5)
+    more = more._replace(slots=more.slots.at[-5:].set(n), around=nowhere)
+    padded = jax.tree.map(jnp.asarray, pad(jax.tree.map(np.asarray, gaussians), n + 5))
     assert float(bits(padded, more)) == pytest.approx(expected, rel=1e-5)
 
 
@@ -146,7 +152,7 @@ def test_weak_rows_are_pushed_out_with_all_their_bits():
 
     def bits(gain):
         scaled = gaussians.with_colors(gaussians.colors * gain[:, None])
-        return estimated_bits(lattice_of(scaled, places.centers, places.codes), places, LAYOUT)
+        return estimated_bits(lattice_of(scaled, places.centers, places.codes), places)
 
     lattice = lattice_of(gaussians, places.centers, places.codes)
     slope = np.asarray(jax.jit(jax.grad(bits))(jnp.ones(LAYOUT.num_slots)))
@@ -165,7 +171,7 @@ def test_nothing_used_costs_nothing(held):
     def bits(gaussians, codes):
         places = places_of(codes, LAYOUT)
         _, lattice = straight_through(gaussians, places.centers, places.codes)
-        return estimated_bits(lattice, places, LAYOUT)
+        return estimated_bits(lattice, places)
 
     value, gradients = jax.jit(jax.value_and_grad(bits, (0, 1), allow_int=True))(slots, codes_of_stages())
     assert value == 0
