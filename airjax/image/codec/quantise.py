@@ -90,7 +90,7 @@ def square_root_powers(count: int) -> Float[np.ndarray, " k"]:
 def classes_of(colors: Int[np.ndarray, "n 3"]) -> Int[np.ndarray, " n"]:
     """Octave of the amplitude, 0 to MAX_CLASS, from the stored colours: how often 2 * 4^k <= their squared norm."""
     square = np.sum(np.square(np.minimum(np.abs(colors), 2**20).astype(np.int64)), axis=1)
-    return np.sum(square[:, None] >= 2 * 4 ** np.arange(MAX_CLASS)[None], axis=1)
+    return np.searchsorted(2 * 4 ** np.arange(MAX_CLASS), square, side="right")
 
 
 def _log_scales(symbols, widths, center, classes) -> tuple[np.ndarray, np.ndarray]:
