@@ -47,6 +47,8 @@ _AnsCoder = constriction.stream.stack.AnsCoder
 
 # Levels of passes by version of the format: the first pass takes every 16th, or every 4th, patch of a row and a column.
 PASS_LEVELS = {1: 4, 2: 2}
+_TOKEN_VALUE = TOKEN_SIGN * TOKEN_FIRST  # without its raw bits
+_FIRST_RAW = int(np.flatnonzero(TOKEN_RAW)[0])
 _MAX_BITS = 32  # more than a symbol can have raw bits
 
 
@@ -194,13 +196,13 @@ class Decoder(_Coder):
         decode = self._ans.decode
         tokens = np.concatenate([decode(model.of_coder, size) for model, size in zip(models, sizes, strict=True)])
         self._tables.learn(channel, contexts, sizes, tokens)
-        magnitude = TOKEN_FIRST[tokens]
-        order, num_raw, sizes = _grouped(TOKEN_RAW[tokens])
-        parts = [decode(_raw(num_bits), size) for num_bits, size in zip(num_raw, sizes, strict=True) if num_bits]
-        if parts:
-            raw = np.concatenate(parts)
-            magnitude[order[-len(raw) :]] += raw
-        result = TOKEN_SIGN[tokens] * magnitude
+        result = _TOKEN_VALUE.take(tokens)
+        if tokens.max() >= _FIRST_RAW:
+            order, num_raw, counts = _grouped(TOKEN_RAW.take(tokens))
+            groups = zip(num_raw, counts, strict=True)
+            raw = np.concatenate([decode(_raw(num_bits), count) for num_bits, count in groups if num_bits])
+            where = order[-len(raw) :]
+            result[where] += TOKEN_SIGN.take(tokens[where]) * raw
         if channel.num_last:
             result = (result << channel.num_last) + decode(_raw(channel.num_last), len(result))
         return result
@@ -282,7 +284,7 @@ class Memory:
 
 
 def _half_octaves() -> np.ndarray:
-    """0, 1, 2 for 0, 1, 2 and then a number for every half octave of a magnitude; 12 for the last one, 64."""
+    """0, 1, 2 for 0, 1, 2 and then a number for every half octave of a magnitude: up to 12 for 64, the last one."""
     magnitude = np.arange(65)
     exponent = np.frexp(magnitude)[1]
     second = (magnitude >> np.maximum(exponent - 2, 0)) & 1
@@ -292,9 +294,17 @@ def _half_octaves() -> np.ndarray:
 _HALF_OCTAVES = _half_octaves()
 
 
-def _half_octave(magnitude: np.ndarray, table: np.ndarray = _HALF_OCTAVES) -> np.ndarray:
-    """What a table like _HALF_OCTAVES has for magnitudes, the larger ones like its last."""
-    return table[np.minimum(magnitude, len(table) - 1)]
+def _around(step: int) -> np.ndarray:
+    """The part of a colour's context that is of its neighbours, by their number, 0 to 4, and the sum of magnitudes."""
+    count, total = np.divmod(np.arange(5 * _MOST_AROUND), _MOST_AROUND)
+    mean = np.minimum(2 * total // np.maximum(count, 1), len(_HALF_OCTAVES) - 1)
+    return np.where(count > 0, 1 + _HALF_OCTAVES[mean] // step, 0)
+
+
+_MOST_AROUND = 2**7 + 1  # sums above are alike, whatever the number
+_AROUND_LUMA, _AROUND_CHROMA = _around(1), _around(2)
+# The part that is of the channel before: 24 is the first magnitude of the last of them.
+_OF_CHANNEL_BEFORE = 8 * (_HALF_OCTAVES[:25] // 2)
 
 
 def _code_mask(
@@ -304,13 +314,14 @@ def _code_mask(
 
     Contexts: the neighbours so far, and the stage before (`Memory.before`) here and around.
     """
-    some = np.pad(before > 0, 1).astype(np.int64)
+    some = np.zeros((before.shape[0] + 2, before.shape[1] + 2), np.int64)
+    some[1:-1, 1:-1] = before > 0
     around = some[:-2, 1:-1] + some[2:, 1:-1] + some[1:-1, :-2] + some[1:-1, 2:]
     fixed = (5 * np.minimum(before, 3) + around).ravel()[walk.order]
     found = np.zeros(len(fixed), np.int64)
     mask = np.zeros(len(fixed) + 1, np.int64)  # the last is what is seen outside the grid
     for part, seen in walk.passes:
-        contexts = 20 * (mask[seen].sum(axis=0) + bool(len(seen))) + fixed[part]
+        contexts = 20 * (mask.take(seen).sum(axis=0) + bool(len(seen))) + fixed[part]
         found[part] = coder.values(channel, contexts, None if known is None else known[part])
         mask[part] = found[part] != 0
     if np.any(found != mask[:-1]):
@@ -335,31 +346,35 @@ def _code_colors(coder: _Coder, known: np.ndarray | None, mask: np.ndarray, walk
         count[part] = np.count_nonzero(seen < n, axis=0)
         passes.append((part, seen))
 
-    divisor, some = np.maximum(count, 1), np.minimum(count, 1)
     colors = np.zeros((3, n + 1), np.int64)
-    fixed, table = some, _HALF_OCTAVES
+    fixed, around = np.zeros(n, np.int64), _AROUND_LUMA
     for c, channel in enumerate(BASE_COLORS if base else COLORS):
-        color = colors[c]
-        magnitude = np.zeros(n + 1, np.int64)
+        color, magnitude = colors[c], np.zeros(n + 1, np.int64)
         for part, seen in passes:
-            around = magnitude[seen].sum(axis=0)
-            contexts = fixed[part] + _half_octave(2 * around // divisor[part], table)
-            predicted = color[seen].sum(axis=0) // divisor[part] if base else 0
+            total = np.minimum(magnitude.take(seen).sum(axis=0), _MOST_AROUND - 1)
+            contexts = fixed[part] + around.take(_MOST_AROUND * count[part] + total)
+            predicted = color[seen].sum(axis=0) // np.maximum(count[part], 1) if base else 0
             values = None if known is None else known[c, part] - predicted
             color[part] = coder.values(channel, contexts, values) + predicted
             magnitude[part] = np.abs(color[part])
-        fixed = some + 8 * (_half_octave(magnitude[:-1], _HALF_OCTAVES[:25]) // 2)
-        table = _HALF_OCTAVES // 2
+        fixed = _OF_CHANNEL_BEFORE.take(magnitude[:-1], mode="clip")
+        around = _AROUND_CHROMA
     return colors[:, :-1]
 
 
-def _code_geometry(coder: _Coder, known: np.ndarray | None, symbols: np.ndarray, patch_size: int, codes) -> None:
-    """Fills in the last five columns of (n, 8) symbols whose colours are known."""
+def _code_geometry(
+    coder: _Coder,
+    known: np.ndarray | None,
+    symbols: np.ndarray,
+    classes: np.ndarray,
+    patch_size: int,
+    codes: np.ndarray,
+) -> None:
+    """Fills in the last five columns of (n, 8) symbols whose colours, and so classes, are known."""
 
     def given(column: int) -> np.ndarray | None:
         return None if known is None else known[:, column]
 
-    classes = classes_of(symbols[:, :3])
     symbols[:, 3] = coder.values(SCALE, classes, given(3))
     symbols[:, 4] = coder.values(ASPECT, 8 * classes + np.clip(symbols[:, 3], -3, 3) + 3, given(4))
     try:
@@ -403,7 +418,7 @@ def code_stage(
     patches = walk.order[mask]
     if len(patches) != count:
         raise FormatError(f"expected a mask of {count} patches, got {len(patches)}")
-    by_number = np.argsort(patches)
+    by_number = np.argsort(patches, kind="stable")  # they are in a few ordered parts
     symbols = np.zeros((len(SYMBOLS), count), np.int64).T
     given = known = None
     if rows is not None:
@@ -411,10 +426,11 @@ def code_stage(
         known = np.zeros((3, count), np.int64)
         known[:, by_number] = given[:, :3].T
     symbols[:, :3] = _code_colors(coder, known, mask, walk, first).T[by_number]
-    _code_geometry(coder, given, symbols, patch_size, codes)
+    classes = classes_of(symbols[:, :3])
+    _code_geometry(coder, given, symbols, classes, patch_size, codes)
     if count and np.abs(symbols).max() > MAX_WRITTEN:
         raise FormatError(f"expected symbols of magnitude up to {MAX_WRITTEN}, got {np.abs(symbols).max()}")
     memory.amplitudes = np.zeros(grid, np.int64)
-    memory.amplitudes.flat[patches[by_number]] = 1 + classes_of(symbols[:, :3])
+    memory.amplitudes.flat[patches[by_number]] = 1 + classes
     memory.patch_size = patch_size
     return Rows(patch_size, patches[by_number], symbols, np.asarray(codes, np.int64))

@@ -40,7 +40,8 @@ LEVELS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 LEVELS_FROM = (0.0, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0, 112.0, 160.0, 224.0)
 WIDTH_UNITS = 8  # codes of a bin width per octave
 CENTER_UNITS = 16  # codes of the scale's centre per octave
-SCALE_UNITS = 256  # an octave of a stored scale
+_SCALE_BITS = 8
+SCALE_UNITS = 2**_SCALE_BITS  # an octave of a stored scale
 CODE_RANGE = (-128, 127)
 # A row of smaller amplitude, in bins, is dropped: it would improve the image by less than its bits are worth elsewhere.
 DROP_BELOW = 2.5
@@ -101,7 +102,7 @@ def _log_scales(symbols, widths, center, classes) -> tuple[np.ndarray, np.ndarra
 
 
 def _power(units: np.ndarray) -> np.ndarray:
-    return np.ldexp(_SCALE_POWERS[units % SCALE_UNITS], units // SCALE_UNITS)
+    return np.ldexp(_SCALE_POWERS[units & (SCALE_UNITS - 1)], units >> _SCALE_BITS)
 
 
 class Geometry(NamedTuple):

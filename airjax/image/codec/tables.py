@@ -51,6 +51,7 @@ def _steps() -> tuple[np.ndarray, np.ndarray]:
 
 
 _STEP_FIRST, _STEP_RAW = _steps()
+_STEP_OF = np.repeat(np.arange(NUM_STEPS), 1 << _STEP_RAW)  # by magnitude
 # The token of step k is 2 k, and 2 k - 1 for a negative number.
 _TOKEN_STEP = (np.arange(NUM_TOKENS) + 1) // 2
 TOKEN_SIGN = np.where(np.arange(NUM_TOKENS) & 1, -1, 1)
@@ -60,7 +61,7 @@ TOKEN_FIRST, TOKEN_RAW = _STEP_FIRST[_TOKEN_STEP], _STEP_RAW[_TOKEN_STEP]
 def tokens_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(token, number of raw bits, raw bits) of signed integers of magnitude up to MAX_SYMBOL."""
     magnitude = np.abs(values)
-    step = np.searchsorted(_STEP_FIRST, magnitude, side="right") - 1
+    step = _STEP_OF[magnitude]
     return 2 * step - (values < 0), _STEP_RAW[step], magnitude - _STEP_FIRST[step]
 
 
