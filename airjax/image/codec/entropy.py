@@ -146,15 +146,16 @@ class Encoder(_Coder):
 
     def words(self, tables: Tables) -> np.ndarray:
         """The code, 32-bit words; the last one is not zero. The symbols are coded backwards, as a stack does."""
-        steps: list[tuple[np.ndarray, object]] = []
+        symbols: list[np.ndarray] = []
+        models: list[object] = []
         for (channel, contexts, sizes, *_), tokens, raw in self._parts():
-            models = tables.models(channel, contexts)
-            steps += [(p, model.of_coder) for p, model in zip(_split(tokens, sizes), models, strict=True)]
-            steps += [(bits, _raw(num_bits)) for bits, num_bits in raw]
+            symbols += [*_split(tokens, sizes), *(bits for bits, _ in raw)]
+            models += [model.of_coder for model in tables.models(channel, contexts)]
+            models += [_raw(num_bits) for _, num_bits in raw]
             tables.learn(channel, contexts, sizes, tokens)
         coder = _AnsCoder()
-        for symbols, model in reversed(steps):
-            coder.encode_reverse(symbols, model)
+        for part, model in zip(reversed(symbols), reversed(models), strict=True):
+            coder.encode_reverse(part, model)
         return coder.get_compressed()
 
     def bits_of(self, tables: Tables) -> dict[str, float]:
@@ -216,15 +217,28 @@ class Decoder(_Coder):
 
 
 class _Walk(NamedTuple):
-    """The order in which the patches of a grid are coded, and what they see: places in that order.
+    """The order in which patches are coded, pass by pass, and what they see: places in that order.
 
     Fields:
       order: (N,) numbers of the patches.
-      passes: the places of each pass, and (k, places) places of k neighbours of each; N where there is none.
+      seen: (4, N) places of the neighbours that a patch sees, all in earlier passes; N where there is none.
+      ends: places at which passes begin and end, from 0 to N.
     """
 
     order: np.ndarray
-    passes: tuple[tuple[slice, np.ndarray], ...]
+    seen: np.ndarray
+    ends: np.ndarray
+
+    def passes(self) -> list[tuple[slice, np.ndarray]]:
+        """The places of each pass, and its part of `seen`."""
+        parts = (slice(a, b) for a, b in pairwise(self.ends.tolist()))
+        return [(part, np.ascontiguousarray(self.seen[:, part])) for part in parts]
+
+    def only(self, mask: np.ndarray) -> _Walk:
+        """The walk over some patches alone, those where (N,) bool is true."""
+        before = np.concatenate([[0], np.cumsum(mask)])  # how many of them come before a place
+        place = np.where(np.append(mask, False), before, before[-1])
+        return _Walk(self.order[mask], place[self.seen[:, mask]], before[self.ends])
 
 
 _CROSS = ((-1, 0), (1, 0), (0, -1), (0, 1))
@@ -233,32 +247,30 @@ _CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 @lru_cache(maxsize=2)
 def _walk(grid: tuple[int, int], levels: int) -> _Walk:
-    """Passes over ever finer grids, 1 + 2 levels of them.
+    """The walk over all patches of a grid, by ever finer grids, in 1 + 2 levels passes.
 
-    First every 2^levels-th patch of every such row; then, for a spacing s of half of that, a quarter, .. and 1, the
-    middles of the squares, which see the four corners at distance s, and the middles of their sides, which see four
-    patches along the axes.
+    First every 2^levels-th patch of every such row, which see none; then, for a spacing s of half of that, a quarter,
+    .. and 1, the middles of the squares, which see the four corners at distance s, and the middles of their sides,
+    which see four patches along the axes.
     """
     patches = np.arange(grid[0] * grid[1]).reshape(grid)
     s = 2**levels
-    parts, ways = [patches[::s, ::s].ravel()], [np.zeros((0, 2), np.int64)]
+    parts, ways = [patches[::s, ::s].ravel()], []
     while s > 1:
         s //= 2
         finer = patches[::s, ::s]
         sides = np.add.outer(*map(np.arange, finer.shape)) % 2 == 1
         parts += [finer[1::2, 1::2].ravel(), finer[sides]]
         ways += [s * np.array(_CORNERS), s * np.array(_CROSS)]
-    order = np.concatenate(parts)
+    order, ends = np.concatenate(parts), np.cumsum([0, *map(len, parts)])
     pad = 2 ** (levels - 1)
-    places = np.empty(grid, np.int64)
-    places.flat[order] = np.arange(len(order))
-    places = np.pad(places, pad, constant_values=len(order))
-    ends = np.cumsum([0, *map(len, parts)]).tolist()
-    passes = []
-    for part, way, (a, b) in zip(parts, ways, pairwise(ends), strict=True):
+    place = np.full((grid[0] + 2 * pad, grid[1] + 2 * pad), len(order))
+    place[pad:-pad, pad:-pad].flat[order] = np.arange(len(order))
+    seen = np.full((4, len(order)), len(order))
+    for part, way, (a, b) in zip(parts[1:], ways, pairwise(ends[1:].tolist()), strict=True):
         row, column = np.divmod(part, grid[1])
-        passes.append((slice(a, b), places[row + (way[:, :1] + pad), column + (way[:, 1:] + pad)]))
-    return _Walk(order, tuple(passes))
+        seen[:, a:b] = place[row + (way[:, :1] + pad), column + (way[:, 1:] + pad)]
+    return _Walk(order, seen, ends)
 
 
 @dataclass
@@ -295,15 +307,15 @@ _HALF_OCTAVES = _half_octaves()
 
 
 def _around(step: int) -> np.ndarray:
-    """The part of a colour's context that is of its neighbours, by their number, 0 to 4, and the sum of magnitudes."""
-    count, total = np.divmod(np.arange(5 * _MOST_AROUND), _MOST_AROUND)
+    """The part of a colour's context that is of its neighbours: by their number, 0 to 4, and the sum of magnitudes."""
+    count, total = np.divmod(np.arange(5 * _SUMS), _SUMS)
     mean = np.minimum(2 * total // np.maximum(count, 1), len(_HALF_OCTAVES) - 1)
     return np.where(count > 0, 1 + _HALF_OCTAVES[mean] // step, 0)
 
 
-_MOST_AROUND = 2**7 + 1  # sums above are alike, whatever the number
+_SUMS = 2**7 + 1  # of magnitudes, from 0; larger ones are like the last
 _AROUND_LUMA, _AROUND_CHROMA = _around(1), _around(2)
-# The part that is of the channel before: 24 is the first magnitude of the last of them.
+# The part that is of the channel before, by its magnitude; larger ones are like the last.
 _OF_CHANNEL_BEFORE = 8 * (_HALF_OCTAVES[:25] // 2)
 
 
@@ -318,47 +330,39 @@ def _code_mask(
     some[1:-1, 1:-1] = before > 0
     around = some[:-2, 1:-1] + some[2:, 1:-1] + some[1:-1, :-2] + some[1:-1, 2:]
     fixed = (5 * np.minimum(before, 3) + around).ravel()[walk.order]
+    fixed[walk.ends[1] :] += 20
     found = np.zeros(len(fixed), np.int64)
-    mask = np.zeros(len(fixed) + 1, np.int64)  # the last is what is seen outside the grid
-    for part, seen in walk.passes:
-        contexts = 20 * (mask.take(seen).sum(axis=0) + bool(len(seen))) + fixed[part]
+    ones = np.zeros(len(fixed) + 1, np.int64)  # what they add to the contexts; the last is outside the grid
+    for part, seen in walk.passes():
+        contexts = fixed[part] + ones.take(seen).sum(axis=0)
         found[part] = coder.values(channel, contexts, None if known is None else known[part])
-        mask[part] = found[part] != 0
-    if np.any(found != mask[:-1]):
+        ones[part] = 20 * (found[part] != 0)
+    if np.any(found >> 1):
         raise FormatError("a mask holds other numbers than 0 and 1")
     return found != 0
 
 
-def _code_colors(coder: _Coder, known: np.ndarray | None, mask: np.ndarray, walk: _Walk, base: bool) -> np.ndarray:
-    """(3, n) stored colours, in the order of a walk, as `known` are.
+def _code_colors(coder: _Coder, known: np.ndarray | None, walk: _Walk, base: bool) -> np.ndarray:
+    """(3, n) stored colours, in the order of a walk over the patches with a row, as `known` are.
 
     Contexts: magnitudes of the neighbours so far and of the channel before. In the first stage, which is a small
-    picture, a colour is
-    coded as the difference from the mean of its neighbours.
+    picture, a colour is coded as the difference from the mean of its neighbours.
     """
-    n = np.count_nonzero(mask)
-    row = np.full(len(mask) + 1, n)  # of a place; n where there is none
-    row[:-1][mask] = np.arange(n)
-    passes, count, start = [], np.zeros(n, np.int64), 0
-    for places, seen in walk.passes:
-        seen = row[seen[:, mask[places]]]
-        part = slice(start, start := start + seen.shape[1])
-        count[part] = np.count_nonzero(seen < n, axis=0)
-        passes.append((part, seen))
-
-    colors = np.zeros((3, n + 1), np.int64)
+    n, passes = len(walk.order), walk.passes()
+    count = np.count_nonzero(walk.seen < n, axis=0)
+    of_count = _SUMS * count  # where it begins in a table of `_around`
+    colors = np.zeros((3, n + 1), np.int64)  # the last is what is seen where there is no row
     fixed, around = np.zeros(n, np.int64), _AROUND_LUMA
     for c, channel in enumerate(BASE_COLORS if base else COLORS):
         color, magnitude = colors[c], np.zeros(n + 1, np.int64)
         for part, seen in passes:
-            total = np.minimum(magnitude.take(seen).sum(axis=0), _MOST_AROUND - 1)
-            contexts = fixed[part] + around.take(_MOST_AROUND * count[part] + total)
+            total = np.minimum(magnitude.take(seen).sum(axis=0), _SUMS - 1)
+            contexts = fixed[part] + around.take(of_count[part] + total)
             predicted = color[seen].sum(axis=0) // np.maximum(count[part], 1) if base else 0
             values = None if known is None else known[c, part] - predicted
             color[part] = coder.values(channel, contexts, values) + predicted
             magnitude[part] = np.abs(color[part])
-        fixed = _OF_CHANNEL_BEFORE.take(magnitude[:-1], mode="clip")
-        around = _AROUND_CHROMA
+        fixed, around = _OF_CHANNEL_BEFORE.take(magnitude[:-1], mode="clip"), _AROUND_CHROMA
     return colors[:, :-1]
 
 
@@ -415,22 +419,22 @@ def code_stage(
         known[rows.patches] = 1
         known = known[walk.order]
     mask = _code_mask(coder, known, walk, BASE_MASK if first else MASK, memory.before(grid, patch_size))
-    patches = walk.order[mask]
-    if len(patches) != count:
-        raise FormatError(f"expected a mask of {count} patches, got {len(patches)}")
-    by_number = np.argsort(patches, kind="stable")  # they are in a few ordered parts
-    symbols = np.zeros((len(SYMBOLS), count), np.int64).T
+    walk = walk.only(mask)
+    if len(walk.order) != count:
+        raise FormatError(f"expected a mask of {count} patches, got {len(walk.order)}")
+    by_number = np.argsort(walk.order, kind="stable")  # they are in a few ordered parts
+    patches, symbols = walk.order[by_number], np.zeros((len(SYMBOLS), count), np.int64).T
     given = known = None
     if rows is not None:
         given = rows.symbols
         known = np.zeros((3, count), np.int64)
         known[:, by_number] = given[:, :3].T
-    symbols[:, :3] = _code_colors(coder, known, mask, walk, first).T[by_number]
+    symbols[:, :3] = _code_colors(coder, known, walk, first).T[by_number]
     classes = classes_of(symbols[:, :3])
     _code_geometry(coder, given, symbols, classes, patch_size, codes)
     if count and np.abs(symbols).max() > MAX_WRITTEN:
         raise FormatError(f"expected symbols of magnitude up to {MAX_WRITTEN}, got {np.abs(symbols).max()}")
     memory.amplitudes = np.zeros(grid, np.int64)
-    memory.amplitudes.flat[patches[by_number]] = 1 + classes
+    memory.amplitudes.flat[patches] = 1 + classes
     memory.patch_size = patch_size
-    return Rows(patch_size, patches[by_number], symbols, np.asarray(codes, np.int64))
+    return Rows(patch_size, patches, symbols, np.asarray(codes, np.int64))
