@@ -132,6 +132,8 @@ class Encoder(_Coder):
 
     def _parts(self) -> Iterator[tuple[_Call, np.ndarray, list[tuple[np.ndarray, int]]]]:
         """Every call, its tokens, and its raw bits: numbers of so many bits, in the order of the code."""
+        if not self._calls:
+            return
         sizes = [len(call.values) for call in self._calls]
         tokens, num_raw, raw = self._tokens
         order, keys, raw_sizes = _grouped(_MAX_BITS * np.repeat(np.arange(len(sizes)), sizes) + num_raw)
@@ -236,9 +238,10 @@ class _Walk(NamedTuple):
 
     def only(self, mask: np.ndarray) -> _Walk:
         """The walk over some patches alone, those where (N,) bool is true."""
-        before = np.concatenate([[0], np.cumsum(mask)])  # how many of them come before a place
-        place = np.where(np.append(mask, False), before, before[-1])
-        return _Walk(self.order[mask], place[self.seen[:, mask]], before[self.ends])
+        kept = np.flatnonzero(mask)
+        place = np.full(len(mask) + 1, len(kept))
+        place[kept] = np.arange(len(kept))
+        return _Walk(self.order[kept], place.take(self.seen.take(kept, axis=1)), np.searchsorted(kept, self.ends))
 
 
 _CROSS = ((-1, 0), (1, 0), (0, -1), (0, 1))
@@ -349,7 +352,7 @@ def _code_colors(coder: _Coder, known: np.ndarray | None, walk: _Walk, base: boo
     picture, a colour is coded as the difference from the mean of its neighbours.
     """
     n, passes = len(walk.order), walk.passes()
-    count = np.count_nonzero(walk.seen < n, axis=0)
+    count = np.append(np.ones(n, np.int64), 0).take(walk.seen).sum(axis=0)
     of_count = _SUMS * count  # where it begins in a table of `_around`
     colors = np.zeros((3, n + 1), np.int64)  # the last is what is seen where there is no row
     fixed, around = np.zeros(n, np.int64), _AROUND_LUMA
@@ -413,23 +416,18 @@ def code_stage(
     The coder is an `Encoder`, or a `Decoder` of its words; symbols that no encoder writes are a FormatError.
     """
     walk, first = _walk(grid, memory.pass_levels), memory.amplitudes is None
-    known = None
-    if rows is not None:
-        known = np.zeros(len(walk.order), np.int64)
-        known[rows.patches] = 1
-        known = known[walk.order]
-    mask = _code_mask(coder, known, walk, BASE_MASK if first else MASK, memory.before(grid, patch_size))
+    ones = None if rows is None else np.bincount(rows.patches, minlength=len(walk.order))[walk.order]
+    mask = _code_mask(coder, ones, walk, BASE_MASK if first else MASK, memory.before(grid, patch_size))
     walk = walk.only(mask)
     if len(walk.order) != count:
         raise FormatError(f"expected a mask of {count} patches, got {len(walk.order)}")
     by_number = np.argsort(walk.order, kind="stable")  # they are in a few ordered parts
     patches, symbols = walk.order[by_number], np.zeros((len(SYMBOLS), count), np.int64).T
-    given = known = None
+    given = colors = None
     if rows is not None:
-        given = rows.symbols
-        known = np.zeros((3, count), np.int64)
-        known[:, by_number] = given[:, :3].T
-    symbols[:, :3] = _code_colors(coder, known, walk, first).T[by_number]
+        given, colors = rows.symbols, np.zeros((3, count), np.int64)
+        colors[:, by_number] = given[:, :3].T
+    symbols[:, :3] = _code_colors(coder, colors, walk, first).T[by_number]
     classes = classes_of(symbols[:, :3])
     _code_geometry(coder, given, symbols, classes, patch_size, codes)
     if count and np.abs(symbols).max() > MAX_WRITTEN:

@@ -40,8 +40,7 @@ LEVELS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 LEVELS_FROM = (0.0, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0, 112.0, 160.0, 224.0)
 WIDTH_UNITS = 8  # codes of a bin width per octave
 CENTER_UNITS = 16  # codes of the scale's centre per octave
-_SCALE_BITS = 8
-SCALE_UNITS = 2**_SCALE_BITS  # an octave of a stored scale
+SCALE_UNITS = 256  # an octave of a stored scale
 CODE_RANGE = (-128, 127)
 # A row of smaller amplitude, in bins, is dropped: it would improve the image by less than its bits are worth elsewhere.
 DROP_BELOW = 2.5
@@ -71,7 +70,7 @@ def _powers(units: int) -> np.ndarray:
     return np.rint(np.exp2(np.arange(units) / units) * 2.0**40) / 2.0**40
 
 
-_WIDTH_POWERS, _SCALE_POWERS = _powers(WIDTH_UNITS), _powers(SCALE_UNITS)
+_WIDTH_POWERS = _powers(WIDTH_UNITS)
 # Stored scales, in SCALE_UNITS: 2^-5 to 2^12 pixels.
 SCALE_RANGE = (-5 * SCALE_UNITS, 12 * SCALE_UNITS)
 
@@ -101,8 +100,18 @@ def _log_scales(symbols, widths, center, classes) -> tuple[np.ndarray, np.ndarra
     return first.astype(np.int64), np.rint(first - symbols[:, 4] * step).astype(np.int64)
 
 
+def _all_scale_powers() -> np.ndarray:
+    """2^(i / SCALE_UNITS) for i from SCALE_RANGE[0] up to the whole length of that range."""
+    units = np.arange(SCALE_RANGE[0], SCALE_RANGE[1] - SCALE_RANGE[0] + 1)
+    return np.ldexp(_powers(SCALE_UNITS)[units % SCALE_UNITS], units // SCALE_UNITS)
+
+
+_SCALE_POWERS = _all_scale_powers()
+
+
 def _power(units: np.ndarray) -> np.ndarray:
-    return np.ldexp(_SCALE_POWERS[units & (SCALE_UNITS - 1)], units >> _SCALE_BITS)
+    """2 to a scale, or to the difference of two, in SCALE_UNITS."""
+    return _SCALE_POWERS[units - SCALE_RANGE[0]]
 
 
 class Geometry(NamedTuple):
