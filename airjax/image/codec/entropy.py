@@ -48,7 +48,7 @@ _AnsCoder = constriction.stream.stack.AnsCoder
 # Levels of passes by version of the format: the first pass takes every 16th, or every 4th, patch of a row and a column.
 PASS_LEVELS = {1: 4, 2: 2}
 _TOKEN_VALUE = TOKEN_SIGN * TOKEN_FIRST  # without its raw bits
-_FIRST_RAW = int(np.flatnonzero(TOKEN_RAW)[0])
+_FIRST_RAW = int(np.flatnonzero(TOKEN_RAW)[0])  # the first token that has any
 _MAX_BITS = 32  # more than a symbol can have raw bits
 
 
@@ -231,10 +231,10 @@ class _Walk(NamedTuple):
     seen: np.ndarray
     ends: np.ndarray
 
-    def passes(self) -> list[tuple[slice, np.ndarray]]:
+    def passes(self) -> Iterator[tuple[slice, np.ndarray]]:
         """The places of each pass, and its part of `seen`."""
-        parts = (slice(a, b) for a, b in pairwise(self.ends.tolist()))
-        return [(part, np.ascontiguousarray(self.seen[:, part])) for part in parts]
+        for a, b in pairwise(self.ends.tolist()):
+            yield slice(a, b), np.ascontiguousarray(self.seen[:, a:b])
 
     def only(self, mask: np.ndarray) -> _Walk:
         """The walk over some patches alone, those where (N,) bool is true."""
@@ -351,7 +351,7 @@ def _code_colors(coder: _Coder, known: np.ndarray | None, walk: _Walk, base: boo
     Contexts: magnitudes of the neighbours so far and of the channel before. In the first stage, which is a small
     picture, a colour is coded as the difference from the mean of its neighbours.
     """
-    n, passes = len(walk.order), walk.passes()
+    n, passes = len(walk.order), list(walk.passes())
     count = np.append(np.ones(n, np.int64), 0).take(walk.seen).sum(axis=0)
     of_count = _SUMS * count  # where it begins in a table of `_around`
     colors = np.zeros((3, n + 1), np.int64)  # the last is what is seen where there is no row
