@@ -10,9 +10,10 @@ Letters: n rows, N patches of the grid (R rows, C columns), T tokens.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
+from functools import cache, cached_property, lru_cache
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import constriction
@@ -21,16 +22,15 @@ import numpy as np
 from airjax.errors import FormatError
 from airjax.image.codec.quantise import LEVELS, SYMBOLS, Rows, classes_of, geometry_of, square_root_powers
 from airjax.image.codec.tables import (
-    ANGLE_TOP,
     ANGLES,
     ASPECT,
     BASE_COLORS,
     BASE_MASK,
     COLORS,
+    GROUP_STARTS,
     GROUPS,
     MASK,
     MAX_WRITTEN,
-    NUM_TOKENS,
     OFFSETS,
     PRECISION,
     SCALE,
@@ -39,72 +39,76 @@ from airjax.image.codec.tables import (
     TOKEN_SIGN,
     Channel,
     Tables,
+    count_tokens,
     tokens_of,
 )
 
 _AnsCoder = constriction.stream.stack.AnsCoder
-_Uniform = constriction.stream.model.Uniform
 
 # Levels of passes by version of the format: the first pass takes every 16th, or every 4th, patch of a row and a column.
 PASS_LEVELS = {1: 4, 2: 2}
+_TOKEN_VALUE = TOKEN_SIGN * TOKEN_FIRST  # without its raw bits
+_FIRST_RAW = int(np.flatnonzero(TOKEN_RAW)[0])  # the first token that has any
+_MAX_BITS = 32  # more than a symbol can have raw bits
 
 
 # --- coders ----------------------------------------------------------------------------------------------
 
 
+def _grouped(keys: np.ndarray) -> tuple[np.ndarray, list[int], list[int]]:
+    """(order that sorts small numbers, equal ones as they came; the numbers that occur; how often each does)."""
+    sizes = np.bincount(keys)
+    present = sizes.nonzero()[0]
+    return keys.astype(np.uint16).argsort(kind="stable"), present.tolist(), sizes[present].tolist()
+
+
+def _split(array: np.ndarray, sizes: Iterable[int]) -> Iterator[np.ndarray]:
+    """Parts of these sizes, one after the other."""
+    return (array[a:b] for a, b in pairwise(accumulate(sizes, initial=0)))
+
+
+@cache
+def _raw(num_bits: int):
+    """The model of raw bits."""
+    return constriction.stream.model.Uniform(2**num_bits)
+
+
 class _Coder(ABC):
-    """What both directions share: the order of contexts and of raw bits.
+    """What both directions share: the order of contexts.
 
     The symbols of one call are coded context by context in ascending order, then their raw bits by number of bits.
     """
 
     def values(self, channel: Channel, contexts: np.ndarray, values: np.ndarray | None) -> np.ndarray:
-        """Codes or decodes one signed integer per context (an array of its length); returns them."""
-        size = len(contexts)
-        if size == 0:
-            return np.zeros(0, np.int64)
-        order = np.argsort(contexts, kind="stable")
-        ordered = contexts[order]
-        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-        known, _, known_raw = (None, None, None) if values is None else tokens_of(values[order])
-        tokens = self._tokens(channel, ordered[starts], np.append(starts, size), known)
-        num_raw = TOKEN_RAW[tokens]
-        magnitude = TOKEN_FIRST[tokens]
-        if np.any(num_raw):
-            for bits in range(2, int(num_raw.max()) + 1):
-                where = np.flatnonzero(num_raw == bits)
-                if len(where):
-                    raw = None if known_raw is None else known_raw[where]
-                    magnitude[where] += self.bits(channel, bits, raw, len(where))
-        result = np.empty(size, np.int64)
-        result[order] = TOKEN_SIGN[tokens] * magnitude
+        """Codes or decodes one signed integer per context (an array of its length) in one call; returns them."""
+        result = np.zeros(len(contexts), np.int64)
+        if len(contexts):
+            order, present, sizes = _grouped(contexts)
+            result[order] = self._call(channel, present, sizes, None if values is None else values[order])
+        return result
+
+    def each(self, channels: Sequence[Channel], numbers: np.ndarray, values: np.ndarray | None) -> np.ndarray:
+        """Like `values` for symbols of several channels, of which `numbers` tells: a call for each, with context 0."""
+        result = np.zeros(len(numbers), np.int64)
+        order, present, sizes = _grouped(numbers)
+        for number, where in zip(present, _split(order, sizes), strict=True):
+            part = None if values is None else values[where]
+            result[where] = self._call(channels[number], [0], [len(where)], part)
         return result
 
     @abstractmethod
-    def bits(self, channel: Channel, num_bits: int, values: np.ndarray | None, size: int) -> np.ndarray:
-        """Codes or decodes `size` numbers of `num_bits` bits that nothing is known about."""
-
-    @abstractmethod
-    def _tokens(
-        self, channel: Channel, contexts: np.ndarray, ends: np.ndarray, tokens: np.ndarray | None
-    ) -> np.ndarray:
-        """Codes or decodes the tokens of one call: those from ends[i] to ends[i + 1] have contexts[i]."""
-
-
-def _learn(tables: Tables, channel: Channel, contexts: np.ndarray, ends: np.ndarray, tokens: np.ndarray) -> None:
-    """Counts the tokens of one call."""
-    index = np.repeat(np.arange(len(contexts)), np.diff(ends))
-    seen = np.bincount(NUM_TOKENS * index + tokens, minlength=NUM_TOKENS * len(contexts))
-    tables.learn(channel, contexts, seen.reshape(-1, NUM_TOKENS))
+    def _call(self, channel: Channel, contexts: list[int], sizes: list[int], values: np.ndarray | None) -> np.ndarray:
+        """Codes or decodes the symbols of one call, as many for each of the contexts as the sizes say."""
 
 
 class _Call(NamedTuple):
-    """One call of `_Coder.values`; without contexts, raw bits: `ends` then holds how many a value has."""
+    """One call; `last` are the last bits of its symbols where the channel wants them apart, `values` the rest."""
 
     channel: Channel
-    contexts: np.ndarray | None
-    ends: np.ndarray
+    contexts: list[int]
+    sizes: list[int]
     values: np.ndarray
+    last: np.ndarray | None
 
 
 class Encoder(_Coder):
@@ -113,57 +117,71 @@ class Encoder(_Coder):
     def __init__(self):
         self._calls: list[_Call] = []
 
-    def bits(self, channel, num_bits, values, size):
-        self._calls.append(_Call(channel, None, np.array(num_bits), values))
+    def _call(self, channel, contexts, sizes, values):
+        first, last = values, None
+        if channel.num_last:
+            first, last = values >> channel.num_last, (values & (2**channel.num_last - 1)).astype(np.int32)
+        self._calls.append(_Call(channel, contexts, sizes, first, last))
         return values
 
-    def _tokens(self, channel, contexts, ends, tokens):
-        self._calls.append(_Call(channel, contexts, ends, tokens))
-        return tokens
+    @cached_property
+    def _tokens(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What `tokens_of` says of the symbols of all calls, once they have been made."""
+        tokens, num_raw, raw = tokens_of(np.concatenate([call.values for call in self._calls]))
+        return tokens.astype(np.int32), num_raw, raw.astype(np.int32)
+
+    def _parts(self) -> Iterator[tuple[_Call, np.ndarray, list[tuple[np.ndarray, int]]]]:
+        """Every call, its tokens, and its raw bits: numbers of so many bits, in the order of the code."""
+        if not self._calls:
+            return
+        sizes = [len(call.values) for call in self._calls]
+        tokens, num_raw, raw = self._tokens
+        order, keys, raw_sizes = _grouped(_MAX_BITS * np.repeat(np.arange(len(sizes)), sizes) + num_raw)
+        raw_parts: list[list[tuple[np.ndarray, int]]] = [[] for _ in sizes]
+        for key, part in zip(keys, _split(raw[order], raw_sizes), strict=True):
+            if num_bits := key % _MAX_BITS:
+                raw_parts[key // _MAX_BITS].append((part, num_bits))
+        for call, part, bits in zip(self._calls, _split(tokens, sizes), raw_parts, strict=True):
+            if call.last is not None:
+                bits.append((call.last, call.channel.num_last))
+            yield call, part, bits
 
     def words(self, tables: Tables) -> np.ndarray:
         """The code, 32-bit words; the last one is not zero. The symbols are coded backwards, as a stack does."""
-        steps: list[tuple[np.ndarray, object]] = []
-        for channel, contexts, ends, values in self._calls:
-            values = values.astype(np.int32)
-            if contexts is None:
-                steps.append((values, _Uniform(2 ** int(ends))))
-                continue
-            models = tables.models(channel, contexts)
-            parts = (values[a:b] for a, b in pairwise(ends.tolist()))
-            steps += [(part, model.of_coder) for part, model in zip(parts, models, strict=True)]
-            _learn(tables, channel, contexts, ends, values)
+        symbols: list[np.ndarray] = []
+        models: list[object] = []
+        for (channel, contexts, sizes, *_), tokens, raw in self._parts():
+            symbols += [*_split(tokens, sizes), *(bits for bits, _ in raw)]
+            models += [model.of_coder for model in tables.models(channel, contexts)]
+            models += [_raw(num_bits) for _, num_bits in raw]
+            tables.learn(channel, contexts, sizes, tokens)
         coder = _AnsCoder()
-        for symbols, model in reversed(steps):
-            coder.encode_reverse(symbols, model)
+        for part, model in zip(reversed(symbols), reversed(models), strict=True):
+            coder.encode_reverse(part, model)
         return coder.get_compressed()
 
     def bits_of(self, tables: Tables) -> dict[str, float]:
         """What each kind of symbol costs, kind -> bits."""
         result: dict[str, float] = {}
-        for channel, contexts, ends, values in self._calls:
-            if contexts is None:
-                bits = float(ends * len(values))
-            else:
-                rows = np.stack([model.frequencies for model in tables.models(channel, contexts)])
-                likely = rows[np.repeat(np.arange(len(rows)), np.diff(ends)), values]
-                bits = float(PRECISION * len(values) - np.log2(likely).sum())
-                _learn(tables, channel, contexts, ends, values)
+        for (channel, contexts, sizes, *_), tokens, raw in self._parts():
+            rows = np.stack([model.frequencies for model in tables.models(channel, contexts)])
+            likely = rows[np.repeat(np.arange(len(rows)), sizes), tokens]
+            bits = float(PRECISION * len(tokens) - np.log2(likely).sum())
+            bits += sum(num_bits * len(part) for part, num_bits in raw)
             result[channel.kind] = result.get(channel.kind, 0.0) + bits
+            tables.learn(channel, contexts, sizes, tokens)
         return result
 
     def seen(self) -> dict[str, np.ndarray]:
         """(tables, T) how often each token occurred with each constant table, by group."""
-        indices: dict[str, list[np.ndarray]] = {}
-        for channel, contexts, ends, values in self._calls:
-            if contexts is not None:
-                table = np.repeat(channel.first + contexts, np.diff(ends))
-                indices.setdefault(channel.group, []).append(NUM_TOKENS * table + values)
-        sizes = {name: NUM_TOKENS * GROUPS[name].tables for name in indices}
-        return {
-            name: np.bincount(np.concatenate(parts), minlength=sizes[name]).reshape(-1, NUM_TOKENS)
-            for name, parts in indices.items()
-        }
+        if not self._calls:
+            return {}
+        first = [GROUP_STARTS[call.channel.group] + call.channel.first for call in self._calls]
+        table = [start + context for start, call in zip(first, self._calls, strict=True) for context in call.contexts]
+        sizes = [size for call in self._calls for size in call.sizes]
+        counts = count_tokens(np.repeat(table, sizes), self._tokens[0], tables=sum(g.tables for g in GROUPS.values()))
+        coded = {call.channel.group for call in self._calls}
+        return {name: counts[GROUP_STARTS[name] :][: GROUPS[name].tables] for name in GROUPS if name in coded}
 
 
 class Decoder(_Coder):
@@ -176,16 +194,21 @@ class Decoder(_Coder):
         except ValueError as error:
             raise FormatError("the code of a stage ends in a zero word") from error
 
-    def bits(self, channel, num_bits, values, size):
-        return self._ans.decode(_Uniform(2**num_bits), size)
-
-    def _tokens(self, channel, contexts, ends, tokens):
+    def _call(self, channel, contexts, sizes, values):
         models = self._tables.models(channel, contexts)
-        sizes = np.diff(ends).tolist()
-        parts = [self._ans.decode(model.of_coder, size) for model, size in zip(models, sizes, strict=True)]
-        decoded = np.concatenate(parts)
-        _learn(self._tables, channel, contexts, ends, decoded)
-        return decoded
+        decode = self._ans.decode
+        tokens = np.concatenate([decode(model.of_coder, size) for model, size in zip(models, sizes, strict=True)])
+        self._tables.learn(channel, contexts, sizes, tokens)
+        result = _TOKEN_VALUE.take(tokens)
+        if tokens.max() >= _FIRST_RAW:
+            order, num_raw, counts = _grouped(TOKEN_RAW.take(tokens))
+            groups = zip(num_raw, counts, strict=True)
+            raw = np.concatenate([decode(_raw(num_bits), count) for num_bits, count in groups if num_bits])
+            where = order[-len(raw) :]
+            result[where] += TOKEN_SIGN.take(tokens[where]) * raw
+        if channel.num_last:
+            result = (result << channel.num_last) + decode(_raw(channel.num_last), len(result))
+        return result
 
     def at_end(self) -> bool:
         """Whether all words are used up, as they are after the last symbol of a stage."""
@@ -195,55 +218,62 @@ class Decoder(_Coder):
 # --- the patch grid --------------------------------------------------------------------------------------
 
 
-class _Pass(NamedTuple):
-    """Patches that are coded together: their numbers in the grid, and those of what they see in a padded one."""
+class _Walk(NamedTuple):
+    """The order in which patches are coded, pass by pass, and what they see: places in that order.
 
-    where: np.ndarray
+    Fields:
+      order: (N,) numbers of the patches.
+      seen: (4, N) places of the neighbours that a patch sees, all in earlier passes; N where there is none.
+      ends: places at which passes begin and end, from 0 to N.
+    """
+
+    order: np.ndarray
     seen: np.ndarray
+    ends: np.ndarray
+
+    def passes(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """The places of each pass, and its part of `seen`."""
+        for a, b in pairwise(self.ends.tolist()):
+            yield slice(a, b), np.ascontiguousarray(self.seen[:, a:b])
+
+    def only(self, mask: np.ndarray) -> _Walk:
+        """The walk over some patches alone, those where (N,) bool is true."""
+        kept = np.flatnonzero(mask)
+        place = np.full(len(mask) + 1, len(kept))
+        place[kept] = np.arange(len(kept))
+        return _Walk(self.order[kept], place.take(self.seen.take(kept, axis=1)), np.searchsorted(kept, self.ends))
 
 
-_PAD = 2 ** (max(PASS_LEVELS.values()) - 1)
 _CROSS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 _CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
-def _home(where: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Numbers in the padded grid of patches numbered in the grid."""
-    return (where // grid[1] + _PAD) * (grid[1] + 2 * _PAD) + where % grid[1] + _PAD
-
-
-def _steps(grid: tuple[int, int], offsets: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """Ways in the padded grid to patches (rows, columns) away."""
-    return np.array([y * (grid[1] + 2 * _PAD) + x for y, x in offsets], np.int64)
-
-
 @lru_cache(maxsize=2)
-def _passes(grid: tuple[int, int], levels: int) -> tuple[_Pass, ...]:
-    """Passes over ever finer grids, 1 + 2 levels of them.
+def _walk(grid: tuple[int, int], levels: int) -> _Walk:
+    """The walk over all patches of a grid, by ever finer grids, in 1 + 2 levels passes.
 
-    First every 2^levels-th patch of every such row; then, for a spacing s of half of that, a quarter, .. and 1, the
-    middles of the squares, which see the four corners at distance s, and the middles of their sides, which see four
-    patches along the axes.
+    First every 2^levels-th patch of every such row, which see none; then, for a spacing s of half of that, a quarter,
+    .. and 1, the middles of the squares, which see the four corners at distance s, and the middles of their sides,
+    which see four patches along the axes.
     """
-    row, column = np.arange(grid[0])[:, None], np.arange(grid[1])[None]
-
-    def one(chosen, offsets, s):
-        where = np.flatnonzero(chosen)
-        return _Pass(where, _home(where, grid)[:, None] + s * _steps(grid, offsets)[None])
-
-    step = 2**levels
-    result = [one((row % step == 0) & (column % step == 0), (), 0)]
-    while step > 1:
-        s = step // 2
-        result.append(one((row % step == s) & (column % step == s), _CORNERS, s))
-        result.append(one((row % s == 0) & (column % s == 0) & ((row // s + column // s) % 2 == 1), _CROSS, s))
-        step = s
-    return tuple(result)
-
-
-def _padded(grid: tuple[int, int], planes: int) -> np.ndarray:
-    """(padded N, planes) zeros: planes of numbers over the grid with a border that nothing is written to."""
-    return np.zeros(((grid[0] + 2 * _PAD) * (grid[1] + 2 * _PAD), planes), np.int64)
+    patches = np.arange(grid[0] * grid[1]).reshape(grid)
+    s = 2**levels
+    parts, ways = [patches[::s, ::s].ravel()], []
+    while s > 1:
+        s //= 2
+        finer = patches[::s, ::s]
+        sides = np.add.outer(*map(np.arange, finer.shape)) % 2 == 1
+        parts += [finer[1::2, 1::2].ravel(), finer[sides]]
+        ways += [s * np.array(_CORNERS), s * np.array(_CROSS)]
+    order, ends = np.concatenate(parts), np.cumsum([0, *map(len, parts)])
+    pad = 2 ** (levels - 1)
+    place = np.full((grid[0] + 2 * pad, grid[1] + 2 * pad), len(order))
+    place[pad:-pad, pad:-pad].flat[order] = np.arange(len(order))
+    seen = np.full((4, len(order)), len(order))
+    for part, way, (a, b) in zip(parts[1:], ways, pairwise(ends[1:].tolist()), strict=True):
+        row, column = np.divmod(part, grid[1])
+        seen[:, a:b] = place[row + (way[:, :1] + pad), column + (way[:, 1:] + pad)]
+    return _Walk(order, seen, ends)
 
 
 @dataclass
@@ -268,100 +298,107 @@ class Memory:
         return self.amplitudes[rows[:, None], columns[None]]
 
 
-def _half_octaves(values: np.ndarray, most: int) -> np.ndarray:
-    """0, 1, 2 for 0, 1, 2 and then a number for every half octave of a magnitude, up to `most`."""
-    magnitude = np.minimum(np.abs(values), 2**20)
-    exponent = np.frexp(magnitude.astype(np.float64))[1]
+def _half_octaves() -> np.ndarray:
+    """0, 1, 2 for 0, 1, 2 and then a number for every half octave of a magnitude: up to 12 for 64, the last one."""
+    magnitude = np.arange(65)
+    exponent = np.frexp(magnitude)[1]
     second = (magnitude >> np.maximum(exponent - 2, 0)) & 1
-    return np.minimum(np.where(magnitude < 2, magnitude, 2 * exponent - 2 + second), most)
+    return np.where(magnitude < 2, magnitude, 2 * exponent - 2 + second)
 
 
-def _code_mask(coder: _Coder, mask: np.ndarray | None, memory: Memory, grid, patch_size: int) -> np.ndarray:
-    """(N,) bool, which patches have a row. Contexts: the neighbours so far, and the stage before here and around."""
-    base = memory.amplitudes is None
-    before = memory.before(grid, patch_size).ravel()
-    around = np.zeros(len(before), np.int64)
-    if not base:
-        plane, home = _padded(grid, 1)[:, 0], _home(np.arange(len(before)), grid)
-        plane[home] = before > 0
-        around = plane[home[:, None] + _steps(grid, _CROSS)[None]].sum(axis=1)
-    fixed = np.minimum(before, 3) * 5 + around
-    channel = BASE_MASK if base else MASK
-    plane, result = _padded(grid, 1)[:, 0], np.zeros(len(before), np.int64)
-    for where, seen in _passes(grid, memory.pass_levels):
-        contexts = (plane[seen].sum(axis=1) + bool(seen.shape[1])) * 20 + fixed[where]
-        known = None if mask is None else mask[where].astype(np.int64)
-        result[where] = coder.values(channel, contexts, known)
-        plane[_home(where, grid)] = result[where] != 0
-    if np.any((result != 0) & (result != 1)):
-        raise FormatError("a mask holds other numbers than 0 and 1")
-    return result != 0
+_HALF_OCTAVES = _half_octaves()
 
 
-def _code_colors(coder: _Coder, known: np.ndarray | None, mask: np.ndarray, grid, memory: Memory) -> np.ndarray:
-    """(n, 3) stored colours. Contexts: magnitudes of the neighbours so far and of the channel before.
+def _around(step: int) -> np.ndarray:
+    """The part of a colour's context that is of its neighbours: by their number, 0 to 4, and the sum of magnitudes."""
+    count, total = np.divmod(np.arange(5 * _SUMS), _SUMS)
+    mean = np.minimum(2 * total // np.maximum(count, 1), len(_HALF_OCTAVES) - 1)
+    return np.where(count > 0, 1 + _HALF_OCTAVES[mean] // step, 0)
 
-    In the first stage, which is a small picture, a colour is coded as the difference from the mean of its neighbours.
+
+_SUMS = 2**7 + 1  # of magnitudes, from 0; larger ones are like the last
+_AROUND_LUMA, _AROUND_CHROMA = _around(1), _around(2)
+# The part that is of the channel before, by its magnitude; larger ones are like the last.
+_OF_CHANNEL_BEFORE = 8 * (_HALF_OCTAVES[:25] // 2)
+
+
+def _code_mask(
+    coder: _Coder, known: np.ndarray | None, walk: _Walk, channel: Channel, before: np.ndarray
+) -> np.ndarray:
+    """(N,) bool, which patches have a row, in the order of a walk, as `known` is.
+
+    Contexts: the neighbours so far, and the stage before (`Memory.before`) here and around.
     """
-    base = memory.amplitudes is None
-    number = np.cumsum(mask) - 1  # of the row of a patch
-    order = [(where[mask[where]], seen[mask[where]]) for where, seen in _passes(grid, memory.pass_levels)]
-    colors = np.zeros((int(mask.sum()), 3), np.int64)
+    some = np.zeros((before.shape[0] + 2, before.shape[1] + 2), np.int64)
+    some[1:-1, 1:-1] = before > 0
+    around = some[:-2, 1:-1] + some[2:, 1:-1] + some[1:-1, :-2] + some[1:-1, 2:]
+    fixed = (5 * np.minimum(before, 3) + around).ravel()[walk.order]
+    fixed[walk.ends[1] :] += 20
+    found = np.zeros(len(fixed), np.int64)
+    ones = np.zeros(len(fixed) + 1, np.int64)  # what they add to the contexts; the last is outside the grid
+    for part, seen in walk.passes():
+        contexts = fixed[part] + ones.take(seen).sum(axis=0)
+        found[part] = coder.values(channel, contexts, None if known is None else known[part])
+        ones[part] = 20 * (found[part] != 0)
+    if np.any(found >> 1):
+        raise FormatError("a mask holds other numbers than 0 and 1")
+    return found != 0
+
+
+def _code_colors(coder: _Coder, known: np.ndarray | None, walk: _Walk, base: bool) -> np.ndarray:
+    """(3, n) stored colours, in the order of a walk over the patches with a row, as `known` are.
+
+    Contexts: magnitudes of the neighbours so far and of the channel before. In the first stage, which is a small
+    picture, a colour is coded as the difference from the mean of its neighbours.
+    """
+    n, passes = len(walk.order), list(walk.passes())
+    count = np.append(np.ones(n, np.int64), 0).take(walk.seen).sum(axis=0)
+    of_count = _SUMS * count  # where it begins in a table of `_around`
+    colors = np.zeros((3, n + 1), np.int64)  # the last is what is seen where there is no row
+    fixed, around = np.zeros(n, np.int64), _AROUND_LUMA
     for c, channel in enumerate(BASE_COLORS if base else COLORS):
-        plane = _padded(grid, 3)  # 1, value, magnitude of what is known
-        for where, seen in order:
-            rows = number[where]
-            count, total, magnitude = plane[seen].sum(axis=1).T
-            some = np.maximum(count, 1)
-            around = _half_octaves(2 * magnitude // some, 12)
-            if c == 0:
-                contexts = np.where(count > 0, 1 + around, 0)
-            else:
-                contexts = 8 * (_half_octaves(colors[rows, c - 1], 9) // 2) + np.where(count > 0, 1 + around // 2, 0)
-            predicted = total // some if base else 0
-            values = None if known is None else known[rows, c] - predicted
-            colors[rows, c] = coder.values(channel, contexts, values) + predicted
-            value = colors[rows, c]
-            plane[_home(where, grid)] = np.stack([np.ones_like(value), value, np.abs(value)], axis=1)
-    return colors
+        color, magnitude = colors[c], np.zeros(n + 1, np.int64)
+        for part, seen in passes:
+            total = np.minimum(magnitude.take(seen).sum(axis=0), _SUMS - 1)
+            contexts = fixed[part] + around.take(of_count[part] + total)
+            predicted = color[seen].sum(axis=0) // np.maximum(count[part], 1) if base else 0
+            values = None if known is None else known[c, part] - predicted
+            color[part] = coder.values(channel, contexts, values) + predicted
+            magnitude[part] = np.abs(color[part])
+        fixed, around = _OF_CHANNEL_BEFORE.take(magnitude[:-1], mode="clip"), _AROUND_CHROMA
+    return colors[:, :-1]
 
 
-def _code_geometry(coder: _Coder, known: np.ndarray | None, symbols: np.ndarray, patch_size: int, codes) -> None:
-    """Fills in the last five columns of (n, 8) symbols whose colours are known."""
+def _code_geometry(
+    coder: _Coder,
+    known: np.ndarray | None,
+    symbols: np.ndarray,
+    classes: np.ndarray,
+    patch_size: int,
+    codes: np.ndarray,
+) -> None:
+    """Fills in the last five columns of (n, 8) symbols whose colours, and so classes, are known."""
 
     def given(column: int) -> np.ndarray | None:
         return None if known is None else known[:, column]
 
-    classes = classes_of(symbols[:, :3])
     symbols[:, 3] = coder.values(SCALE, classes, given(3))
     symbols[:, 4] = coder.values(ASPECT, 8 * classes + np.clip(symbols[:, 3], -3, 3) + 3, given(4))
     try:
         geometry = geometry_of(symbols, codes)
     except ValueError as error:
         raise FormatError(str(error)) from error
-    for levels, channel in zip(LEVELS, ANGLES, strict=True):
-        where = np.flatnonzero(geometry.levels == levels)
-        if not len(where):
-            continue
-        if levels == 1:  # nothing to code; an encoder may be given anything, which the check below finds
-            symbols[where, 5] = 0 if known is None else known[where, 5]
-            continue
-        num_raw = ((levels - 1) // ANGLE_TOP).bit_length()
-        angles = None if known is None else known[where, 5]
-        top = coder.values(channel, np.zeros(len(where), np.int64), None if angles is None else angles >> num_raw)
-        low: np.ndarray | int = 0
-        if num_raw:
-            low = coder.bits(channel, num_raw, None if angles is None else angles & (2**num_raw - 1), len(where))
-        symbols[where, 5] = (top << num_raw) + low
+    several = np.flatnonzero(geometry.levels > 1)
+    if known is not None:  # an encoder may be given anything, which the check below finds
+        symbols[:, 5] = known[:, 5]
+    index = np.searchsorted(LEVELS, geometry.levels[several])
+    symbols[several, 5] = coder.each(ANGLES, index, None if known is None else known[several, 5])
     if np.any((symbols[:, 5] < 0) | (symbols[:, 5] >= geometry.levels)):
         raise FormatError("an angle is out of range")
     limits = patch_size * square_root_powers(len(OFFSETS) - 1)
     finer = len(limits) - np.searchsorted(limits[::-1], geometry.offset_step, side="left")
     for column in (6, 7):
-        for k in np.unique(finer).tolist():
-            where = np.flatnonzero(finer == k)
-            offsets = None if known is None else known[where, column]
-            symbols[where, column] = coder.values(OFFSETS[k], np.zeros(len(where), np.int64), offsets)
+        symbols[:, column] = coder.each(OFFSETS, finer, given(column))
 
 
 def code_stage(
@@ -378,20 +415,24 @@ def code_stage(
 
     The coder is an `Encoder`, or a `Decoder` of its words; symbols that no encoder writes are a FormatError.
     """
-    known = None
+    walk, first = _walk(grid, memory.pass_levels), memory.amplitudes is None
+    ones = None if rows is None else np.bincount(rows.patches, minlength=len(walk.order))[walk.order]
+    mask = _code_mask(coder, ones, walk, BASE_MASK if first else MASK, memory.before(grid, patch_size))
+    walk = walk.only(mask)
+    if len(walk.order) != count:
+        raise FormatError(f"expected a mask of {count} patches, got {len(walk.order)}")
+    by_number = np.argsort(walk.order, kind="stable")  # they are in a few ordered parts
+    patches, symbols = walk.order[by_number], np.zeros((len(SYMBOLS), count), np.int64).T
+    given = colors = None
     if rows is not None:
-        known = np.zeros(grid[0] * grid[1], bool)
-        known[rows.patches] = True
-    mask = _code_mask(coder, known, memory, grid, patch_size)
-    if int(mask.sum()) != count:
-        raise FormatError(f"expected a mask of {count} patches, got {int(mask.sum())}")
-    symbols = np.zeros((count, len(SYMBOLS)), np.int64)
-    given = None if rows is None else rows.symbols
-    symbols[:, :3] = _code_colors(coder, None if given is None else given[:, :3], mask, grid, memory)
-    _code_geometry(coder, given, symbols, patch_size, codes)
+        given, colors = rows.symbols, np.zeros((3, count), np.int64)
+        colors[:, by_number] = given[:, :3].T
+    symbols[:, :3] = _code_colors(coder, colors, walk, first).T[by_number]
+    classes = classes_of(symbols[:, :3])
+    _code_geometry(coder, given, symbols, classes, patch_size, codes)
     if count and np.abs(symbols).max() > MAX_WRITTEN:
         raise FormatError(f"expected symbols of magnitude up to {MAX_WRITTEN}, got {np.abs(symbols).max()}")
     memory.amplitudes = np.zeros(grid, np.int64)
-    memory.amplitudes.flat[mask] = 1 + classes_of(symbols[:, :3])
+    memory.amplitudes.flat[patches] = 1 + classes
     memory.patch_size = patch_size
-    return Rows(patch_size, np.flatnonzero(mask), symbols, np.asarray(codes, np.int64))
+    return Rows(patch_size, patches, symbols, np.asarray(codes, np.int64))

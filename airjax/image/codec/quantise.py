@@ -70,7 +70,7 @@ def _powers(units: int) -> np.ndarray:
     return np.rint(np.exp2(np.arange(units) / units) * 2.0**40) / 2.0**40
 
 
-_WIDTH_POWERS, _SCALE_POWERS = _powers(WIDTH_UNITS), _powers(SCALE_UNITS)
+_WIDTH_POWERS = _powers(WIDTH_UNITS)
 # Stored scales, in SCALE_UNITS: 2^-5 to 2^12 pixels.
 SCALE_RANGE = (-5 * SCALE_UNITS, 12 * SCALE_UNITS)
 
@@ -90,7 +90,7 @@ def square_root_powers(count: int) -> Float[np.ndarray, " k"]:
 def classes_of(colors: Int[np.ndarray, "n 3"]) -> Int[np.ndarray, " n"]:
     """Octave of the amplitude, 0 to MAX_CLASS, from the stored colours: how often 2 * 4^k <= their squared norm."""
     square = np.sum(np.square(np.minimum(np.abs(colors), 2**20).astype(np.int64)), axis=1)
-    return np.sum(square[:, None] >= 2 * 4 ** np.arange(MAX_CLASS)[None], axis=1)
+    return np.searchsorted(2 * 4 ** np.arange(MAX_CLASS), square, side="right")
 
 
 def _log_scales(symbols, widths, center, classes) -> tuple[np.ndarray, np.ndarray]:
@@ -100,8 +100,18 @@ def _log_scales(symbols, widths, center, classes) -> tuple[np.ndarray, np.ndarra
     return first.astype(np.int64), np.rint(first - symbols[:, 4] * step).astype(np.int64)
 
 
+def _all_scale_powers() -> np.ndarray:
+    """2^(i / SCALE_UNITS) for i from SCALE_RANGE[0] up to the whole length of that range."""
+    units = np.arange(SCALE_RANGE[0], SCALE_RANGE[1] - SCALE_RANGE[0] + 1)
+    return np.ldexp(_powers(SCALE_UNITS)[units % SCALE_UNITS], units // SCALE_UNITS)
+
+
+_SCALE_POWERS = _all_scale_powers()
+
+
 def _power(units: np.ndarray) -> np.ndarray:
-    return np.ldexp(_SCALE_POWERS[units % SCALE_UNITS], units // SCALE_UNITS)
+    """2 to a scale, or to the difference of two, in SCALE_UNITS."""
+    return _SCALE_POWERS[units - SCALE_RANGE[0]]
 
 
 class Geometry(NamedTuple):

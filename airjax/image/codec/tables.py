@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
+from itertools import accumulate
 from typing import NamedTuple
 
 import constriction
@@ -38,29 +39,30 @@ FILE = "tables_v2.bin"  # beside this module: their bytes, in the order of GROUP
 # --- symbols and tokens ----------------------------------------------------------------------------------
 
 
-def tokens_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(token, number of raw bits, raw bits) of signed integers of magnitude up to MAX_SYMBOL.
+def _steps() -> tuple[np.ndarray, np.ndarray]:
+    """(smallest magnitude, number of raw bits) of every step.
 
-    Magnitudes 0 to 7 are steps of their own; from 8 on the two leading bits make the step and the others are raw. The
-    token of step k is 2 k, and 2 k - 1 for a negative number.
+    Magnitudes 0 to 7 are steps of their own; from 8 on the two leading bits make the step and the others are raw.
     """
-    magnitude = np.abs(values)
-    exponent = np.frexp(magnitude.astype(np.float64))[1] - 1  # of the leading bit; exact
-    num_raw = np.where(magnitude < _DIRECT, 0, exponent - 1)
-    leading = magnitude >> num_raw
-    step = np.where(magnitude < _DIRECT, magnitude, _DIRECT + 2 * (exponent - 3) + (leading & 1))
-    return np.where(values < 0, 2 * step - 1, 2 * step), num_raw, magnitude - (leading << num_raw)
-
-
-def _first_magnitude(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(smallest magnitude of a step, its number of raw bits)."""
+    step = np.arange(NUM_STEPS)
     above = np.maximum(step - _DIRECT, 0)
     num_raw = np.where(step < _DIRECT, 0, above // 2 + 2)
     return np.where(step < _DIRECT, step, (2 + (above & 1)) << num_raw), num_raw
 
 
+_STEP_FIRST, _STEP_RAW = _steps()
+_STEP_OF = np.repeat(np.arange(NUM_STEPS), 1 << _STEP_RAW)  # by magnitude
+# The token of step k is 2 k, and 2 k - 1 for a negative number.
+_TOKEN_STEP = (np.arange(NUM_TOKENS) + 1) // 2
 TOKEN_SIGN = np.where(np.arange(NUM_TOKENS) & 1, -1, 1)
-TOKEN_FIRST, TOKEN_RAW = _first_magnitude((np.arange(NUM_TOKENS) + 1) // 2)
+TOKEN_FIRST, TOKEN_RAW = _STEP_FIRST[_TOKEN_STEP], _STEP_RAW[_TOKEN_STEP]
+
+
+def tokens_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(token, number of raw bits, raw bits) of signed integers of magnitude up to MAX_SYMBOL."""
+    magnitude = np.abs(values)
+    step = _STEP_OF[magnitude]
+    return 2 * step - (values < 0), _STEP_RAW[step], magnitude - _STEP_FIRST[step]
 
 
 # --- channels --------------------------------------------------------------------------------------------
@@ -74,6 +76,7 @@ class Channel(NamedTuple):
       mean, weight, signed, most: what those hold before the first symbol: expected magnitude in sixteenths, about the
         sum of the counts, whether both signs occur, the largest magnitude.
       group, first: which constant tables it has: its context 0 is table `first` of the group.
+      num_last: so many last bits of its symbols have no model, and come after all the rest of a call.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Channel(NamedTuple):
     signed: bool = True
     most: int = MAX_SYMBOL
     first: int = 0
+    num_last: int = 0
 
     @property
     def kind(self) -> str:
@@ -103,7 +107,16 @@ ASPECT = Channel("aspect", "aspect", 40, 1000, signed=False)
 # The angle of so many levels, in the order of LEVELS, and the offset of a step of P * 2^(1 - k / 2).
 ANGLE_TOP = 48  # more angles than these have their last bits raw
 ANGLES = tuple(
-    Channel(f"angle {m}", "angle", 16 * m, 1000, signed=False, most=min(m, ANGLE_TOP) - 1, first=i)
+    Channel(
+        f"angle {m}",
+        "angle",
+        16 * m,
+        1000,
+        signed=False,
+        most=min(m, ANGLE_TOP) - 1,
+        first=i,
+        num_last=((m - 1) // ANGLE_TOP).bit_length(),
+    )
     for i, m in enumerate(LEVELS)
 )
 OFFSETS = tuple(
@@ -130,6 +143,8 @@ GROUPS = {
     "angle": Group(len(LEVELS), NUM_STEPS, False),
     "offset": Group(len(OFFSETS), NUM_STEPS, True),
 }
+# The number of the first table of a group, where those of all groups are counted.
+GROUP_STARTS = dict(zip(GROUPS, accumulate((group.tables for group in GROUPS.values()), initial=0), strict=False))
 
 
 # --- counts and frequencies ------------------------------------------------------------------------------
@@ -202,12 +217,12 @@ class Tables(ABC):
     """The models of every channel and context."""
 
     @abstractmethod
-    def models(self, channel: Channel, contexts: np.ndarray) -> list[Model]:
+    def models(self, channel: Channel, contexts: list[int]) -> list[Model]:
         """The models of k contexts of a channel."""
 
     @abstractmethod
-    def learn(self, channel: Channel, contexts: np.ndarray, seen: np.ndarray) -> None:
-        """Counts tokens that have been coded: (k, T) how often each, of k contexts."""
+    def learn(self, channel: Channel, contexts: list[int], sizes: list[int], tokens: np.ndarray) -> None:
+        """Counts tokens that have been coded: as many as the sizes say, of the k contexts one after the other."""
 
 
 class LearningTables(Tables):
@@ -216,7 +231,7 @@ class LearningTables(Tables):
     def __init__(self):
         self._counts: dict[str, np.ndarray] = {}
 
-    def counts(self, channel: Channel, contexts: np.ndarray) -> np.ndarray:
+    def counts(self, channel: Channel, contexts: list[int]) -> np.ndarray:
         """(k, T) counts of k tables, which are made when one of their channel is first asked for."""
         if channel.name not in self._counts:
             start = start_counts(channel.mean, channel.weight, channel.signed, channel.most)
@@ -226,7 +241,8 @@ class LearningTables(Tables):
     def models(self, channel, contexts):
         return [Model(row) for row in frequencies(self.counts(channel, contexts))]
 
-    def learn(self, channel, contexts, seen):
+    def learn(self, channel, contexts, sizes, tokens):
+        seen = count_tokens(np.repeat(np.arange(len(contexts)), sizes), tokens, tables=len(contexts))
         counts = self.counts(channel, contexts) + _UNIT * seen
         while np.any(large := counts.sum(axis=1) > _LIMIT):
             counts[large] -= counts[large] // 2
@@ -241,10 +257,15 @@ class ConstantTables(Tables):
 
     def models(self, channel, contexts):
         models = _models_of(channel.group, self._chosen[channel.group])
-        return [models[channel.first + context] for context in contexts.tolist()]
+        return [models[channel.first + context] for context in contexts]
 
-    def learn(self, channel, contexts, seen):
+    def learn(self, channel, contexts, sizes, tokens):
         pass
+
+
+def count_tokens(table: np.ndarray, tokens: np.ndarray, *, tables: int) -> np.ndarray:
+    """(tables, T) how often each token occurs with each table."""
+    return np.bincount(NUM_TOKENS * table + tokens, minlength=NUM_TOKENS * tables).reshape(-1, NUM_TOKENS)
 
 
 def pack_sets(logarithms: dict[str, np.ndarray]) -> bytes:
@@ -258,29 +279,39 @@ def pack_sets(logarithms: dict[str, np.ndarray]) -> bytes:
 
 
 @lru_cache(maxsize=1)
-def _all_frequencies() -> dict[str, np.ndarray]:
-    """(NUM_SETS, tables, T) of every group."""
+def _all_logarithms() -> dict[str, np.ndarray]:
+    """(NUM_SETS, tables, steps) bytes of every group: inverse of `pack_sets`."""
     data = np.frombuffer(resources.files(__package__).joinpath(FILE).read_bytes(), np.uint8)
     result, start = {}, 0
     for name, group in GROUPS.items():
         size = NUM_SETS * group.tables * group.steps
-        part = data[start : start + size].reshape(NUM_SETS, group.tables, group.steps)
-        result[name], start = frequencies(counts_of(part, signed=group.signed)), start + size
+        result[name] = data[start : start + size].reshape(NUM_SETS, group.tables, group.steps)
+        start += size
     return result
+
+
+def frequencies_of(group: str, sets: int | slice = slice(None)) -> np.ndarray:
+    """(.., tables, T) frequencies of the shipped sets of a group, or of one of them."""
+    return frequencies(counts_of(_all_logarithms()[group][sets], signed=GROUPS[group].signed))
 
 
 @lru_cache(maxsize=len(GROUPS) * NUM_SETS)
 def _models_of(group: str, number: int) -> tuple[Model, ...]:
-    return tuple(map(Model, _all_frequencies()[group][number]))
+    return tuple(map(Model, frequencies_of(group, number)))
 
 
 @lru_cache(maxsize=len(GROUPS))
 def _bits_of(group: str) -> np.ndarray:
-    """(NUM_SETS, tables * T) 1024ths of bits of every token; integers, so that their sums are exact."""
-    bits = PRECISION - np.log2(_all_frequencies()[group].reshape(NUM_SETS, -1))
-    return np.rint(1024 * bits).astype(np.int64)
+    """(tables * T, NUM_SETS) 1024ths of bits of every token; integers, so that their sums are exact."""
+    bits = PRECISION - np.log2(frequencies_of(group).reshape(NUM_SETS, -1))
+    return np.ascontiguousarray(np.rint(1024 * bits).astype(np.int64).T)
+
+
+def _cheapest_set(group: str, seen: np.ndarray) -> int:
+    occurring = np.flatnonzero(seen)  # few of them do
+    return int(np.argmin(seen.flat[occurring] @ _bits_of(group)[occurring]))
 
 
 def choose_sets(seen: dict[str, np.ndarray]) -> tuple[int, ...]:
     """The set of every group that codes (tables, T) counts of tokens in the fewest bits; 0 where there are none."""
-    return tuple(int(np.argmin(_bits_of(name) @ seen[name].ravel())) if name in seen else 0 for name in GROUPS)
+    return tuple(_cheapest_set(name, seen[name]) if name in seen else 0 for name in GROUPS)

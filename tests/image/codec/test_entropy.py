@@ -34,6 +34,7 @@ def random_calls(rng):
         largest = min(channel.most, MAX_SYMBOL)
         values = np.floor((largest + 1) ** rng.random(size) - 1).astype(np.int64)
         sign = rng.choice([-1, 1], size) if channel.signed else 1
+        values <<= channel.num_last
         most_contexts = 1 if channel.group in ("angle", "offset") else 5
         yield channel, rng.integers(0, most_contexts, size), sign * values
 
@@ -54,6 +55,24 @@ def test_decoder_gives_back_what_the_encoder_got(version):
         assert decoder.at_end()
     if version == 1:
         assert {k: c.tolist() for k, c in there._counts.items()} == {k: c.tolist() for k, c in back._counts.items()}
+
+
+@pytest.mark.parametrize("channels", [ANGLES, OFFSETS])
+def test_a_call_for_each_channel(channels):
+    """Oracle: the words of one call after the other, in ascending order of channels."""
+    rng = np.random.default_rng(0)
+    for size in (0, 1, 400):
+        numbers = rng.integers(1, 16, size)
+        values = np.floor(2 ** (8 * rng.random(size)) - 1).astype(np.int64)
+        together, apart = Encoder(), Encoder()
+        np.testing.assert_array_equal(together.each(channels, numbers, values), values)
+        for number in np.unique(numbers).tolist():
+            mine = values[numbers == number]
+            apart.values(channels[number], np.zeros(len(mine), int), mine)
+        if size:
+            words = together.words(TABLES[2]())
+            np.testing.assert_array_equal(words, apart.words(TABLES[2]()))
+            np.testing.assert_array_equal(Decoder(TABLES[2](), words).each(channels, numbers, None), values)
 
 
 @pytest.mark.parametrize("version", TABLES)
@@ -96,23 +115,39 @@ def test_a_zero_word_at_the_end_is_refused():
 @pytest.mark.parametrize("version", PASS_LEVELS)
 @pytest.mark.parametrize("grid", [(1, 1), (3, 5), (16, 16), (17, 33), (40, 1)])
 def test_passes_visit_every_patch_once_and_see_the_past(grid, version):
-    """Property that decoding rests on: each patch is in one pass, and sees only patches of earlier ones."""
-    pad, seen_so_far = entropy._PAD, set()
-    width = grid[1] + 2 * pad
-    passes = entropy._passes(grid, PASS_LEVELS[version])
-    for where, seen in passes:
-        for home, neighbours in zip(entropy._home(where, grid).tolist(), seen.tolist(), strict=True):
-            for cell in neighbours:
-                row, column = cell // width - pad, cell % width - pad
-                inside = 0 <= row < grid[0] and 0 <= column < grid[1]
-                assert not inside or cell in seen_so_far
-                assert max(abs(row - home // width + pad), abs(column - home % width + pad)) <= 8
-        seen_so_far |= set(entropy._home(where, grid).tolist())
-    assert len(seen_so_far) == sum(len(where) for where, _ in passes) == grid[0] * grid[1]
+    """Property that decoding rests on: each patch is in one pass, and sees only patches of earlier ones, nearby."""
+    walk = entropy._walk(grid, PASS_LEVELS[version])
+    n = grid[0] * grid[1]
+    assert sorted(walk.order.tolist()) == list(range(n)) and len(walk.ends) - 1 == 1 + 2 * PASS_LEVELS[version]
+    where = [divmod(patch, grid[1]) for patch in walk.order.tolist()]
+    visited = 0
+    for part, seen in walk.passes():
+        assert part.start == visited and np.all((seen < visited) | (seen == n))
+        visited = part.stop
+        for place, neighbours in zip(range(part.start, part.stop), seen.T.tolist(), strict=True):
+            for other in set(neighbours) - {n}:
+                assert max(abs(a - b) for a, b in zip(where[place], where[other], strict=True)) <= 8
+    assert visited == n
+
+
+@pytest.mark.parametrize("version", PASS_LEVELS)
+def test_a_walk_over_some_patches(version):
+    """Oracle: patch numbers, of the walk over all of them."""
+    walk = entropy._walk((17, 33), PASS_LEVELS[version])
+    for share in (0.0, 0.3, 1.0):
+        mask = np.random.default_rng(0).random(17 * 33) < share
+        some = walk.only(mask)
+        patches, n = set(walk.order[mask].tolist()), len(some.order)
+        assert some.order.tolist() == walk.order[mask].tolist()
+        numbers, all_numbers = (np.append(one.order, -1)[one.seen] for one in (some, walk))
+        expected = np.where(np.isin(all_numbers, list(patches)), all_numbers, -1)[:, mask]
+        np.testing.assert_array_equal(numbers, expected)
+        for (part, _), (whole, _) in zip(some.passes(), walk.passes(), strict=True):
+            assert some.order[part].tolist() == walk.order[whole][mask[whole]].tolist()
+        assert some.ends[-1] == n
 
 
 def test_angles_fit_their_tables():
     """Property: the coarse part of every angle lies in what its table expects."""
     for levels, channel in zip(LEVELS, ANGLES, strict=True):
-        num_raw = max(0, ((levels - 1) // 48).bit_length())
-        assert (levels - 1) >> num_raw == channel.most or levels >> num_raw < 48
+        assert (levels - 1) >> channel.num_last == channel.most or levels >> channel.num_last < 48

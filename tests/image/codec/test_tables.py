@@ -128,8 +128,8 @@ def test_learning_keeps_every_count():
     """Property: counts stay at least 1 and their sum at most 2^14; what is seen always becomes the most frequent."""
     learning, channel = LearningTables(), CHANNELS[2]
     for _ in range(50):
-        learning.learn(channel, np.array([3, 7]), 400 * np.eye(NUM_TOKENS, dtype=int)[[5, 6]])
-        counts = learning.counts(channel, np.array([3, 4, 7]))
+        learning.learn(channel, [3, 7], [400, 400], np.repeat([5, 6], 400))
+        counts = learning.counts(channel, [3, 4, 7])
         assert counts.min() >= 1 and counts.sum(axis=1).max() <= 2**14
     assert counts.argmax(axis=1).tolist()[::2] == [5, 6]
     assert counts[1].tolist() == list(start_of(channel))
@@ -164,7 +164,7 @@ def test_the_shipped_tables():
     size = sum(NUM_SETS * group.tables * group.steps for group in GROUPS.values())
     assert len(tables.resources.files(tables.__package__).joinpath(tables.FILE).read_bytes()) == size
     for name, group in GROUPS.items():
-        models = tables._all_frequencies()[name]
+        models = tables.frequencies_of(name)
         assert models.shape == (NUM_SETS, group.tables, NUM_TOKENS)
         assert models.min() >= 1 and np.all(models.sum(axis=-1) == 2**24)
         assert len({row.tobytes() for row in models}) > NUM_SETS // 2
@@ -176,16 +176,16 @@ def test_sets_come_back_from_their_bytes(monkeypatch, tmp_path):
     sets = {name: rng.integers(0, 256, (NUM_SETS, g.tables, g.steps)).astype(np.uint8) for name, g in GROUPS.items()}
     (tmp_path / tables.FILE).write_bytes(pack_sets(sets))
     monkeypatch.setattr(tables.resources, "files", lambda package: tmp_path)
-    for cached in (tables._all_frequencies, tables._models_of, tables._bits_of):
+    for cached in (tables._all_logarithms, tables._models_of, tables._bits_of):
         cached.cache_clear()
     try:
         constant = ConstantTables([3, 0, 0, 0, 0, 0, 0, 15])
-        found = [model.frequencies for model in constant.models(OFFSETS[4], np.array([0]))]
+        found = [model.frequencies for model in constant.models(OFFSETS[4], [0])]
         np.testing.assert_array_equal(found[0], frequencies(counts_of(sets["offset"][15, 4], signed=True)))
-        found = [model.frequencies for model in constant.models(MASK, np.array([7, 119]))]
+        found = [model.frequencies for model in constant.models(MASK, [7, 119])]
         np.testing.assert_array_equal(found, frequencies(counts_of(sets["mask"][3][[7, 119]], signed=False)))
     finally:
-        for cached in (tables._all_frequencies, tables._models_of, tables._bits_of):
+        for cached in (tables._all_logarithms, tables._models_of, tables._bits_of):
             cached.cache_clear()
     sets["luma"] = sets["luma"][:3]
     with pytest.raises(ValueError, match="luma: expected"):
@@ -196,7 +196,7 @@ def test_the_cheapest_sets_are_chosen():
     """Oracle: all sets tried; symbols drawn from one set choose it, or one that codes them as well."""
     rng, expected, seen = np.random.default_rng(0), [], {}
     for number, name in enumerate(GROUPS):
-        models = tables._all_frequencies()[name] / 2**24
+        models = tables.frequencies_of(name) / 2**24
         shares = models[number] / models[number].sum(axis=1, keepdims=True)
         seen[name] = np.stack([rng.multinomial(50, row) for row in shares])
         expected.append(min(range(NUM_SETS), key=lambda k: -np.sum(seen[name] * np.log2(models[k]))))
