@@ -55,10 +55,10 @@ def refinement_adam(rates: Any = RATES) -> optax.GradientTransformation:
     return scaled_adam(rates, warmup=10, decay=100.0)
 
 
-def squared_error(image: Float[AnyArray, "h w c"], rendered: Float[AnyArray, "h w c"]) -> Float[Array, ""]:
+def squared_error(image: Float[AnyArray, ...], rendered: Float[AnyArray, ...]) -> Float[Array, ""]:
     """Half the sum of squared differences: its gradient by a Gaussian is the same in a crop as in the whole image.
 
-    Where the image is NaN there is none (`airjax.image.canvas`), and nothing counts.
+    Of any shape; where the image is NaN there is none (`airjax.image.canvas`), and nothing counts.
     """
     return 0.5 * jnp.sum(jnp.square(jnp.where(jnp.isnan(image), 0, rendered - image)))
 

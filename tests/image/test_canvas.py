@@ -61,6 +61,7 @@ def test_an_image_on_a_canvas():
     assert canvas.shape == (128, 256, 3) and extent_of(canvas) == (37, 130)
     np.testing.assert_array_equal(canvas[:37, :130], image)
     assert np.isnan(canvas[37:]).all() and np.isnan(canvas[:, 130:]).all()
+    np.testing.assert_array_equal(without_canvas(canvas), image)
 
 
 @pytest.mark.parametrize("size", [(37, 50), (48, 64), (17, 3), (1, 1)])

@@ -20,10 +20,14 @@ from airjax.raster.tiles import (
     footprints_of,
     gather_slots,
     pair_counts,
+    patch_grid,
     patch_slots,
+    room_for,
     sorted_lists,
     tile_ranges,
+    tiled,
     trim,
+    untiled,
 )
 
 TILE = 8
@@ -226,3 +230,25 @@ def test_ladder_is_a_coarse_ladder():
     assert rungs == sorted(rungs) and all(ladder(rung) == rung for rung in rungs)
     assert len(set(rungs)) <= 4 * 17 + 1
     assert ladder(0) == ladder(1024) == 1024 < ladder(1025)
+
+
+@pytest.mark.parametrize(("tiles", "room"), [(1, 512), (512, 512), (513, 2048), (8192, 8192), (8193, 32768)])
+def test_room_grows_by_fours(tiles, room):
+    assert room_for((8, 8 * tiles), 8) == room_for((8 * tiles - 7, 1), 8) == room
+    assert room_for((8 * 3, 8 * 2**15), 8) == 2**17
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 16), (21, 13)])
+def test_an_image_in_tiles(size):
+    """Oracle: the pixels of a tile by their own numbers."""
+    image = np.random.default_rng(0).random((*size, 3), np.float32)
+    cut = tiled(image, 8)
+    assert cut.tiles.shape == (512, 3 * 64) and cut.size.tolist() == list(size)
+    rows, columns = patch_grid(size, 8)
+    y, x, channel = size[0] - 1, size[1] - 1, 2
+    tile, pixel = y // 8 * columns + x // 8, y % 8 * 8 + x % 8
+    assert cut.tiles[tile, 64 * channel + pixel] == image[y, x, channel]
+    assert np.count_nonzero(~np.isnan(cut.tiles)) == image.size
+    np.testing.assert_array_equal(untiled(cut.tiles, size, 8), image)
+    tiling = cut.tiling(8)
+    assert tiling.num_tiles == 512 and [int(side) for side in tiling.grid] == [rows, columns]
