@@ -302,7 +302,9 @@ def test_a_codec_that_pillow_lacks_is_one_line(config, model, monkeypatch, capsy
 def test_an_evaluation_chooses_its_codecs(model):
     config = RateDistortion("test", "none", "photos", codecs=("jpeg-420-default", "airjax"), anchor="jpeg-420-default")
     assert [codec.name for codec in make_codecs(config, model)] == [
-        "airjax-effort-0", "airjax-effort-3", "jpeg-420-default"
+        "airjax-effort-0",
+        "airjax-effort-3",
+        "jpeg-420-default",
     ]
     with pytest.raises(AirjaxError, match=r"codecs: expected some of airjax, jpeg-420, .* got 'jpg'"):
         RateDistortion("test", "none", "photos", codecs=("jpg",))
