@@ -67,9 +67,9 @@ def test_encode_options_reach_the_model(run, weights, options, keywords):
     model, pixels = airjax.load(weights), read_image("photo.png").pixels
 
     def compact(pixels, **keywords):
-        return compress(model, pixels, CompressOptions(**keywords))
+        return compress(model, pixels, CompressOptions(effort=0, **keywords))
 
-    for profile, encode in {(): compact, ("--lossless",): model.encode}.items():
+    for profile, encode in {("--effort", 0): compact, ("--lossless",): model.encode}.items():
         result = run("encode", "photo.png", "-o", "out.air", *profile, *options)
         assert result.status == 0
         assert bool(result.out) == ("--quiet" not in options)
@@ -90,10 +90,10 @@ def test_an_effort_is_for_files_that_are_rounded(run, weights):
 
 def test_notices_are_single_lines_and_quiet_is_quiet(run):
     photo("grey.png", mode="L")
-    result = run("encode", "grey.png")
+    result = run("encode", "grey.png", "--effort", 0)
     assert result.status == 0
     assert result.err == ["airjax: grey.png: grey image read as RGB with three equal channels"]
-    silent = run("encode", "grey.png", "--quiet")
+    silent = run("encode", "grey.png", "--effort", 0, "--quiet")
     assert (silent.status, silent.out, silent.err) == (0, [], [])
 
 
@@ -115,9 +115,9 @@ def test_quality_is_that_of_the_library(run, weights):
     photo("a.png")
     pixels, model, sizes = read_image("a.png").pixels, airjax.load(weights), []
     for quality in (0, 90):
-        assert run("encode", "a.png", "-q", quality).status == 0
+        assert run("encode", "a.png", "-q", quality, "--effort", 0).status == 0
         data = Path("a.air").read_bytes()
-        assert data == air_file.encode(compress(model, pixels, CompressOptions(quality)))
+        assert data == air_file.encode(compress(model, pixels, CompressOptions(quality, effort=0)))
         sizes.append(len(data))
     assert sizes[0] < sizes[1]
 
@@ -135,7 +135,7 @@ def test_target_bpp(run):
 def test_a_target_out_of_reach_says_so(run, option, target):
     """The nearest file is written all the same."""
     photo("a.png")
-    result = run("encode", "a.png", option, target)
+    result = run("encode", "a.png", option, target, "--effort", 0)
     assert result.status == 0 and Path("a.air").exists()
     assert len(result.err) == 1 and "out of reach" in result.err[0] and f"{target:g}" in result.err[0]
 
@@ -201,7 +201,7 @@ def test_interrupt(run, monkeypatch, where):
     photo("a.png"), photo("b.png")
     before = listing()
     monkeypatch.setattr(where, failing(KeyboardInterrupt))
-    result = run("encode", "a.png", "b.png")
+    result = run("encode", "a.png", "b.png", "--effort", 0)
     assert result.status == 130 and len(result.err) == 1 and "interrupted" in result.err[0]
     assert listing() == before
 

@@ -121,7 +121,7 @@ def test_real_program(tmp_path, weights, air_bytes):
         command = [sys.executable, "-m", "airjax", *map(str, arguments)]
         return subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, **keywords)
 
-    small = ("--weights", weights, "--stages", 1, "--solve-steps", 0)  # little to compile
+    small = ("--weights", weights, "--stages", 1, "--solve-steps", 0, "--effort", 0)  # little to compile
     encode = program("encode", "a.jpg", "a.png", *small, stdout=subprocess.DEVNULL)
     reader, writer = os.pipe()
     os.close(reader)

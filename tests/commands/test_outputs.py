@@ -25,7 +25,7 @@ def test_bad_files_do_not_stop_the_others(run):
     photo("in/z.png", seed=1)
     Path("empty").mkdir()
     long = "x" * 300 + ".png"
-    result = run("encode", "missing.png", "in", "empty", long, "-o", "out")
+    result = run("encode", "missing.png", "in", "empty", long, "-o", "out", "--effort", 0)
     assert result.status == 2
     assert sorted(os.listdir("out")) == ["a.air", "z.air"]
     assert [line.split(" -> ")[0] for line in result.out] == ["in/a.png", "in/z.png"]
@@ -59,7 +59,7 @@ def test_equal_stems_do_not_overwrite_each_other(run):
     for folder in ("in", "other"):
         Path(folder).mkdir()
     photo("in/a.png"), photo("in/a.tiff", seed=1), photo("in/b.png", seed=2)
-    result = run("encode", "in")
+    result = run("encode", "in", "--effort", 0)
     assert result.status == 0
     assert sorted(os.listdir("in")) == ["a.png", "a.png.air", "a.tiff", "a.tiff.air", "b.air", "b.png"]
     assert len(result.err) == 2 and "in/a.png.air" in result.err[0] and "in/a.tiff.air" in result.err[1]
@@ -67,7 +67,7 @@ def test_equal_stems_do_not_overwrite_each_other(run):
     assert len(contents) == 3
 
     photo("other/b.png", seed=3)
-    result = run("encode", "in/b.png", "other/b.png", "-o", "out", "--quiet")
+    result = run("encode", "in/b.png", "other/b.png", "-o", "out", "--effort", 0, "--quiet")
     assert result.status == 2 and os.listdir("out") == ["b.png.air"]
     assert Path("out/b.png.air").read_bytes() == Path("in/b.air").read_bytes()
     assert len(result.err) == 1 and "other/b.png: not written to out/b.png.air" in result.err[0]
@@ -108,11 +108,11 @@ def test_nothing_of_the_user_is_replaced_without_force(run, air_bytes):
     assert run("decode", "photo.air", "--force").status == 0
     assert Path("photo.png").read_bytes() != original
 
-    assert run("encode", "photo.png").status == 0
+    assert run("encode", "photo.png", "--effort", 0).status == 0
     assert Path("photo.air").read_bytes() != air_bytes
     Path("photo.air").write_text("a letter about air")
     assert_refused(run("encode", "photo.png"), listing(), "photo.air", "--force")
-    assert run("encode", "photo.png", "--force").status == 0
+    assert run("encode", "photo.png", "--effort", 0, "--force").status == 0
     assert air_file.info(Path("photo.air").read_bytes()).image_size == SIZE
 
 
@@ -150,9 +150,9 @@ def test_failed_writes_leave_nothing(run, air_bytes, monkeypatch, function, numb
     Path("a.air").write_bytes(air_bytes)
     before = listing()
     monkeypatch.setattr(os, function, failing(OSError(number, os.strerror(number))))
-    for command in (("encode", "a.png"), ("decode", "a.air", "-o", "c.png")):
+    for command in (("encode", "a.png", "--effort", 0), ("decode", "a.air", "-o", "c.png")):
         assert_refused(run(*command), before, "cannot be written", os.strerror(number))
-    result = run("encode", "a.png", "b.png")
+    result = run("encode", "a.png", "b.png", "--effort", 0)
     assert len(result.err) == 2 and result.status == 2 and listing() == before
 
 

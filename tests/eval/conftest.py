@@ -19,7 +19,8 @@ STAGES = tuple(StageConfig(PatchMap(8, offset=0.75, max_scale=4.2), PredictorCon
 def weights(tmp_path_factory):
     """Weights file of two stages of 8 x 8 patches; a 32 x 48 image has 24 patches a stage."""
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, init_params(jax.random.key(0), STAGES), {"stages": stages_to_text(STAGES)})
+    params = jax.jit(init_params, static_argnums=1)(jax.random.key(0), STAGES)
+    save_weights(path, params, {"stages": stages_to_text(STAGES)})
     return path
 
 

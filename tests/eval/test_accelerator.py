@@ -15,6 +15,7 @@ import pytest
 from tiny import random_weights
 
 from airjax.errors import AirjaxError
+from airjax.image.codec.compress import CompressOptions, compress
 from airjax.raster.draw import render
 from airjax.scene.predictor import PredictorConfig, config_to_text
 from airjax.weights_file import save_weights
@@ -164,6 +165,7 @@ def scene_weights(tmp_path_factory):
 def test_every_row(photo, weights, scene_weights, monkeypatch):
     """All rows with their inputs; programs are only traced, and refinement does nothing."""
     monkeypatch.setattr(cases, "advance", lambda task, state, *, num_steps: state)
+    monkeypatch.setattr(cases, "compress", partial(compress, options=CompressOptions(effort=0)))
     inputs = Inputs(config_of(images=str(photo), scene_weights=str(scene_weights)), weights)
     rows = {case.what: case for part in PARTS.values() for case in part(inputs)}
     assert list(rows) == [

@@ -46,6 +46,7 @@ SMALLER = {
     "[ZeroStep, FirstOrder, Truncated]": "[ZeroStep]",
     "INNER_STEPS, OUTER_STEPS = 20, 15": "INNER_STEPS, OUTER_STEPS = 2, 2",
     # command lines, with the options of tests/commands
+    "--effort 6": "--effort 4",
     "--refine 100": "--refine 10",
     "--refine 200": "--refine 10",
     "--steps 2000": "--steps 40 --gaussians 40",

@@ -124,7 +124,7 @@ def predict(params, residual):
 @pytest.fixture(scope="module")
 def stage_case():
     """One stage behind a constant image, and everything that the tests compare it with."""
-    params = init_params(jax.random.key(0), (STAGE,))["stage0"]
+    params = jax.jit(init_params, static_argnums=1)(jax.random.key(0), (STAGE,))["stage0"]
     rendered, active = 0.5 * picture(1), np.array([True, True, False, True, True, True])
     fn = jax.jit(
         jax.value_and_grad(

@@ -22,7 +22,7 @@ STAGES = tuple(StageConfig(PatchMap(8, 0.75, 0.5, 4.2), PredictorConfig(8, 1, 2)
 
 def case():
     """(params, image, control) such that the second stage cannot serve every patch."""
-    params = init_params(jax.random.key(0), STAGES)
+    params = jax.jit(init_params, static_argnums=1)(jax.random.key(0), STAGES)
     image = jax.random.uniform(jax.random.key(1), (*SIZE, 3))
     return params, image, stage_control_of(max_gaussians=17)
 

@@ -27,7 +27,9 @@ EXPERIMENT = config.experiment(True, "first_order")
 @pytest.fixture(scope="module")
 def state():
     """Fresh weights of two stages."""
-    return EXPERIMENT.phase.make_trained(init_params(jax.random.key(0), EXPERIMENT.stages), EXPERIMENT)
+    return EXPERIMENT.phase.make_trained(
+        jax.jit(init_params, static_argnums=1)(jax.random.key(0), EXPERIMENT.stages), EXPERIMENT
+    )
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ Oracles: counts by hand, the loss from the dense renderer.
 """
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from dense import render_dense
 
 from airjax.commands import main
 from airjax.errors import AirjaxError
+from airjax.image.codec.compress import CompressOptions, compress
 from airjax.photographs import read_image
 from eval.image import bench
 from eval.image.bench import Benchmark, Subject, gradient_functions, shares
@@ -82,6 +84,7 @@ def test_run_prints_and_writes_every_row(config, weights, tmp_path, capsys, monk
     monkeypatch.setattr(
         bench, "gradient_functions", lambda subject: (lambda: 0, lambda: 0)
     )  # tested above, slow to compile
+    monkeypatch.setattr(bench, "compress", partial(compress, options=CompressOptions(effort=0)))
     assert bench.run(config, weights, tmp_path) == 0
     assert all(command[:2] == ["-m", "airjax"] for command in commands)
     # The first start fills the cache and does not count: 1 + 2, then one large encode and decode.

@@ -1,10 +1,13 @@
 """The demo's last step; oracles: the files themselves, PSNR in numpy, the size of the picture."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from airjax.image.codec import air_file
+from airjax.image.codec.compress import CompressOptions, compress
 from airjax.photographs import read_image, write_image
 from airjax.raster.draw import render
 from eval.image import demo
@@ -12,9 +15,11 @@ from eval.image.measures import decode_pixels
 
 
 @pytest.fixture(autouse=True)
-def no_cache(monkeypatch):
+def quick(monkeypatch):
+    """Without the user's compilation cache, and without what an effort would add to a time."""
     monkeypatch.setattr(demo, "enable_compilation_cache", lambda: None)
     monkeypatch.setattr(demo, "REPETITIONS", 1)
+    monkeypatch.setattr(demo, "compress", partial(compress, options=CompressOptions(effort=0)))
 
 
 @pytest.fixture(scope="module")

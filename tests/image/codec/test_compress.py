@@ -1,6 +1,7 @@
 """A photograph to integers: against the pieces it is made of, on odd images, and the search for a target."""
 
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -81,30 +82,40 @@ def test_a_result_says_how_it_was_made(model, options, effort):
     assert made == (37.25, effort, "tiny")
 
 
-def test_effort_pays(model):
+@pytest.fixture(scope="module")
+def tall(model):
+    """(image, its cost at an effort, what was told on the way); compressed once for each effort."""
+    image = picture((104, 40))
+
+    @cache
+    def made(effort: int) -> tuple[float, list[int]]:
+        done: list[int] = []
+        options = CompressOptions(50, effort=effort)
+        return cost(compress.compress(model, image, options, progress=done.append), image, 50), done
+
+    return image, made
+
+
+def test_effort_pays(model, tall):
     """What size and error come to together, of the files themselves, falls with the effort; more is told on the way."""
-    image, done, quality = picture((48, 64)), [], 50
-    costs = [
-        cost(compress.compress(model, image, CompressOptions(quality, effort=effort), progress=told), image, quality)
-        for effort, told in ((0, None), (2, None), (5, done.append))
-    ]
+    image, made = tall
+    costs = [made(effort)[0] for effort in (0, 2, 5)]
     assert costs[2] < 0.85 * costs[1] and costs[1] < 0.95 * costs[0]
+    done = made(5)[1]
     assert done == sorted(done) and done[-1] == sum(compress.EFFORTS[5])
-    refined = compress.compress(model, image, CompressOptions(quality, refine_steps=compress.EFFORTS[5].steps))
-    assert cost(refined, image, quality) == costs[2]
+    refined = compress.compress(model, image, CompressOptions(50, refine_steps=compress.EFFORTS[5].steps))
+    assert cost(refined, image, 50) == costs[2]
 
 
-def test_strips_pay_as_much(model, monkeypatch):
+def test_strips_pay_as_much(model, tall, monkeypatch):
     """A large image, refined and swept in strips, comes out as good as in one piece; every row stays where it was."""
-    image, options, done = picture((104, 40)), CompressOptions(50, effort=5), []
-    whole = compress.compress(model, image, options)
+    (image, made), done = tall, []
+    costs = [made(5)[0], made(0)[0]]
     for module in (strips, draw):
         monkeypatch.setattr(module, "STRIP_PIXELS", 128 * 48)
     assert len(strips.strips_of(canvas_size((104, 40)), reach=9.0, step=16)) == 3
-    parts = compress.compress(model, image, options, progress=done.append)
-    start = compress.compress(model, image, replace(options, effort=0))
-    costs = [cost(quantised, image, 50) for quantised in (whole, parts, start)]
-    assert costs[1] - costs[0] < 0.05 * (costs[2] - costs[0])
+    parts = compress.compress(model, image, CompressOptions(50, effort=5), progress=done.append)
+    assert cost(parts, image, 50) - costs[0] < 0.05 * (costs[1] - costs[0])
     assert done == sorted(done) and done[-1] == sum(compress.EFFORTS[5])
 
 
@@ -148,7 +159,7 @@ def test_odd_images(model, image, effort):
 
 
 def test_a_black_image_has_no_gaussians(model):
-    assert compress.compress(model, np.zeros((24, 40, 3), np.float32)).stage_counts == (0, 0)
+    assert compress.compress(model, np.zeros((24, 40, 3), np.float32), CompressOptions(effort=0)).stage_counts == (0, 0)
 
 
 def test_limits_are_kept(model):
