@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
     """Decodes every input; one that fails is one line of error."""
-    from airjax.photographs import IMAGE_SUFFIXES
+    from airjax.photographs import WRITTEN_SUFFIXES
 
     work = partial(_decode, options=options, screen=screen)
-    convert(work, options, screen, reads=(".air",), writes=IMAGE_SUFFIXES)
+    convert(work, options, screen, reads=(".air",), writes=WRITTEN_SUFFIXES)
 
 
 def _decode(source: Path, target: Path, options: argparse.Namespace, screen: Screen) -> None:
