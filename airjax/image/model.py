@@ -15,6 +15,7 @@ from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians2D, join
 from airjax.image.canvas import canvas_of
 from airjax.image.codec.air_file import Encoded, compact, dequantised
+from airjax.image.codec.chunks import size_problem
 from airjax.image.color_solve import solve
 from airjax.image.defaults import EFFORT, MSE_THRESHOLD, QUALITY, REFINE_STEPS, SOLVE_STEPS, SSIM_THRESHOLD
 from airjax.image.presets import stages_from_text
@@ -24,6 +25,7 @@ from airjax.inner.optimizers import rates_from_text
 from airjax.inner.task import Progress, run
 from airjax.weights_file import load_weights, weights_hash
 
+_RANGE = (-1.0, 2.0)  # of pixels: room for what filters and renderers overshoot, none for 0 to 255
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "compact.safetensors"
 
 
@@ -72,7 +74,7 @@ class Model:
 
         Raises:
           ValueError: a wrong shape or an option outside its range.
-          AirjaxError: the refinement did not stay finite.
+          AirjaxError: an image that no .air file holds, or a refinement that did not stay finite.
         """
         image = checked_image(image)
         stages = checked_stages(self, num_stages, max_gaussians, solve_steps, refine_steps)
@@ -116,7 +118,10 @@ class Model:
 
 
 def checked_image(image: np.ndarray) -> np.ndarray:
-    """The image as float32; a ValueError unless it is (h, w, 3) finite floating-point values."""
+    """The image as float32; a ValueError unless it is (h, w, 3) finite floating-point values, about in [0, 1].
+
+    An AirjaxError for a size that no .air file holds.
+    """
     image = np.asarray(image)
     if image.dtype.kind in "biu":
         raise ValueError(f"image: expected floating-point values in [0, 1], got {image.dtype}")
@@ -125,6 +130,11 @@ def checked_image(image: np.ndarray) -> np.ndarray:
         raise ValueError(f"image: expected (h, w, 3), got {image.shape}")
     if not np.all(np.isfinite(image)):
         raise ValueError("image: expected finite values in [0, 1]")
+    low, high = float(image.min()), float(image.max())
+    if not _RANGE[0] <= low <= high <= _RANGE[1]:
+        raise ValueError(f"image: expected values in [0, 1], got {low:g} to {high:g}; divide pixels of 8 bits by 255")
+    if problem := size_problem(image.shape[0], image.shape[1], 3):
+        raise AirjaxError(problem)
     return image
 
 
