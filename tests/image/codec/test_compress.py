@@ -18,6 +18,7 @@ from airjax.image.codec.search import measured_psnr
 from airjax.image.model import Model
 from airjax.image.stages import StageConfig, _draw_stage, _predict_stage, init_params, run_stages, stage_control_of
 from airjax.nn.air_stage import PredictorConfig
+from airjax.progress import unwatched
 from airjax.raster import draw
 from airjax.raster.draw import render
 from airjax.raster.plan import canvas_size
@@ -81,15 +82,23 @@ def test_a_result_says_how_it_was_made(model, options, effort):
     assert made == (37.25, effort, "tiny")
 
 
+def assert_all_told(lines, effort):
+    """Every stage from its begin to its end, in order."""
+    told = {stage: [line[1:] for line in lines if line[0] == stage] for stage, *_ in lines}
+    assert list(told)[:2] == ["predict", "refine"] and list(told)[-1] == "round"
+    for stage, total in (("refine", effort.steps), ("round", effort.sweeps)):
+        assert told[stage] == sorted(told[stage]) and told[stage][-1] == (total, total)
+
+
 def test_effort_pays(model):
     """What size and error come to together, of the files themselves, falls with the effort; more is told on the way."""
     image, done, quality = picture((48, 64)), [], 50
     costs = [
         cost(compress.compress(model, image, CompressOptions(quality, effort=effort), progress=told), image, quality)
-        for effort, told in ((0, None), (2, None), (5, done.append))
+        for effort, told in ((0, unwatched), (2, unwatched), (5, lambda *line: done.append(line)))
     ]
     assert costs[2] < 0.85 * costs[1] and costs[1] < 0.95 * costs[0]
-    assert done == sorted(done) and done[-1] == sum(compress.EFFORTS[5])
+    assert_all_told(done, compress.EFFORTS[5])
     refined = compress.compress(model, image, CompressOptions(quality, refine_steps=compress.EFFORTS[5].steps))
     assert cost(refined, image, quality) == costs[2]
 
@@ -101,11 +110,12 @@ def test_strips_pay_as_much(model, monkeypatch):
     for module in (strips, draw):
         monkeypatch.setattr(module, "STRIP_PIXELS", 128 * 48)
     assert len(strips.strips_of(canvas_size((104, 40)), reach=9.0, step=16)) == 3
-    parts = compress.compress(model, image, options, progress=done.append)
+    parts = compress.compress(model, image, options, progress=lambda *line: done.append(line))
     start = compress.compress(model, image, replace(options, effort=0))
     costs = [cost(quantised, image, 50) for quantised in (whole, parts, start)]
     assert costs[1] - costs[0] < 0.05 * (costs[2] - costs[0])
-    assert done == sorted(done) and done[-1] == sum(compress.EFFORTS[5])
+    assert_all_told(done, compress.EFFORTS[5])
+    assert done.count(("colors", 3, 3)) == 2  # strips, of two rounds
 
 
 def test_a_higher_quality_is_larger_and_rounds_less():
