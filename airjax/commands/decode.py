@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         ("--scale S", number(0.0001, 10_000), "draw S times as wide and high", 1.0),
         ("--stages N", whole(1), "draw the first N stages only (default: all)"),
-        ("--partial", bool, "of a file that is cut short, draw the stages that are complete"),
+        ("--partial", bool, "of a file that is cut short or damaged, draw the stages before that"),
     )
 
 
@@ -78,7 +78,7 @@ def _read(source: Path, options: argparse.Namespace) -> Read:
     except air_file.CutShort as error:
         if options.partial:
             raise
-        raise FormatError(f"{error}; --partial draws the stages that are complete") from error
+        raise FormatError(f"{error}; --partial draws the stages before that") from error
     stages = len(encoded.stage_counts)
     if options.stages is not None:
         if options.stages > stages:

@@ -243,7 +243,7 @@ def test_progress_bar_on_terminals_only(run, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     shown = "".join(run("photo.png", *SHORT).err)
     assert "/40" in shown and "dB" in shown
-    assert run("photo.png", *SHORT, "--quiet").err == []
+    assert run("photo.png", *SHORT, "--quiet", "--force").err == []
 
 
 @pytest.mark.parametrize(

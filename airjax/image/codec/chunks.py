@@ -32,7 +32,7 @@ STAGE_TAGS = {PROFILE_LOSSLESS: "ROWS", PROFILE_COMPACT: "STAG"}
 
 
 class CutShort(FormatError):
-    """The bytes end before the file does; what came before is sound."""
+    """The bytes end before the file does, or are damaged from here on; what came before is sound."""
 
 
 class Chunk(NamedTuple):
