@@ -22,7 +22,7 @@ HELP = ".air files to images"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `airjax decode`."""
-    add_inputs(parser, ".air files, or folders of them")
+    add_inputs(parser, ".air files, folders of them, or - for standard input")
     add_output(parser, "file, or folder for several files", "photo.png beside photo.*")
     add_options(
         parser,

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 HELP = "photographs to .air files"
 Number = TypeVar("Number", int, float)
+_POOR = 30.0  # dB, below which a file that is larger than its source is no use
 _UNITS = {"predict": "stage", "refine": "step", "colors": "strip", "round": "sweep"}
 
 
@@ -126,6 +127,11 @@ def _encode(
         if result is not None:
             say = screen.notice if result.reached else screen.shortfall
             say(f"{display_name(source)}: {_remark(result, options)}")
+        if not options.exact_gaussians and psnr < _POOR and source.is_file() and source.stat().st_size < len(data):
+            screen.notice(
+                f"{display_name(source)}: larger than the image file itself, and not close to it: Gaussians are for "
+                "photographs; text and drawings are better kept as PNG or WebP, or take a higher --effort"
+            )
 
     return write
 

@@ -19,7 +19,7 @@ HELP = "what .air files hold"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `airjax info`."""
-    add_inputs(parser, ".air files, or folders of them")
+    add_inputs(parser, ".air files, folders of them, or - for standard input")
 
 
 def run(options: argparse.Namespace, screen: Screen) -> None:

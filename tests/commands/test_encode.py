@@ -92,7 +92,7 @@ def test_notices_are_single_lines_and_quiet_is_quiet(run):
     photo("grey.png", mode="L")
     result = run("encode", "grey.png")
     assert result.status == 0
-    assert result.err == ["airjax: grey.png: grey image read as RGB with three equal channels"]
+    assert result.err[0] == "airjax: grey.png: grey image read as RGB with three equal channels"
     silent = run("encode", "grey.png", "--quiet", "--force")
     assert (silent.status, silent.out, silent.err) == (0, [], [])
 
@@ -142,6 +142,14 @@ def test_a_target_out_of_reach_says_so(run, option, target):
     assert f"is out of reach; the nearest, {nearest}" in result.err[0]
     Path("b.png").write_bytes(b"damaged")
     assert run("encode", "a.png", "b.png", option, target, "--effort", 0, "--force").status == 2
+
+
+def test_what_is_no_photograph_is_said(run):
+    """Text is larger than its PNG file and looks worse: one line that names what serves better."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 2, SIZE).astype(bool)).save("text.png")
+    (line,) = run("encode", "text.png", "-q", 60).err[1:]
+    assert "text.png: larger than the image file" in line and "PNG or WebP" in line and "--effort" in line
+    assert len(run("encode", "text.png", "--exact-gaussians", "--force").err) == 1  # who asks for all of it, gets it
 
 
 def test_an_old_name_is_still_taken(run):

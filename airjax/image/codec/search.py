@@ -127,7 +127,7 @@ _BPP = _Aim(lambda bpp: math.log2(max(bpp, 1e-6)), slope=0.065, close=math.log2(
 def _approach(
     attempt: Callable[[float], SearchResult], target: float, aim: _Aim, *, upwards: bool, start: float = QUALITY
 ) -> SearchResult:
-    """The lowest quality that reaches its target (`upwards`: quality helps to reach it), else the highest.
+    """The lowest quality that reaches its target (`upwards`: quality helps to reach it), else the nearest there is.
 
     From the first attempt, at `start`, along the usual slope, then along the line of the last two; between an attempt
     that reached the target and one that missed it, along the line between them.
@@ -137,8 +137,11 @@ def _approach(
     reached: SearchResult | None = None
     missed: SearchResult | None = None
     quality, slope, before = start, aim.slope, None
-    for _ in range(_ATTEMPTS):
+    nearest: SearchResult | None = None
+    for left in reversed(range(_ATTEMPTS)):
         tried = attempt(quality)
+        if nearest is None or (tried.achieved > nearest.achieved) == upwards:
+            nearest = tried
         value = aim.measure(tried.achieved)
         again = before is not None and before.reached == tried.reached
         if before is not None and tried.quality != before.quality:
@@ -158,8 +161,10 @@ def _approach(
             quality = reached.quality + min(max(share, 0.1), 0.9) * apart
         else:
             quality = min(max(quality + (inside - value) / slope, QUALITY_RANGE[0]), QUALITY_RANGE[1])
+            if left == 1 and reached is None:
+                quality = QUALITY_RANGE[upwards]
             if quality == tried.quality:
                 break
-    best = reached or missed
+    best = reached or nearest
     assert best is not None
     return best

@@ -100,7 +100,7 @@ def test_a_search_uses_all_that_there_is(model, monkeypatch):
     assert not never.reached and never.besides == "1 stage" and len(never.data) == single
     best = measured_psnr(compress(model, image, replace(few, quality=100)), image)
     plain = search(model, image, few, target_psnr=best + 0.02)
-    assert not plain.reached and (plain.quality, plain.besides) == (100, "")
+    assert not plain.reached and plain.besides == ""
     monkeypatch.setattr("airjax.image.codec.search._HIGHER_EFFORTS", (1, 2))
     harder = search(model, image, few, target_psnr=best + 0.02, any_effort=True)
     assert harder.reached and harder.besides.startswith("effort ") and harder.achieved >= best + 0.02
