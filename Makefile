@@ -19,7 +19,7 @@ OUT := demo_out
 demo: $(STAMP)
 	@mkdir -p $(OUT)
 	@echo "--- encode (a first run compiles)"
-	$(BIN)/python -m airjax encode $(PHOTO) -o $(OUT)/photo.air
+	$(BIN)/python -m airjax encode $(PHOTO) -o $(OUT)/photo.air --force
 	@echo "--- decode, in another process, from the file alone"
 	$(BIN)/python -m airjax decode $(OUT)/photo.air -o $(OUT)/decoded.png --force
 	@echo "--- compare"

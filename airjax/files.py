@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from airjax.errors import AirjaxError
+
+WRITING = threading.Lock()  # held while a file is written: who ends the process waits for it
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
@@ -33,14 +37,15 @@ def atomic_write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> Non
         raise AirjaxError(f"{name}: cannot be written, expected a file, got {kind}")
     temporary = target.with_name(f".airjax-{secrets.token_hex(8)}.tmp")
     try:
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())  # a full disk or quota may only be noticed here
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with WRITING:
+            try:
+                with open(temporary, "xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())  # a full disk or quota may only be noticed here
+                os.replace(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
     except OSError as error:
         raise AirjaxError(f"{name}: cannot be written ({reason(error)})") from error
 
@@ -66,6 +71,28 @@ def find_images(paths: Iterable[str | os.PathLike], *, suffixes: Sequence[str]) 
             raise AirjaxError(f"{display_name(path)}: expected a folder with {', '.join(suffixes)} files, got none")
         files.update(dict.fromkeys(wanted))
     return list(files)
+
+
+def passed_over(path: str | os.PathLike, *, suffixes: Sequence[str]) -> list[str]:
+    """What `find_images` does not take from a folder, in words: files that end in one of these, and folders."""
+    if not os.path.isdir(path):
+        return []
+    try:
+        inside = [entry for entry in Path(path).iterdir() if entry.name[0] != "."]
+    except OSError:
+        return []  # `find_images` says so
+    folders = sorted(display_name(entry.name) for entry in inside if entry.is_dir())
+    counts = Counter(entry.suffix.lower() for entry in inside if not entry.is_dir())
+    lines = [
+        f"{counts[suffix]} {suffix} {'file' if counts[suffix] == 1 else 'files'} passed over, as this format cannot be "
+        "read; convert to JPEG or PNG"
+        for suffix in suffixes
+        if counts[suffix]
+    ]
+    if folders:
+        some = ", ".join(folders[:4]) + (", .." if len(folders) > 4 else "")
+        lines.append(f"folders inside passed over ({some}); name those that are to be read")
+    return lines
 
 
 def display_name(path: str | os.PathLike) -> str:

@@ -15,14 +15,16 @@ import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, features
 
 from airjax.arrays import AnyArray
+from airjax.color_space import ColorSpace
 from airjax.errors import AirjaxError
-from airjax.files import atomic_write_bytes, check_regular, display_name, reason
+from airjax.files import atomic_write_bytes, display_name, read_bytes, reason
+from airjax.png_chunks import PngChunk, png_chunks, space_of, without_animation
 
 # Suffix (small letters) to Pillow's format and its options.
 _WRITERS: dict[str, tuple[str, dict]] = {
@@ -34,10 +36,22 @@ _WRITERS: dict[str, tuple[str, dict]] = {
     ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
 }
 MAX_PIXELS = 2**27  # width times height; a float32 RGB image of this size takes 1.6 GB
-IMAGE_SUFFIXES = tuple(_WRITERS)
+WRITTEN_SUFFIXES = tuple(_WRITERS)
+_READ_ONLY = {"JPEG": (".jfif", ".jpe"), "GIF": (".gif",), "BMP": (".bmp", ".dib"), "AVIF": (".avif",)}
+_FORMATS = ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP"]  # names of Pillow
+_FORMATS += ["AVIF"] if features.check("avif") else []  # since Pillow 11.3, where it was built with it
+# Those that are read, and other pictures, which are not.
+IMAGE_SUFFIXES = (*WRITTEN_SUFFIXES, *(suffix for name in _FORMATS for suffix in _READ_ONLY.get(name, ())))
+UNREADABLE_SUFFIXES = tuple(
+    suffix
+    for suffix in (
+        *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".psd", ".svg", ".exr", ".hdr", ".tga", ".ppm", ".pgm"),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw"),
+    )
+    if suffix not in IMAGE_SUFFIXES
+)
+READABLE = f"a PNG, JPEG, WebP, TIFF, GIF{', BMP or AVIF' if 'AVIF' in _FORMATS else ' or BMP'} image"
 _MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}  # pixels; limits of these formats
-_READABLE = "a PNG, JPEG, WebP or TIFF image"
-_FORMATS = "PNG", "JPEG", "WEBP", "TIFF"  # names of Pillow
 
 # What Pillow's readers raise on damaged files: OSError and SyntaxError on purpose, the others from inside its
 # parsers. The fuzz test in tests/test_photographs.py looks for more.
@@ -56,31 +70,29 @@ class LoadedImage(NamedTuple):
 
 
 def read_image(path: str | os.PathLike, *, upright: bool = True) -> LoadedImage:
-    """The first frame of a PNG, JPEG, WebP or TIFF file of at most MAX_PIXELS, as upright sRGB pixels.
+    """The first frame of an image file of at most MAX_PIXELS, as upright sRGB pixels; formats: IMAGE_SUFFIXES.
 
     8-bit samples are divided by 255, 16-bit grey ones by 65535 (float32 holds every value apart); 16-bit
     colour is cut to its upper 8 bits by Pillow. Transparent parts are laid over white, in sRGB values as
-    browsers do. An embedded colour profile is converted to sRGB; PNG's gAMA and cHRM chunks are ignored.
+    browsers do. Colours of an embedded profile, or of PNG's cICP, gAMA and cHRM chunks, are converted to sRGB.
     Samples need a known range: integers of at most 16 bits, or floating grey in [0, 1].
     Without `upright` the EXIF orientation is ignored: rows and columns are those of the file.
     """
-    name = display_name(path)
-    check_regular(path)
+    return parse_image(read_bytes(path), name=display_name(path), upright=upright)
+
+
+def parse_image(data: bytes, *, name: str, upright: bool = True) -> LoadedImage:
+    """`read_image` of the content of a file; `name` is the one that errors begin with."""
     try:
-        file = open(path, "rb")  # noqa: SIM115 (closed by the `with` below; only the opening belongs in this `try`)
-    except OSError as error:
-        raise AirjaxError(f"{name}: cannot be read ({reason(error)}), expected {_READABLE}") from error
-    with file:
-        try:
-            return _load(file, upright)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise AirjaxError(f"{name}: expected at most {MAX_PIXELS} pixels, got many more") from error
-        except _Refused as error:
-            raise AirjaxError(f"{name}: {error}") from error
-        except UnidentifiedImageError as error:
-            raise AirjaxError(f"{name}: expected {_READABLE}, got something else or a damaged header") from error
-        except _DAMAGED as error:
-            raise AirjaxError(f"{name}: expected {_READABLE}, got a damaged one ({reason(error)})") from error
+        return _load(data, upright)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise AirjaxError(f"{name}: expected at most {MAX_PIXELS} pixels, got many more") from error
+    except _Refused as error:
+        raise AirjaxError(f"{name}: {error}") from error
+    except UnidentifiedImageError as error:
+        raise AirjaxError(f"{name}: expected {READABLE}, got something else or a damaged header") from error
+    except _DAMAGED as error:
+        raise AirjaxError(f"{name}: expected {READABLE}, got a damaged one ({reason(error)})") from error
 
 
 def orientation_of(path: str | os.PathLike) -> int:
@@ -92,14 +104,18 @@ def orientation_of(path: str | os.PathLike) -> int:
 def write_image(path: str | os.PathLike, pixels: AnyArray) -> None:
     """Writes pixels, clipped to [0, 1] and rounded to 8 bits, in the format that the suffix names.
 
-    The suffix is one of IMAGE_SUFFIXES, in small or capital letters. PNG, WebP and TIFF are lossless; JPEG has quality
-    95 without chroma subsampling. The file appears whole or not at all. Pixels and ValueErrors as in `to_8bit`;
+    The suffix is one of WRITTEN_SUFFIXES, in any letters. PNG, WebP and TIFF are lossless; JPEG has quality 95
+    without chroma subsampling. The file appears whole or not at all. Pixels and ValueErrors as in `to_8bit`;
     AirjaxError also for a suffix or a size that no format holds.
     """
-    name = display_name(path)
     suffix = Path(path).suffix.lower()
+    atomic_write_bytes(path, image_bytes(pixels, suffix, name=display_name(path)))
+
+
+def image_bytes(pixels: AnyArray, suffix: str, *, name: str) -> memoryview:
+    """The content of a file that `write_image` writes; `name` is the one that errors begin with."""
     if suffix not in _WRITERS:
-        raise AirjaxError(f"{name}: expected a name ending in {', '.join(IMAGE_SUFFIXES)}, got {suffix or 'none'}")
+        raise AirjaxError(f"{name}: expected a name ending in {', '.join(WRITTEN_SUFFIXES)}, got {suffix or 'none'}")
     format_name, options = _WRITERS[suffix]
     image = Image.fromarray(to_8bit(pixels))
     limit = _MAX_SIDE.get(format_name, image.width + image.height)
@@ -108,7 +124,7 @@ def write_image(path: str | os.PathLike, pixels: AnyArray) -> None:
         raise AirjaxError(f"{name}: expected at most {limit} pixels a side for {format_name}, got {size}; use .png")
     buffer = io.BytesIO()
     image.save(buffer, format_name, **options)
-    atomic_write_bytes(path, buffer.getbuffer())
+    return buffer.getbuffer()
 
 
 def to_8bit(pixels: AnyArray) -> np.ndarray:
@@ -131,26 +147,34 @@ class _Refused(Exception):
     """A readable image that has no meaning as a photograph; the message goes after the file's name."""
 
 
-def _load(file: IO[bytes], upright: bool) -> LoadedImage:
+def _load(data: bytes, upright: bool) -> LoadedImage:
     notices: list[str] = []
-    with Image.open(file, formats=_FORMATS) as image:
+    chunks = png_chunks(data)
+    still, frames = without_animation(data, chunks)
+    with Image.open(io.BytesIO(still), formats=_FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise _Refused(f"expected at most {MAX_PIXELS} pixels, got {image.width}x{image.height}")
-        frames = getattr(image, "n_frames", 1)
+        frames = max(frames, getattr(image, "n_frames", 1))
         if frames > 1:
             notices.append(f"first of {frames} frames or pages used")
-        bits, tags = _sample_bits(image, file), _tiff_tags(image)
+        bits, tags = _sample_bits(image, data), _tiff_tags(image)
         # Pillow turns such images around at 8 bits, but not at 16.
         white_is_zero = tags.get(ExifTags.Base.PhotometricInterpretation) == 0
         # TIFF: Pillow turns the image upright while it loads the pixels, and drops the tag.
         turned = tags.get(ExifTags.Base.Orientation, 1)
         image.load()
+        space, named = _space_of(chunks, notices)
+        if space is not None:  # it goes before a profile
+            image.info.pop("icc_profile", None)
         if image.mode.startswith(("I", "F")):
             pixels, alpha = _wide_grey(image, bits, white_is_zero, notices)
         else:
             pixels, alpha = _narrow(image, bits, notices)
         orientation = _orientation(image, notices)
 
+    if space is not None:
+        pixels = space.to_srgb(pixels)
+        notices.append(f"colors converted from {named} to sRGB")
     if alpha is not None and (alpha == 1.0).all():
         notices.append("alpha channel dropped (opaque everywhere)")
         alpha = None
@@ -166,21 +190,29 @@ def _load(file: IO[bytes], upright: bool) -> LoadedImage:
     return LoadedImage(np.ascontiguousarray(pixels), tuple(notices), alpha)
 
 
+def _space_of(chunks: list[PngChunk], notices: list[str]) -> tuple[ColorSpace | None, str]:
+    """Colors to convert that a PNG file names by numbers, and the chunks that do."""
+    try:
+        space, named = space_of(chunks)
+        if space is not None and not space.is_srgb:
+            space.to_srgb(np.zeros((1, 1, 3)))  # a ValueError where nothing can be converted
+            return space, named
+    except ValueError as error:
+        notices.append(f"colors read as sRGB ({error})")
+    return None, ""
+
+
 def _tiff_tags(image: Image.Image) -> Mapping[int, Any]:
     """The tags of a TIFF file; none of other formats."""
     return image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
 
 
-def _sample_bits(image: Image.Image, file: IO[bytes]) -> int:
+def _sample_bits(image: Image.Image, data: bytes) -> int:
     """Bits per sample in the file. Pillow's mode does not tell: it reads 16-bit colour as 8-bit modes."""
     if image.format == "TIFF":
         return max(_tiff_tags(image).get(ExifTags.Base.BitsPerSample, (1,)))
     if image.format == "PNG":
-        position = file.tell()
-        file.seek(24)  # after the signature (8), the chunk head (8), width and height (4 each)
-        bits = file.read(1)[0]
-        file.seek(position)
-        return bits
+        return data[24]  # after the signature (8), the chunk head (8), width and height (4 each)
     return 8
 
 

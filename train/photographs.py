@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from airjax.errors import AirjaxError
 from airjax.files import display_name, reason
-from airjax.photographs import IMAGE_SUFFIXES, read_image, to_8bit
+from airjax.photographs import WRITTEN_SUFFIXES, read_image, to_8bit
 
 _HASHES_FILE = Path(__file__).with_name("evaluation_hashes.txt")
 _EVALUATION_NAME = re.compile("kodak|kodim|div2k|eval_1024", re.IGNORECASE)
@@ -111,11 +111,11 @@ def find_photographs(folders: Iterable[str | os.PathLike]) -> tuple[Path, ...]:
         if not folder.is_dir():
             kind = "a file" if folder.exists() else "nothing"
             raise AirjaxError(f"{display_name(folder)}: expected a folder of photographs, found {kind}")
-        names = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
+        names = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in WRITTEN_SUFFIXES]
         names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
         found = [folder / name for name in sorted(names, key=Path.as_posix) if (folder / name).is_file()]
         if not found:
-            kinds = " ".join(IMAGE_SUFFIXES)
+            kinds = " ".join(WRITTEN_SUFFIXES)
             raise AirjaxError(f"{display_name(folder)}: no photographs in this folder (expected {kinds})")
         paths += found
     if not paths:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from airjax.commands.options import MAX_STEPS, add_options, add_photographs, add_weights, number, whole
-from airjax.commands.outputs import air_file_line, convert, named, psnr_of, read_photograph
-from airjax.commands.session import Clock, Fatal, Screen, progress_bar, start_jax
+from airjax.commands.outputs import air_file_line, convert, named, psnr_of, read_photograph, write_output
+from airjax.commands.session import Bars, Clock, Fatal, Screen, start_jax
 from airjax.errors import AirjaxError
-from airjax.files import atomic_write_bytes, display_name
+from airjax.files import display_name
 from airjax.image.defaults import (
     EFFORT,
     EFFORT_RANGE,
@@ -32,16 +32,19 @@ if TYPE_CHECKING:
     from airjax.image.codec.compress import CompressOptions
     from airjax.image.codec.search import SearchResult
     from airjax.image.model import Model
+    from airjax.progress import Progress
 
 HELP = "photographs to .air files"
 Number = TypeVar("Number", int, float)
+_POOR = 30.0  # dB, below which a file that is larger than its source is no use
+_UNITS = {"predict": "stage", "refine": "step", "colors": "strip", "round": "sweep"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `airjax encode`."""
     add_photographs(parser)
     low, high = QUALITY_RANGE
-    lossless_mse = f"{MSE_THRESHOLD:g}, {-10 * math.log10(MSE_THRESHOLD):g} dB"
+    exact_mse = f"{MSE_THRESHOLD:g}, {-10 * math.log10(MSE_THRESHOLD):g} dB"
     add_options(
         parser,
         ("-q --quality Q", number(low, high), f"{low:g} (smallest file) to {high:g} (default: {QUALITY:g})"),
@@ -51,7 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             number(0.0, 1000.0),
             "best quality of at most so many bits per pixel, everything in the file counted",
         ),
-        ("--lossless", bool, "keep the Gaussians as they are, in 32 bytes each: a large file"),
+        (
+            "--exact-gaussians",
+            bool,
+            "keep the Gaussians unrounded, in 32 bytes each: a large file, whose picture is as close as they are",
+        ),
         ("--stages N", whole(1), "run the first N stages only (default: all)"),
         ("--max-gaussians N", whole(0), "most Gaussians of one image (default: no limit)"),
         ("--solve-steps K", whole(0, 1000), "conjugate-gradient steps on the colours, 0 for none", SOLVE_STEPS),
@@ -65,51 +72,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--refine K",
             whole(0, MAX_STEPS),
             "gradient steps on the predicted Gaussians, about a tenth of a second each at 768 x 512 "
-            f"(default: those of the effort; with --lossless {REFINE_STEPS})",
+            f"(default: those of the effort; with --exact-gaussians {REFINE_STEPS})",
         ),
         (
             "--mse-threshold X",
             number(0.0, 1.0),
             "a patch gets a Gaussian where its mean squared error is above X (default: what fits the quality; with "
-            f"--lossless {lossless_mse}) ...",
+            f"--exact-gaussians {exact_mse}) ...",
         ),
         (
             "--ssim-threshold X",
             number(0.0, 2.0),
-            f"... or where 1 - SSIM of the patch is above X (default: nowhere; with --lossless {SSIM_THRESHOLD:g})",
+            "... or where 1 - SSIM of the patch is above X (default: nowhere; with --exact-gaussians "
+            f"{SSIM_THRESHOLD:g})",
         ),
     )
     add_weights(parser)
+    parser.add_argument("--lossless", action="store_true", help=argparse.SUPPRESS)  # its name once
 
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
     """Encodes every input; one that fails is one line of error."""
-    from airjax.image.codec.chunks import SIGNATURE
-    from airjax.photographs import IMAGE_SUFFIXES
+    from airjax.photographs import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 
-    goals = ("quality", "target_psnr", "target_bpp", "lossless")
+    if options.lossless:
+        screen.notice("--lossless: the Gaussians are kept, not the pixels, so it is called --exact-gaussians now")
+        options.exact_gaussians = True
+    goals = ("quality", "target_psnr", "target_bpp", "exact_gaussians")
     given = [f"--{goal.replace('_', '-')}" for goal in goals if getattr(options, goal) not in (None, False)]
     if len(given) > 1:
         raise Fatal(f"{' and '.join(given)}: expected one of them")
-    if options.lossless and options.effort is not None:
-        raise Fatal("--lossless and --effort: expected --refine K, which refines Gaussians that are not rounded")
+    if options.exact_gaussians and options.effort is not None:
+        raise Fatal("--exact-gaussians and --effort: expected --refine K, which refines Gaussians that are not rounded")
     work = functools.partial(_encode, options=options, screen=screen)
-    convert(work, options, screen, reads=IMAGE_SUFFIXES, writes=(".air",), ours=SIGNATURE)
+    suffixes = {"reads": IMAGE_SUFFIXES, "writes": (".air",), "others": UNREADABLE_SUFFIXES}
+    convert(read_photograph, work, options, screen, **suffixes)
 
 
-def _encode(source: Path, target: Path, options: argparse.Namespace, screen: Screen) -> None:
+def _encode(
+    source: Path, target: Path, pixels: np.ndarray, options: argparse.Namespace, screen: Screen
+) -> Callable[[], None]:
+    """The file made; what is returned writes it."""
     from airjax.programs import make_room
 
-    pixels = read_photograph(source, screen)
     model = _load_model(options.weights, options.stages, screen)
     make_room()
     with named(source), Clock() as clock:
-        encoded, data, remark = _encode_pixels(model, pixels, options, screen)
+        encoded, data, result = _encode_pixels(model, pixels, options, screen)
     psnr = math.nan if screen.quiet else psnr_of(encoded.gaussians, pixels)
-    atomic_write_bytes(target, data)
-    screen.result(air_file_line(source, target, encoded, len(data), clock, psnr))
-    if remark:
-        screen.notice(f"{display_name(source)}: {remark}")
+
+    def write() -> None:
+        write_output(target, data)
+        screen.result(air_file_line(source, target, encoded, len(data), clock, psnr))
+        if result is not None:
+            say = screen.notice if result.reached else screen.shortfall
+            say(f"{display_name(source)}: {_remark(result, options)}")
+        if not options.exact_gaussians and psnr < _POOR and source.is_file() and source.stat().st_size < len(data):
+            screen.notice(
+                f"{display_name(source)}: larger than the image file itself, and not close to it: Gaussians are for "
+                "photographs; text and drawings are better kept as PNG or WebP, or take a higher --effort"
+            )
+
+    return write
 
 
 @functools.cache  # once, when the first photograph has been read
@@ -129,31 +153,27 @@ def _load_model(weights: str | None, num_stages: int | None, screen: Screen) -> 
 
 def _encode_pixels(
     model: Model, pixels: np.ndarray, options: argparse.Namespace, screen: Screen
-) -> tuple[Encoded, bytes, str]:
-    """(Gaussians as decoded, file, what the user should know about the target or "")."""
+) -> tuple[Encoded, bytes, SearchResult | None]:
+    """(Gaussians as decoded, file, what a search for a target came to)."""
     from airjax.image.codec import air_file
     from airjax.image.codec.compress import compress
     from airjax.image.codec.search import search
 
     chosen = _compress_options(options)
-    total = options.refine if options.lossless else sum(chosen.work)
-    with progress_bar(screen, total=total or 0, unit="step", desc="refine") as steps:
-
-        def progress(step: int) -> None:
-            steps.update(step - steps.n)  # a search refines several times
-
-        if options.lossless:
-            encoded = _predict(model, pixels, options, progress)
-            return encoded, air_file.encode(encoded), ""
+    with Bars(screen, _UNITS) as bars:
+        if options.exact_gaussians:
+            encoded = _predict(model, pixels, options, bars.show)
+            return encoded, air_file.encode(encoded), None
         psnr, bpp = options.target_psnr, options.target_bpp
         if psnr is None and bpp is None:
-            quantised = compress(model, pixels, chosen, progress=progress)
-            return air_file.dequantised(quantised), air_file.encode(quantised), ""
-        result = search(model, pixels, chosen, target_psnr=psnr, target_bpp=bpp, progress=progress)
-    return air_file.dequantised(result.quantised), result.data, _remark(result, options)
+            quantised = compress(model, pixels, chosen, progress=bars.show)
+            return air_file.dequantised(quantised), air_file.encode(quantised), None
+        harder = options.effort is None and options.refine is None
+        result = search(model, pixels, chosen, target_psnr=psnr, target_bpp=bpp, any_effort=harder, progress=bars.show)
+    return air_file.dequantised(result.quantised), result.data, result
 
 
-def _predict(model: Model, pixels: np.ndarray, options: argparse.Namespace, progress: Callable[[int], None]) -> Encoded:
+def _predict(model: Model, pixels: np.ndarray, options: argparse.Namespace, progress: Progress) -> Encoded:
     return model.encode(
         pixels,
         num_stages=options.stages,
@@ -188,5 +208,6 @@ def _given(value: Number | None, default: Number) -> Number:
 def _remark(result: SearchResult, options: argparse.Namespace) -> str:
     """How close a search came to its target."""
     unit, target = (" dB", options.target_psnr) if options.target_bpp is None else (" bpp", options.target_bpp)
-    remark = f"quality {result.quality:.1f} gives {result.achieved:.3f}{unit}"
-    return remark if result.reached else f"a target of {target:g}{unit} is out of reach; the nearest is {remark}"
+    quality = f"quality {round(result.quality, 1):g}"
+    remark = f"{', '.join(filter(None, (quality, result.besides)))} gives {result.achieved:.3f}{unit}"
+    return remark if result.reached else f"a target of {target:g}{unit} is out of reach; the nearest, {remark}"

@@ -10,16 +10,17 @@ import argparse
 import functools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airjax.commands.interrupt import at_interrupt
 from airjax.commands.options import add_options, add_photographs, number, whole
-from airjax.commands.outputs import air_file_line, convert, named, psnr_of, read_photograph
+from airjax.commands.outputs import STANDARD, air_file_line, convert, named, psnr_of, read_photograph, write_output
 from airjax.commands.session import Clock, Screen, progress_bar, start_jax
 from airjax.errors import AirjaxError
-from airjax.files import atomic_write_bytes, display_name
+from airjax.files import display_name
 from airjax.image.defaults import FIT_GAUSSIANS, FIT_SOLVE_STEPS, FIT_STEPS, FORMS, STARTS
 
 if TYPE_CHECKING:
@@ -68,17 +69,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
     """Fits every input; one that fails is one line of error."""
-    from airjax.image.codec.chunks import SIGNATURE
-    from airjax.photographs import IMAGE_SUFFIXES
+    from airjax.photographs import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 
     work = functools.partial(_fit, options=options, screen=screen)
-    convert(work, options, screen, reads=IMAGE_SUFFIXES, writes=(".air",), ours=SIGNATURE)
+    suffixes = {"reads": IMAGE_SUFFIXES, "writes": (".air",), "others": UNREADABLE_SUFFIXES}
+    convert(read_photograph, work, options, screen, **suffixes)
 
 
-def _fit(source: Path, target: Path, options: argparse.Namespace, screen: Screen) -> None:
+def _fit(
+    source: Path, target: Path, pixels: np.ndarray, options: argparse.Namespace, screen: Screen
+) -> Callable[[], None]:
+    """The fit; what is returned writes it."""
     from airjax.image.codec import air_file
 
-    pixels = read_photograph(source, screen)
+    if target == STANDARD:
+        raise AirjaxError("-: expected a file's name (-o), beside which the state of the fit is kept")
     partial = _Partial(target.with_name(target.name + ".partial"), _job(options, pixels), display_name(source))
     resume = partial.load(options.force, screen)
     start_jax(screen)
@@ -87,14 +92,18 @@ def _fit(source: Path, target: Path, options: argparse.Namespace, screen: Screen
             encoded = _fit_pixels(pixels, resume, partial, options, screen)
             data = air_file.encode(encoded)
         psnr = psnr_of(encoded.gaussians, pixels)
-    atomic_write_bytes(target, data)
-    partial.delete()
-    screen.result(air_file_line(source, target, encoded, len(data), clock, psnr))
-    if options.target_psnr is not None and psnr < options.target_psnr:
-        screen.notice(
-            f"{display_name(source)}: a target of {options.target_psnr:g} dB is out of reach in {options.steps} steps; "
-            f"they give {psnr:.2f} dB"
-        )
+
+    def write() -> None:
+        write_output(target, data)
+        partial.delete()
+        screen.result(air_file_line(source, target, encoded, len(data), clock, psnr))
+        if options.target_psnr is not None and psnr < options.target_psnr:
+            screen.shortfall(
+                f"{display_name(source)}: a target of {options.target_psnr:g} dB is out of reach in {options.steps} "
+                f"steps; they give {psnr:.2f} dB"
+            )
+
+    return write
 
 
 def _job(options: argparse.Namespace, pixels: np.ndarray) -> Job:
@@ -155,25 +164,26 @@ class _Partial:
 def _fit_pixels(
     pixels: np.ndarray, resume: FitState | None, partial: _Partial, options: argparse.Namespace, screen: Screen
 ) -> Encoded:
-    """The Gaussians of a whole fit; the message of a KeyboardInterrupt says where its state is kept."""
+    """The Gaussians of a whole fit; Ctrl-C keeps its state and says where."""
     from airjax.image.fit import finished
 
     state = resume
-    try:
-        for latest in _states(pixels, resume, partial, options, screen):
-            state = latest
-        assert state is not None  # a fit has a step at least
-        return finished(state, pixels, solve_steps=options.solve_steps)
-    except KeyboardInterrupt:
+
+    def keep() -> str:
         if state is None:
-            raise
+            return ""
         try:
             partial.save(state)
             outcome = f"the same command goes on from {display_name(partial.path)}"
         except AirjaxError as error:
             outcome = f"the state is lost ({error})"
-        where = f"interrupted after step {state.step} of {options.steps}"
-        raise KeyboardInterrupt(f"{partial.source}: {where}; {outcome}") from None
+        return f"{partial.source}: interrupted after step {state.step} of {options.steps}; {outcome}"
+
+    with at_interrupt(keep):
+        for latest in _states(pixels, resume, partial, options, screen):
+            state = latest
+        assert state is not None  # a fit has a step at least
+        return finished(state, pixels, solve_steps=options.solve_steps)
 
 
 def _states(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airjax.commands.options import add_inputs
-from airjax.commands.outputs import content, each, expand
+from airjax.commands.outputs import content, each, expand, read_input
 from airjax.commands.session import Screen
 from airjax.errors import AirjaxError
 
@@ -19,7 +19,7 @@ HELP = "what .air files hold"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `airjax info`."""
-    add_inputs(parser, ".air files, or folders of them")
+    add_inputs(parser, ".air files, folders of them, or - for standard input")
 
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
@@ -29,11 +29,11 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
 
 def _show(source: Path, screen: Screen) -> None:
     """The parts of one file; a wrong checksum is an AirjaxError once they are shown."""
-    from airjax.files import display_name, read_bytes
+    from airjax.files import display_name
     from airjax.image.codec import air_file
 
     name = display_name(source)
-    info = air_file.info(read_bytes(source))
+    info = air_file.info(read_input(source))
     bits = "" if info.bits_per_gaussian is None else f", {info.bits_per_gaussian:.1f} bits per Gaussian"
     screen.result(
         f"{name}: {content(info.image_size, info.stage_counts)}\n"

@@ -2,7 +2,8 @@
 for scenes.
 
 Results go to stdout, everything else to stderr. A bad file is one line that names it; the other files are still done,
-and the exit status is 2 at the end. Status 130: interrupted; 141: nobody reads the output any more.
+and the exit status is 2 at the end. Status 3: everything is written, but a target was out of reach; 130: interrupted;
+141: nobody reads the output any more.
 
 JAX is imported by the commands that compute, once there is something to compute, and by `airjax --version`, which says
 where they would.
@@ -11,11 +12,13 @@ where they would.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
 
 from airjax.commands import decode, encode, fit, info, poses, reconstruct, render, version
+from airjax.commands.interrupt import INTERRUPTED, last_line
 from airjax.commands.session import Fatal, Screen, discard_output
 from airjax.errors import AirjaxError
 from airjax.files import reason
@@ -23,12 +26,13 @@ from airjax.files import reason
 # Each has HELP, add_arguments(parser) and run(options, screen).
 COMMANDS = {"encode": encode, "fit": fit, "decode": decode, "info": info}
 COMMANDS |= {"poses": poses, "reconstruct": reconstruct, "render": render}
-BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+BAD_INPUT, SHORTFALL, BROKEN_PIPE = 2, 3, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status; never raises for what a user can cause."""
     screen = Screen()
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of odd files is not for users
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")  # odd metadata; what matters is a notice of read_image
@@ -38,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except KeyboardInterrupt as stop:
-        screen.error(str(stop) or "interrupted; the files that were done are kept")
+        screen.error(last_line(stop))
         return INTERRUPTED
     except BrokenPipeError:
         discard_output()
@@ -58,7 +62,7 @@ def _run(argv: Sequence[str] | None, screen: Screen) -> int:
         return int(stop.code or 0)
     screen.quiet = options.quiet
     options.run(options, screen)
-    return BAD_INPUT if screen.num_errors else 0
+    return BAD_INPUT if screen.num_errors else SHORTFALL if screen.num_shortfalls else 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -82,7 +82,7 @@ def add_inputs(parser: argparse.ArgumentParser, what: str) -> None:
 
 def add_photographs(parser: argparse.ArgumentParser) -> None:
     """Photographs in, .air files out."""
-    add_inputs(parser, "PNG, JPEG, WebP or TIFF files, or folders of them")
+    add_inputs(parser, "photographs (PNG, JPEG, WebP, TIFF, GIF, BMP, AVIF), folders of them, or - for standard input")
     add_output(parser, "file, or folder for several files", "photo.air beside photo.*")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from airjax.commands.interrupt import at_interrupt
 from airjax.commands.options import MAX_SIDE, add_options, add_output, whole
 from airjax.commands.session import Bars, Screen
 from airjax.errors import AirjaxError
@@ -117,7 +119,7 @@ def make_poses(source: Path, screen: Screen, *, target: str | None = None, setti
         screen.notices(source, notices)
     pycolmap_module()  # before anything that takes long
     _check_free(scene, root, names, settings)
-    with _work_folder(scene) as folder, Bars(screen, _STAGES) as bars:
+    with _work_folder(scene) as folder, at_interrupt(partial(_removed, folder)), Bars(screen, _STAGES) as bars:
         work = Path(folder)
         if root is None:
             (root := work / "frames").mkdir()
@@ -159,6 +161,11 @@ def _work_folder(scene: Path) -> tempfile.TemporaryDirectory:
         return tempfile.TemporaryDirectory(prefix=".airjax-", suffix=".tmp", dir=place)
     except OSError as error:
         raise AirjaxError(f"{display_name(place)}: cannot be written to ({reason(error)}), use -o") from error
+
+
+def _removed(folder: str) -> str:
+    shutil.rmtree(folder, ignore_errors=True)
+    return ""
 
 
 def _content(found: FoundPoses) -> str:

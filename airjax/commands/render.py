@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
     """Reads the Gaussians, draws them and writes the frames."""
-    from airjax.photographs import IMAGE_SUFFIXES
+    from airjax.photographs import WRITTEN_SUFFIXES
 
     source = Path(options.input)
     target = source.with_suffix(".png") if options.output is None else Path(options.output)
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
     if target.is_dir() or str(options.output or "").endswith(("/", os.sep)) or not target.suffix:
         draw(source, target, is_folder=True)
         return
-    suffixes = (*IMAGE_SUFFIXES, *_ANIMATED)
+    suffixes = (*WRITTEN_SUFFIXES, *_ANIMATED)
     if target.suffix.lower() not in suffixes:
         known = ", ".join(dict.fromkeys(suffixes))
         raise AirjaxError(f"{display_name(target)}: expected a folder, or a name ending in {known}")

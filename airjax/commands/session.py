@@ -33,11 +33,12 @@ class Screen:
 
     def __init__(self):
         self.quiet = False
-        self.num_errors = 0
+        self.num_errors = self.num_shortfalls = 0
+        self.output_is_taken = False  # stdout is a file that the command writes
 
     def result(self, line: str) -> None:
         if not self.quiet:
-            _print(line)
+            _print(line, error=self.output_is_taken)
 
     def notice(self, line: str) -> None:
         if not self.quiet:
@@ -49,6 +50,11 @@ class Screen:
 
     def error(self, line: str) -> None:
         self.num_errors += 1
+        _print(_one_line(line), error=True)
+
+    def shortfall(self, line: str) -> None:
+        """What was written is not what was asked for: said even with --quiet, and in the exit status."""
+        self.num_shortfalls += 1
         _print(_one_line(line), error=True)
 
 
@@ -164,10 +170,9 @@ def _one_line(text: str) -> str:
 
 
 def _print(line: str, *, error: bool = False) -> None:
-    from tqdm import tqdm
-
     stream = sys.stderr if error else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
     line = line.encode(encoding, "backslashreplace").decode(encoding)  # names that the terminal cannot show
-    with tqdm.external_write_mode(file=stream):
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)  # where nobody has imported it, there is no bar
+    with tqdm.external_write_mode(file=stream) if tqdm else contextlib.nullcontext():
         print(line, file=stream, flush=True)

@@ -17,6 +17,7 @@ from airjax.arrays import AnyArray
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, octaves, pad, take
 from airjax.image.canvas import without_canvas
 from airjax.image.strips import by_strips, strips_of
+from airjax.progress import Count
 from airjax.raster.additive import ColorMap
 from airjax.raster.draw import TILE_SIZE, planned_lists, render
 from airjax.raster.tiles import TiledImage, TileLists, tiled
@@ -77,12 +78,12 @@ def solve_colors(
     return jnp.where(active[:, None], colors + change, colors)
 
 
-def solve(gaussians: Gaussians2D, image: np.ndarray, *, num_steps: int) -> Gaussians2D:
+def solve(gaussians: Gaussians2D, image: np.ndarray, *, num_steps: int, progress: Count | None = None) -> Gaussians2D:
     """The colour solve of a whole image (all rows active).
 
     The image may lie on a canvas (`airjax.image.canvas`). A large one is solved in strips (`airjax.image.strips`): the
     Gaussians centred in a strip, against what all others leave over. Each strip can only lower the error, and memory is
-    bounded.
+    bounded. `progress` is told of the strips.
     """
     height, width = image.shape[:2]
     scales = np.asarray(gaussians.scales)
@@ -98,7 +99,7 @@ def solve(gaussians: Gaussians2D, image: np.ndarray, *, num_steps: int) -> Gauss
         return part.with_colors(_solve_window(part, target, num_steps)) if part.num_slots else part
 
     colors = np.array(gaussians.colors)
-    for rows, part in zip(inside, by_strips(image, strips, parts, drawn, work), strict=True):
+    for rows, part in zip(inside, by_strips(image, strips, parts, drawn, work, progress), strict=True):
         colors[rows] = part.colors
     return gaussians.with_colors(colors)
 

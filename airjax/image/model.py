@@ -15,15 +15,18 @@ from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians2D, join
 from airjax.image.canvas import canvas_of
 from airjax.image.codec.air_file import Encoded, compact, dequantised
+from airjax.image.codec.chunks import size_problem
 from airjax.image.color_solve import solve
 from airjax.image.defaults import EFFORT, MSE_THRESHOLD, QUALITY, REFINE_STEPS, SOLVE_STEPS, SSIM_THRESHOLD
 from airjax.image.presets import stages_from_text
 from airjax.image.stages import StageConfig, StageControl, init_params, predict_stages, stage_control_of, with_finer
 from airjax.image.task import RATES, Coordinates, ImageTask
 from airjax.inner.optimizers import rates_from_text
-from airjax.inner.task import Progress, run
+from airjax.inner.task import run
+from airjax.progress import Progress, counted, steps_of, unwatched
 from airjax.weights_file import load_weights, weights_hash
 
+_RANGE = (-1.0, 2.0)  # of pixels: room for what filters and renderers overshoot, none for 0 to 255
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "compact.safetensors"
 
 
@@ -55,7 +58,7 @@ class Model:
         ssim_threshold: float = SSIM_THRESHOLD,
         solve_steps: int = SOLVE_STEPS,
         refine_steps: int = REFINE_STEPS,
-        progress: Progress = None,
+        progress: Progress = unwatched,
     ) -> Encoded:
         """One photograph to Gaussians: all stages, refinement if asked for, then the colour solve.
 
@@ -68,25 +71,27 @@ class Model:
           ssim_threshold: see there.
           solve_steps: conjugate-gradient steps on the colours; 0 keeps the predicted ones.
           refine_steps: gradient steps on all of a Gaussian (`airjax.image.task`); 0 for none.
-          progress: told how many of them are done, now and then.
+          progress: told what is done ("predict", "refine", "colors"), how much of it and of how much, now and then.
 
         Raises:
           ValueError: a wrong shape or an option outside its range.
-          AirjaxError: the refinement did not stay finite.
+          AirjaxError: an image that no .air file holds, or a refinement that did not stay finite.
         """
         image = checked_image(image)
         stages = checked_stages(self, num_stages, max_gaussians, solve_steps, refine_steps)
         limit = float("inf") if max_gaussians is None else max_gaussians
         control = stage_control_of(mse_threshold, ssim_threshold, limit)
         canvas = canvas_of(image)
-        predicted = [gaussians for gaussians, _ in predict_stages(stages, self.params, canvas, control)]
+        watch = counted(progress, "predict")
+        predicted = [gaussians for gaussians, _ in predict_stages(stages, self.params, canvas, control, watch)]
         sizes = tuple(gaussians.num_slots for gaussians in predicted)
         encoded = compact(join(predicted), stage_sizes=sizes, image_size=image.shape[:2])
         gaussians = encoded.gaussians
         if refine_steps and gaussians.num_slots:
-            gaussians = run(ImageTask(canvas, self.rates), gaussians, num_steps=refine_steps, progress=progress)
+            steps = steps_of(counted(progress, "refine"), refine_steps)
+            gaussians = run(ImageTask(canvas, self.rates), gaussians, num_steps=refine_steps, progress=steps)
         if solve_steps and gaussians.num_slots:
-            gaussians = solve(gaussians, canvas, num_steps=solve_steps)
+            gaussians = solve(gaussians, canvas, num_steps=solve_steps, progress=counted(progress, "colors"))
         return Encoded(gaussians, encoded.stage_counts, encoded.image_size)
 
     def compress(
@@ -98,7 +103,7 @@ class Model:
         max_gaussians: int | None = None,
         effort: int = EFFORT,
         refine_steps: int | None = None,
-        progress: Progress = None,
+        progress: Progress = unwatched,
     ) -> Encoded:
         """One photograph to quantised Gaussians, as a compact .air file of a quality from 0 to 100 holds them.
 
@@ -116,7 +121,10 @@ class Model:
 
 
 def checked_image(image: np.ndarray) -> np.ndarray:
-    """The image as float32; a ValueError unless it is (h, w, 3) finite floating-point values."""
+    """The image as float32; a ValueError unless it is (h, w, 3) finite floating-point values, about in [0, 1].
+
+    An AirjaxError for a size that no .air file holds.
+    """
     image = np.asarray(image)
     if image.dtype.kind in "biu":
         raise ValueError(f"image: expected floating-point values in [0, 1], got {image.dtype}")
@@ -125,6 +133,11 @@ def checked_image(image: np.ndarray) -> np.ndarray:
         raise ValueError(f"image: expected (h, w, 3), got {image.shape}")
     if not np.all(np.isfinite(image)):
         raise ValueError("image: expected finite values in [0, 1]")
+    low, high = float(image.min()), float(image.max())
+    if not _RANGE[0] <= low <= high <= _RANGE[1]:
+        raise ValueError(f"image: expected values in [0, 1], got {low:g} to {high:g}; divide pixels of 8 bits by 255")
+    if problem := size_problem(image.shape[0], image.shape[1], 3):
+        raise AirjaxError(problem)
     return image
 
 

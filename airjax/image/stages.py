@@ -26,6 +26,7 @@ from airjax.image.defaults import MSE_THRESHOLD, SSIM_THRESHOLD
 from airjax.image.patches import PatchMap, to_physical
 from airjax.metrics import patch_mse, patch_ssim
 from airjax.nn.air_stage import NO_QUALITY, Predictor, PredictorConfig, apply_in_bands, compact_predictor, patches_of
+from airjax.progress import Count
 from airjax.raster.additive import draw_patches, render_patches, slot_weights
 from airjax.raster.tiles import patch_centers, patch_colors, patch_grid, patch_slots
 
@@ -227,13 +228,18 @@ def run_stages(
 
 
 def predict_stages(
-    stages: tuple[StageConfig, ...], params: dict[str, Any], image: np.ndarray, control: StageControl
+    stages: tuple[StageConfig, ...],
+    params: dict[str, Any],
+    image: np.ndarray,
+    control: StageControl,
+    progress: Count | None = None,
 ) -> list[tuple[Gaussians2D, Any]]:
     """(Gaussians at full capacity, codes) of every stage of `run_stages` on a concrete image, numpy arrays.
 
     The image may lie on a canvas (`airjax.image.canvas`): the result is that of the image alone, on the canvas' grid.
     Without a quantiser in `control` the codes are None. The result is shorter than `stages` where one would add too
-    few (`StageConfig.least`). Weights are those of the stage's number, or the last ones.
+    few (`StageConfig.least`). Weights are those of the stage's number, or the last ones. `progress` is told of the
+    stages.
 
     Not for `jit`: here each kind of stage is one program, compiled and loaded once however many stages are of it, and
     the next kind is traced while a stage runs. A stage starts once the last but one is done, so that memory holds the
@@ -245,6 +251,8 @@ def predict_stages(
     for stage in _iterate_stages(stages, params, image, control, skip_idle=True, draw_last=False, extent=extent):
         jax.block_until_ready(predicted[-1:])
         predicted.append((stage.gaussians, stage.codes))
+        if progress is not None:
+            progress(len(predicted), len(stages))
     return jax.device_get(predicted)
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from airjax.progress import Count
 from airjax.raster.draw import STRIP_PIXELS, TILE_SIZE
 
 Part = TypeVar("Part")
@@ -56,6 +57,7 @@ def by_strips(
     parts: Sequence[Part],
     draw: Callable[[Part, tuple[int, int]], np.ndarray],
     work: Callable[[Part, np.ndarray], Part],
+    progress: Count | None = None,
 ) -> list[Part]:
     """What `work` makes of the part of every strip, one after the other.
 
@@ -77,4 +79,6 @@ def by_strips(
         window += draw(parts[i], window.shape[:2])
         parts[i] = work(parts[i], np.array(window))
         window -= draw(parts[i], window.shape[:2])
+        if progress is not None:
+            progress(i + 1, len(strips))
     return parts

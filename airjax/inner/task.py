@@ -6,7 +6,7 @@ scenes, refinement, fitting from scratch and meta-training then share what is he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,8 +22,7 @@ from airjax.gaussians import AnyGaussians, on_ladder, take
 from airjax.inner.estimators.base import Problem
 from airjax.inner.refine import Refined, refine
 from airjax.inner.stopwatch import Stopwatch
-
-Progress = Callable[[int], None] | None  # called with the number of steps done, or of whole seconds
+from airjax.progress import Steps
 
 SEGMENT = 10  # steps of one jitted call
 # Room of the renderer's lists for a set that grows: first in plans to come, then for a set that outgrew its plan.
@@ -186,7 +185,7 @@ def run(
     *,
     num_steps: int | None = None,
     seconds: float | None = None,
-    progress: Progress = None,
+    progress: Steps | None = None,
 ) -> AnyGaussians:
     """Gaussians after a refinement, in the same slots; numpy arrays.
 

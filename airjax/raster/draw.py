@@ -27,6 +27,7 @@ from airjax.raster.plan import (
     scaled_size,
     too_small,
 )
+from airjax.raster.shrink import averaged, finer
 from airjax.raster.tiles import Capacity, Footprints, TileLists, Tiling, footprints_of, sorted_lists, untiled
 
 TILE_SIZE = 8  # pixels; the fewest evaluations per Gaussian of the sizes that a photograph needs
@@ -61,7 +62,8 @@ def render(
 
     Args:
       image_size: (h, w) pixels of the plane that the set was made for.
-      scale: the result has round(scale * image_size) pixels; means and scales are multiplied by it.
+      scale: the result has round(scale * image_size) pixels; means and scales are multiplied by it. Below 1 the pixels
+        are means of finer ones (`airjax.raster.shrink`), which are what `capacity` counts.
       tile_size: pixels; it changes the speed, not the image.
       capacity: largest number of (Gaussian, tile) pairs, see `airjax.raster.tiles.Capacity`. None counts them, which
         needs concrete arrays: inside `jit`, `grad` or `vmap` give one (`capacity_of`). Where it is given, the image
@@ -75,7 +77,24 @@ def render(
       AirjaxError: no capacity, and more than `airjax.raster.plan.MAX_PAIRS` pairs in a single row of tiles.
     """
     check_request(image_size, scale, tile_size)
-    tiling = Tiling(scaled_size(image_size, scale), tile_size)
+    times, size = finer(image_size, scale)
+    if times > 1:
+        large, overflow = _render_at(
+            gaussians, times * scale, Tiling(size, tile_size), capacity, smooth_cutoff, any_order
+        )
+        return Rendered(averaged(large, times, scaled_size(image_size, scale)), overflow)
+    return _render_at(gaussians, scale, Tiling(size, tile_size), capacity, smooth_cutoff, any_order)
+
+
+def _render_at(
+    gaussians: Gaussians2D,
+    scale: float,
+    tiling: Tiling,
+    capacity: int | Capacity | None,
+    smooth_cutoff: bool,
+    any_order: bool,
+) -> Rendered:
+    """The sum at the pixels of a scaled plane."""
     if is_traced(gaussians):
         if capacity is None:
             raise ValueError("capacity: expected a number of pairs inside a JAX transformation, got None")
@@ -101,7 +120,8 @@ def capacity_of(
 ) -> Capacity:
     """What `render` needs inside a JAX transformation for a concrete set; AirjaxError for more pairs than MAX_PAIRS.
 
-    At another scale, give the size of the `rescale`d set, and that. There is room for `headroom` times as many pairs.
+    At another scale, give the size of the `rescale`d set, and that; below 1, those of `airjax.raster.shrink`. There is
+    room for `headroom` times as many pairs.
     """
     pairs = count_pairs(_footprints(on_ladder(gaussians, size_of=octaves)), Tiling(image_size, tile_size))
     check_pairs(pairs)

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from airjax.errors import AirjaxError
+from airjax.progress import Count
 from airjax.scene.files.photographs import Scene
-from airjax.scene.progress import Count
 from airjax.scene.triangulate import FEWEST, Triangulated, triangulate
 
 _SHARE, _SLACK = 0.98, 1.25  # of the depths that lie within bounds, and how much wider on either side these are

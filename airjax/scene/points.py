@@ -10,10 +10,10 @@ from jaxtyping import Float
 from scipy.spatial import cKDTree
 
 from airjax.gaussians import Gaussians3D
+from airjax.progress import Count
 from airjax.scene.bounds import pixels_in_sight
 from airjax.scene.files.photographs import Scene
 from airjax.scene.harmonics import from_rgb, num_harmonics
-from airjax.scene.progress import Count
 from airjax.scene.triangulate import FEWEST, Triangulated, triangulate
 
 OPACITY = 0.1

@@ -14,8 +14,8 @@ from PIL import ExifTags, Image
 from airjax.errors import AirjaxError
 from airjax.files import display_name
 from airjax.photographs import read_image, to_8bit
+from airjax.progress import Progress
 from airjax.scene.files.photographs import fitted_size, resize
-from airjax.scene.progress import Progress
 
 
 class Copy(NamedTuple):

@@ -18,10 +18,10 @@ import numpy as np
 
 from airjax.errors import AirjaxError
 from airjax.files import display_name, reason
+from airjax.progress import Progress
 from airjax.scene.defaults import POSE_CAMERAS, POSE_SIZE
 from airjax.scene.pairs import MOST_EXHAUSTIVE, all_pairs, near_and_alike
 from airjax.scene.pose_copies import Copy, make_copies
-from airjax.scene.progress import Progress
 
 # One focal length and one radial term. OPENCV draws points up to 11 % nearer to their features, but its poses are no
 # nearer to those of larger models of the same photographs, and its two focal lengths differ by up to 0.6 %.

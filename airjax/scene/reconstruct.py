@@ -19,6 +19,7 @@ from jaxtyping import Int
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D, join, only_active, pad, take
 from airjax.inner.task import run
+from airjax.progress import Progress
 from airjax.scene import view_selection
 from airjax.scene.bounds import Bounds, find_bounds
 from airjax.scene.cameras import Camera
@@ -31,7 +32,6 @@ from airjax.scene.judgement import Judgement, Scores, judge
 from airjax.scene.model import Model
 from airjax.scene.model import load as load_model
 from airjax.scene.points import at_points, points_of
-from airjax.scene.progress import Progress
 from airjax.scene.surround import surround
 from airjax.scene.task import FEW, MANY_VIEWS, Coordinates, SceneTask
 

@@ -17,9 +17,9 @@ from jaxtyping import Array, Bool, Float
 
 from airjax.errors import AirjaxError
 from airjax.nn.blocks import CELL
+from airjax.progress import Count
 from airjax.scene.cameras import Camera, project_points, unproject
 from airjax.scene.files.photographs import fitted_size, resize
-from airjax.scene.progress import Count
 from airjax.scene.sweep import match_planes
 from airjax.scene.view_selection import nearest
 

@@ -273,7 +273,7 @@ def _cli(subject: Subject, *arguments: str | Path) -> list[str]:
 def cold_start_rows(subject: Subject) -> list[Row]:
     """`python -m airjax encode` as a user types it; the first process, which fills the cache, is not counted."""
     with tempfile.TemporaryDirectory() as folder:
-        command = _cli(subject, "encode", subject.path, "-o", Path(folder) / "photo.air")
+        command = _cli(subject, "encode", subject.path, "-o", Path(folder) / "photo.air", "--force")
         run_python(command)
         runs = [run_python(command) for _ in range(subject.config.process_repetitions)]
     timing = Timing.of([seconds for seconds, _ in runs])

@@ -47,3 +47,27 @@ def test_a_file_that_is_cut_short(run, compact_bytes):
     first = air_file.truncate_stages(air_file.decode(compact_bytes), 1)
     image = np.asarray(airjax.render(first.gaussians, image_size=SIZE).image)
     np.testing.assert_array_equal(np.asarray(Image.open("cut.png")), np.rint(np.clip(image, 0, 1) * 255))
+
+
+def test_a_file_whose_last_stage_is_damaged(run, air_bytes, compact_bytes):
+    """The same of both profiles: a flipped bit in the second stage; in the header nothing can be drawn."""
+    for data in (air_bytes, compact_bytes):
+        stages = [chunk for chunk in air_file.info(data).chunks if chunk.tag in ("ROWS", "STAG")]
+        damaged = bytearray(data)
+        damaged[stages[1].offset + 12] ^= 1
+        Path("a.air").write_bytes(damaged)
+        Path("a.png").unlink(missing_ok=True)
+        assert_refused(run("decode", "a.air"), listing(), "a.air", "checksum mismatch", "--partial draws the stages")
+        done = run("decode", "a.air", "--partial")
+        assert done.status == 0 and "in 1 stage" in done.out[0]
+        first = air_file.truncate_stages(air_file.decode(data), 1)
+        image = np.asarray(airjax.render(first.gaussians, image_size=SIZE).image)
+        np.testing.assert_array_equal(np.asarray(Image.open("a.png")), np.rint(np.clip(image, 0, 1) * 255))
+        Path("a.png").unlink()
+        damaged = bytearray(data)
+        damaged[air_file.info(data).chunks[0].offset + 10] ^= 1
+        Path("a.air").write_bytes(damaged)
+        for options in ((), ("--partial",)):
+            result = run("decode", "a.air", *options)
+            assert_refused(result, listing(), "a.air", "AHDR")
+            assert "--partial" not in result.err[0]

@@ -69,8 +69,8 @@ def test_encode_options_reach_the_model(run, weights, options, keywords):
     def compact(pixels, **keywords):
         return compress(model, pixels, CompressOptions(effort=0, **keywords))
 
-    for profile, encode in {("--effort", 0): compact, ("--lossless",): model.encode}.items():
-        result = run("encode", "photo.png", "-o", "out.air", *profile, *options)
+    for profile, encode in {("--effort", 0): compact, ("--exact-gaussians",): model.encode}.items():
+        result = run("encode", "photo.png", "-o", "out.air", "--force", *profile, *options)
         assert result.status == 0
         assert bool(result.out) == ("--quiet" not in options)
         data = Path("out.air").read_bytes()
@@ -81,7 +81,7 @@ def test_encode_options_reach_the_model(run, weights, options, keywords):
 def test_an_effort_is_for_files_that_are_rounded(run, weights):
     """Oracle: the library with the same effort, which must also differ from the result without it."""
     photo("photo.png")
-    assert_refused(run("encode", "photo.png", "--lossless", "--effort", 2), listing(), "expected --refine K")
+    assert_refused(run("encode", "photo.png", "--exact-gaussians", "--effort", 2), listing(), "expected --refine K")
     assert run("encode", "photo.png", "--effort", 2).status == 0
     model, pixels = airjax.load(weights), read_image("photo.png").pixels
     expected, plain = (air_file.encode(compress(model, pixels, CompressOptions(effort=effort))) for effort in (2, 0))
@@ -92,18 +92,18 @@ def test_notices_are_single_lines_and_quiet_is_quiet(run):
     photo("grey.png", mode="L")
     result = run("encode", "grey.png", "--effort", 0)
     assert result.status == 0
-    assert result.err == ["airjax: grey.png: grey image read as RGB with three equal channels"]
-    silent = run("encode", "grey.png", "--effort", 0, "--quiet")
+    assert result.err[0] == "airjax: grey.png: grey image read as RGB with three equal channels"
+    silent = run("encode", "grey.png", "--effort", 0, "--quiet", "--force")
     assert (silent.status, silent.out, silent.err) == (0, [], [])
 
 
 def test_refinement_shows_its_steps_on_terminals(run, monkeypatch):
     """And the picture that comes out is closer to the photograph than without."""
     photo("a.png")
-    plain = run("encode", "a.png", "-o", "plain.air", "--lossless")
-    assert run("encode", "a.png", "-o", "b.air", "--lossless", "--refine", 12).err == []
+    plain = run("encode", "a.png", "-o", "plain.air", "--exact-gaussians")
+    assert run("encode", "a.png", "-o", "b.air", "--exact-gaussians", "--refine", 12).err == []
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    refined = run("encode", "a.png", "-o", "c.air", "--lossless", "--refine", 12)
+    refined = run("encode", "a.png", "-o", "c.air", "--exact-gaussians", "--refine", 12)
     assert "0/12" in "".join(refined.err)  # and on, at most ten times a second
     assert Path("b.air").read_bytes() == Path("c.air").read_bytes()
     before, after = (float(re.search(r"PSNR ([\d.]+) dB", done.out[0])[1]) for done in (plain, refined))
@@ -115,7 +115,7 @@ def test_quality_is_that_of_the_library(run, weights):
     photo("a.png")
     pixels, model, sizes = read_image("a.png").pixels, airjax.load(weights), []
     for quality in (0, 90):
-        assert run("encode", "a.png", "-q", quality, "--effort", 0).status == 0
+        assert run("encode", "a.png", "-q", quality, "--effort", 0, "--force").status == 0
         data = Path("a.air").read_bytes()
         assert data == air_file.encode(compress(model, pixels, CompressOptions(quality, effort=0)))
         sizes.append(len(data))
@@ -133,15 +133,37 @@ def test_target_bpp(run):
 
 @pytest.mark.parametrize(("option", "target"), [("--target-psnr", 90), ("--target-bpp", 0.01)])
 def test_a_target_out_of_reach_says_so(run, option, target):
-    """The nearest file is written all the same."""
+    """The nearest file is written all the same; a line even with --quiet, and a status of its own."""
     photo("a.png")
-    result = run("encode", "a.png", option, target, "--effort", 0)
-    assert result.status == 0 and Path("a.air").exists()
-    assert len(result.err) == 1 and "out of reach" in result.err[0] and f"{target:g}" in result.err[0]
+    result = run("encode", "a.png", option, target, "--effort", 0, "--quiet")
+    assert result.status == 3 and Path("a.air").exists() and result.out == []
+    assert len(result.err) == 1 and f"a target of {target:g} " in result.err[0]
+    nearest = "quality 100 gives" if option == "--target-psnr" else "quality 0, 1 stage gives"
+    assert f"is out of reach; the nearest, {nearest}" in result.err[0]
+    Path("b.png").write_bytes(b"damaged")
+    assert run("encode", "a.png", "b.png", option, target, "--effort", 0, "--force").status == 2
+
+
+def test_what_is_no_photograph_is_said(run):
+    """Text is larger than its PNG file and looks worse: one line that names what serves better."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 2, SIZE).astype(bool)).save("text.png")
+    (line,) = run("encode", "text.png", "-q", 60).err[1:]
+    assert "text.png: larger than the image file" in line and "PNG or WebP" in line and "--effort" in line
+    assert len(run("encode", "text.png", "--exact-gaussians", "--force").err) == 1  # who asks for all of it, gets it
+
+
+def test_an_old_name_is_still_taken(run):
+    """And says what it means."""
+    photo("a.png")
+    assert run("encode", "a.png", "-o", "b.air", "--exact-gaussians").err == []
+    (line,) = run("encode", "a.png", "--lossless").err
+    assert "the Gaussians are kept, not the pixels" in line and "--exact-gaussians" in line
+    assert Path("a.air").read_bytes() == Path("b.air").read_bytes()
+    assert "--lossless" not in " ".join(run("encode", "--help", weights=None).out)
 
 
 @pytest.mark.parametrize(
-    "options", [("-q", 5, "--lossless"), ("--target-psnr", 30, "--target-bpp", 1), ("-q", 5, "--target-bpp", 1)]
+    "options", [("-q", 5, "--exact-gaussians"), ("--target-psnr", 30, "--target-bpp", 1), ("-q", 5, "--target-bpp", 1)]
 )
 def test_one_goal_at_a_time(run, options):
     photo("a.png")
@@ -172,7 +194,7 @@ def test_result_beyond_the_format(run, monkeypatch):
     """What the .air file cannot hold is an error of that image, with its name."""
     photo("a.png")
     monkeypatch.setattr(air_file, "MAX_VALUE", 1e-6)
-    assert_refused(run("encode", "a.png", "--lossless"), listing(), "a.png", "Gaussian 0")
+    assert_refused(run("encode", "a.png", "--exact-gaussians"), listing(), "a.png", "Gaussian 0")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory, 9 bytes")])

@@ -60,8 +60,8 @@ def test_defaults_are_those_of_the_library(run):
     assert (options.solve_steps, options.refine) == (library.solve_steps, library.refine_steps)
     assert f"0 (smallest file) to 100 (default: {library.quality:g})" in text
     exact = {name: p.default for name, p in inspect.signature(Model.encode).parameters.items()}
-    assert f"with --lossless {exact['mse_threshold']:g}, 40 dB)" in text
-    assert f"with --lossless {exact['ssim_threshold']:g})" in text
+    assert f"with --exact-gaussians {exact['mse_threshold']:g}, 40 dB)" in text
+    assert f"with --exact-gaussians {exact['ssim_threshold']:g})" in text
     options, text = defaults(fit)
     library = FitConfig()
     assert (options.gaussians, options.steps) == (library.num_gaussians, library.num_steps)

@@ -8,7 +8,7 @@ from scenes2d import random_set
 
 from airjax.gaussians import take
 from airjax.image import stages
-from airjax.image.canvas import canvas_of, canvas_size, extent_of
+from airjax.image.canvas import canvas_of, canvas_size, extent_of, without_canvas
 from airjax.image.codec.compress import CompressOptions, compress
 from airjax.image.codec.search import measured_psnr
 from airjax.image.color_solve import solve

@@ -8,7 +8,7 @@ import pytest
 from scenes2d import exact, parameters
 
 from airjax.errors import AirjaxError
-from airjax.image.model import DEFAULT_WEIGHTS, Model, _check_params, load
+from airjax.image.model import DEFAULT_WEIGHTS, Model, _check_params, checked_image, load
 from airjax.image.patches import PatchMap
 from airjax.image.presets import stages_to_text
 from airjax.image.stages import StageConfig, init_params, run_stages, stage_control_of
@@ -127,6 +127,8 @@ def test_a_black_image_has_no_gaussians():
         (np.zeros((0, 4, 3)), {}, r"image: expected \(h, w, 3\), got \(0, 4, 3\)"),
         (np.zeros((4, 4, 3), np.uint8), {}, r"image: expected floating-point values in \[0, 1\], got uint8"),
         (np.full((4, 4, 3), np.nan), {}, r"image: expected finite values in \[0, 1\]"),
+        (np.full((4, 4, 3), 200.0), {}, r"image: expected values in \[0, 1\], got 200 to 200; divide pixels of 8 bits"),
+        (np.full((4, 4, 3), -7.0), {}, r"image: expected values in \[0, 1\], got -7 to -7"),
         (np.zeros((4, 4, 3)), {"num_stages": 0}, "num_stages: expected 1 to 2, got 0"),
         (np.zeros((4, 4, 3)), {"num_stages": 3}, "num_stages: expected 1 to 2, got 3"),
         (np.zeros((4, 4, 3)), {"max_gaussians": -1}, "max_gaussians: expected at least 0, got -1"),
@@ -136,6 +138,18 @@ def test_a_black_image_has_no_gaussians():
 def test_bad_arguments_raise(image, options, message):
     with pytest.raises(ValueError, match=message):
         model().encode(image, **options)
+
+
+def test_values_a_little_out_of_range_are_taken():
+    """What filters overshoot is no reason to refuse a picture."""
+    image = np.linspace(-0.01, 1.01, 4 * 4 * 3).reshape(4, 4, 3)
+    np.testing.assert_array_equal(checked_image(image), image.astype(np.float32))
+
+
+def test_a_size_beyond_the_format_is_refused_at_once():
+    """Before anything is computed."""
+    with pytest.raises(AirjaxError, match="expected sides of 1 to 1048576 pixels, got 2000000x1"):
+        model().compress(np.zeros((1, 2_000_000, 3), np.float32))
 
 
 # --- load ------------------------------------------------------------------------------------------------

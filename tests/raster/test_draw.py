@@ -78,7 +78,7 @@ def test_any_number_of_channels(channels):
     assert_image(image, exact(scene, image_size=SIZE))
 
 
-@pytest.mark.parametrize("scale", [0.1, 1.5])
+@pytest.mark.parametrize("scale", [1.0, 1.5])
 def test_scale_draws_the_scaled_set(scale):
     scene = random_set(12, 150, SIZE, scales=(0.8, 4))
     size = (round(SIZE[0] * scale), round(SIZE[1] * scale))
@@ -89,8 +89,47 @@ def test_scale_draws_the_scaled_set(scale):
     assert_image(dense(rescale(scene, scale), image_size=size), expected)
 
 
+def area_averages(image, size, scale):
+    """(h, w, c) means of an image over the areas of larger pixels."""
+    for axis, (count, side) in enumerate(zip(size, image.shape, strict=False)):
+        starts, pixels = np.arange(count)[:, None] / scale, np.arange(side)
+        shares = np.clip(np.minimum(starts + 1 / scale, pixels + 1) - np.maximum(starts, pixels), 0, 1)
+        image = np.moveaxis(np.tensordot(shares / shares.sum(1, keepdims=True), image, (1, axis)), 0, axis)
+    return image
+
+
+@pytest.mark.parametrize("times", [2, 3, 4])
+def test_a_scale_below_one_is_the_average(times):
+    """Oracle: the sum at scale 1, averaged; also where capacity is given, and of what is much finer than a pixel."""
+    size = (48, 36)
+    scene = random_set(12, 300, size, scales=(0.3, 2))
+    full = np.asarray(exact(scene, image_size=size).image)
+    small = (size[0] // times, size[1] // times)
+    expected = full.reshape(small[0], times, small[1], times, 3).mean((1, 3))
+    np.testing.assert_allclose(render(scene, image_size=size, scale=1 / times).image, expected, atol=2e-5)
+    draw_jitted = jax.jit(lambda g: render(g, image_size=size, scale=1 / times, capacity=5000).image)
+    np.testing.assert_allclose(draw_jitted(on_ladder(scene)), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("scale", [0.9, 0.7, 0.3, 0.11])
+def test_a_small_picture_does_not_alias(scale):
+    """Oracle: areas of the picture at scale 1, where no size divides another; points differ several times as much."""
+    size = (61, 47)
+    scene = random_set(12, 600, size, scales=(0.5, 2))
+    small = plan.scaled_size(size, scale)
+    expected = area_averages(np.asarray(render(scene, image_size=size).image), small, scale)
+    drawn = np.asarray(render(scene, image_size=size, scale=scale).image)
+    points = draw._render_at(scene, scale, Tiling(small, 8), None, False, False).image
+    errors = [np.sqrt(np.mean((image - expected) ** 2) / np.var(expected)) for image in (drawn, points)]
+    assert errors[0] < 0.1 and errors[1] > 1.5 * errors[0]
+
+
 def test_a_scale_near_zero_leaves_one_pixel():
-    assert render(random_set(13, 5, SIZE), image_size=SIZE, scale=1e-3).image.shape == (1, 1, 3)
+    """Which is the mean of the picture."""
+    scene = random_set(13, 5, SIZE)
+    image = render(scene, image_size=SIZE, scale=1e-3).image
+    assert image.shape == (1, 1, 3)
+    np.testing.assert_allclose(image[0, 0], np.mean(render(scene, image_size=SIZE).image, (0, 1)), atol=1e-5)
 
 
 def pairs_of(scene):

@@ -164,7 +164,7 @@ def decode(data: Buffer, *, partial: bool = False) -> Encoded:
     Of a lossless file they are those that were encoded, bit for bit; of a compact one they are the same on every
     machine. Chunks of an unknown ancillary tag (first letter small) are skipped; every other departure from
     docs/format.md is a FormatError. Work and memory are bounded by a multiple of `len(data)` and by the size of the
-    image's patch grids. With `partial`, a file that is cut short after its header gives the stages that are whole.
+    image's patch grids. With `partial`, a file that is cut short or damaged behind its header gives the stages before.
     """
     header, chunks, whole = _read(data, partial=partial)
     if header.profile == PROFILE_COMPACT:
@@ -247,7 +247,8 @@ def _read(data: Buffer, *, partial: bool = False, damaged: bool = False) -> tupl
     try:
         for chunk in container.walk(view := memoryview(data).cast("B")):
             if not (chunk.crc_ok or damaged):
-                raise FormatError(f"chunk {chunk.tag} at byte {chunk.offset}: checksum mismatch, the file is damaged")
+                kind = FormatError if header is None else CutShort
+                raise kind(f"chunk {chunk.tag} at byte {chunk.offset}: checksum mismatch, the file is damaged")
             if header is None:  # walk lets no other chunk come first
                 header = container.parse_header(chunk, container.version_of(view))
             expected = container.STAGE_TAGS[header.profile]

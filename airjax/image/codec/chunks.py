@@ -32,7 +32,7 @@ STAGE_TAGS = {PROFILE_LOSSLESS: "ROWS", PROFILE_COMPACT: "STAG"}
 
 
 class CutShort(FormatError):
-    """The bytes end before the file does; what came before is sound."""
+    """The bytes end before the file does, or are damaged from here on; what came before is sound."""
 
 
 class Chunk(NamedTuple):
@@ -77,7 +77,7 @@ def walk(view: memoryview) -> Iterator[Chunk]:
     if not SIGNATURE.startswith(start):
         if start[:4] == SIGNATURE[:4] or start[1:4] == SIGNATURE[1:4]:
             raise FormatError("damaged .air signature: a transfer in text mode changes bytes like this")
-        raise FormatError("not a .air file: the signature is missing")
+        raise FormatError("not a .air file, which airjax encode makes of a photograph: the signature is missing")
     if len(view) < _PREAMBLE.size:
         raise CutShort(f"cut short: {len(view)} bytes end inside the signature and version")
     if (version := version_of(view)) not in VERSIONS:

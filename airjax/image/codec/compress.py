@@ -32,7 +32,8 @@ from airjax.image.model import Model, checked_image, checked_stages
 from airjax.image.stages import StageConfig, predict_stages, stage_control_of
 from airjax.image.strips import Strip, by_strips, strips_of
 from airjax.image.task import Coordinates
-from airjax.inner.task import Progress, run
+from airjax.inner.task import run
+from airjax.progress import Count, Progress, Steps, counted, steps_of, unwatched
 from airjax.raster.draw import TILE_SIZE
 from airjax.raster.tiles import patch_grid, tiled
 
@@ -114,7 +115,7 @@ class CompressOptions:
 
 
 def compress(
-    model: Model, image: np.ndarray, options: CompressOptions = CompressOptions(), *, progress: Progress = None
+    model: Model, image: np.ndarray, options: CompressOptions = CompressOptions(), *, progress: Progress = unwatched
 ) -> Quantised:
     """One photograph to quantised rows: all stages, each seeing what rounding left over, then colours and rounding.
 
@@ -129,7 +130,7 @@ def compress_and_source(
     model: Model, image: np.ndarray, options: CompressOptions = CompressOptions()
 ) -> tuple[Quantised, Gaussians2D]:
     """As `compress`, and the rows of the result before rounding, their colours solved as often."""
-    quantised, stages = _compress(model, image, options, None)
+    quantised, stages = _compress(model, image, options, unwatched)
     source = join([stage.gaussians for stage in stages])
     if not (options.solve_steps and source.num_slots):
         return quantised, source
@@ -141,23 +142,25 @@ def _compress(
 ) -> tuple[Quantised, list[_Stage]]:
     """The result of `compress`, and its rows before they were rounded last."""
     image_size, image = image.shape[:2], canvas_of(checked_image(image))
-    stages = _predict(model, image, options)
+    stages = _predict(model, image, options, counted(progress, "predict"))
     rows = [stage.quantise() for stage in stages]
     slope, work = slope_of(color_step_of(options.quality)), options.work
     if work.steps:
-        stages = _refine(stages, image, model.rates, slope=slope, num_steps=work.steps, progress=progress)
+        stages = _refine(
+            stages, image, model.rates, slope=slope, num_steps=work.steps, progress=counted(progress, "refine")
+        )
         rows = [stage.quantise() for stage in stages]
     num_slots = sum(len(kept.patches) for kept in rows)  # in all rounds: fewer would be other programs
     for _ in range(_ROUNDS if options.solve_steps else 0):
         stages = [stage.keep(kept) for stage, kept in zip(stages, rows, strict=True)]
         stored = [dequantise(kept, columns=stage.columns) for stage, kept in zip(stages, rows, strict=True)]
-        colors = _solve_colors(stored, image, num_slots=num_slots, num_steps=options.solve_steps)
+        watch = counted(progress, "colors")
+        colors = _solve_colors(stored, image, num_slots=num_slots, num_steps=options.solve_steps, progress=watch)
         recolored = [amplitudes_of(s.with_colors(c)) for s, c in zip(stored, colors, strict=True)]
         stages = [replace(stage, amplitudes=a) for stage, a in zip(stages, recolored, strict=True)]
         rows = [stage.quantise() for stage in stages]
     if work.sweeps:
-        swept = None if progress is None else lambda done: progress(work.steps + done)
-        rows = _descend(rows, image, slope=slope, num_sweeps=work.sweeps, progress=swept)
+        rows = _descend(rows, image, slope=slope, num_sweeps=work.sweeps, progress=counted(progress, "round"))
     effort = next((number for number, one in enumerate(EFFORTS) if one == work), None)
     weights = model.name.replace(".safetensors", "")
     stages = [stage.keep(kept) for stage, kept in zip(stages, rows, strict=True)]
@@ -165,7 +168,7 @@ def _compress(
     return Quantised(tuple(rows), image_size, Origin(options.quality, effort, weights)), stages
 
 
-def _predict(model: Model, image: np.ndarray, options: CompressOptions) -> list[_Stage]:
+def _predict(model: Model, image: np.ndarray, options: CompressOptions, progress: Count) -> list[_Stage]:
     """The active slots of every stage, before rounding."""
     limits = options.num_stages, options.max_gaussians, options.solve_steps, options.work.steps
     configs = checked_stages(model, *limits)
@@ -175,7 +178,7 @@ def _predict(model: Model, image: np.ndarray, options: CompressOptions) -> list[
     limit = math.inf if options.max_gaussians is None else options.max_gaussians
     control = stage_control_of(threshold, options.ssim_threshold, limit)
     control = control._replace(color_step=np.asarray(color_step_of(options.quality), np.float32))
-    predicted = predict_stages(configs, model.params, image, control)
+    predicted = predict_stages(configs, model.params, image, control, progress)
     finer = np.zeros(NUM_CODES)
     finer[WIDTHS.index("angle")] = _FINER_ANGLES if options.work.steps else 0
     return [
@@ -246,7 +249,7 @@ def _refine(
     *,
     slope: float,
     num_steps: int,
-    progress: Callable[[int], None] | None,
+    progress: Count,
 ) -> list[_Stage]:
     """All stages refined together for few bits; every Gaussian stays in its stage and with its patch."""
     strips = _strips(image, [stage.patch_size for stage in stages], [stage.gaussians for stage in stages])
@@ -266,15 +269,13 @@ def _strips(image: np.ndarray, patch_sizes: list[int], sets: list[Gaussians2D]) 
     return strips_of(size_of(image), reach=reach, step=math.lcm(TILE_SIZE, *patch_sizes))
 
 
-def _in_turns(progress: Progress, turns: int, each: int) -> Callable[[], Progress]:
+def _in_turns(progress: Count, turns: int, each: int) -> Callable[[], Steps]:
     """For every turn, one after the other, a `progress` that goes on where the last one ended: shares of `each`."""
-    if progress is None:
-        return lambda: None
-    begun = iter(range(turns))
+    begun, tell = iter(range(turns)), steps_of(progress, each)
 
-    def next_turn() -> Progress:
+    def next_turn() -> Steps:
         turn = next(begun)
-        return lambda done: progress((turn * each + done) // turns)
+        return lambda done: tell((turn * each + done) // turns)
 
     return next_turn
 
@@ -286,7 +287,7 @@ def _refine_window(
     *,
     slope: float,
     num_steps: int,
-    progress: Progress,
+    progress: Steps,
 ) -> list[_Stage]:
     ends = np.cumsum([0, *(stage.gaussians.num_slots for stage in stages)])
     if ends[-1] == 0:
@@ -302,7 +303,7 @@ def _refine_window(
     return [replace(stage, gaussians=part, amplitudes=amplitudes_of(part)) for stage, part in pairs]
 
 
-def _descend(rows: list[Rows], image: np.ndarray, *, slope: float, num_sweeps: int, progress: Progress) -> list[Rows]:
+def _descend(rows: list[Rows], image: np.ndarray, *, slope: float, num_sweeps: int, progress: Count) -> list[Rows]:
     """`descend`, a large image in strips."""
     columns = [patch_grid(size_of(image), stage.patch_size)[1] for stage in rows]
 
@@ -331,10 +332,12 @@ def _descend(rows: list[Rows], image: np.ndarray, *, slope: float, num_sweeps: i
     return [joined(each, count) for each, count in zip(zip(*swept, strict=True), columns, strict=True)]
 
 
-def _solve_colors(stored: list[Gaussians2D], image: np.ndarray, *, num_slots: int, num_steps: int) -> list[np.ndarray]:
+def _solve_colors(
+    stored: list[Gaussians2D], image: np.ndarray, *, num_slots: int, num_steps: int, progress: Count
+) -> list[np.ndarray]:
     """The best colours of the geometry of all stages together, per stage; solved as a set of `num_slots`."""
     ends = np.cumsum([part.num_slots for part in stored])
     if ends[-1] == 0:
         return [np.asarray(part.colors) for part in stored]
-    solved = solve(pad(join(stored), num_slots), image, num_steps=num_steps)
+    solved = solve(pad(join(stored), num_slots), image, num_steps=num_steps, progress=progress)
     return np.split(np.asarray(solved.colors)[: ends[-1]], ends[:-1])

@@ -16,7 +16,7 @@ Letters: n rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -41,6 +41,7 @@ from airjax.image.codec.places import Layout, Places, places_at, rows_at
 from airjax.image.codec.quantise import LUMA_CHROMA, SCALE_RANGE, SCALE_UNITS, Rows, dequantise
 from airjax.image.codec.rate import Spreads, row_bits, spreads_of, symbol_bits
 from airjax.inner.task import HEADROOMS
+from airjax.progress import Steps
 from airjax.raster.draw import capacity_of, render
 from airjax.raster.tiles import Capacity
 
@@ -56,7 +57,7 @@ def descend(
     *,
     slope: float,
     num_sweeps: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Steps | None = None,
 ) -> tuple[Rows, ...]:
     """The rows of all stages after `num_sweeps`, on concrete arrays; see `sweep`.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,20 +15,30 @@ from airjax.image.codec.compress import CompressOptions, compress
 from airjax.image.codec.payload import Quantised
 from airjax.image.defaults import QUALITY, QUALITY_RANGE
 from airjax.image.model import Model, checked_image
-from airjax.inner.task import Progress
 from airjax.metrics import psnr_8bit
+from airjax.progress import Progress, unwatched
 
 _ATTEMPTS, _CLOSE = 9, 0.2  # encodings of a search, at most; points of quality that need not be told apart
+_HIGHER_EFFORTS = (6, 9)  # where the best quality is not enough
 
 
 class SearchResult(NamedTuple):
-    """The encoding that a search chose; `achieved` is what was aimed at, `reached` whether it is right."""
+    """The encoding that a search chose.
+
+    Fields:
+      quantised, data: it, and its file.
+      quality: that it was made with.
+      achieved: what was aimed at, dB or bits per pixel.
+      reached: whether it is right.
+      besides: what else than the quality was changed for it, in words; "" for nothing.
+    """
 
     quantised: Quantised
     data: bytes
     quality: float
     achieved: float
     reached: bool
+    besides: str = ""
 
 
 def measured_psnr(quantised: Quantised, image: np.ndarray) -> float:
@@ -42,32 +53,57 @@ def search(
     *,
     target_psnr: float | None = None,
     target_bpp: float | None = None,
-    progress: Progress = None,
+    any_effort: bool = False,
+    progress: Progress = unwatched,
 ) -> SearchResult:
     """The smallest file of at least `target_psnr` dB, or the best of at most `target_bpp` bits per pixel.
 
     Both grow with the quality but for small ripples, about as fast for all photographs. The search goes where a line
-    meets the target: the result is within 0.06 dB, or 1 %, of it, or within a fifth of a point of quality. A target out
-    of reach gives the nearest end of the range, with `reached` false. The other arguments and errors are those of
-    `compress`; the quality of the options is not used. Exactly one target, else a ValueError.
+    meets the target: the result is within 0.06 dB, or 1 %, of it, or within a fifth of a point of quality. Where the
+    quality is not enough, a size is made with fewer stages, and decibels, with `any_effort`, with a higher effort. A
+    target out of reach gives the nearest that there is, with `reached` false. The other arguments and errors are those
+    of `compress`; the quality of the options is not used. Exactly one target, else a ValueError.
     """
     if (target_psnr is None) == (target_bpp is None):
         raise ValueError("expected either target_psnr or target_bpp")
     image, options = checked_image(image), options or CompressOptions()
 
-    def attempt(quality: float) -> SearchResult:
+    def attempt(quality: float, options: CompressOptions, besides: str = "") -> SearchResult:
         quantised = compress(model, image, replace(options, quality=quality), progress=progress)
         data = air_file.encode(quantised)
         if target_psnr is not None:
             achieved = measured_psnr(quantised, image)
-            return SearchResult(quantised, data, quality, achieved, achieved >= target_psnr)
+            return SearchResult(quantised, data, quality, achieved, achieved >= target_psnr, besides)
         achieved = 8 * len(data) / (image.shape[0] * image.shape[1])
-        return SearchResult(quantised, data, quality, achieved, achieved <= target_bpp)
+        return SearchResult(quantised, data, quality, achieved, achieved <= target_bpp, besides)
 
-    if target_bpp is not None:
-        return _approach(attempt, target_bpp, _BPP, upwards=False)
-    assert target_psnr is not None
-    return _approach(attempt, target_psnr, _PSNR, upwards=True)
+    upwards = target_psnr is not None
+    goal, aim = (target_psnr, _PSNR) if target_psnr is not None else (target_bpp, _BPP)
+    assert goal is not None
+    best = _approach(partial(attempt, options=options), goal, aim, upwards=upwards)
+    stages = len(best.quantised.stages)
+    for changed, besides in _efforts(options, any_effort) if upwards else _fewer_stages(options, stages):
+        if best.reached:
+            break
+        retry = partial(attempt, options=changed, besides=besides)
+        tried = _approach(retry, goal, aim, upwards=upwards, start=QUALITY_RANGE[upwards])
+        if tried.reached or (tried.achieved > best.achieved) == upwards:
+            best = tried
+    return best
+
+
+def _efforts(options: CompressOptions, any_effort: bool) -> Iterator[tuple[CompressOptions, str]]:
+    """Options that may reach more decibels, and what they change."""
+    for effort in _HIGHER_EFFORTS:
+        if any_effort and effort > options.effort:
+            yield replace(options, effort=effort), f"effort {effort}"
+
+
+def _fewer_stages(options: CompressOptions, num_stages: int) -> Iterator[tuple[CompressOptions, str]]:
+    """Options that make smaller files than those of so many stages, and what they change."""
+    while num_stages > 1:
+        num_stages = num_stages // 2
+        yield replace(options, num_stages=num_stages), f"{num_stages} stage{'s' if num_stages > 1 else ''}"
 
 
 class _Aim(NamedTuple):
@@ -88,19 +124,24 @@ _PSNR = _Aim(float, slope=0.19, close=0.06)
 _BPP = _Aim(lambda bpp: math.log2(max(bpp, 1e-6)), slope=0.065, close=math.log2(1.01))
 
 
-def _approach(attempt: Callable[[float], SearchResult], target: float, aim: _Aim, *, upwards: bool) -> SearchResult:
-    """The lowest quality that reaches its target (`upwards`: quality helps to reach it), else the highest.
+def _approach(
+    attempt: Callable[[float], SearchResult], target: float, aim: _Aim, *, upwards: bool, start: float = QUALITY
+) -> SearchResult:
+    """The lowest quality that reaches its target (`upwards`: quality helps to reach it), else the nearest there is.
 
-    From the first attempt along the usual slope, then along the line of the last two; between an attempt that reached
-    the target and one that missed it, along the line between them.
+    From the first attempt, at `start`, along the usual slope, then along the line of the last two; between an attempt
+    that reached the target and one that missed it, along the line between them.
     """
     goal = aim.measure(target)
     inside = goal + (aim.close if upwards else -aim.close) / 2
     reached: SearchResult | None = None
     missed: SearchResult | None = None
-    quality, slope, before = QUALITY, aim.slope, None
-    for _ in range(_ATTEMPTS):
+    quality, slope, before = start, aim.slope, None
+    nearest: SearchResult | None = None
+    for left in reversed(range(_ATTEMPTS)):
         tried = attempt(quality)
+        if nearest is None or (tried.achieved > nearest.achieved) == upwards:
+            nearest = tried
         value = aim.measure(tried.achieved)
         again = before is not None and before.reached == tried.reached
         if before is not None and tried.quality != before.quality:
@@ -114,14 +155,16 @@ def _approach(attempt: Callable[[float], SearchResult], target: float, aim: _Aim
             apart = missed.quality - reached.quality
             if abs(apart) < _CLOSE:
                 break
-            start, end = (aim.measure(one.achieved) for one in (reached, missed))
+            near, far = (aim.measure(one.achieved) for one in (reached, missed))
             # The middle where a line ended on the same side twice: on a curve it would for ever.
-            share = 0.5 if again else (inside - start) / (end - start)
+            share = 0.5 if again else (inside - near) / (far - near)
             quality = reached.quality + min(max(share, 0.1), 0.9) * apart
         else:
             quality = min(max(quality + (inside - value) / slope, QUALITY_RANGE[0]), QUALITY_RANGE[1])
+            if left == 1 and reached is None:
+                quality = QUALITY_RANGE[upwards]
             if quality == tried.quality:
                 break
-    best = reached or missed
+    best = reached or nearest
     assert best is not None
     return best

@@ -18,28 +18,15 @@ import numpy as np
 
 from airjax.errors import AirjaxError
 from airjax.files import display_name, reason
-from airjax.photographs import IMAGE_SUFFIXES
+from airjax.photographs import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, WRITTEN_SUFFIXES
 from airjax.scene.files.colmap import ColmapCamera, ColmapModel, read_colmap
 from airjax.scene.files.posed import OPENGL
 
 MODEL, TRANSFORMS, POINTS = "sparse/0", "transforms.json", "sparse_pc.ply"
 _LENS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
 _MASKS = ("masks", "mask")
-_UNREADABLE = (
-    ".heic",
-    ".heif",
-    ".avif",
-    ".dng",
-    ".cr2",
-    ".cr3",
-    ".nef",
-    ".arw",
-    ".raf",
-    ".orf",
-    ".rw2",
-    ".gif",
-    ".bmp",
-)
+_KNOWN = WRITTEN_SUFFIXES  # those that COLMAP reads too
+_UNREADABLE = tuple(suffix for suffix in (*IMAGE_SUFFIXES, *UNREADABLE_SUFFIXES) if suffix not in _KNOWN)
 
 
 class Photographs(NamedTuple):
@@ -72,7 +59,7 @@ def find_photographs(folder: Path) -> Photographs:
         notices.append(f"{count} photographs left out, whose names are no text")
     unreadable = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()) if suffix and count)
     if not named:
-        expected = f"expected photographs ({', '.join(IMAGE_SUFFIXES)})"
+        expected = f"expected photographs ({', '.join(_KNOWN)})"
         raise AirjaxError(f"{name}: {expected}, found {f'only {unreadable} files' if unreadable else 'none'}")
     if unreadable:
         notices.append(f"{unreadable} files are not used, as they cannot be read")
@@ -87,7 +74,7 @@ def _files_below(folder: Path) -> tuple[list[str], Counter[str]]:
         below = Path(place).relative_to(folder)
         for file in files:
             suffix = Path(file).suffix.lower()
-            if file[0] == "." or suffix not in (*IMAGE_SUFFIXES, *_UNREADABLE):
+            if file[0] == "." or suffix not in (*_KNOWN, *_UNREADABLE):
                 continue
             if suffix in _UNREADABLE:
                 others[suffix] += 1

@@ -88,12 +88,20 @@ def tall(model):
     image = picture((104, 40))
 
     @cache
-    def made(effort: int) -> tuple[float, list[int]]:
-        done: list[int] = []
+    def made(effort: int) -> tuple[float, list]:
+        told: list = []
         options = CompressOptions(50, effort=effort)
-        return cost(compress.compress(model, image, options, progress=done.append), image, 50), done
+        return cost(compress.compress(model, image, options, progress=lambda *line: told.append(line)), image, 50), told
 
     return image, made
+
+
+def assert_all_told(lines, effort):
+    """Every stage from its begin to its end, in order."""
+    told = {stage: [line[1:] for line in lines if line[0] == stage] for stage, *_ in lines}
+    assert list(told)[:2] == ["predict", "refine"] and list(told)[-1] == "round"
+    for stage, total in (("refine", effort.steps), ("round", effort.sweeps)):
+        assert told[stage] == sorted(told[stage]) and told[stage][-1] == (total, total)
 
 
 def test_effort_pays(model, tall):
@@ -101,8 +109,7 @@ def test_effort_pays(model, tall):
     image, made = tall
     costs = [made(effort)[0] for effort in (0, 2, 5)]
     assert costs[2] < 0.85 * costs[1] and costs[1] < 0.95 * costs[0]
-    done = made(5)[1]
-    assert done == sorted(done) and done[-1] == sum(compress.EFFORTS[5])
+    assert_all_told(made(5)[1], compress.EFFORTS[5])
     refined = compress.compress(model, image, CompressOptions(50, refine_steps=compress.EFFORTS[5].steps))
     assert cost(refined, image, 50) == costs[2]
 
@@ -114,9 +121,10 @@ def test_strips_pay_as_much(model, tall, monkeypatch):
     for module in (strips, draw):
         monkeypatch.setattr(module, "STRIP_PIXELS", 128 * 48)
     assert len(strips.strips_of(canvas_size((104, 40)), reach=9.0, step=16)) == 3
-    parts = compress.compress(model, image, CompressOptions(50, effort=5), progress=done.append)
+    parts = compress.compress(model, image, CompressOptions(50, effort=5), progress=lambda *line: done.append(line))
     assert cost(parts, image, 50) - costs[0] < 0.05 * (costs[1] - costs[0])
-    assert done == sorted(done) and done[-1] == sum(compress.EFFORTS[5])
+    assert_all_told(done, compress.EFFORTS[5])
+    assert done.count(("colors", 3, 3)) == 2  # strips, of two rounds
 
 
 def test_a_higher_quality_is_larger_and_rounds_less():

@@ -1,5 +1,6 @@
 """The search for a target: along curves that are known, and on files."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -84,3 +85,22 @@ def test_search_keeps_its_target(model):
 def test_search_wants_one_target(model, targets):
     with pytest.raises(ValueError, match="either target_psnr or target_bpp"):
         search(model, picture(), **targets)
+
+
+def test_a_search_uses_all_that_there_is(model, monkeypatch):
+    """A size below that of quality 0 takes fewer stages; decibels above those of quality 100 take more effort."""
+    image, few = picture(), CompressOptions(effort=0)
+    smallest = len(air_file.encode(compress(model, image, replace(few, quality=0))))
+    single = len(air_file.encode(compress(model, image, replace(few, quality=0, num_stages=1))))
+    assert single < smallest
+    bits = 8 / (24 * 40)
+    found = search(model, image, few, target_bpp=bits * (single + 1))
+    assert found.reached and found.besides == "1 stage" and len(found.quantised.stages) == 1
+    never = search(model, image, few, target_bpp=bits)
+    assert not never.reached and never.besides == "1 stage" and len(never.data) == single
+    best = measured_psnr(compress(model, image, replace(few, quality=100)), image)
+    plain = search(model, image, few, target_psnr=best + 0.02)
+    assert not plain.reached and plain.besides == ""
+    monkeypatch.setattr("airjax.image.codec.search._HIGHER_EFFORTS", (1, 2))
+    harder = search(model, image, few, target_psnr=best + 0.02, any_effort=True)
+    assert harder.reached and harder.besides.startswith("effort ") and harder.achieved >= best + 0.02
