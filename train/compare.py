@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 Groups = dict[str, list[Run]]  # by label
 
 _TEMPLATE = Path(__file__).with_name("compare.html")
-_MARK = b"<!doctype html>\n<!-- airjax: a comparison"  # what a page of ours begins with
 _HIGHER = ("psnr", "ssim", "ms_ssim")  # what names of metrics begin with whose best value is the highest
 _NUM_COLORS = 8  # of the page: --c0, --c1, ..
 _DASHES = ("", "6 2", "1.5 2", "6 2 1.5 2")  # one for each round through the colors
@@ -356,10 +355,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--metric", nargs="+", action="extend", default=[], metavar="NAME", help="what to show (loss, psnr...)"
     )
-    parser.add_argument("--force", action="store_true", help="replace a file that is not such a page")
+    parser.add_argument("--force", action="store_true", help="replace a file that is there already")
     args = parser.parse_args(argv)
     try:
-        check_free(args.output, args, ours=_MARK)
+        check_free(args.output, args)
         runs = find_runs(args.runs)
         text = page(group_by_settings(runs), metrics_of(runs, args.metric))
         atomic_write_bytes(args.output, text.encode(errors="replace"))

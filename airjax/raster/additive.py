@@ -115,38 +115,52 @@ def _scan_groups(add, slots, shape: tuple[int, int], channels: int) -> Float[Arr
     return jnp.stack(image)
 
 
+class _Options(NamedTuple):
+    """Static."""
+
+    tile_size: int
+    smooth_cutoff: bool
+    room: int | None  # tiles of the result, of lists; None for a tile of its own for each of them
+
+
 def _sum_blocks(
-    slots: Float[Array, "L k T"], used: Int[Array, ""], tile_size: int, smooth_cutoff: bool
-) -> Float[Array, "c Q T"]:
-    """`_sum_slots` of the first `used` tiles, a block after another; zero in blocks of none."""
-    _, rows, tiles = slots.shape
+    slots: Float[Array, "L k M"], tiles: Int[AnyArray, " M"] | None, used: Int[AnyArray, ""], options: _Options
+):
+    """`_sum_slots` of the first `used` chunks, a block after another: (c, Q, M), or their tiles' sums (T, c Q)."""
+    _, rows, count = slots.shape
 
-    def one(start, block, image):
+    def one(start, fresh, block, out):
         part = jax.lax.dynamic_slice_in_dim(slots, start, block, 2)
-        return jax.lax.dynamic_update_slice_in_dim(image, _sum_slots(part, tile_size, smooth_cutoff), start, 2)
+        image = _sum_slots(part, options.tile_size, options.smooth_cutoff)
+        if tiles is None:
+            return jax.lax.dynamic_update_slice_in_dim(out, image, start, 2)
+        own = _slice_where(tiles, start, fresh, block, out.shape[0])
+        return out.at[own].add(image.reshape(-1, block).T, mode="drop")
 
-    pixels = tile_size * tile_size
-    return _for_blocks(one, jnp.zeros((rows - GEOMETRY, pixels, tiles), slots.dtype), used, pixels)
+    pixels, channels = options.tile_size**2, rows - GEOMETRY
+    shape = (channels, pixels, count) if options.room is None else (options.room, channels * pixels)
+    return _for_blocks(one, jnp.zeros(shape, slots.dtype), count, used, pixels)
 
 
-def _slot_cotangents(tile_size, smooth_cutoff, residuals, cotangent):
+def _slot_cotangents(options: _Options, residuals, cotangent):
     """Gradient of <cotangent, image> by every slot row, weights computed again.
 
     With h = (cotangent . colour) * slope, `airjax.raster.exponent.geometry_gradients` gives the rows of the geometry.
     """
-    slots, used = residuals
-    pixels, powers = tile_pixels(tile_size, slots.dtype), jnp.asarray(monomials(tile_size, slots.dtype))
+    slots, tiles, used = residuals
+    size = options.tile_size
+    pixels, powers = tile_pixels(size, slots.dtype), jnp.asarray(monomials(size, slots.dtype))
 
     def rows(slot, images):
-        weight, slope = _weight_and_slope(slot, pixels, smooth_cutoff)
+        weight, slope = _weight_and_slope(slot, pixels, options.smooth_cutoff)
         h = sum(image * color[None] for color, image in zip(slot[GEOMETRY:], images, strict=True)) * slope
         moments = jax.lax.dot(powers, h, precision="highest")
         return geometry_gradients(moments, [slot[i] for i in range(GEOMETRY)]) + _pixel_sums(weight, images)
 
-    return _for_slots(rows, slots, cotangent, slots.shape[1], used, tile_size), None
+    return _for_slots(rows, slots, cotangent, tiles, slots.shape[1], used, size), None, None
 
 
-def _pixel_sums(weight: Float[Array, "Q T"], images) -> list[Float[Array, " T"]]:
+def _pixel_sums(weight: Float[Array, "Q M"], images) -> list[Float[Array, " M"]]:
     """<weight, image> of each image; as matrix products, which read and write whole arrays of a block."""
     ones = jnp.ones((1, weight.shape[0]), weight.dtype)
     return [jax.lax.dot(ones, weight * image, precision="highest")[0] for image in images]
@@ -154,20 +168,24 @@ def _pixel_sums(weight: Float[Array, "Q T"], images) -> list[Float[Array, " T"]]
 
 def _for_slots(
     of,
-    slots: Float[Array, "L k T"],
-    images: Float[Array, "c Q T"],
+    slots: Float[Array, "L k M"],
+    images: Float[Array, ...],
+    tiles: Int[AnyArray, " M"] | None,
     num_rows: int,
     used: Int[AnyArray, ""],
     tile_size: int,
-) -> Float[Array, "L m T"]:
-    """The m rows `of(slot, images)` of every slot of the first `used` tiles, a block after another.
+) -> Float[Array, "L m M"]:
+    """The m rows `of(slot, images)` of every slot of the first `used` chunks, a block after another.
+
+    Images are (c, Q, M), or (T, c Q) of the tiles that the chunks belong to.
 
     What an elementwise loop reads is carried from one turn to the next: XLA's CPU backend stores what it carries, and
     would otherwise slice inside the loop, which then is no vector loop (four times slower).
     """
-    num_slots, _, tiles = slots.shape
+    num_slots, _, count = slots.shape
+    pixels = tile_size * tile_size
 
-    def one(start, block, out):
+    def one(start, fresh, block, out):
         part = jax.lax.dynamic_slice_in_dim(slots, start, block, 2)
 
         def add(index, carry):
@@ -177,35 +195,44 @@ def _for_slots(
             out = jax.lax.dynamic_update_slice(out, rows, (index, jnp.int32(0), start))
             return out, jax.lax.dynamic_index_in_dim(part, index + 1, keepdims=False), images
 
-        carried = tuple(jax.lax.dynamic_slice_in_dim(images, start, block, 2))
-        return jax.lax.fori_loop(0, num_slots, add, (out, part[0], carried))[0]
+        if tiles is None:
+            seen = jax.lax.dynamic_slice_in_dim(images, start, block, 2)
+        else:
+            own = jax.lax.dynamic_slice_in_dim(tiles, start, block)
+            seen = images.at[own].get(mode="fill", fill_value=0).T.reshape(-1, pixels, block)
+        return jax.lax.fori_loop(0, num_slots, add, (out, part[0], tuple(seen)))[0]
 
-    return _for_blocks(one, jnp.zeros((num_slots, num_rows, tiles), slots.dtype), used, tile_size * tile_size)
+    return _for_blocks(one, jnp.zeros((num_slots, num_rows, count), slots.dtype), count, used, pixels)
 
 
-def _for_blocks(one, out, used, pixels: int):
-    """`one(start, block, out)` for blocks of tiles, the last axis of `out`, until `used` of them are done.
+def _for_blocks(one, out, count: int, used, pixels: int):
+    """`one(start, fresh, block, out)` for blocks of `count` chunks, until `used` of them are done.
 
-    The last block begins where it ends with the last tile, and does again what others did.
+    The last block begins where it ends with the last chunk, and has those before `fresh` again.
     """
-    tiles = out.shape[-1]
-    block = min(tiles, max(1, (_BLOCK if jax.default_backend() == "cpu" else _LARGE_BLOCK) // pixels))
+    block = min(count, max(1, (_BLOCK if jax.default_backend() == "cpu" else _LARGE_BLOCK) // pixels))
 
     def step(index, out):
-        return one(jnp.minimum(index.astype(jnp.int32) * block, tiles - block), block, out)
+        fresh = index.astype(jnp.int32) * block
+        return one(jnp.minimum(fresh, count - block), fresh, block, out)
 
     return jax.lax.fori_loop(0, (used + block - 1) // block, step, out)
 
 
-_accumulate = jax.custom_vjp(_sum_blocks, nondiff_argnums=(2, 3))
-_accumulate.defvjp(lambda slots, used, *options: (_sum_blocks(slots, used, *options), (slots, used)), _slot_cotangents)
+def _slice_where(values: Int[AnyArray, " M"], start, fresh, block: int, other: int) -> Int[Array, " b"]:
+    """A block of values, and another number for those before `fresh`."""
+    part = jax.lax.dynamic_slice_in_dim(values, start, block)
+    return jnp.where(start + jnp.arange(block, dtype=jnp.int32) >= fresh, part, other)
+
+
+_accumulate = jax.custom_vjp(_sum_blocks, nondiff_argnums=(3,))
+_accumulate.defvjp(lambda *arguments: (_sum_blocks(*arguments), arguments[:3]), _slot_cotangents)
 
 
 def accumulate(
     slots: Float[Array, "L k T"],
     *,
     tile_size: int,
-    used: Int[Array, ""] | None = None,
     smooth_cutoff: bool = False,
     any_order: bool = False,
 ) -> Float[Array, "c Q T"]:
@@ -214,7 +241,6 @@ def accumulate(
     Args:
       slots: (L, 5 + c, T); rows are mean x, mean y (pixels from the tile's centre), the factor p, r, s of
         `airjax.gaussians.factors` (1/pixel) and the colours. An empty slot has colour zero and p, s > 0.
-      used: only so many tiles have slots that are not empty, the first ones; the others cost no time then.
       smooth_cutoff: a C2 ramp in place of the step at the cut-off (same support), so that finite differences hold.
       any_order: differentiate through the plain sum, to any order and in both modes (slower, more memory); the
         renderers then also have a `jax.linear_transpose` in the colours. By default reverse mode only, by a gradient
@@ -222,8 +248,8 @@ def accumulate(
     """
     if any_order:
         return _sum_colors(slots[:, :GEOMETRY], slots[:, GEOMETRY:], tile_size, smooth_cutoff)
-    used = jnp.asarray(slots.shape[2], jnp.int32) if used is None else used
-    return _accumulate(slots, used, tile_size, smooth_cutoff)
+    every = jnp.asarray(slots.shape[2], jnp.int32)
+    return _accumulate(slots, None, every, _Options(tile_size, smooth_cutoff, None))
 
 
 def slot_weights(slots: Float[Array, "L k T"], *, tile_size: int, smooth_cutoff: bool = False) -> Float[Array, "L Q T"]:
@@ -269,10 +295,9 @@ def render_tiles(
     if any_order:
         slots = gather_slots(without_colors(gaussians), lists, tiling)
         chunks = _sum_colors(slots, gather_colors(_shown(gaussians), lists), tiling.tile_size, smooth_cutoff)
-    else:
-        slots = gather_slots(gaussians, lists, tiling)
-        chunks = accumulate(slots, tile_size=tiling.tile_size, used=_used(lists, tiling), smooth_cutoff=smooth_cutoff)
-    return _sum_tiles(chunks, lists, tiling)
+        return sum_chunks(chunks.reshape(-1, chunks.shape[2]).T, lists, tiling)
+    slots, options = gather_slots(gaussians, lists, tiling), _Options(tiling.tile_size, smooth_cutoff, tiling.num_tiles)
+    return _accumulate(slots, lists.tiles, _used(lists, tiling), options)
 
 
 def _used(lists: TileLists, tiling: Tiling) -> Int[Array, ""]:
@@ -340,48 +365,42 @@ class ColorMap(NamedTuple):
 
     def draw(self, colors: Float[Array, "n c"]) -> Float[Array, "T k"]:
         """The image for these colours. The gradient is by the colours alone."""
-        gathered, used = gather_colors(colors, self.lists), _used(self.lists, self.tiling)
-        chunks = _sum_open(self.slots, gathered, used, self.tiling.tile_size)
-        tiles = _by_channel(_sum_tiles(chunks, self.lists, self.tiling), self.tiling)
-        return (tiles * self.there[:, None]).reshape(len(tiles), -1)
+        options = _Options(self.tiling.tile_size, False, self.tiling.num_tiles)
+        used = _used(self.lists, self.tiling)
+        tiles = _open_sum(self.slots, gather_colors(colors, self.lists), self.lists.tiles, used, options)
+        return (_by_channel(tiles, self.tiling) * self.there[:, None]).reshape(len(tiles), -1)
 
     def norms(self, num_gaussians: int) -> Float[Array, " n"]:
         """Squared norm of the weight of each Gaussian over the image."""
-        there = self.there.at[self.lists.tiles].get(mode="fill", fill_value=0).T[None]
         size = self.tiling.tile_size
-        pixels = tile_pixels(size, there.dtype)
+        pixels = tile_pixels(size, self.there.dtype)
 
         def square(slot, there):
             return _pixel_sums(jnp.square(_weight(slot, pixels, False)), there)
 
-        sums = _for_slots(square, self.slots, there, 1, _used(self.lists, self.tiling), size)
+        sums = _for_slots(square, self.slots, self.there, self.lists.tiles, 1, _used(self.lists, self.tiling), size)
         return jnp.zeros((num_gaussians,), sums.dtype).at[self.lists.ids].add(sums[:, 0], mode="drop")
 
 
-def _open_sum(geometry: Float[Array, "L 5 M"], colors: Float[Array, "L c M"], used, tile_size: int):
-    """`accumulate`, but its gradient is by the colours alone."""
-    return _sum_blocks(jnp.concatenate([geometry, colors], axis=1), used, tile_size, False)
+def _sum_open(geometry: Float[Array, "L 5 M"], colors: Float[Array, "L c M"], tiles, used, options: _Options):
+    """`_sum_blocks`, but its gradient is by the colours alone."""
+    return _sum_blocks(jnp.concatenate([geometry, colors], axis=1), tiles, used, options)
 
 
-def _open_cotangents(tile_size, residuals, cotangent):
-    geometry, used = residuals
-    pixels = tile_pixels(tile_size, geometry.dtype)
+def _open_cotangents(options: _Options, residuals, cotangent):
+    geometry, tiles, used = residuals
+    size = options.tile_size
+    pixels = tile_pixels(size, geometry.dtype)
 
     def rows(slot, images):
         return _pixel_sums(_weight(slot, pixels, False), images)
 
-    return None, _for_slots(rows, geometry, cotangent, cotangent.shape[0], used, tile_size), None
+    num_colors = cotangent.shape[1] // size**2
+    return None, _for_slots(rows, geometry, cotangent, tiles, num_colors, used, size), None, None
 
 
-_sum_open = jax.custom_vjp(_open_sum, nondiff_argnums=(3,))
-_sum_open.defvjp(
-    lambda geometry, colors, used, size: (_open_sum(geometry, colors, used, size), (geometry, used)), _open_cotangents
-)
-
-
-def _sum_tiles(chunks: Float[Array, "c Q M"], lists: TileLists, tiling: Tiling) -> Float[Array, "T k"]:
-    """Chunks added up to tiles, k = c Q."""
-    return sum_chunks(chunks.reshape(-1, chunks.shape[2]).T, lists, tiling)
+_open_sum = jax.custom_vjp(_sum_open, nondiff_argnums=(4,))
+_open_sum.defvjp(lambda geometry, *rest: (_sum_open(geometry, *rest), (geometry, *rest[1:3])), _open_cotangents)
 
 
 def _by_channel(tiles: Float[Array, "T k"], tiling: Tiling) -> Float[Array, "T c Q"]:

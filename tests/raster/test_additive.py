@@ -220,31 +220,41 @@ def test_accumulate_takes_any_number_of_slots(num_slots):
 
 
 @pytest.mark.parametrize("smooth_cutoff", [False, True])
-@pytest.mark.parametrize("used", [0, 5, 16, None])
-def test_blocks_of_tiles(monkeypatch, used, smooth_cutoff):
-    """Sum and gradient in blocks that do not divide the tiles are those of one block; tiles not in use give nothing."""
-    rng, tiles = np.random.default_rng(0), 19
-    count = tiles if used is None else used
-    slots = rng.uniform(0.3, 1, (3, 8, tiles)).astype(np.float32)
-    slots[:, 5:, count:] = 0  # empty
-    target = rng.normal(size=(3, 16, tiles)).astype(np.float32)
+@pytest.mark.parametrize("used", [0, 5, 16, 19])
+def test_blocks_of_chunks(monkeypatch, used, smooth_cutoff):
+    """Sum and gradient in blocks that do not divide the chunks are those of one block, for tiles of one chunk and of
+    several; chunks not in use give nothing."""
+    rng, count, room = np.random.default_rng(0), 19, 7
+    slots = rng.uniform(0.3, 1, (3, 8, count)).astype(np.float32)
+    slots[:, 5:, used:] = 0  # empty
+    tiles = np.append(np.sort(rng.integers(0, room, used)), np.full(count - used, room)).astype(np.int32)
+    target = rng.normal(size=(room, 3 * 16)).astype(np.float32)
+    of_chunks = np.append(target, np.zeros((1, 3 * 16), np.float32), axis=0)[tiles].T.reshape(3, 16, count)
 
-    def value_and_gradient(slots, used):
-        def loss(slots):
-            drawn = accumulate(slots, tile_size=4, used=used, smooth_cutoff=smooth_cutoff)
-            return jnp.sum(drawn * target), drawn
+    def each(slots):
+        drawn = accumulate(slots, tile_size=4, smooth_cutoff=smooth_cutoff)
+        return jnp.sum(drawn * of_chunks), drawn
 
-        return jax.grad(loss, has_aux=True)(slots)
+    def together(slots):
+        options = additive._Options(4, smooth_cutoff, room)
+        drawn = additive._accumulate(slots, jnp.asarray(tiles), jnp.int32(used), options)
+        return jnp.sum(drawn * target), drawn
 
-    whole, drawn = jax.jit(value_and_gradient)(slots, None)
+    gradient, drawn = jax.jit(jax.grad(each, has_aux=True))(slots)
+    expected = np.zeros((room + 1, 3 * 16), np.float32)
+    np.add.at(expected, tiles, np.asarray(drawn).reshape(3 * 16, count).T)
     monkeypatch.setattr(additive, "_BLOCK", 16 * 8)
     monkeypatch.setattr(additive, "_LARGE_BLOCK", 16 * 8)
-    number = None if used is None else jnp.int32(used)
-    blocks, drawn_in_blocks = jax.jit(value_and_gradient)(slots, number)
+    in_blocks, drawn_in_blocks = jax.jit(jax.grad(each, has_aux=True))(slots)
     np.testing.assert_allclose(drawn_in_blocks, drawn, rtol=1e-6)
-    np.testing.assert_allclose(blocks[..., :count], whole[..., :count], rtol=1e-5, atol=1e-6)
-    if used == 5:  # two whole blocks are not looked at; the whole program does look there
-        assert np.any(whole[:, 5:, 8:]) and not np.any(blocks[..., 8:])
+    np.testing.assert_allclose(in_blocks, gradient, rtol=1e-5, atol=1e-6)
+    in_tiles, drawn_in_tiles = jax.jit(jax.grad(together, has_aux=True))(slots)
+    np.testing.assert_allclose(drawn_in_tiles, expected[:room], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        in_tiles[..., :used], gradient[..., :used], rtol=1e-5, atol=5e-6
+    )  # another order of sums
+    if used == 5:  # two whole blocks are not looked at
+        assert not np.any(in_tiles[..., 8:])
 
 
 # --- predicted sets --------------------------------------------------------------------------------------

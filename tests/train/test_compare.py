@@ -216,12 +216,14 @@ def run(*arguments):
     return compare.main([str(argument) for argument in arguments])
 
 
-def test_the_page_is_written_again_but_replaces_nothing_else(tmp_path, monkeypatch, capsys):
+def test_the_page_is_written_again_on_demand_and_replaces_nothing_else(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "runs" / "a")
-    for _ in range(2):
-        assert run("runs", "--metric", "loss") == 0
-    assert capsys.readouterr().out == "compare.html\n" * 2
+    for force in ((), ("--force",)):
+        assert run("runs", "--metric", "loss", *force) == 0
+    assert run("runs", "--metric", "loss") == 2 and "exists already" in capsys.readouterr().err
+    assert run("runs", "--metric", "loss", "--force") == 0
+    assert capsys.readouterr().out == "compare.html\n"
     first = (tmp_path / "compare.html").read_bytes()
     assert b"psnr" not in first.split(b"<h2>Last pictures")[0].split(b"</style>")[1]
     other = tmp_path / "notes.html"
