@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from airjax.arrays import AnyArray
-from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, octaves, pad, take
+from airjax.arrays import AnyArray, size_of
+from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, pad, take
 from airjax.image.canvas import without_canvas
 from airjax.image.strips import by_strips, strips_of
 from airjax.progress import Count
 from airjax.raster.additive import ColorMap
-from airjax.raster.draw import TILE_SIZE, planned_lists, render
+from airjax.raster.draw import TILE_SIZE, planned_lists, render, slots_for
 from airjax.raster.tiles import TiledImage, TileLists, tiled
 
 DAMPING = 0.01  # against the squared norm of a weight, which is pi * scale^2, a few pixels squared
@@ -117,8 +117,8 @@ def drawn(gaussians: Gaussians2D, image_size: tuple[int, int]) -> np.ndarray:
 def _solve_window(gaussians, image, num_steps) -> np.ndarray:
     """Solved colours of a set."""
     n, image = gaussians.num_slots, without_canvas(image)
-    gaussians = pad(gaussians, octaves(n))
-    lists = planned_lists(gaussians, image_size=image.shape[:2])
+    gaussians = pad(gaussians, slots_for(gaussians, image_size=size_of(image)))
+    lists = planned_lists(gaussians, image_size=size_of(image))
     return np.asarray(_solve(gaussians, lists, tiled(image, TILE_SIZE), num_steps=num_steps))[:n]
 
 

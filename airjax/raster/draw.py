@@ -100,7 +100,8 @@ def _render_at(
             raise ValueError("capacity: expected a number of pairs inside a JAX transformation, got None")
         gaussians = gaussians if gaussians.num_slots else pad(gaussians, 1)
         return _render(rescale(gaussians, scale), tiling, capacity, smooth_cutoff, any_order)
-    gaussians = rescale(on_ladder(gaussians, size_of=octaves), scale)
+    gaussians = rescale(gaussians, scale)
+    gaussians = on_ladder(gaussians, size_of=lambda _: slots_for(gaussians, image_size=tiling.image_size))
     if capacity is None:
         draw = partial(_draw, smooth_cutoff=smooth_cutoff, any_order=any_order)
         return Rendered(jnp.asarray(_render_planned(gaussians, tiling, draw)), jnp.asarray(False))
@@ -108,6 +109,15 @@ def _render_at(
     if rendered.overflow:
         raise too_small(capacity, *count_needs(_footprints(gaussians), tiling))
     return rendered
+
+
+def slots_for(gaussians: Gaussians2D, *, image_size: tuple[int, int], headroom: float = 1.0) -> int:
+    """How many slots a concrete set is given, of few numbers: an eighth of the room for its (Gaussian, tile) pairs, or
+    more. Sets of about as many pairs then share programs, whether these are of many Gaussians or of few.
+    """
+    footprints = _footprints(on_ladder(gaussians, size_of=octaves))
+    pairs = min(count_pairs(footprints, Tiling(image_size, TILE_SIZE)), plan.MAX_PAIRS)
+    return max(octaves(gaussians.num_slots), octaves(math.ceil(headroom * pairs)) // 8)
 
 
 def planned_lists(gaussians: Gaussians2D, *, image_size: tuple[int, int], tile_size: int = TILE_SIZE) -> TileLists:

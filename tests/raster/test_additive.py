@@ -247,7 +247,7 @@ def test_blocks_of_chunks(monkeypatch, used, smooth_cutoff):
     monkeypatch.setattr(additive, "_LARGE_BLOCK", 16 * 8)
     in_blocks, drawn_in_blocks = jax.jit(jax.grad(each, has_aux=True))(slots)
     np.testing.assert_allclose(drawn_in_blocks, drawn, rtol=1e-6)
-    np.testing.assert_allclose(in_blocks, gradient, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(in_blocks, gradient, rtol=1e-5, atol=5e-6)  # sums of products of size 1
     in_tiles, drawn_in_tiles = jax.jit(jax.grad(together, has_aux=True))(slots)
     np.testing.assert_allclose(drawn_in_tiles, expected[:room], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(

@@ -32,9 +32,9 @@ from airjax.image.model import Model, checked_image, checked_stages
 from airjax.image.stages import StageConfig, predict_stages, stage_control_of
 from airjax.image.strips import Strip, by_strips, strips_of
 from airjax.image.task import Coordinates
-from airjax.inner.task import run
+from airjax.inner.task import HEADROOMS, run
 from airjax.progress import Count, Progress, Steps, counted, steps_of, unwatched
-from airjax.raster.draw import TILE_SIZE
+from airjax.raster.draw import TILE_SIZE, slots_for
 from airjax.raster.tiles import patch_grid, tiled
 
 # Bin width of the luma at quality 0, and how many points of quality halve it.
@@ -293,10 +293,11 @@ def _refine_window(
     if ends[-1] == 0:
         return stages
     layout = Layout(size_of(image), tuple(stage.patch_size for stage in stages))
-    places = places_at([stage.patches for stage in stages], [stage.codes for stage in stages], layout)
-    task = RateTask(tiled(without_canvas(image), TILE_SIZE), rates, places=places, slope=np.asarray(slope, np.float32))
-    union = pad(join([stage.gaussians for stage in stages]), len(places.slots))
-    union = run(task, union, num_steps=num_steps, progress=progress)
+    union, image = join([stage.gaussians for stage in stages]), without_canvas(image)
+    count = slots_for(union, image_size=size_of(image), headroom=HEADROOMS[0])
+    places = places_at([stage.patches for stage in stages], [stage.codes for stage in stages], layout, count=count)
+    task = RateTask(tiled(image, TILE_SIZE), rates, places=places, slope=np.asarray(slope, np.float32))
+    union = run(task, pad(union, count), num_steps=num_steps, progress=progress)
     assert isinstance(union, Gaussians2D)
     parts = [take(union, slice(a, b)) for a, b in pairwise(ends)]
     pairs = zip(stages, parts, strict=True)

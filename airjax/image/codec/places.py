@@ -79,13 +79,18 @@ def places_of(codes: Sequence[Float[AnyArray, " 6"]], layout: Layout) -> Places:
     return Places(slots.astype(np.int32), layout.centers(), sizes, jnp.concatenate(rows), around, first)
 
 
-def places_at(patches: Sequence[np.ndarray], codes: Sequence[np.ndarray], layout: Layout) -> Places:
-    """The places of these patches of every stage, numpy; a power of two of them, and those too many are nowhere."""
+def places_at(
+    patches: Sequence[np.ndarray], codes: Sequence[np.ndarray], layout: Layout, *, count: int | None = None
+) -> Places:
+    """The places of these patches of every stage, numpy.
+
+    There are `count` of them, or a power of two; those beyond the patches are nowhere.
+    """
     slots = np.concatenate([start + part for start, part in zip(layout.ends[:-1], patches, strict=True)])
     sizes = layout.of_stages(np.asarray(layout.patch_sizes, np.float32))[slots]
     rows = layout.of_stages(np.stack(codes).astype(np.float32))[slots]
     centers = np.asarray(layout.centers())[slots]
-    count = octaves(len(slots))
+    count = octaves(len(slots)) if count is None else count
     missing = (0, count - len(slots))
     return Places(
         np.pad(slots, missing, constant_values=layout.num_slots).astype(np.int32),
