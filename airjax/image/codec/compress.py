@@ -13,6 +13,7 @@ import numpy as np
 from airjax.arrays import size_of
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, join, pad, take
 from airjax.image.canvas import canvas_of, without_canvas
+from airjax.image.codec.base import base_of
 from airjax.image.codec.descent import descend
 from airjax.image.codec.payload import Origin, Quantised
 from airjax.image.codec.places import Layout, places_at
@@ -130,8 +131,8 @@ def compress_and_source(
     model: Model, image: np.ndarray, options: CompressOptions = CompressOptions()
 ) -> tuple[Quantised, Gaussians2D]:
     """As `compress`, and the rows of the result before rounding, their colours solved as often."""
-    quantised, stages = _compress(model, image, options, unwatched)
-    source = join([stage.gaussians for stage in stages])
+    quantised, sources = _compress(model, image, options, unwatched)
+    source = join(sources)
     if not (options.solve_steps and source.num_slots):
         return quantised, source
     return quantised, solve(source, checked_image(image), num_steps=_ROUNDS * options.solve_steps)
@@ -139,9 +140,11 @@ def compress_and_source(
 
 def _compress(
     model: Model, image: np.ndarray, options: CompressOptions, progress: Progress
-) -> tuple[Quantised, list[_Stage]]:
-    """The result of `compress`, and its rows before they were rounded last."""
-    image_size, image = image.shape[:2], canvas_of(checked_image(image))
+) -> tuple[Quantised, list[Gaussians2D]]:
+    """The result of `compress`, and the rows of its stages before they were rounded last."""
+    image, image_size = checked_image(image), size_of(image)
+    base, below = _base(image, options)
+    image = canvas_of(image - drawn(join(below), image_size) if below else image)
     stages = _predict(model, image, options, counted(progress, "predict"))
     rows = [stage.quantise() for stage in stages]
     slope, work = slope_of(color_step_of(options.quality)), options.work
@@ -165,18 +168,31 @@ def _compress(
     weights = model.name.replace(".safetensors", "")
     stages = [stage.keep(kept) for stage, kept in zip(stages, rows, strict=True)]
     rows = [_off_canvas(stage, image.shape[:2], image_size) for stage in rows]
-    return Quantised(tuple(rows), image_size, Origin(options.quality, effort, weights)), stages
+    origin = Origin(options.quality, effort, weights)
+    return Quantised((*base, *rows), image_size, origin), [*below, *(stage.gaussians for stage in stages)]
+
+
+def _base(image: np.ndarray, options: CompressOptions) -> tuple[list[Rows], list[Gaussians2D]]:
+    """The stage before all others and what it shows, both empty where it would not pay or may not be."""
+    if options.num_stages is not None or options.max_gaussians is not None:
+        return [], []
+    rows = base_of(image, color_step=color_step_of(options.quality))
+    if rows is None:
+        return [], []
+    return [rows], [dequantise(rows, columns=patch_grid(size_of(image), rows.patch_size)[1])]
+
+
+def _threshold(options: CompressOptions) -> float:
+    """Mean squared error above which a patch gets a Gaussian."""
+    return mse_threshold_of(options.quality) if options.mse_threshold is None else options.mse_threshold
 
 
 def _predict(model: Model, image: np.ndarray, options: CompressOptions, progress: Count) -> list[_Stage]:
     """The active slots of every stage, before rounding."""
     limits = options.num_stages, options.max_gaussians, options.solve_steps, options.work.steps
     configs = checked_stages(model, *limits)
-    threshold = options.mse_threshold
-    if threshold is None:
-        threshold = mse_threshold_of(options.quality)
     limit = math.inf if options.max_gaussians is None else options.max_gaussians
-    control = stage_control_of(threshold, options.ssim_threshold, limit)
+    control = stage_control_of(_threshold(options), options.ssim_threshold, limit)
     control = control._replace(color_step=np.asarray(color_step_of(options.quality), np.float32))
     predicted = predict_stages(configs, model.params, image, control, progress)
     finer = np.zeros(NUM_CODES)

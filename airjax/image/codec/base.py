@@ -1,0 +1,66 @@
+"""One wide Gaussian below all others, for images most of which have one colour: pages, screens, plain backgrounds."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+from airjax.arrays import size_of
+from airjax.gaussians import Gaussians2D
+from airjax.image.codec.quantise import (
+    CENTER_UNITS,
+    CODE_RANGE,
+    DEFAULT_WIDTHS,
+    WIDTH_UNITS,
+    Rows,
+    amplitudes_of,
+    quantise,
+)
+from airjax.raster.tiles import patch_grid
+
+_PATCH_SIZE = 64  # of the stage that it has to itself
+_SCALE = 2.0**11.9  # pixels, about the widest that a file can hold
+_SQUARE = 16  # pixels
+_SHARE = 0.75  # of the squares of an image that it must finish
+_DONE = (2 / 255) ** 2  # mean squared error of a square that is
+_MOST = 2.0**15  # bin widths of a colour: half of what a file can hold
+
+
+def base_of(image: Float[np.ndarray, "h w 3"], *, color_step: float) -> Rows | None:
+    """The stage of a single row that leaves nothing to see in most squares of an image; None where there is none.
+
+    `color_step` is the bin width of the luma, which is coarser here where the colour would not fit into a file.
+    """
+    color = np.median(image, axis=(0, 1))
+    done = [_means(np.square(image - shown)) <= _DONE for shown in (color, 0.0)]
+    if np.mean(done[0]) - np.mean(done[1]) < _SHARE:
+        return None
+    height, width = size_of(image)
+    # Half of what the corners lose is added everywhere.
+    corner = math.exp(-(height**2 + width**2) / 4 / (2 * _SCALE**2))
+    gaussian = Gaussians2D(
+        np.array([[width / 2, height / 2]], np.float32),
+        np.full((1, 2), _SCALE, np.float32),
+        np.zeros(1, np.float32),
+        (color[None] * 2 / (1 + corner)).astype(np.float32),
+        np.ones(1, bool),
+    )
+    amplitudes = amplitudes_of(gaussian)
+    step = max(color_step, float(np.max(np.abs(amplitudes))) / _MOST)
+    widths = WIDTH_UNITS * (np.log2(DEFAULT_WIDTHS) + np.array([1, 1, 0, 0, 0]) * math.log2(step))
+    codes = np.append(widths, CENTER_UNITS * math.log2(0.3 * _PATCH_SIZE))
+    codes = np.clip(np.rint(codes), *CODE_RANGE).astype(np.int64)
+    rows, columns = patch_grid((height, width), _PATCH_SIZE)
+    patch = np.array([rows // 2 * columns + columns // 2])
+    stored = quantise(gaussian, patch, amplitudes, codes=codes, patch_size=_PATCH_SIZE, columns=columns)
+    return stored if len(stored.patches) else None
+
+
+def _means(values: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "r c"]:
+    """Means over squares of _SQUARE pixels, or what of them is there."""
+    rows, columns = (np.arange(0, side, _SQUARE) for side in size_of(values))
+    sums = np.add.reduceat(np.add.reduceat(values.sum(axis=2), rows, axis=0), columns, axis=1)
+    heights, widths = (np.diff(np.append(at, side)) for at, side in zip((rows, columns), size_of(values), strict=True))
+    return sums / (3 * heights[:, None] * widths[None])
