@@ -81,7 +81,7 @@ def search(
     goal, aim = (target_psnr, _PSNR) if target_psnr is not None else (target_bpp, _BPP)
     assert goal is not None
     best = _approach(partial(attempt, options=options), goal, aim, upwards=upwards)
-    stages = len(best.quantised.stages)
+    stages = min(len(best.quantised.stages), 2 * len(model.stages))  # there may be others than the model's
     for changed, besides in _efforts(options, any_effort) if upwards else _fewer_stages(options, stages):
         if best.reached:
             break
