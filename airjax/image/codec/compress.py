@@ -11,11 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from airjax.arrays import size_of
+from airjax.errors import AirjaxError
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, join, pad, take
 from airjax.image.canvas import canvas_of, without_canvas
 from airjax.image.codec.base import base_of
 from airjax.image.codec.descent import descend
-from airjax.image.codec.payload import Origin, Quantised
+from airjax.image.codec.payload import MAX_PATCHES, Origin, Quantised
 from airjax.image.codec.places import Layout, places_at
 from airjax.image.codec.quantise import (
     CODE_RANGE,
@@ -145,7 +146,7 @@ def _compress(
     image, image_size = checked_image(image), size_of(image)
     base, below = _base(image, options)
     image = canvas_of(image - drawn(join(below), image_size) if below else image)
-    stages = _predict(model, image, options, counted(progress, "predict"))
+    stages = _predict(model, image, image_size, options, counted(progress, "predict"))
     rows = [stage.quantise() for stage in stages]
     slope, work = slope_of(color_step_of(options.quality)), options.work
     if work.steps:
@@ -187,10 +188,12 @@ def _threshold(options: CompressOptions) -> float:
     return mse_threshold_of(options.quality) if options.mse_threshold is None else options.mse_threshold
 
 
-def _predict(model: Model, image: np.ndarray, options: CompressOptions, progress: Count) -> list[_Stage]:
+def _predict(
+    model: Model, image: np.ndarray, image_size: tuple[int, int], options: CompressOptions, progress: Count
+) -> list[_Stage]:
     """The active slots of every stage, before rounding."""
     limits = options.num_stages, options.max_gaussians, options.solve_steps, options.work.steps
-    configs = checked_stages(model, *limits)
+    configs = _storable(checked_stages(model, *limits), image_size)
     limit = math.inf if options.max_gaussians is None else options.max_gaussians
     control = stage_control_of(_threshold(options), options.ssim_threshold, limit)
     control = control._replace(color_step=np.asarray(color_step_of(options.quality), np.float32))
@@ -201,6 +204,19 @@ def _predict(model: Model, image: np.ndarray, options: CompressOptions, progress
         _Stage.of(gaussians, codes - finer, config, size_of(image))
         for (gaussians, codes), config in zip(predicted, configs, strict=False)
     ]
+
+
+def _storable(configs: Sequence[StageConfig], image_size: tuple[int, int]) -> tuple[StageConfig, ...]:
+    """The stages whose patches a file can number; an AirjaxError where one of the model's own has more."""
+    held = []
+    for config in configs:
+        count = math.prod(patch_grid(image_size, config.patch_map.patch_size))
+        if count <= MAX_PATCHES:
+            held.append(config)
+        elif not config.least:
+            size = f"{image_size[1]}x{image_size[0]}"
+            raise AirjaxError(f"image: expected at most {MAX_PATCHES} patches, got {count} in {size}; make it smaller")
+    return tuple(held)
 
 
 def _off_canvas(rows: Rows, canvas: tuple[int, int], image_size: tuple[int, int]) -> Rows:

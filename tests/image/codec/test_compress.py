@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny_codec import STAGES, picture, tiny_model
 
+from airjax.errors import AirjaxError
 from airjax.image import strips
 from airjax.image.canvas import canvas_size
 from airjax.image.codec import air_file, compress
@@ -207,3 +208,16 @@ def test_another_quality_compiles_nothing(model):
 def test_rows_know_their_counts():
     nothing = Rows(8, np.zeros(0, np.int64), np.zeros((0, 8), np.int64), np.zeros(6, np.int64))
     assert Quantised((nothing, nothing), (8, 8)).stage_counts == (0, 0)
+
+
+def test_stages_that_no_file_holds_are_left_out(model, monkeypatch):
+    """Finer ones at once, not after all the work; an image too large for the model's own is refused."""
+    image = picture((24, 40))
+    sizes = [stage.patch_size for stage in compress.compress(model, image, CompressOptions(100, effort=0)).stages]
+    assert min(sizes) == 4
+    monkeypatch.setattr(compress, "MAX_PATCHES", 15)
+    limited = compress.compress(model, image, CompressOptions(100, effort=0))
+    assert [stage.patch_size for stage in limited.stages] == [size for size in sizes if size > 4]
+    monkeypatch.setattr(compress, "MAX_PATCHES", 14)
+    with pytest.raises(AirjaxError, match="at most 14 patches, got 15 in 40x24; make it smaller"):
+        compress.compress(model, image, CompressOptions(100, effort=0))
