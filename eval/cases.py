@@ -195,7 +195,9 @@ def refine_cases(inputs: Inputs) -> Iterator[Case]:
         state = start_state(task, gaussians)
         capacity = task.plan(task.gaussians(state.coordinates, state.active), headroom=HEADROOMS[0], thorough=True)
         arrays = task, state.coordinates, state.active, task.make_tx(task.rates).init(state.coordinates)
-        work = 2 * count * capacity.chunks * CHUNK * TILE_SIZE**2
+        chunks = capacity.chunks  # None in 2D, where those that stay unused are not drawn
+        drawn = subject.list_evaluations if chunks is None else chunks * CHUNK * TILE_SIZE**2
+        work = 2 * count * drawn
         function, values = partial(_advance, capacity=capacity), partial(_advanced, capacity=capacity)
         yield Case(f"refinement step, {name}", function, arrays, values, GRADIENT, steps=SEGMENT, evaluations=work)
 

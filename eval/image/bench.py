@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from airjax.errors import AirjaxError
-from airjax.gaussians import Gaussians2D, ladder, pad, take
+from airjax.gaussians import Gaussians2D, octaves, pad, take
 from airjax.image.codec import air_file
 from airjax.image.codec.air_file import Encoded
 from airjax.image.codec.compress import compress
@@ -98,19 +98,14 @@ class Subject:
     @cached_property
     def list_evaluations(self) -> int:
         """Exponentials of one rendering by sorted lists: the slots of the chunks in use, times the pixels of a tile."""
-        n = self.encoded.gaussians.num_slots
-        lists = planned_lists(pad(self.encoded.gaussians, ladder(n)), image_size=self.size)
-        return lists.ids.size * TILE_SIZE**2
+        gaussians = pad(self.encoded.gaussians, octaves(self.encoded.gaussians.num_slots))
+        ids = np.asarray(planned_lists(gaussians, image_size=self.size).ids)
+        return int(np.count_nonzero(np.any(ids < gaussians.num_slots, axis=0))) * CHUNK * TILE_SIZE**2
 
     @cached_property
     def capacity(self) -> Capacity:
         """What to give `render` under a JAX transformation."""
         return capacity_of(self.encoded.gaussians, image_size=self.size)
-
-    @property
-    def capacity_evaluations(self) -> int:
-        """Exponentials of one rendering with that capacity."""
-        return self.capacity.chunks * CHUNK * TILE_SIZE**2
 
     @property
     def patch_evaluations(self) -> int:
@@ -175,7 +170,7 @@ class Drawing(NamedTuple):
 
 def drawings(subject: Subject) -> dict[str, Drawing]:
     """Through sorted lists, made anew in every run, and through the patch grids of all stages."""
-    size, gaussians = subject.size, subject.encoded.gaussians
+    size, gaussians, capacity = subject.size, subject.encoded.gaussians, subject.capacity
     control = stage_control_of(mse_threshold=0.0, max_gaussians=subject.config.max_gaussians)
     slots = predict(subject.model.params, subject.image, control, stages=subject.model.stages)
     maps = [stage.patch_map for stage in subject.model.stages]
@@ -184,7 +179,7 @@ def drawings(subject: Subject) -> dict[str, Drawing]:
     stages = [take(slots, slice(start, end)) for start, end in pairwise(ends)]
 
     def draw_lists(floats):
-        return render(dataclasses.replace(gaussians, **floats), image_size=size, capacity=subject.capacity)
+        return render(dataclasses.replace(gaussians, **floats), image_size=size, capacity=capacity)
 
     def draw_patches(floats):
         image = sum(
@@ -194,7 +189,7 @@ def drawings(subject: Subject) -> dict[str, Drawing]:
         return Rendered(image, jnp.asarray(False))
 
     return {
-        "sorted lists": Drawing(draw_lists, floats_of(gaussians), subject.capacity_evaluations),
+        "sorted lists": Drawing(draw_lists, floats_of(gaussians), subject.list_evaluations),
         "patch grids": Drawing(draw_patches, [floats_of(g) for g in stages], subject.patch_evaluations),
     }
 
@@ -218,7 +213,7 @@ def gradient_functions(subject: Subject) -> tuple[Callable, Callable]:
 def gradient_rows(subject: Subject) -> list[Row]:
     """Loss and gradient through both kinds of lists; each exponential counts in the forward and the backward pass."""
     by_lists, by_patches = gradient_functions(subject)
-    counts = 2 * subject.capacity_evaluations, 2 * subject.patch_evaluations
+    counts = 2 * subject.list_evaluations, 2 * subject.patch_evaluations
     return [
         subject.time("forward + backward, sorted lists", by_lists, evaluations=counts[0]),
         subject.time("forward + backward, patch grids", by_patches, evaluations=counts[1]),
@@ -242,7 +237,7 @@ def refine_rows(subject: Subject) -> list[Row]:
     state = advance(task, start_state(task, subject.encoded.gaussians), num_steps=SEGMENT)
     step = partial(advance, task, state, num_steps=SEGMENT)
     timing, _ = time_warm(lambda: step().coordinates, subject.config.repetitions)
-    return [Row("refinement step", timing.per(SEGMENT), evaluations=2 * state.capacity.chunks * CHUNK * TILE_SIZE**2)]
+    return [Row("refinement step", timing.per(SEGMENT), evaluations=2 * subject.list_evaluations)]
 
 
 def machine_rows(subject: Subject) -> list[Row]:
