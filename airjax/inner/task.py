@@ -228,4 +228,5 @@ def shared_capacity(cases: Sequence[Case], *, headroom: float = 2.0) -> Any:
     """Room for the renderer's lists of all cases and of their refinements, so that they share compiled programs."""
     starts = [jax.tree.map(jnp.asarray, case.gaussians) for case in cases]
     plans = [case.task.plan(g, headroom=headroom, thorough=True) for case, g in zip(cases, starts, strict=True)]
-    return type(plans[0])(*map(max, zip(*plans, strict=True)))
+    # None stands for as many as the others can need.
+    return type(plans[0])(*(None if None in sizes else max(sizes) for sizes in zip(*plans, strict=True)))

@@ -316,7 +316,7 @@ def test_an_empty_set_inside_jit():
 def test_sets_of_near_size_share_a_compilation(monkeypatch):
     """Counted where a trace must pass. Sets, pairs and tiles are padded to a ladder, so only many more compile."""
     traces = []
-    for module, name in ((tiles, "_touches"), (additive, "accumulate")):
+    for module, name in ((tiles, "_touches"), (additive, "gather_slots")):
         original = getattr(module, name)
 
         def counting(*args, original=original, name=name, **kwargs):
@@ -327,9 +327,9 @@ def test_sets_of_near_size_share_a_compilation(monkeypatch):
     draw_tiles = partial(render, tile_size=7)  # that of no other test
     for n, size in ((30, (5, 1261)), (31, (93, 20)), (150, (80, 85))):
         draw_tiles(random_set(n, n, size), image_size=size)
-    assert traces == ["_touches", "accumulate"]
+    assert traces == ["_touches", "gather_slots"]
     draw_tiles(random_set(0, 1100, size), image_size=size)
-    assert traces == 2 * ["_touches", "accumulate"]
+    assert traces == 2 * ["_touches", "gather_slots"]
 
 
 @pytest.mark.parametrize(
