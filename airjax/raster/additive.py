@@ -161,7 +161,7 @@ def _slot_cotangents(options: _Options, residuals, cotangent):
 
 
 def _pixel_sums(weight: Float[Array, "Q M"], images) -> list[Float[Array, " M"]]:
-    """<weight, image> of each image; as matrix products, which read and write whole arrays of a block."""
+    """<weight, image> of each image; as products with ones, which XLA's CPU backend vectorises over the chunks."""
     ones = jnp.ones((1, weight.shape[0]), weight.dtype)
     return [jax.lax.dot(ones, weight * image, precision="highest")[0] for image in images]
 
@@ -330,13 +330,11 @@ def _weigh(weights: Float[Array, "L Q M"], colors: Float[Array, "L c M"]) -> Flo
 
 def _weigh_bwd(residuals, cotangent):
     weights, colors = residuals
-    ones = jnp.ones((1, weights.shape[1]), weights.dtype)
 
     def one(slot):
         weight, color = slot
-        # A product with ones is a sum over the pixels that XLA's CPU backend vectorises over the chunks.
-        sums = [jax.lax.dot(ones, weight * image, precision="highest")[0] for image in cotangent]
-        return sum(color[None, c] * image for c, image in enumerate(cotangent)), jnp.stack(sums)
+        sums = jnp.stack(_pixel_sums(weight, cotangent))
+        return sum(color[None, c] * image for c, image in enumerate(cotangent)), sums
 
     return jax.lax.map(one, (weights, colors))
 

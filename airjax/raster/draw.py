@@ -143,12 +143,11 @@ def render_in_tiles(
     tiling: Tiling,
     *,
     capacity: int | Capacity,
-    smooth_cutoff: bool = False,
     any_order: bool = False,
 ) -> Float[Array, "T k"]:
     """`render` of a set in tiles (`airjax.raster.tiles.TiledImage`), for use inside `jit`; NaN where lists overflow."""
     lists = sorted_lists(footprints_of(gaussians), tiling, capacity=capacity)
-    tiles = render_tiles(gaussians, lists, tiling, smooth_cutoff=smooth_cutoff, any_order=any_order)
+    tiles = render_tiles(gaussians, lists, tiling, any_order=any_order)
     return jnp.where(lists.overflow, jnp.nan, tiles)
 
 

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import math
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
 from airjax.arrays import size_of
 from airjax.gaussians import Gaussians2D
-from airjax.image.codec.quantise import (
-    CENTER_UNITS,
-    CODE_RANGE,
-    DEFAULT_WIDTHS,
-    WIDTH_UNITS,
-    Rows,
-    amplitudes_of,
-    quantise,
-)
+from airjax.image.codec.lattice import predicted_codes
+from airjax.image.codec.quantise import NUM_CODES, Rows, amplitudes_of, quantise
 from airjax.raster.tiles import patch_grid
 
 _PATCH_SIZE = 64  # of the stage that it has to itself
@@ -26,6 +20,8 @@ _SQUARE = 16  # pixels
 _SHARE = 0.75  # of the squares of an image that it must finish
 _DONE = (2 / 255) ** 2  # mean squared error of a square that is
 _MOST = 2.0**15  # bin widths of a colour: half of what a file can hold
+
+_default_codes = jax.jit(predicted_codes, static_argnames="patch_size")
 
 
 def base_of(image: Float[np.ndarray, "h w 3"], *, color_step: float) -> Rows | None:
@@ -49,9 +45,8 @@ def base_of(image: Float[np.ndarray, "h w 3"], *, color_step: float) -> Rows | N
     )
     amplitudes = amplitudes_of(gaussian)
     step = max(color_step, float(np.max(np.abs(amplitudes))) / _MOST)
-    widths = WIDTH_UNITS * (np.log2(DEFAULT_WIDTHS) + np.array([1, 1, 0, 0, 0]) * math.log2(step))
-    codes = np.append(widths, CENTER_UNITS * math.log2(0.3 * _PATCH_SIZE))
-    codes = np.clip(np.rint(codes), *CODE_RANGE).astype(np.int64)
+    codes = _default_codes(np.zeros(NUM_CODES, np.float32), np.float32(step), patch_size=_PATCH_SIZE)
+    codes = np.rint(codes).astype(np.int64)
     rows, columns = patch_grid((height, width), _PATCH_SIZE)
     patch = np.array([rows // 2 * columns + columns // 2])
     stored = quantise(gaussian, patch, amplitudes, codes=codes, patch_size=_PATCH_SIZE, columns=columns)
@@ -59,7 +54,10 @@ def base_of(image: Float[np.ndarray, "h w 3"], *, color_step: float) -> Rows | N
 
 
 def _means(values: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "r c"]:
-    """Means over squares of _SQUARE pixels, or what of them is there."""
+    """Means over squares of _SQUARE pixels, or what of them is there.
+
+    `airjax.metrics.patch_mse` in numpy: that would be compiled for every size of image.
+    """
     rows, columns = (np.arange(0, side, _SQUARE) for side in size_of(values))
     sums = np.add.reduceat(np.add.reduceat(values.sum(axis=2), rows, axis=0), columns, axis=1)
     heights, widths = (np.diff(np.append(at, side)) for at, side in zip((rows, columns), size_of(values), strict=True))

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from tiny_codec import tiny_model
 
-from airjax.image.codec.base import base_of
+from airjax.image.codec.base import _means, base_of
 from airjax.image.codec.compress import CompressOptions, color_step_of, compress, compress_and_source
 from airjax.image.codec.payload import pack_stages
 from airjax.image.codec.quantise import dequantise
 from airjax.image.codec.search import measured_psnr
+from airjax.metrics import patch_mse
 from airjax.raster.draw import render
 from airjax.raster.tiles import patch_grid
 
@@ -47,6 +48,13 @@ def test_other_images_have_none():
     half[:, 20:] = noise[:, 20:]
     for image in (noise, half, plain((0.0, 0.0, 0.0)), plain((0.001, 0.001, 0.001))):
         assert base_of(image, color_step=0.05) is None
+
+
+def test_squares_are_those_of_the_metric():
+    """Oracle: `patch_mse`, on an image that is no multiple of a square."""
+    image = np.random.default_rng(0).random((37, 50, 3)).astype(np.float32)
+    expected = patch_mse(image, np.zeros_like(image), patch_size=16)
+    np.testing.assert_allclose(_means(np.square(image)), expected, rtol=1e-5)
 
 
 def test_a_page_is_paper_and_what_is_on_it():
