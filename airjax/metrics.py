@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from airjax.arrays import AnyArray, size_of
+from airjax.programs import kept
 
 # SSIM (Wang et al. 2004): stabilisers for values in [0, 1] (K1 = 0.01, K2 = 0.03), window, sigma.
 C1 = 0.01**2
@@ -98,7 +99,7 @@ def psnr_8bit(image: Image, rendered: Image) -> float:
     return float(_psnr_8bit(image, rendered))
 
 
-@jax.jit
+@kept()
 def _psnr_8bit(image, rendered):
     return psnr(image, to_8bit(rendered))
 
@@ -119,13 +120,13 @@ def quality(image: Image, rendered: Image, *, mask: Bool[AnyArray, "h w"] | None
     return Quality(*map(float, _quality(image, rendered) if mask is None else _masked_quality(image, rendered, mask)))
 
 
-@jax.jit
+@kept()
 def _quality(image, rendered):
     rounded = to_8bit(rendered)
     return psnr(image, rounded), ssim(image, rounded)
 
 
-@jax.jit
+@kept()
 def _masked_quality(image, rendered, mask):
     rounded = to_8bit(rendered)
     completed = jnp.where(mask[..., None], image, rounded)  # no difference elsewhere, which the share then takes out

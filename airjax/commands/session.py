@@ -140,8 +140,18 @@ def start_jax(screen: Screen) -> None:
 def enable_compilation_cache() -> Path | None:
     """Keeps compiled programs in the folder returned, $XDG_CACHE_HOME/airjax (default ~/.cache/airjax).
 
-    A folder that the user has set (JAX_COMPILATION_CACHE_DIR) is left as it is; None where none can be made or written.
+    JAX keeps them there for its compiler, and `airjax.programs` in a folder inside. A folder that the user has set
+    (JAX_COMPILATION_CACHE_DIR) is left as it is; None where none can be made or written.
     """
+    from airjax.programs import keep_programs
+
+    folder = _cache_folder()
+    keep_programs(None if folder is None else folder / "programs")
+    return folder
+
+
+def _cache_folder() -> Path | None:
+    """The folder of JAX's cache, named to JAX where the user has not."""
     import jax
 
     if chosen := getattr(jax.config, _CACHE_FOLDER):

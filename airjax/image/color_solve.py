@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from airjax.arrays import AnyArray, size_of
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, pad, take
 from airjax.image.canvas import without_canvas
 from airjax.image.strips import by_strips, strips_of
+from airjax.programs import kept
 from airjax.progress import Count
 from airjax.raster.additive import ColorMap
 from airjax.raster.draw import TILE_SIZE, planned_lists, render, slots_for
@@ -122,7 +122,7 @@ def _solve_window(gaussians, image, num_steps) -> np.ndarray:
     return np.asarray(_solve(gaussians, lists, tiled(image, TILE_SIZE), num_steps=num_steps))[:n]
 
 
-@partial(jax.jit, static_argnames=("num_steps",))
+@kept(static_argnames="num_steps")
 def _solve(gaussians: Gaussians2D, lists: TileLists, image: TiledImage, *, num_steps: int) -> Float[Array, "n c"]:
     there = ~jnp.isnan(image.tiles[:, : TILE_SIZE**2])
     colored = ColorMap.of(gaussians, lists, image.tiling(TILE_SIZE), there.astype(image.tiles.dtype))

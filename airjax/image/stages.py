@@ -26,6 +26,7 @@ from airjax.image.defaults import MSE_THRESHOLD, SSIM_THRESHOLD
 from airjax.image.patches import PatchMap, to_physical
 from airjax.metrics import patch_mse, patch_ssim
 from airjax.nn.air_stage import NO_QUALITY, Predictor, PredictorConfig, apply_in_bands, compact_predictor, patches_of
+from airjax.programs import kept
 from airjax.progress import Count
 from airjax.raster.additive import draw_patches, render_patches, slot_weights
 from airjax.raster.tiles import patch_centers, patch_colors, patch_grid, patch_slots
@@ -287,7 +288,7 @@ def _for_stage(control: StageControl, stage: StageConfig) -> StageControl:
 
 # Jitted although they may not be the outermost call: stages of the same kind are then traced once, not six times. Two
 # programs, so that an image that nobody looks at need not be drawn.
-@partial(jax.jit, static_argnames=("stage", "skip_idle"))
+@kept(static_argnames=("stage", "skip_idle"))
 def _predict_stage(stage, params, image, rendered, control, stages_left, left, least, extent=None, *, skip_idle):
     """The Gaussians of one stage, those to draw, the quantiser's part of a `Stage`, and what is left of the budget.
 
@@ -333,7 +334,7 @@ def _mean_votes(votes, patch_size, image_size, extent):
     return jnp.sum(jnp.where(inside, votes, 0), axis=0) / jnp.sum(inside, dtype=votes.dtype)
 
 
-@partial(jax.jit, static_argnames=("stage", "skip_idle"))
+@kept(static_argnames=("stage", "skip_idle"))
 def _draw_stage(stage, gaussians, rendered, extent=None, *, skip_idle):
     """`rendered` with the Gaussians of one stage added, 0 beyond the extent of the image."""
     height, width, _ = rendered.shape

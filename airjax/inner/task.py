@@ -7,7 +7,6 @@ scenes, refinement, fitting from scratch and meta-training then share what is he
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +21,7 @@ from airjax.gaussians import AnyGaussians, on_ladder, take
 from airjax.inner.estimators.base import Problem
 from airjax.inner.refine import Refined, refine
 from airjax.inner.stopwatch import Stopwatch
+from airjax.programs import kept
 from airjax.progress import Steps
 
 SEGMENT = 10  # steps of one jitted call
@@ -163,7 +163,7 @@ def advance(task: Task, state: State, *, num_steps: int) -> State:
     raise AirjaxError(f"refinement: expected finite Gaussians, {got}")
 
 
-@partial(jax.jit, static_argnames=("num_steps", "capacity"))
+@kept(static_argnames=("num_steps", "capacity"))
 def _segment(
     task: Task, coordinates: Any, active: Any, inner_state: Any, batches: Any, *, num_steps: int, capacity: Any
 ) -> tuple[Refined, Bool[Array, ""]]:

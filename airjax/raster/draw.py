@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from airjax.gaussians import Gaussians2D, extents, octaves, on_ladder, pad, take
+from airjax.programs import kept
 from airjax.raster import plan
 from airjax.raster.additive import render_lists, render_tiles
 from airjax.raster.plan import (
@@ -160,10 +161,10 @@ def _render(
     return Rendered(jnp.where(lists.overflow, jnp.nan, image), lists.overflow)
 
 
-_extents = jax.jit(extents)
-_footprints = jax.jit(footprints_of)
-_render_jitted = jax.jit(_render, static_argnames=("tiling", "capacity", "smooth_cutoff", "any_order"))
-_draw = jax.jit(render_tiles, static_argnames=("smooth_cutoff", "any_order"))
+_extents = kept()(extents)
+_footprints = kept()(footprints_of)
+_render_jitted = kept(static_argnames=("tiling", "capacity", "smooth_cutoff", "any_order"))(_render)
+_draw = kept(static_argnames=("smooth_cutoff", "any_order"))(render_tiles)
 
 
 def _render_planned(gaussians: Gaussians2D, tiling: Tiling, draw: Callable) -> np.ndarray:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from airjax.errors import AirjaxError
 from airjax.gaussians import ladder
+from airjax.programs import kept
 from airjax.raster.tiles import (
     Capacity,
     Footprints,
@@ -97,6 +98,6 @@ def too_small(capacity: int | Capacity, pairs: int, chunks: int) -> ValueError:
     return ValueError(f"capacity: expected at least {chunks} chunks for this set, got {given.chunks}")
 
 
-_num_pairs = jax.jit(num_pairs)
-_num_chunks = jax.jit(num_chunks, static_argnames=("tiling", "max_pairs"))
-_lists = jax.jit(sorted_lists, static_argnames=("capacity",))
+_num_pairs = kept()(num_pairs)
+_num_chunks = kept(static_argnames=("tiling", "max_pairs"))(num_chunks)
+_lists = kept(static_argnames="capacity")(sorted_lists)

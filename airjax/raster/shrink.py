@@ -7,13 +7,12 @@ k s, from 1 to below 2, shows when it is averaged. At s = 1 / k that is the pict
 from __future__ import annotations
 
 import math
-from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from airjax.programs import kept
 from airjax.raster.plan import scaled_size
 
 
@@ -30,7 +29,7 @@ def finer(image_size: tuple[int, int], scale: float) -> tuple[int, tuple[int, in
     return times, (height, width)
 
 
-@partial(jax.jit, static_argnames=("times", "size"))
+@kept(static_argnames=("times", "size"))
 def averaged(image: Float[Array, "H W c"], times: int, size: tuple[int, int]) -> Float[Array, "h w c"]:
     """Means over `times` x `times` pixels, of those that are there."""
     height, width, channels = image.shape

@@ -125,7 +125,7 @@ def test_sizes_share_programs(model):
     options = CompressOptions(50, effort=0)
     compress(model, picture((50, 70)), options)
     jitted = (stages._predict_stage, stages._draw_stage)
-    before = [function._cache_size() for function in jitted]
+    before = [function.jitted._cache_size() for function in jitted]
     for size in ((51, 70), (33, 90), (8, 8)):
         compress(model, picture(size), options)
-    assert [function._cache_size() for function in jitted] == before
+    assert [function.jitted._cache_size() for function in jitted] == before

@@ -98,11 +98,11 @@ def test_a_start_that_is_nowhere_is_said(case):
 def test_sets_of_any_size_share_programs(case):
     """Slots are added up to a ladder: another number of Gaussians, other pixels and other rates compile nothing."""
     run(case.task, case.gaussians, num_steps=5)
-    before = module._segment._cache_size()
+    before = module._segment.jitted._cache_size()
     fewer = take(case.gaussians, slice(2, None))
     slower = replace(case.task, rates=jax.tree.map(lambda rate: 0.5 * rate, RATES[case.name]))
     assert run(slower, fewer, num_steps=5).num_slots == case.gaussians.num_slots - 2
-    assert module._segment._cache_size() == before
+    assert module._segment.jitted._cache_size() == before
     assert start_state(case.task, fewer).active.shape == (ladder(1),)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -12,6 +11,7 @@ from airjax.arrays import size_of
 from airjax.gaussians import Gaussians2D
 from airjax.image.codec.lattice import predicted_codes
 from airjax.image.codec.quantise import NUM_CODES, Rows, amplitudes_of, quantise
+from airjax.programs import kept
 from airjax.raster.tiles import patch_grid
 
 _PATCH_SIZE = 64  # of the stage that it has to itself
@@ -21,7 +21,7 @@ _SHARE = 0.75  # of the squares of an image that it must finish
 _DONE = (2 / 255) ** 2  # mean squared error of a square that is
 _MOST = 2.0**15  # bin widths of a colour: half of what a file can hold
 
-_default_codes = jax.jit(predicted_codes, static_argnames="patch_size")
+_default_codes = kept(static_argnames="patch_size")(predicted_codes)
 
 
 def base_of(image: Float[np.ndarray, "h w 3"], *, color_step: float) -> Rows | None:

@@ -41,6 +41,7 @@ from airjax.image.codec.places import Layout, Places, places_at, rows_at
 from airjax.image.codec.quantise import LUMA_CHROMA, SCALE_RANGE, SCALE_UNITS, Rows, dequantise
 from airjax.image.codec.rate import Spreads, row_bits, spreads_of, symbol_bits
 from airjax.inner.task import HEADROOMS
+from airjax.programs import kept
 from airjax.progress import Steps
 from airjax.raster.draw import capacity_of, render
 from airjax.raster.tiles import Capacity
@@ -105,7 +106,7 @@ def _lattice(symbols: jax.Array, shape: Shape, active: jax.Array) -> Lattice:
     )
 
 
-@partial(jax.jit, static_argnames=("layout", "capacity"))
+@kept(static_argnames=("layout", "capacity"))
 def sweep(
     symbols: Float[Array, "n 8"],
     active: Bool[Array, " n"],

@@ -198,11 +198,11 @@ def test_another_quality_compiles_nothing(model):
     """Thresholds and bin widths are traced values; a kind of stage is one program, and one that draws what is seen."""
     programs = (_predict_stage, _draw_stage)
     for program in programs:
-        program.clear_cache()
+        program.jitted.clear_cache()
     for quality, threshold in ((30, None), (31, 1e-3)):
         options = CompressOptions(quality, num_stages=2, mse_threshold=threshold, effort=0)
         compress.compress(model, picture(), options)
-        assert [program._cache_size() for program in programs] == [2, 1]
+        assert [program.jitted._cache_size() for program in programs] == [2, 1]
 
 
 def test_rows_know_their_counts():
