@@ -19,6 +19,7 @@ from airjax.metrics import psnr_8bit
 from airjax.progress import Progress, unwatched
 
 _ATTEMPTS, _CLOSE = 9, 0.2  # encodings of a search, at most; points of quality that need not be told apart
+_PROBED_FROM = 20  # steps of a refinement: it takes more than twice as long as one pass
 _HIGHER_EFFORTS = (6, 9)  # where the best quality is not enough
 
 
@@ -59,10 +60,11 @@ def search(
     """The smallest file of at least `target_psnr` dB, or the best of at most `target_bpp` bits per pixel.
 
     Both grow with the quality but for small ripples, about as fast for all photographs. The search goes where a line
-    meets the target: the result is within 0.06 dB, or 1 %, of it, or within a fifth of a point of quality. Where the
-    quality is not enough, a size is made with fewer stages, and decibels, with `any_effort`, with a higher effort. A
-    target out of reach gives the nearest that there is, with `reached` false. The other arguments and errors are those
-    of `compress`; the quality of the options is not used. Exactly one target, else a ValueError.
+    meets the target: the result is within 0.06 dB, or 1 %, of it, or, after more than two encodings, within twice
+    that, then four times. Two encodings in one pass tell where a refinement is looked for. Where the quality is not
+    enough, a size is made with fewer stages, and decibels, with `any_effort`, with a higher effort. A target out of
+    reach gives the nearest that there is, with `reached` false. The other arguments and errors are those of `compress`;
+    the quality of the options is not used. Exactly one target, else a ValueError.
     """
     if (target_psnr is None) == (target_bpp is None):
         raise ValueError("expected either target_psnr or target_bpp")
@@ -80,7 +82,10 @@ def search(
     upwards = target_psnr is not None
     goal, aim = (target_psnr, _PSNR) if target_psnr is not None else (target_bpp, _BPP)
     assert goal is not None
-    best = _approach(partial(attempt, options=options), goal, aim, upwards=upwards)
+    start = QUALITY
+    if options.work.steps >= _PROBED_FROM:
+        start, aim = _probe(partial(attempt, options=replace(options, effort=0, refine_steps=None)), goal, aim)
+    best = _approach(partial(attempt, options=options), goal, aim, upwards=upwards, start=start)
     stages = min(len(best.quantised.stages), 2 * len(model.stages))  # there may be others than the model's
     for changed, besides in _efforts(options, any_effort) if upwards else _fewer_stages(options, stages):
         if best.reached:
@@ -113,15 +118,38 @@ class _Aim(NamedTuple):
       measure: what of `SearchResult.achieved` is about a straight line over the quality.
       slope: its usual rise a point of quality.
       close: how far from the target is near enough.
+      gain: what a refinement usually adds to it, at the same quality.
     """
 
     measure: Callable[[float], float]
     slope: float
     close: float
+    gain: float
+
+    def rise(self, first: SearchResult, second: SearchResult) -> float:
+        """The slope of the line through two attempts; the usual one where they say nothing of it."""
+        if first.quality == second.quality:
+            return self.slope
+        rise = (self.measure(second.achieved) - self.measure(first.achieved)) / (second.quality - first.quality)
+        return min(max(rise, self.slope / 4), 4 * self.slope)
 
 
-_PSNR = _Aim(float, slope=0.19, close=0.06)
-_BPP = _Aim(lambda bpp: math.log2(max(bpp, 1e-6)), slope=0.065, close=math.log2(1.01))
+_PSNR = _Aim(float, slope=0.19, close=0.06, gain=1.3)
+_BPP = _Aim(lambda bpp: math.log2(max(bpp, 1e-6)), slope=0.065, close=math.log2(1.01), gain=-0.2)
+
+
+def _within(quality: float) -> float:
+    """The nearest quality there is."""
+    return min(max(quality, QUALITY_RANGE[0]), QUALITY_RANGE[1])
+
+
+def _probe(attempt: Callable[[float], SearchResult], target: float, aim: _Aim) -> tuple[float, _Aim]:
+    """(where to begin, how to aim from there) for a refinement, from two attempts in one pass."""
+    goal = aim.measure(target) - aim.gain
+    first = attempt(QUALITY)
+    second = attempt(_within(first.quality + (goal - aim.measure(first.achieved)) / aim.slope))
+    aim = aim._replace(slope=aim.rise(first, second))
+    return _within(second.quality + (goal - aim.measure(second.achieved)) / aim.slope), aim
 
 
 def _approach(
@@ -130,27 +158,27 @@ def _approach(
     """The lowest quality that reaches its target (`upwards`: quality helps to reach it), else the nearest there is.
 
     From the first attempt, at `start`, along the usual slope, then along the line of the last two; between an attempt
-    that reached the target and one that missed it, along the line between them.
+    that reached the target and one that missed it, along the line between them. From the third attempt on, twice as far
+    from the target is near enough each time.
     """
     goal = aim.measure(target)
-    inside = goal + (aim.close if upwards else -aim.close) / 2
     reached: SearchResult | None = None
     missed: SearchResult | None = None
     quality, slope, before = start, aim.slope, None
     nearest: SearchResult | None = None
-    for left in reversed(range(_ATTEMPTS)):
+    for number in range(_ATTEMPTS):
         tried = attempt(quality)
         if nearest is None or (tried.achieved > nearest.achieved) == upwards:
             nearest = tried
         value = aim.measure(tried.achieved)
         again = before is not None and before.reached == tried.reached
-        if before is not None and tried.quality != before.quality:
-            rise = (value - aim.measure(before.achieved)) / (tried.quality - before.quality)
-            slope = min(max(rise, aim.slope / 4), 4 * aim.slope)
+        slope = slope if before is None else aim.rise(before, tried)
         before = tried
         reached, missed = (tried, missed) if tried.reached else (reached, tried)
-        if tried.reached and abs(value - goal) <= aim.close:
+        if tried.reached and abs(value - goal) <= aim.close * 2 ** min(max(0, number - 1), 2):
             break
+        close = aim.close * 2 ** min(number, 2)  # for the next attempt
+        inside = goal + (close if upwards else -close) / 2
         if reached is not None and missed is not None:
             apart = missed.quality - reached.quality
             if abs(apart) < _CLOSE:
@@ -160,8 +188,8 @@ def _approach(
             share = 0.5 if again else (inside - near) / (far - near)
             quality = reached.quality + min(max(share, 0.1), 0.9) * apart
         else:
-            quality = min(max(quality + (inside - value) / slope, QUALITY_RANGE[0]), QUALITY_RANGE[1])
-            if left == 1 and reached is None:
+            quality = _within(quality + (inside - value) / slope)
+            if number == _ATTEMPTS - 2 and reached is None:
                 quality = QUALITY_RANGE[upwards]
             if quality == tried.quality:
                 break
