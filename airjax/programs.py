@@ -57,38 +57,58 @@ def keep_programs(folder: Path | None) -> None:
     _loaded.clear()
 
 
-def kept(*, static_argnames: str | tuple[str, ...] = ()) -> Callable[[Callable], Callable]:
-    """A decorator: `jax.jit`, whose programs for concrete arrays on the first device are kept by `keep_programs`.
+def kept(*, static_argnames: str | tuple[str, ...] = ()) -> Callable[[Callable], Kept]:
+    """A decorator: `jax.jit`, with `keep_programs` for concrete arrays on the first device.
 
     Static arguments are plain data (numbers, texts, tuples, dataclasses, functions of airjax); with others, under a
-    transformation, or where no folder is named, the function is what `jax.jit` makes, which is its `jitted`.
+    transformation, or where no folder is named, the function is what `jax.jit` makes.
     """
     names = (static_argnames,) if isinstance(static_argnames, str) else static_argnames
+    return lambda function: Kept(function, names)
 
-    def decorate(function: Callable) -> Callable:
-        jitted, signature = jax.jit(function, static_argnames=names), inspect.signature(function)
 
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if _folder is None:
-                return jitted(*args, **kwargs)
-            given = signature.bind(*args, **kwargs)
-            given.apply_defaults()
-            static = {name: given.arguments[name] for name in names}
-            traced = {name: value for name, value in given.arguments.items() if name not in static}
-            leaves, tree = jax.tree.flatten(traced)
-            kinds = tuple(map(_kind, leaves))
-            if None in kinds:
-                return jitted(*args, **kwargs)
-            key = (function, tuple(static.items()), tree, kinds)
-            if key not in _loaded:
-                _loaded[key] = _program(jitted, function, static, traced, tree, kinds)
-            return _loaded[key](**static, **traced) if _loaded[key] is jitted else _loaded[key](**traced)
+class Kept:
+    """A function that `kept` decorates; `jitted` is what `jax.jit` makes of it."""
 
-        call.jitted = jitted  # type: ignore[attr-defined]
-        return call
+    def __init__(self, function: Callable, static_argnames: tuple[str, ...]):
+        functools.update_wrapper(self, function)
+        self.jitted = jax.jit(function, static_argnames=static_argnames)
+        self._name = f"{function.__module__}.{function.__qualname__}"
+        self._signature, self._static = inspect.signature(function), static_argnames
 
-    return decorate
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if _folder is None:
+            return self.jitted(*args, **kwargs)
+        given = self._signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        static = {name: given.arguments.pop(name) for name in self._static}
+        leaves, tree = jax.tree.flatten(given.arguments)
+        kinds = tuple(map(_kind, leaves))
+        if None in kinds:
+            return self.jitted(*args, **kwargs)
+        key = (self, tuple(static.values()), tree, kinds)
+        if key not in _loaded:
+            _loaded[key] = self._program(static, given.arguments, tree, kinds)
+        return _loaded[key](**given.arguments)
+
+    def _program(self, static: dict, arguments: dict, tree: Any, kinds: tuple) -> Callable:
+        """The program from the folder, or a new one, which is written there if a text describes it."""
+        try:
+            name = "\n".join([_surroundings(), self._name, _text(static), _tree_text(tree), repr(kinds)])
+        except _Unnamed:
+            return functools.partial(self.jitted, **static)
+        assert _folder is not None
+        path = _folder / f"{hashlib.sha256(name.encode()).hexdigest()}.program"
+        try:
+            return serialize_executable.deserialize_and_load(*pickle.loads(zlib.decompress(path.read_bytes())))
+        except _UNUSABLE:
+            with _without_cache():
+                compiled = self.jitted.lower(**static, **arguments).compile()
+        with contextlib.suppress(AirjaxError, OSError, ValueError, RuntimeError):  # it is only a cache
+            data = zlib.compress(pickle.dumps(serialize_executable.serialize(compiled)), 1)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write_bytes(path, data)
+        return compiled
 
 
 def _kind(leaf: Any) -> tuple | None:
@@ -102,27 +122,6 @@ def _kind(leaf: Any) -> tuple | None:
     if leaf.devices() != {jax.local_devices()[0]}:
         return None
     return leaf.shape, leaf.dtype.name, leaf.aval.weak_type
-
-
-def _program(jitted: Any, function: Callable, static: dict, traced: dict, tree: Any, kinds: tuple) -> Callable:
-    """The program from the folder, or a new one that is written there; `jitted` itself where no text describes it."""
-    try:
-        arguments = "\n".join([_text(static), _tree_text(tree), repr(kinds)])
-    except _Unnamed:
-        return jitted
-    assert _folder is not None
-    name = "\n".join([_surroundings(), function.__module__, function.__qualname__, arguments])
-    path = _folder / f"{hashlib.sha256(name.encode()).hexdigest()}.program"
-    try:
-        return serialize_executable.deserialize_and_load(*pickle.loads(zlib.decompress(path.read_bytes())))
-    except _UNUSABLE:
-        with _without_cache():
-            compiled = jitted.lower(**static, **traced).compile()
-    with contextlib.suppress(AirjaxError, OSError, ValueError):  # it is only a cache
-        data = zlib.compress(pickle.dumps(serialize_executable.serialize(compiled)), 1)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_bytes(path, data)
-    return compiled
 
 
 @contextlib.contextmanager

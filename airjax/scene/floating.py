@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from airjax.arrays import AnyArray
+from airjax.programs import kept
 from airjax.scene import view_selection
 from airjax.scene.cameras import Camera, project_points
 
@@ -56,7 +57,7 @@ def lookouts(cameras: Camera, nearest: Float[np.ndarray, " v"], *, image_size: t
     return Lookouts(moved, depths[turns], np.array(image_size[::-1], np.float32))
 
 
-@jax.jit
+@kept()
 def floating(means: Float[AnyArray, "m 3"], scales: Float[AnyArray, "m 3"], lookouts: Lookouts) -> Bool[Array, " m"]:
     """Whether a Gaussian is in the picture of some lookout, its largest standard deviation included, and nearer to it
     than a share of its least depth.

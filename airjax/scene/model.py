@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from airjax.arrays import AnyArray
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D, only_active
 from airjax.inner.optimizers import rates_from_text
+from airjax.programs import kept
 from airjax.scene.cameras import Camera
 from airjax.scene.fusion import consistent, fused, per_cell
 from airjax.scene.predictor import PredictorConfig, config_from_text, init_params, predict
@@ -74,7 +74,7 @@ class Model:
         return only_active(gaussians)
 
 
-@partial(jax.jit, static_argnames=("config", "rows"))
+@kept(static_argnames=("config", "rows"))
 def _predict(
     params, images, cameras, empty, masks, near, far, *, config, rows
 ) -> tuple[Gaussians3D, Float[Array, "v r c"]]:
@@ -84,8 +84,8 @@ def _predict(
     gaussians = prediction.gaussians
     if sets is not None:
         cameras, empty, masks = jax.tree.map(lambda leaf: leaf[sets[:, 0]], (cameras, empty, masks))
-    kept = consistent(gaussians.means, prediction.pixels, prediction.depths, cameras, empty=empty, masks=masks)
-    gaussians = replace(gaussians, active=gaussians.active & kept)
+    agreed = consistent(gaussians.means, prediction.pixels, prediction.depths, cameras, empty=empty, masks=masks)
+    gaussians = replace(gaussians, active=gaussians.active & agreed)
     if len(prediction.depths) >= _MANY:
         gaussians = fused(gaussians, prediction.depths, cameras, image_size=images.shape[1:3])
     grid = per_cell(gaussians, prediction.depths)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from airjax.programs import kept
 from airjax.scene.quaternions import rotations
 
 GROWTH = 0.2  # of the Gaussians that are added at a time, at most
@@ -26,7 +27,7 @@ DEAD = 0.005  # an opacity below which a Gaussian shows nothing
 MOST = 8  # that one Gaussian is divided into at a time
 
 
-@jax.jit
+@kept()
 def relocate(
     key: jax.Array,
     coordinates: Any,

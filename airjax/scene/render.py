@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from airjax.arrays import AnyArray
 from airjax.gaussians import Gaussians3D, ladder, on_ladder, pad
+from airjax.programs import kept
 from airjax.raster.alpha import Splats, composite
 from airjax.raster.plan import check_pairs, check_request, is_traced, plan_lists, scaled_size, too_small
 from airjax.raster.tiles import Capacity, Footprints, TileLists, Tiling, num_chunks, num_pairs, sorted_lists, trim
@@ -180,12 +181,16 @@ def _most(count: Callable, gaussians: Gaussians3D, cameras: Camera, options: _Op
     return jnp.max(jax.lax.map(lambda camera: count(_project(gaussians, camera, options)[1], options.tiling), cameras))
 
 
+def _most_pairs(gaussians: Gaussians3D, cameras: Camera, options: _Options) -> Int[Array, ""]:
+    return _most(num_pairs, gaussians, cameras, options)
+
+
 def _most_chunks(gaussians: Gaussians3D, cameras: Camera, options: _Options, *, max_pairs: int) -> Int[Array, ""]:
     return _most(partial(num_chunks, max_pairs=max_pairs), gaussians, cameras, options)
 
 
-_project_jitted = jax.jit(_project, static_argnames=("options",))
-_render_jitted = jax.jit(_render, static_argnames=("capacity", "options"))
-_draw_jitted = jax.jit(_draw, static_argnames=("options",))
-_count_pairs = jax.jit(partial(_most, num_pairs), static_argnames=("options",))
-_count_chunks = jax.jit(_most_chunks, static_argnames=("options", "max_pairs"))
+_project_jitted = kept(static_argnames="options")(_project)
+_render_jitted = kept(static_argnames=("capacity", "options"))(_render)
+_draw_jitted = kept(static_argnames="options")(_draw)
+_count_pairs = kept(static_argnames="options")(_most_pairs)
+_count_chunks = kept(static_argnames=("options", "max_pairs"))(_most_chunks)

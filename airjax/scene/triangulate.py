@@ -7,7 +7,6 @@ same point.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from airjax.errors import AirjaxError
 from airjax.nn.blocks import CELL
+from airjax.programs import kept
 from airjax.progress import Count
 from airjax.scene.cameras import Camera, project_points, unproject
 from airjax.scene.files.photographs import fitted_size, resize
@@ -138,14 +138,14 @@ def _cross_checked(image: np.ndarray, camera: Camera, other: Camera, own: _Depth
     return points[same], image[rows[same] * CELL, columns[same] * CELL]
 
 
-@jax.jit
+@kept()
 def _seen_in(other: Camera, camera: Camera, pixels: Float[Array, "p 2"], depths: Float[Array, " p"]):
     """(points that a camera sees, their pixels and depths in another one); of all cells, so that it is one program."""
     points = unproject(camera, pixels, depths)
     return points, *project_points(other, points)
 
 
-@partial(jax.jit, static_argnames=("image_size",))
+@kept(static_argnames="image_size")
 def _search(
     images: Float[Array, "k h w 3"],
     known: Bool[Array, "k a b"] | None,
