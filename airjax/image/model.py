@@ -18,8 +18,9 @@ from airjax.image.codec.air_file import Encoded, compact, dequantised
 from airjax.image.codec.chunks import size_problem
 from airjax.image.color_solve import solve
 from airjax.image.defaults import EFFORT, MSE_THRESHOLD, QUALITY, REFINE_STEPS, SOLVE_STEPS, SSIM_THRESHOLD
+from airjax.image.prediction import predict_stages
 from airjax.image.presets import stages_from_text
-from airjax.image.stages import StageConfig, StageControl, init_params, predict_stages, stage_control_of, with_finer
+from airjax.image.stages import StageConfig, StageControl, init_params, stage_control_of, with_finer
 from airjax.image.task import RATES, Coordinates, ImageTask
 from airjax.inner.optimizers import rates_from_text
 from airjax.inner.task import run
