@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, features
 
-from airjax.arrays import AnyArray
+from airjax.arrays import AnyArray, bands_of
 from airjax.color_space import ColorSpace
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes, display_name, read_bytes, reason
@@ -137,9 +137,11 @@ def to_8bit(pixels: AnyArray) -> np.ndarray:
         raise ValueError(f"pixels: expected (h, w, 3) or (h, w, 1), got {pixels.shape}")
     if not np.issubdtype(pixels.dtype, np.floating):
         raise ValueError(f"pixels: expected floating numbers in [0, 1], got {pixels.dtype}")
-    if not np.isfinite(pixels).all():
-        raise ValueError("pixels: expected finite numbers, got NaN or infinity")
-    rounded = np.rint(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8)
+    rounded = np.empty_like(pixels, np.uint8)
+    for band in bands_of(pixels):
+        if not np.isfinite(pixels[band]).all():
+            raise ValueError("pixels: expected finite numbers, got NaN or infinity")
+        rounded[band] = np.rint(np.clip(pixels[band], 0.0, 1.0) * 255.0)
     return rounded[:, :, 0] if rounded.shape[2] == 1 else rounded
 
 

@@ -178,8 +178,11 @@ def _render_planned(gaussians: Gaussians2D, tiling: Tiling, draw: Callable) -> n
             return _draw_piece(gaussians, footprints, piece, pairs, draw)
     reach = np.asarray(_extents(gaussians))[:, 1]
     gaussians = jax.tree.map(np.asarray, gaussians)
-    strips = [_render_strip(gaussians, reach, top, rows, tiling, draw) for top in range(0, height, rows)]
-    return np.concatenate(strips)[:height]
+    image = np.empty((height, width, gaussians.colors.shape[1]), gaussians.colors.dtype)
+    for top in range(0, height, rows):
+        strip = _render_strip(gaussians, reach, top, rows, tiling, draw)
+        image[top : top + rows] = strip[: height - top]
+    return image
 
 
 def _render_strip(
