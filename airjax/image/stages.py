@@ -5,6 +5,7 @@ Letters: s stages, P patch size, (r, c) patch grid; an image is padded to whole 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -157,12 +158,21 @@ def predict_stage(
 
 def _enlarged(image: Float[Array, "h w c"], times: int) -> Float[Array, "H W c"]:
     """The image enlarged bilinearly; it is 0 beyond its edges."""
-    if times == 1:
-        return image
+    return image if times == 1 else _stretched(_stretched(image, times, 1), times, 0)
+
+
+def _stretched(image: Float[Array, "h w c"], times: int, axis: int) -> Float[Array, "H W c"]:
+    """One axis enlarged. A new pixel lies between two old ones: `jax.image.resize` would multiply by all of a row."""
+    side = image.shape[axis]
+    padded = jnp.pad(image, [(int(k == axis),) * 2 for k in range(3)])
+    parts = []
+    for k in range(times):
+        share, first = math.modf(1 + (k + 0.5) / times - 0.5)  # of the second pixel; the first, in the padded image
+        near, far = (jax.lax.slice_in_dim(padded, int(first) + i, int(first) + i + side, axis=axis) for i in (0, 1))
+        parts.append((1 - share) * near + share * far)
     height, width, channels = image.shape
-    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
-    large = jax.image.resize(padded, (times * (height + 2), times * (width + 2), channels), "bilinear")
-    return large[times:-times, times:-times]
+    size = (times * height, width) if axis == 0 else (height, times * width)
+    return jnp.stack(parts, axis=axis + 1).reshape(*size, channels)
 
 
 def _pixels_inside(grid: tuple[int, int], patch_size: int, image_size: tuple[int, int]) -> np.ndarray:
