@@ -177,8 +177,9 @@ def apply_in_bands(
     size = band + 2 * predictor.reach
     if size >= rows:
         return predictor.apply(params, patches, quality, inside)
-    # A window that would leave the grid is moved inside, where its edge is the edge of the grid.
-    starts = np.clip(np.arange(0, rows, band) - predictor.reach, 0, rows - size)
+    # Where a window ends with the grid, its rows are its own up to there.
+    count = -(-(rows - 2 * predictor.reach) // band)
+    starts = np.minimum(band * np.arange(count), rows - size)
 
     def window(start):
         parts = (jax.lax.dynamic_slice_in_dim(a, start, size) for a in (patches, jnp.asarray(inside)))
@@ -186,4 +187,5 @@ def apply_in_bands(
 
     windows = jax.lax.map(window, jnp.asarray(starts))
     row = np.arange(rows)
-    return windows[row // band, row - starts[row // band]]
+    own = np.clip((row - predictor.reach) // band, 0, count - 1)
+    return windows[own, row - starts[own]]
