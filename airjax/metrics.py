@@ -13,6 +13,7 @@ statistics.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from airjax.arrays import AnyArray, size_of
+from airjax.arrays import AnyArray, bands_of, size_of
 from airjax.programs import kept
 
 # SSIM (Wang et al. 2004): stabilisers for values in [0, 1] (K1 = 0.01, K2 = 0.03), window, sigma.
@@ -49,12 +50,16 @@ def _check_image(name: str, image) -> None:
 
 def _check_pair(image, rendered) -> tuple[jax.Array, jax.Array]:
     image, rendered = jnp.asarray(image), jnp.asarray(rendered)
+    _check_alike(image, rendered)
+    return image, rendered
+
+
+def _check_alike(image, rendered) -> None:
     _check_image("image", image)
     if rendered.dtype != image.dtype:
         raise TypeError(f"rendered: expected {image.dtype} like image, got {rendered.dtype}")
     if rendered.shape != image.shape:
         raise ValueError(f"rendered: expected {image.shape} like image, got {rendered.shape}")
-    return image, rendered
 
 
 def to_8bit(image: Image) -> Image:
@@ -95,13 +100,20 @@ def psnr(image: Image, rendered: Image) -> Scalar:
 
 
 def psnr_8bit(image: Image, rendered: Image) -> float:
-    """`psnr` of the 8-bit image that a user gets, of concrete arrays; one compiled program for all images of a size."""
-    return float(_psnr_8bit(image, rendered))
+    """`psnr` of the 8-bit image that a user gets, of concrete arrays; one compiled program for all images of a size.
+
+    A large image is measured a few rows at a time.
+    """
+    image, rendered = np.asarray(image), np.asarray(rendered)
+    _check_alike(image, rendered)
+    bands = [(image[band], rendered[band]) for band in bands_of(image)]
+    error = sum(len(pair[0]) * float(_mse_8bit(*pair)) for pair in bands) / len(image)
+    return -10 * math.log10(error) if error > 0 else math.inf
 
 
 @kept()
-def _psnr_8bit(image, rendered):
-    return psnr(image, to_8bit(rendered))
+def _mse_8bit(image, rendered):
+    return mse(image, to_8bit(rendered))
 
 
 class Quality(NamedTuple):

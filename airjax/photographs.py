@@ -4,7 +4,7 @@ Pixels are (h, w, 3) float32, sRGB-encoded (not linear light), in [0, 1]. Each l
 bit depth, color profile, orientation, further pages) is one line of `LoadedImage.notices`. A file that cannot be read
 or written is an AirjaxError of one line that starts with the file's name.
 
-Pillow's own warnings (odd metadata, large images) are left to the program's filters.
+Pillow's own warnings (odd metadata) are left to the program's filters.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, features
 
-from airjax.arrays import AnyArray
+from airjax.arrays import AnyArray, bands_of
 from airjax.color_space import ColorSpace
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes, display_name, read_bytes, reason
@@ -35,7 +36,7 @@ _WRITERS: dict[str, tuple[str, dict]] = {
     ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
     ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
 }
-MAX_PIXELS = 2**27  # width times height; a float32 RGB image of this size takes 1.6 GB
+MAX_PIXELS = 2**28  # width times height, 16,384 squared; a float32 RGB image of this size takes 3.2 GB
 WRITTEN_SUFFIXES = tuple(_WRITERS)
 _READ_ONLY = {"JPEG": (".jfif", ".jpe"), "GIF": (".gif",), "BMP": (".bmp", ".dib"), "AVIF": (".avif",)}
 _FORMATS = ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP"]  # names of Pillow
@@ -51,6 +52,7 @@ UNREADABLE_SUFFIXES = tuple(
     if suffix not in IMAGE_SUFFIXES
 )
 READABLE = f"a PNG, JPEG, WebP, TIFF, GIF{', BMP or AVIF' if 'AVIF' in _FORMATS else ' or BMP'} image"
+_OPENING = threading.Lock()  # Pillow has one limit for all threads
 _MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}  # pixels; limits of these formats
 
 # What Pillow's readers raise on damaged files: OSError and SyntaxError on purpose, the others from inside its
@@ -97,8 +99,18 @@ def parse_image(data: bytes, *, name: str, upright: bool = True) -> LoadedImage:
 
 def orientation_of(path: str | os.PathLike) -> int:
     """EXIF orientation of an image that `read_image` reads, 1 to 8; 1 where there is none. Its pixels are not read."""
-    with Image.open(path, formats=_FORMATS) as image:
+    with _opened(path) as image:
         return _orientation(image, [])
+
+
+def _opened(source: str | os.PathLike | io.BytesIO) -> Image.Image:
+    """An image whose pixels are not read yet, of up to MAX_PIXELS: Pillow by itself allows fewer."""
+    with _OPENING:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
+        try:
+            return Image.open(source, formats=_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def write_image(path: str | os.PathLike, pixels: AnyArray) -> None:
@@ -137,9 +149,11 @@ def to_8bit(pixels: AnyArray) -> np.ndarray:
         raise ValueError(f"pixels: expected (h, w, 3) or (h, w, 1), got {pixels.shape}")
     if not np.issubdtype(pixels.dtype, np.floating):
         raise ValueError(f"pixels: expected floating numbers in [0, 1], got {pixels.dtype}")
-    if not np.isfinite(pixels).all():
-        raise ValueError("pixels: expected finite numbers, got NaN or infinity")
-    rounded = np.rint(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8)
+    rounded = np.empty_like(pixels, np.uint8)
+    for band in bands_of(pixels):
+        if not np.isfinite(pixels[band]).all():
+            raise ValueError("pixels: expected finite numbers, got NaN or infinity")
+        rounded[band] = np.rint(np.clip(pixels[band], 0.0, 1.0) * 255.0)
     return rounded[:, :, 0] if rounded.shape[2] == 1 else rounded
 
 
@@ -151,7 +165,7 @@ def _load(data: bytes, upright: bool) -> LoadedImage:
     notices: list[str] = []
     chunks = png_chunks(data)
     still, frames = without_animation(data, chunks)
-    with Image.open(io.BytesIO(still), formats=_FORMATS) as image:
+    with _opened(io.BytesIO(still)) as image:
         if image.width * image.height > MAX_PIXELS:
             raise _Refused(f"expected at most {MAX_PIXELS} pixels, got {image.width}x{image.height}")
         frames = max(frames, getattr(image, "n_frames", 1))

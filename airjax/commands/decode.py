@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from airjax.commands.options import add_inputs, add_options, add_output, number, whole
 from airjax.commands.outputs import Read, content, convert, read_input, write_output
-from airjax.commands.session import Clock, Screen, start_jax
+from airjax.commands.session import Bars, Clock, Screen, start_jax
 from airjax.errors import AirjaxError, FormatError
 from airjax.files import display_name
+from airjax.progress import counted
 
 if TYPE_CHECKING:
     from airjax.image.codec.air_file import Encoded
@@ -55,9 +57,11 @@ def _decode(
         got = f"got {width}x{height}; choose a smaller --scale"
         raise AirjaxError(f"{name}: expected at most {MAX_PIXELS} pixels, {got}")
     start_jax(screen)
-    with Clock() as clock:
-        image = np.asarray(render(encoded.gaussians, image_size=encoded.image_size, scale=options.scale).image)
-    if not np.isfinite(image).all():
+    with Bars(screen, {"draw": "strip"}) as bars, Clock() as clock:
+        progress = counted(bars.show, "draw")
+        rendered = render(encoded.gaussians, image_size=encoded.image_size, scale=options.scale, progress=progress)
+        image = np.asarray(rendered.image)
+    if not math.isfinite(float(image.min()) + float(image.max())):
         raise AirjaxError(f"{name}: its Gaussians add up to NaN or infinity and cannot be drawn; encode the image anew")
 
     def write() -> None:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 HELP = "photographs to .air files"
 Number = TypeVar("Number", int, float)
 _POOR = 30.0  # dB, below which a file that is larger than its source is no use
-_UNITS = {"predict": "stage", "refine": "step", "colors": "strip", "round": "sweep"}
+_UNITS = {"predict": "part", "refine": "step", "colors": "strip", "round": "sweep"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

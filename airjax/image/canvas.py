@@ -20,13 +20,15 @@ def _step(side: int) -> int:
 def canvas_of(image: np.ndarray) -> np.ndarray:
     """The (h, w, 3) image in the upper left corner of a larger one of `canvas_size`, NaN where there is no image."""
     missing = [large - side for large, side in zip(canvas_size(image.shape[:2]), image.shape[:2], strict=True)]
+    if not any(missing):
+        return image
     return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), constant_values=np.nan)
 
 
 def extent_of(image: np.ndarray) -> tuple[int, int]:
     """(h, w) in pixels of what is not NaN: of the image on a `canvas_of` it."""
-    there = ~np.isnan(image[..., 0])
-    return int(np.count_nonzero(there[:, 0])), int(np.count_nonzero(there[0]))
+    down, across = (int(np.count_nonzero(~np.isnan(edge))) for edge in (image[:, 0, 0], image[0, :, 0]))
+    return down, across
 
 
 def without_canvas(image: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -18,8 +19,9 @@ from airjax.image.codec.air_file import Encoded, compact, dequantised
 from airjax.image.codec.chunks import size_problem
 from airjax.image.color_solve import solve
 from airjax.image.defaults import EFFORT, MSE_THRESHOLD, QUALITY, REFINE_STEPS, SOLVE_STEPS, SSIM_THRESHOLD
+from airjax.image.prediction import predict_stages
 from airjax.image.presets import stages_from_text
-from airjax.image.stages import StageConfig, StageControl, init_params, predict_stages, stage_control_of, with_finer
+from airjax.image.stages import StageConfig, StageControl, init_params, stage_control_of, with_finer
 from airjax.image.task import RATES, Coordinates, ImageTask
 from airjax.inner.optimizers import rates_from_text
 from airjax.inner.task import run
@@ -128,12 +130,12 @@ def checked_image(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image)
     if image.dtype.kind in "biu":
         raise ValueError(f"image: expected floating-point values in [0, 1], got {image.dtype}")
-    image = image.astype(np.float32)
+    image = image.astype(np.float32, copy=False)
     if image.ndim != 3 or image.shape[2] != 3 or min(image.shape) < 1:
         raise ValueError(f"image: expected (h, w, 3), got {image.shape}")
-    if not np.all(np.isfinite(image)):
-        raise ValueError("image: expected finite values in [0, 1]")
     low, high = float(image.min()), float(image.max())
+    if not math.isfinite(low + high):
+        raise ValueError("image: expected finite values in [0, 1]")
     if not _RANGE[0] <= low <= high <= _RANGE[1]:
         raise ValueError(f"image: expected values in [0, 1], got {low:g} to {high:g}; divide pixels of 8 bits by 255")
     if problem := size_problem(image.shape[0], image.shape[1], 3):

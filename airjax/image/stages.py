@@ -5,6 +5,7 @@ Letters: s stages, P patch size, (r, c) patch grid; an image is padded to whole 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +18,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from airjax.arrays import AnyArray, size_of
 from airjax.gaussians import Gaussians2D, join
-from airjax.image.canvas import extent_of
 from airjax.image.codec.lattice import Lattice, predicted_codes, straight_through
 from airjax.image.codec.payload import PATCH_SIZES
 from airjax.image.codec.quantise import NUM_CODES
@@ -25,9 +25,16 @@ from airjax.image.color_solve import solve_colors
 from airjax.image.defaults import MSE_THRESHOLD, SSIM_THRESHOLD
 from airjax.image.patches import PatchMap, to_physical
 from airjax.metrics import patch_mse, patch_ssim
-from airjax.nn.air_stage import NO_QUALITY, Predictor, PredictorConfig, apply_in_bands, compact_predictor, patches_of
+from airjax.nn.air_stage import (
+    NO_QUALITY,
+    RAW_ROWS,
+    Predictor,
+    PredictorConfig,
+    apply_in_bands,
+    compact_predictor,
+    patches_of,
+)
 from airjax.programs import kept
-from airjax.progress import Count
 from airjax.raster.additive import draw_patches, render_patches, slot_weights
 from airjax.raster.tiles import patch_centers, patch_colors, patch_grid, patch_slots
 
@@ -152,12 +159,21 @@ def predict_stage(
 
 def _enlarged(image: Float[Array, "h w c"], times: int) -> Float[Array, "H W c"]:
     """The image enlarged bilinearly; it is 0 beyond its edges."""
-    if times == 1:
-        return image
+    return image if times == 1 else _stretched(_stretched(image, times, 1), times, 0)
+
+
+def _stretched(image: Float[Array, "h w c"], times: int, axis: int) -> Float[Array, "H W c"]:
+    """One axis enlarged. A new pixel lies between two old ones: `jax.image.resize` would multiply by all of a row."""
+    side = image.shape[axis]
+    padded = jnp.pad(image, [(int(k == axis),) * 2 for k in range(3)])
+    parts = []
+    for k in range(times):
+        share, first = math.modf(1 + (k + 0.5) / times - 0.5)  # of the second pixel; the first, in the padded image
+        near, far = (jax.lax.slice_in_dim(padded, int(first) + i, int(first) + i + side, axis=axis) for i in (0, 1))
+        parts.append((1 - share) * near + share * far)
     height, width, channels = image.shape
-    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
-    large = jax.image.resize(padded, (times * (height + 2), times * (width + 2), channels), "bilinear")
-    return large[times:-times, times:-times]
+    size = (times * height, width) if axis == 0 else (height, times * width)
+    return jnp.stack(parts, axis=axis + 1).reshape(*size, channels)
 
 
 def _pixels_inside(grid: tuple[int, int], patch_size: int, image_size: tuple[int, int]) -> np.ndarray:
@@ -199,17 +215,37 @@ def stage_control(
     `stages_left` are this stage and those after it, `gaussians_left` what is left of control.max_gaussians (default:
     all); `extent` is that of `airjax.metrics.patch_mse`.
     """
+    errors = asking_errors(image, rendered, patch_size=patch_size, control=control, extent=extent)
+    left = control.max_gaussians if gaussians_left is None else gaussians_left
+    return worst_patches(errors, stages_left=stages_left, gaussians_left=left)
+
+
+def asking_errors(
+    image: Float[AnyArray, "h w 3"],
+    rendered: Float[AnyArray, "h w 3"],
+    *,
+    patch_size: int,
+    control: StageControl,
+    extent: Int[AnyArray, " 2"] | None = None,
+) -> Float[Array, " n"]:
+    """Mean squared error of every patch that asks for a Gaussian, -inf of the others. Nothing is differentiated."""
     image, rendered = jax.lax.stop_gradient((image, rendered))
     errors = patch_mse(image, rendered, patch_size=patch_size, extent=extent)
     mse, ssim = errors.ravel(), patch_ssim(image, rendered, patch_size=patch_size, extent=extent).ravel()
     asks = (mse > control.mse_threshold) | (1 - ssim > control.ssim_threshold)
     if extent is not None:
         asks = asks & _inside(patch_grid(size_of(image), patch_size), patch_size, extent).ravel()
-    left = control.max_gaussians if gaussians_left is None else gaussians_left
-    share = jnp.minimum(jnp.ceil(left / stages_left), jnp.floor(left))
-    order = jnp.argsort(jnp.where(asks, -mse, jnp.inf))
-    rank = jnp.zeros(mse.shape, jnp.float32).at[order].set(jnp.arange(mse.size, dtype=jnp.float32))
-    return asks & (rank < share)
+    return jnp.where(asks, mse, -jnp.inf)
+
+
+def worst_patches(
+    errors: Float[Array, " n"], *, stages_left: Float[AnyArray, ""] | int, gaussians_left: Float[AnyArray, ""]
+) -> Bool[Array, " n"]:
+    """Which patches of these `asking_errors` get a Gaussian of a stage's share of what is left."""
+    share = jnp.minimum(jnp.ceil(gaussians_left / stages_left), jnp.floor(gaussians_left))
+    order = jnp.argsort(-errors)
+    rank = jnp.zeros(errors.shape, jnp.float32).at[order].set(jnp.arange(errors.size, dtype=jnp.float32))
+    return (errors > -jnp.inf) & (rank < share)
 
 
 def run_stages(
@@ -225,57 +261,62 @@ def run_stages(
     Gradients flow through the residuals into earlier stages. With `skip_idle` a stage in which no patch is active does
     not run its network (a branch at run time: use it outside `vmap` and `grad`; under `vmap` both branches would run).
     """
-    return tuple(_iterate_stages(stages, params, image, control, skip_idle))
+    return tuple(iterate_stages(stages, params, image, control, skip_idle=skip_idle))
 
 
-def predict_stages(
-    stages: tuple[StageConfig, ...],
-    params: dict[str, Any],
-    image: np.ndarray,
-    control: StageControl,
-    progress: Count | None = None,
-) -> list[tuple[Gaussians2D, Any]]:
-    """(Gaussians at full capacity, codes) of every stage of `run_stages` on a concrete image, numpy arrays.
+class Turn(NamedTuple):
+    """What one stage is run with.
 
-    The image may lie on a canvas (`airjax.image.canvas`): the result is that of the image alone, on the canvas' grid.
-    Without a quantiser in `control` the codes are None. The result is shorter than `stages` where one would add too
-    few (`StageConfig.least`). Weights are those of the stage's number, or the last ones. `progress` is told of the
-    stages.
-
-    Not for `jit`: here each kind of stage is one program, compiled and loaded once however many stages are of it, and
-    the next kind is traced while a stage runs. A stage starts once the last but one is done, so that memory holds the
-    images of two stages.
+    Fields:
+      stage: without its least share, so that it shares programs with others of its kind.
+      params: its weights; those of its number, or the last ones.
+      control: its own.
+      stages_left: it and the trained ones after it. The first stage lays the base of every later one, so it may take
+        all that the budget holds.
+      least: share of its patches below which it adds none, and the prediction ends.
     """
-    predicted: list = []
-    extent = np.array(extent_of(image), np.int32)
-    image = jax.device_put(np.nan_to_num(image))
-    for stage in _iterate_stages(stages, params, image, control, skip_idle=True, draw_last=False, extent=extent):
-        jax.block_until_ready(predicted[-1:])
-        predicted.append((stage.gaussians, stage.codes))
-        if progress is not None:
-            progress(len(predicted), len(stages))
-    return jax.device_get(predicted)
+
+    stage: StageConfig
+    params: Any
+    control: StageControl
+    stages_left: np.float32
+    least: np.float32
 
 
-def _iterate_stages(
-    stages, params, image, control, skip_idle: bool, draw_last: bool = True, extent=None
-) -> Iterator[Stage]:
-    rendered = jnp.zeros_like(image)
-    left = control.max_gaussians
+def turns_of(stages: tuple[StageConfig, ...], params: dict[str, Any], control: StageControl) -> Iterator[Turn]:
+    """What every stage is run with, one after the other."""
     trained = sum(not stage.least for stage in stages)
     for i, stage in enumerate(stages):
-        own, least = _for_stage(control, stage), stage.least
-        # The first stage lays the base of every later one, so it may take all that the budget holds.
         stages_left = np.float32(max(trained - i, 1) if i else 1)
-        weights = params[f"stage{min(i, len(params) - 1)}"]
-        stage = replace(stage, least=0.0)  # one program for it and for others of its kind
+        weights, own = params[f"stage{min(i, len(params) - 1)}"], _for_stage(control, stage)
+        yield Turn(replace(stage, least=0.0), weights, own, stages_left, np.float32(stage.least))
+
+
+def iterate_stages(
+    stages: tuple[StageConfig, ...],
+    params: dict[str, Any],
+    image: Float[AnyArray, "h w 3"],
+    control: StageControl,
+    *,
+    skip_idle: bool,
+    draw_last: bool = True,
+    extent: Int[AnyArray, " 2"] | None = None,
+) -> Iterator[Stage]:
+    """The stages of `run_stages`, one after the other.
+
+    They end before one that would add too few Gaussians (`StageConfig.least`): such stages need a concrete image.
+    Without `draw_last` what the last stage adds is not drawn. `extent` as in `predict_stage`.
+    """
+    rendered = jnp.zeros_like(image)
+    left = control.max_gaussians
+    for i, (stage, weights, own, stages_left, least) in enumerate(turns_of(stages, params, control)):
         gaussians, drawn, quantised, left = _predict_stage(
-            stage, weights, image, rendered, own, stages_left, left, np.float32(least), extent, skip_idle=skip_idle
+            stage, weights, image, rendered, own, stages_left, left, least, extent, skip_idle=skip_idle
         )
         if least and not np.asarray(gaussians.active).any():
             return
         if draw_last or i + 1 < len(stages):
-            rendered = _draw_stage(stage, drawn, rendered, extent, skip_idle=skip_idle)
+            rendered = draw_stage(stage, drawn, rendered, extent, skip_idle=skip_idle)
         yield Stage(gaussians, rendered, **quantised)
 
 
@@ -294,36 +335,63 @@ def _predict_stage(stage, params, image, rendered, control, stages_left, left, l
 
     No patch is active where only a share of them below `least` would be.
     """
-    height, width, channels = image.shape
-    size = stage.patch_map.patch_size
-    centers = patch_centers(patch_grid((height, width), size), size, image.dtype)
-    options = {"patch_size": size, "control": control, "extent": extent}
-    active = stage_control(image, rendered, stages_left=stages_left, gaussians_left=left, **options)
-    rows, columns = (jnp.ceil(side / size) for side in (image.shape[:2] if extent is None else extent))
-    active = active & (jnp.sum(active, dtype=jnp.float32) >= least * rows * columns)
+    size, image_size = stage.patch_map.patch_size, size_of(image)
+    errors = asking_errors(image, rendered, patch_size=size, control=control, extent=extent)
+    rows, columns = (jnp.ceil(side / size) for side in (image_size if extent is None else extent))
+    active, left = chosen_patches(errors, stages_left, left, least * rows * columns)
 
     def network(residual):
         return predict_stage(stage, params, residual, quality=quality_inputs(control.color_step), extent=extent)
 
     def idle(residual):
-        return jnp.zeros((active.size, 5 + channels + stage.network.votes), residual.dtype)
+        return jnp.zeros((active.size, RAW_ROWS + stage.network.votes), residual.dtype)
 
     residual = image - rendered
     raw = jax.lax.cond(jnp.any(active), network, idle, residual) if skip_idle else network(residual)
-    gaussians = to_physical(raw[:, : 5 + channels], centers, active, stage.patch_map)
-    left = left - jnp.sum(active, dtype=jnp.float32)
-    step = control.color_step
-    if step is None:
-        return gaussians, gaussians, {}, left
-    votes = (
-        _mean_votes(raw[:, 5 + channels :], size, image.shape[:2], extent)
-        if stage.network.votes
-        else jnp.zeros(NUM_CODES)
-    )
-    codes = predicted_codes(votes, jnp.where(step > 0, step, 1.0), patch_size=size)
-    drawn, lattice = straight_through(gaussians, centers, jnp.broadcast_to(codes, (len(centers), NUM_CODES)))
-    drawn = jax.tree.map(lambda new, old: jnp.where(step > 0, new, old), drawn, gaussians)
+    centers = patch_centers(patch_grid(image_size, size), size, image.dtype)
+    votes = _mean_votes(raw[:, RAW_ROWS:], size, image_size, extent)
+    codes = codes_of(stage, votes, control.color_step)
+    gaussians, drawn, lattice = rounded(stage, raw, centers, active, codes, control.color_step)
     return gaussians, drawn, {"codes": codes, "lattice": lattice}, left
+
+
+def chosen_patches(
+    errors: Float[Array, " n"],
+    stages_left: Float[AnyArray, ""],
+    gaussians_left: Float[Array, ""],
+    least: Float[AnyArray, ""],
+) -> tuple[Bool[Array, " n"], Float[Array, ""]]:
+    """`worst_patches`, or none where they are fewer than `least`, and how many Gaussians are left after them."""
+    active = worst_patches(errors, stages_left=stages_left, gaussians_left=gaussians_left)
+    active = active & (jnp.sum(active, dtype=jnp.float32) >= least)
+    return active, gaussians_left - jnp.sum(active, dtype=jnp.float32)
+
+
+def codes_of(
+    stage: StageConfig, votes: Float[AnyArray, " v"], color_step: Float[AnyArray, ""] | None
+) -> Float[Array, " 6"] | None:
+    """Bin widths of a stage from the mean votes of its patches; None without a quantiser."""
+    if color_step is None:
+        return None
+    votes = jnp.asarray(votes) if stage.network.votes else jnp.zeros(NUM_CODES)
+    return predicted_codes(votes, jnp.where(color_step > 0, color_step, 1.0), patch_size=stage.patch_map.patch_size)
+
+
+def rounded(
+    stage: StageConfig,
+    raw: Float[Array, "n k"],
+    centers: Float[Array, "n 2"],
+    active: Bool[AnyArray, " n"],
+    codes: Float[AnyArray, " 6"] | None,
+    color_step: Float[AnyArray, ""] | None,
+) -> tuple[Gaussians2D, Gaussians2D, Lattice | None]:
+    """The Gaussians of raw rows, those that a file would give back, and where they lie between its integers."""
+    gaussians = to_physical(raw[:, :RAW_ROWS], centers, active, stage.patch_map)
+    if codes is None or color_step is None:
+        return gaussians, gaussians, None
+    drawn, lattice = straight_through(gaussians, centers, jnp.broadcast_to(codes, (len(centers), NUM_CODES)))
+    drawn = jax.tree.map(lambda new, old: jnp.where(color_step > 0, new, old), drawn, gaussians)
+    return gaussians, drawn, lattice
 
 
 def _mean_votes(votes, patch_size, image_size, extent):
@@ -335,7 +403,7 @@ def _mean_votes(votes, patch_size, image_size, extent):
 
 
 @kept(static_argnames=("stage", "skip_idle"))
-def _draw_stage(stage, gaussians, rendered, extent=None, *, skip_idle):
+def draw_stage(stage, gaussians, rendered, extent=None, *, skip_idle):
     """`rendered` with the Gaussians of one stage added, 0 beyond the extent of the image."""
     height, width, _ = rendered.shape
     grid = patch_grid((height, width), stage.patch_map.patch_size)

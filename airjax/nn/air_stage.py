@@ -33,6 +33,11 @@ class PredictorConfig:
     enlargement: int = 1  # times that the image is enlarged, bilinearly, before it is cut into patches
     votes: int = 0  # further numbers per patch, for the quantiser; such a network also has the quality as an input
 
+    @property
+    def reach(self) -> int:
+        """Distance in patches, on each axis, at which a patch still changes a raw row."""
+        return self.blocks + 1
+
     def multiply_adds(self, patch_size: int) -> int:
         """Multiply-adds per patch and stage."""
         f = self.features
@@ -48,7 +53,7 @@ class Predictor(NamedTuple):
     # (params, patches (r, c, 3 P^2), quality (2,), inside (r, c, 1)) -> raw, k = 8 + votes. `inside` is 1 for patches
     # of the image and 0 for others, which are 0 themselves and change no raw row of the image
     apply: Callable[..., Float[Array, "r c k"]]
-    reach: int  # distance in patches, on each axis, at which a patch still changes a raw row
+    reach: int  # see `PredictorConfig`
 
 
 def patches_of(image: Float[Array, "h w 3"], patch_size: int) -> Float[Array, "r c p"]:
@@ -75,7 +80,7 @@ def compact_predictor(config: PredictorConfig, patch_size: int) -> Predictor:
         inside = jnp.ones((*patches.shape[:2], 1), patches.dtype) if inside is None else inside
         return network.apply({"params": params}, patches, quality, inside)
 
-    return Predictor(init, apply, reach=config.blocks + 1)
+    return Predictor(init, apply, reach=config.reach)
 
 
 def apply_in_bands(
@@ -91,8 +96,9 @@ def apply_in_bands(
     size = band + 2 * predictor.reach
     if size >= rows:
         return predictor.apply(params, patches, quality, inside)
-    # A window that would leave the grid is moved inside, where its edge is the edge of the grid.
-    starts = np.clip(np.arange(0, rows, band) - predictor.reach, 0, rows - size)
+    # Where a window ends with the grid, its rows are its own up to there.
+    count = -(-(rows - 2 * predictor.reach) // band)
+    starts = np.minimum(band * np.arange(count), rows - size)
 
     def window(start):
         parts = (jax.lax.dynamic_slice_in_dim(a, start, size) for a in (patches, jnp.asarray(inside)))
@@ -100,4 +106,5 @@ def apply_in_bands(
 
     windows = jax.lax.map(window, jnp.asarray(starts))
     row = np.arange(rows)
-    return windows[row // band, row - starts[row // band]]
+    own = np.clip((row - predictor.reach) // band, 0, count - 1)
+    return windows[own, row - starts[own]]

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from airjax.gaussians import Gaussians2D, extents, octaves, on_ladder, pad, take
 from airjax.programs import kept
+from airjax.progress import Count
 from airjax.raster import plan
 from airjax.raster.additive import render_lists, render_tiles
 from airjax.raster.plan import (
@@ -58,6 +59,7 @@ def render(
     capacity: int | Capacity | None = None,
     smooth_cutoff: bool = False,
     any_order: bool = False,
+    progress: Count | None = None,
 ) -> Rendered:
     """Image of any set of Gaussians: the exact additive sum (AIR section 3.1), by sorted tile lists.
 
@@ -71,6 +73,7 @@ def render(
         is drawn in one piece, whatever its size.
       smooth_cutoff: see `airjax.raster.additive.accumulate`.
       any_order: see there.
+      progress: told of every strip of a large image that is drawn without a capacity.
 
     Raises:
       ValueError: an impossible size or scale; no capacity inside a JAX transformation; with concrete arrays, a
@@ -81,10 +84,10 @@ def render(
     times, size = finer(image_size, scale)
     if times > 1:
         large, overflow = _render_at(
-            gaussians, times * scale, Tiling(size, tile_size), capacity, smooth_cutoff, any_order
+            gaussians, times * scale, Tiling(size, tile_size), capacity, smooth_cutoff, any_order, progress
         )
         return Rendered(averaged(large, times, scaled_size(image_size, scale)), overflow)
-    return _render_at(gaussians, scale, Tiling(size, tile_size), capacity, smooth_cutoff, any_order)
+    return _render_at(gaussians, scale, Tiling(size, tile_size), capacity, smooth_cutoff, any_order, progress)
 
 
 def _render_at(
@@ -94,6 +97,7 @@ def _render_at(
     capacity: int | Capacity | None,
     smooth_cutoff: bool,
     any_order: bool,
+    progress: Count | None = None,
 ) -> Rendered:
     """The sum at the pixels of a scaled plane."""
     if is_traced(gaussians):
@@ -105,7 +109,7 @@ def _render_at(
     gaussians = on_ladder(gaussians, size_of=lambda _: slots_for(gaussians, image_size=tiling.image_size))
     if capacity is None:
         draw = partial(_draw, smooth_cutoff=smooth_cutoff, any_order=any_order)
-        return Rendered(jnp.asarray(_render_planned(gaussians, tiling, draw)), jnp.asarray(False))
+        return Rendered(jnp.asarray(_render_planned(gaussians, tiling, draw, progress)), jnp.asarray(False))
     rendered = _render_jitted(gaussians, tiling, capacity, smooth_cutoff, any_order)
     if rendered.overflow:
         raise too_small(capacity, *count_needs(_footprints(gaussians), tiling))
@@ -167,7 +171,9 @@ _render_jitted = kept(static_argnames=("tiling", "capacity", "smooth_cutoff", "a
 _draw = kept(static_argnames=("smooth_cutoff", "any_order"))(render_tiles)
 
 
-def _render_planned(gaussians: Gaussians2D, tiling: Tiling, draw: Callable) -> np.ndarray:
+def _render_planned(
+    gaussians: Gaussians2D, tiling: Tiling, draw: Callable, progress: Count | None = None
+) -> np.ndarray:
     """One piece where the image and its pairs are few enough, else strips; `draw(set, lists, tiling)` draws tiles."""
     (height, width), tile_size = tiling.image_size, tiling.tile_size
     rows = min(max(1, STRIP_PIXELS // (width * tile_size)), -(-height // tile_size)) * tile_size
@@ -179,8 +185,13 @@ def _render_planned(gaussians: Gaussians2D, tiling: Tiling, draw: Callable) -> n
             return _draw_piece(gaussians, footprints, piece, pairs, draw)
     reach = np.asarray(_extents(gaussians))[:, 1]
     gaussians = jax.tree.map(np.asarray, gaussians)
-    strips = [_render_strip(gaussians, reach, top, rows, tiling, draw) for top in range(0, height, rows)]
-    return np.concatenate(strips)[:height]
+    image = np.empty((height, width, gaussians.colors.shape[1]), gaussians.colors.dtype)
+    for top in range(0, height, rows):
+        strip = _render_strip(gaussians, reach, top, rows, tiling, draw)
+        image[top : top + rows] = strip[: height - top]
+        if progress is not None:
+            progress(top // rows + 1, -(-height // rows))
+    return image
 
 
 def _render_strip(

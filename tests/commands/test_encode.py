@@ -232,7 +232,7 @@ def test_files_of_one_size_share_all_programs(run):
     """The second is traced and compiled nowhere, and the PSNR of both is one program."""
     photo("a.png")
     Path("b.png").write_bytes(Path("a.png").read_bytes())
-    metrics._psnr_8bit.jitted.clear_cache()
+    metrics._mse_8bit.jitted.clear_cache()
     assert run("encode", "a.png").status == 0
     events = []
     jax.monitoring.register_event_duration_secs_listener(listener := lambda name, *_, **__: events.append(name))
@@ -241,4 +241,4 @@ def test_files_of_one_size_share_all_programs(run):
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
     assert [name for name in events if "/compile/" in name] == []
-    assert metrics._psnr_8bit.jitted._cache_size() == 1
+    assert metrics._mse_8bit.jitted._cache_size() == 1

@@ -14,7 +14,8 @@ from airjax.image.codec.search import measured_psnr
 from airjax.image.color_solve import solve
 from airjax.image.model import Model
 from airjax.image.patches import PatchMap
-from airjax.image.stages import StageConfig, init_params, predict_stages, stage_control_of
+from airjax.image.prediction import predict_stages
+from airjax.image.stages import StageConfig, init_params, stage_control_of
 from airjax.image.task import squared_error
 from airjax.nn.air_stage import PredictorConfig
 
@@ -124,7 +125,7 @@ def test_sizes_share_programs(model):
     """The networks and the drawing of a photograph of another size on the same canvas are compiled already."""
     options = CompressOptions(50, effort=0)
     compress(model, picture((50, 70)), options)
-    jitted = (stages._predict_stage, stages._draw_stage)
+    jitted = (stages._predict_stage, stages.draw_stage)
     before = [function.jitted._cache_size() for function in jitted]
     for size in ((51, 70), (33, 90), (8, 8)):
         compress(model, picture(size), options)

@@ -10,13 +10,13 @@ import pytest
 from scenes2d import assert_image, exact
 
 from airjax.image.patches import PatchMap, to_physical
+from airjax.image.prediction import predict_stages
 from airjax.image.stages import (
     StageConfig,
     StageControl,
     init_params,
     pad_to_patches,
     predict_stage,
-    predict_stages,
     run_stages,
     stage_control,
     stage_control_of,

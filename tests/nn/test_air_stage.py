@@ -74,7 +74,7 @@ def test_a_raw_row_depends_on_patches_within_reach():
 
 @pytest.mark.parametrize("bands", [1, 2])
 def test_bands_equal_one_piece(monkeypatch, bands):
-    """Rows come out of windows as they do out of the whole grid; the windows at both ends are moved inside."""
+    """Rows come out of windows as they do out of the whole grid; the last window is moved inside."""
     predictor, params, patches = network()
     monkeypatch.setattr(module, "BAND_PATCHES", bands * GRID[1])
     calls = []

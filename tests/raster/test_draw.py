@@ -140,7 +140,10 @@ def test_strips_equal_one_piece(monkeypatch):
     scene = random_set(14, 40, SIZE, scales=(0.5, 6), margin=6)
     whole = render(scene, image_size=SIZE).image
     monkeypatch.setattr(draw, "STRIP_PIXELS", 8 * SIZE[1])  # one row of tiles
-    strips = render(scene, image_size=SIZE).image
+    told = []
+    strips = render(scene, image_size=SIZE, progress=lambda *count: told.append(count)).image
+    rows = -(-SIZE[0] // 8)
+    assert told == [(i, rows) for i in range(1, rows + 1)]
     # The terms of a tile are the same in the same order; only the distance to its centre is rounded otherwise.
     np.testing.assert_allclose(strips, whole, atol=1e-5)
     assert_image(strips, exact(scene, image_size=SIZE))

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from airjax.arrays import size_of
+from airjax.arrays import bands_of, size_of
 from airjax.gaussians import Gaussians2D
 from airjax.image.codec.lattice import predicted_codes
 from airjax.image.codec.quantise import NUM_CODES, Rows, amplitudes_of, quantise
@@ -29,8 +29,8 @@ def base_of(image: Float[np.ndarray, "h w 3"], *, color_step: float) -> Rows | N
 
     `color_step` is the bin width of the luma, which is coarser here where the colour would not fit into a file.
     """
-    color = np.median(image, axis=(0, 1))
-    done = [_means(np.square(image - shown)) <= _DONE for shown in (color, 0.0)]
+    color = np.array([np.median(channel) for channel in np.moveaxis(image, 2, 0)])
+    done = [_errors(image, shown) <= _DONE for shown in (color, np.zeros_like(color))]
     if np.mean(done[0]) - np.mean(done[1]) < _SHARE:
         return None
     height, width = size_of(image)
@@ -53,12 +53,16 @@ def base_of(image: Float[np.ndarray, "h w 3"], *, color_step: float) -> Rows | N
     return stored if len(stored.patches) else None
 
 
-def _means(values: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "r c"]:
-    """Means over squares of _SQUARE pixels, or what of them is there.
+def _errors(image: Float[np.ndarray, "h w 3"], color: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "r c"]:
+    """Mean squared error of one colour in squares of _SQUARE pixels, or in what of them is there.
 
     `airjax.metrics.patch_mse` in numpy: that would be compiled for every size of image.
     """
-    rows, columns = (np.arange(0, side, _SQUARE) for side in size_of(values))
-    sums = np.add.reduceat(np.add.reduceat(values.sum(axis=2), rows, axis=0), columns, axis=1)
-    heights, widths = (np.diff(np.append(at, side)) for at, side in zip((rows, columns), size_of(values), strict=True))
-    return sums / (3 * heights[:, None] * widths[None])
+    rows, columns = (np.arange(0, side, _SQUARE) for side in size_of(image))
+    sums = []
+    for band in bands_of(image, step=_SQUARE):
+        errors = np.square(image[band] - color).sum(axis=2)
+        down = np.arange(0, len(errors), _SQUARE)
+        sums.append(np.add.reduceat(np.add.reduceat(errors, down, axis=0), columns, axis=1))
+    heights, widths = (np.diff(np.append(at, side)) for at, side in zip((rows, columns), size_of(image), strict=True))
+    return np.concatenate(sums) / (3 * heights[:, None] * widths[None])

@@ -31,7 +31,8 @@ from airjax.image.codec.rate_task import RateTask, slope_of
 from airjax.image.color_solve import drawn, moved, solve
 from airjax.image.defaults import EFFORT, EFFORT_RANGE, QUALITY, QUALITY_RANGE, SOLVE_STEPS
 from airjax.image.model import Model, checked_image, checked_stages
-from airjax.image.stages import StageConfig, predict_stages, stage_control_of
+from airjax.image.prediction import predict_stages
+from airjax.image.stages import StageConfig, stage_control_of
 from airjax.image.strips import Strip, by_strips, strips_of
 from airjax.image.task import Coordinates
 from airjax.inner.task import HEADROOMS, run

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_codec import tiny_model
 
-from airjax.image.codec.base import _means, base_of
+from airjax.image.codec.base import _errors, base_of
 from airjax.image.codec.compress import CompressOptions, color_step_of, compress, compress_and_source
 from airjax.image.codec.payload import pack_stages
 from airjax.image.codec.quantise import dequantise
@@ -54,7 +54,7 @@ def test_squares_are_those_of_the_metric():
     """Oracle: `patch_mse`, on an image that is no multiple of a square."""
     image = np.random.default_rng(0).random((37, 50, 3)).astype(np.float32)
     expected = patch_mse(image, np.zeros_like(image), patch_size=16)
-    np.testing.assert_allclose(_means(np.square(image)), expected, rtol=1e-5)
+    np.testing.assert_allclose(_errors(image, np.zeros(3, np.float32)), expected, rtol=1e-5)
 
 
 def test_a_page_is_paper_and_what_is_on_it():

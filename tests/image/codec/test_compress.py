@@ -19,7 +19,7 @@ from airjax.image.codec.quantise import Rows, quantise
 from airjax.image.codec.rate_task import slope_of
 from airjax.image.codec.search import measured_psnr
 from airjax.image.model import Model
-from airjax.image.stages import StageConfig, _draw_stage, _predict_stage, init_params, run_stages, stage_control_of
+from airjax.image.stages import StageConfig, _predict_stage, draw_stage, init_params, run_stages, stage_control_of
 from airjax.nn.air_stage import PredictorConfig
 from airjax.raster import draw
 from airjax.raster.draw import render
@@ -196,7 +196,7 @@ def test_bad_options(model, options, message):
 
 def test_another_quality_compiles_nothing(model):
     """Thresholds and bin widths are traced values; a kind of stage is one program, and one that draws what is seen."""
-    programs = (_predict_stage, _draw_stage)
+    programs = (_predict_stage, draw_stage)
     for program in programs:
         program.jitted.clear_cache()
     for quality, threshold in ((30, None), (31, 1e-3)):
