@@ -19,10 +19,11 @@ from airjax.image.codec.air_file import Encoded, compact, dequantised
 from airjax.image.codec.chunks import size_problem
 from airjax.image.color_solve import solve
 from airjax.image.defaults import EFFORT, MSE_THRESHOLD, QUALITY, REFINE_STEPS, SOLVE_STEPS, SSIM_THRESHOLD
+from airjax.image.free_task import FreeTask
 from airjax.image.prediction import predict_stages
 from airjax.image.presets import stages_from_text
 from airjax.image.stages import StageConfig, StageControl, init_params, stage_control_of, with_finer
-from airjax.image.task import RATES, Coordinates, ImageTask
+from airjax.image.task import RATES, Coordinates
 from airjax.inner.optimizers import rates_from_text
 from airjax.inner.task import run
 from airjax.progress import Progress, counted, steps_of, unwatched
@@ -91,7 +92,7 @@ class Model:
         gaussians = encoded.gaussians
         if refine_steps and gaussians.num_slots:
             steps = steps_of(counted(progress, "refine"), refine_steps)
-            gaussians = run(ImageTask(canvas, self.rates), gaussians, num_steps=refine_steps, progress=steps)
+            gaussians = run(FreeTask(canvas, self.rates), gaussians, num_steps=refine_steps, progress=steps)
         if solve_steps and gaussians.num_slots:
             gaussians = solve(gaussians, canvas, num_steps=solve_steps, progress=counted(progress, "colors"))
         return Encoded(gaussians, encoded.stage_counts, encoded.image_size)

@@ -83,10 +83,10 @@ class Task:
         return self
 
     def rearrange(self, state: State, share: float, *, most: int) -> State:
-        """The state with Gaussians moved to where they are needed more; called after every segment of steps, and at the
-        end with a share of 1.
+        """The state with Gaussians moved to where they are needed more; called after every segment of steps.
 
-        The first `most` slots may be in use.
+        `share` is how much of the refinement is behind, 1 at the end: that segment included. The first `most` slots may
+        be in use.
         """
         del share, most
         return state
@@ -204,12 +204,16 @@ def run(
     task, most = jax.tree.map(jnp.asarray, task), gaussians.num_slots
     state, shapes = start_state(task, gaussians), None
     with Stopwatch() as watch:
-        while (share := _share_done(state.step, watch.seconds, num_steps, seconds)) < 1:
+        share = _share_done(state.step, watch.seconds, num_steps, seconds)
+        while share < 1:
             part = task.at(state.step, share)
             if shapes != (shapes := jax.tree.map(jnp.shape, part)):
                 state = state._replace(capacity=None)  # that of other images
             left = SEGMENT if num_steps is None else num_steps - state.step
-            state = part.rearrange(advance(part, state, num_steps=min(SEGMENT, left)), share, most=most)
+            state = advance(part, state, num_steps=min(SEGMENT, left))
+            share = _share_done(state.step, watch.seconds, num_steps, seconds)
+            if share < 1:
+                state = part.rearrange(state, share, most=most)
             if progress is not None:
                 progress(state.step if seconds is None else int(min(watch.seconds, seconds)))
     state = task.rearrange(state, 1.0, most=most)

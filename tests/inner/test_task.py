@@ -146,7 +146,7 @@ def test_a_task_knows_how_much_is_behind(monkeypatch):
     Spy.asked.clear()
     run(spy, case.gaussians, num_steps=25)
     count = case.gaussians.num_slots
-    expected = [(0, 0.0), (10, 0.0, count), (10, 0.4), (20, 0.4, count), (20, 0.8), (25, 0.8, count), (25, 1.0, count)]
+    expected = [(0, 0.0), (10, 0.4, count), (10, 0.4), (20, 0.8, count), (20, 0.8), (25, 1.0, count)]
     assert Spy.asked == expected
 
 
