@@ -87,9 +87,9 @@ def test_strips_share_programs(monkeypatch):
     """One of each kind for all windows, those at the edges included."""
     image = picture((200, 56))
     in_strips(monkeypatch, 56)
-    prediction._raw.clear_cache()
+    prediction._raw.jitted.clear_cache()
     predict_stages(STAGES, model().params, image, stage_control_of(-1.0))
-    assert prediction._raw._cache_size() == 3  # 16, 8 and 4 pixels
+    assert prediction._raw.jitted._cache_size() == 3  # 16, 8 and 4 pixels
 
 
 def test_files_of_strips_are_those_of_one_piece(monkeypatch):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from airjax.image.codec.places import Layout, places_of
-from airjax.image.codec.rate import estimated_bits
+from airjax.image.codec.rate import row_bits, spreads_of
 from airjax.image.stages import Stage, StageConfig, StageControl, run_stages, solve_stages
 from airjax.metrics import image_loss, psnr
 from airjax.raster.tiles import patch_grid
@@ -120,7 +120,8 @@ class Compact(Phase):
             rounds = control.color_step > 0
             loss = self.joint.stages_loss(image, trace)
             lattice = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(stage.lattice for stage in trace))
-            bits = estimated_bits(lattice, places_of([stage.codes for stage in trace], layout))
+            places = places_of([stage.codes for stage in trace], layout)
+            bits = jnp.sum(row_bits(lattice, spreads_of(lattice, places), places))
             error = jax.lax.stop_gradient(jnp.sqrt(jnp.mean(jnp.square(image - trace[-1].rendered)) + 1e-8))
             slope = math.pi / 6 * math.log(2) * jnp.square(control.color_step) / (2 * error * image.size)
             loss += self.weight * jnp.where(rounds, slope * bits, 0.0)
