@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from airjax.arrays import size_of
-from airjax.gaussians import Gaussians2D, join, take
+from airjax.gaussians import Gaussians2D, join, only_active, take
 from airjax.image.canvas import extent_of
 from airjax.image.stages import (
     StageConfig,
@@ -31,17 +31,17 @@ from airjax.image.stages import (
     asking_errors,
     chosen_patches,
     codes_of,
-    draw_stage,
-    iterate_stages,
     predict_stage,
     quality_inputs,
     rounded,
+    run_stage,
     turns_of,
 )
 from airjax.image.strips import Strip, strips_of
 from airjax.nn.air_stage import RAW_ROWS
 from airjax.programs import kept
 from airjax.progress import Count, Steps
+from airjax.raster.draw import render
 from airjax.raster.tiles import patch_centers, patch_grid
 
 Predicted = list[tuple[Gaussians2D, Any]]
@@ -62,7 +62,7 @@ def predict_stages(
     stages, or of the strips of all of them.
 
     Not for `jit`: here each kind of stage is one program, or a few for windows, compiled and loaded once however many
-    stages are of it.
+    stages are of it, and what it adds is drawn through sorted lists of what is active.
     """
     step = math.lcm(*(stage.patch_map.patch_size for stage in stages))
     cuts = [strips_of(size_of(image), reach=_reach(stage), step=step) for stage in stages]
@@ -79,18 +79,28 @@ def _reach(stage: StageConfig) -> int:
 
 
 def _in_one_piece(stages, params, image, control, progress) -> Predicted:
-    """The next kind of stage is traced while one runs. A stage starts once the last but one is done, so that memory
-    holds the images of two stages.
-    """
     predicted: Predicted = []
-    extent = np.array(extent_of(image), np.int32)
-    image = jax.device_put(np.nan_to_num(image))
-    for stage in iterate_stages(stages, params, image, control, skip_idle=True, draw_last=False, extent=extent):
-        jax.block_until_ready(predicted[-1:])
-        predicted.append((stage.gaussians, stage.codes))
+    extent = extent_of(image)
+    image, rendered, left = jax.device_put(np.nan_to_num(image)), np.zeros_like(image), control.max_gaussians
+    for turn in turns_of(stages, params, control):
+        done = run_stage(*turn, image, rendered, left, np.array(extent, np.int32), skip_idle=True)
+        gaussians, drawn, quantised, left = jax.device_get(done)
+        if turn.least and not gaussians.active.any():
+            break
+        predicted.append((gaussians, quantised.get("codes")))
+        if len(predicted) < len(stages):
+            rendered[: extent[0], : extent[1]] += _shown(drawn, extent)
         if progress is not None:
             progress(len(predicted), len(stages))
-    return jax.device_get(predicted)
+    return predicted
+
+
+def _shown(gaussians: Gaussians2D, image_size: Sequence[int] | Int[np.ndarray, " 2"]) -> Float[np.ndarray, "h w 3"]:
+    """What a stage adds. Mostly few of its patches have a Gaussian, and sorted lists of these are the faster ones."""
+    height, width = (int(side) for side in image_size)
+    if not np.asarray(gaussians.active).any():
+        return np.zeros((height, width, 3), np.float32)
+    return np.asarray(render(only_active(gaussians), image_size=(height, width)).image)
 
 
 def _in_strips(stages, params, image, control, progress, cuts: Sequence[Sequence[Strip]]) -> Predicted:
@@ -117,8 +127,7 @@ def _in_strips(stages, params, image, control, progress, cuts: Sequence[Sequence
             gaussians, drawn = _placed_in(turn, raw, active, codes, window)
             parts.append(jax.device_get(take(gaussians, window.own_patches)))
             if len(predicted) + 1 < len(stages):
-                after = draw_stage(turn.stage, drawn, window.of(rendered), window.extent, skip_idle=True)
-                rendered[slice(*window.own)] = np.asarray(after)[window.own_rows]
+                window.own_of(rendered)[:] += _shown(drawn, window.extent)[window.own_rows]
         predicted.append((join(parts), codes))
     return predicted
 
@@ -164,6 +173,10 @@ class _Window(NamedTuple):
     def of(self, image: Float[np.ndarray, "H W c"]) -> Float[np.ndarray, "h w c"]:
         """What it sees of an image; 0 where there is none."""
         return _filled(np.nan_to_num(image[self.top : self.top + self.size[0]]), self.size[0])
+
+    def own_of(self, image: Float[np.ndarray, "H W c"]) -> Float[np.ndarray, "h w c"]:
+        """Its own rows of an image, as far as that is there; a view."""
+        return image[self.own[0] : min(self.own[1], self.top + self.extent[0]), : self.extent[1]]
 
     def of_patches(self, values: Shaped[np.ndarray, "n ..."]) -> Shaped[np.ndarray, "m ..."]:
         """What it sees of numbers of all patches; 0 where there is none."""

@@ -258,10 +258,19 @@ def run_stages(
 ) -> tuple[Stage, ...]:
     """All stages on one image; the last `rendered` is the reconstruction.
 
+    They end before one that would add too few Gaussians (`StageConfig.least`): such stages need a concrete image.
     Gradients flow through the residuals into earlier stages. With `skip_idle` a stage in which no patch is active does
     not run its network (a branch at run time: use it outside `vmap` and `grad`; under `vmap` both branches would run).
     """
-    return tuple(iterate_stages(stages, params, image, control, skip_idle=skip_idle))
+    rendered, left = jnp.zeros_like(image), control.max_gaussians
+    done = []
+    for turn in turns_of(stages, params, control):
+        gaussians, drawn, quantised, left = run_stage(*turn, image, rendered, left, skip_idle=skip_idle)
+        if turn.least and not np.asarray(gaussians.active).any():
+            break
+        rendered = _draw_stage(turn.stage, drawn, rendered, skip_idle=skip_idle)
+        done.append(Stage(gaussians, rendered, **quantised))
+    return tuple(done)
 
 
 class Turn(NamedTuple):
@@ -292,34 +301,6 @@ def turns_of(stages: tuple[StageConfig, ...], params: dict[str, Any], control: S
         yield Turn(replace(stage, least=0.0), weights, own, stages_left, np.float32(stage.least))
 
 
-def iterate_stages(
-    stages: tuple[StageConfig, ...],
-    params: dict[str, Any],
-    image: Float[AnyArray, "h w 3"],
-    control: StageControl,
-    *,
-    skip_idle: bool,
-    draw_last: bool = True,
-    extent: Int[AnyArray, " 2"] | None = None,
-) -> Iterator[Stage]:
-    """The stages of `run_stages`, one after the other.
-
-    They end before one that would add too few Gaussians (`StageConfig.least`): such stages need a concrete image.
-    Without `draw_last` what the last stage adds is not drawn. `extent` as in `predict_stage`.
-    """
-    rendered = jnp.zeros_like(image)
-    left = control.max_gaussians
-    for i, (stage, weights, own, stages_left, least) in enumerate(turns_of(stages, params, control)):
-        gaussians, drawn, quantised, left = _predict_stage(
-            stage, weights, image, rendered, own, stages_left, left, least, extent, skip_idle=skip_idle
-        )
-        if least and not np.asarray(gaussians.active).any():
-            return
-        if draw_last or i + 1 < len(stages):
-            rendered = draw_stage(stage, drawn, rendered, extent, skip_idle=skip_idle)
-        yield Stage(gaussians, rendered, **quantised)
-
-
 def _for_stage(control: StageControl, stage: StageConfig) -> StageControl:
     """A row of a file costs as many bits in a patch of a quarter of the pixels, so the error there must be fourfold."""
     if control.color_step is None:
@@ -327,13 +308,13 @@ def _for_stage(control: StageControl, stage: StageConfig) -> StageControl:
     return control._replace(mse_threshold=control.mse_threshold * np.float32(stage.network.enlargement**2))
 
 
-# Jitted although they may not be the outermost call: stages of the same kind are then traced once, not six times. Two
-# programs, so that an image that nobody looks at need not be drawn.
+# Jitted although they may not be the outermost call: stages of the same kind are then traced once, not six times.
 @kept(static_argnames=("stage", "skip_idle"))
-def _predict_stage(stage, params, image, rendered, control, stages_left, left, least, extent=None, *, skip_idle):
+def run_stage(stage, params, control, stages_left, least, image, rendered, left, extent=None, *, skip_idle):
     """The Gaussians of one stage, those to draw, the quantiser's part of a `Stage`, and what is left of the budget.
 
-    No patch is active where only a share of them below `least` would be.
+    The first arguments are those of a `Turn`. `rendered` is the image after the stage before, `left` what the budget
+    holds; `extent` as in `predict_stage`. None is active where only a share of the patches below `least` would be.
     """
     size, image_size = stage.patch_map.patch_size, size_of(image)
     errors = asking_errors(image, rendered, patch_size=size, control=control, extent=extent)
@@ -403,14 +384,13 @@ def _mean_votes(votes, patch_size, image_size, extent):
 
 
 @kept(static_argnames=("stage", "skip_idle"))
-def draw_stage(stage, gaussians, rendered, extent=None, *, skip_idle):
-    """`rendered` with the Gaussians of one stage added, 0 beyond the extent of the image."""
+def _draw_stage(stage, gaussians, rendered, *, skip_idle):
+    """`rendered` with the Gaussians of one stage added, by static lists."""
     height, width, _ = rendered.shape
     grid = patch_grid((height, width), stage.patch_map.patch_size)
 
     def draw(rendered):
-        drawn = rendered + render_patches(gaussians, patches=stage.patch_map.layout(grid))[:height, :width]
-        return drawn if extent is None else jnp.where(_inside((height, width), 1, extent)[..., None], drawn, 0)
+        return rendered + render_patches(gaussians, patches=stage.patch_map.layout(grid))[:height, :width]
 
     if skip_idle:
         return jax.lax.cond(jnp.any(gaussians.active), draw, lambda rendered: rendered, rendered)
