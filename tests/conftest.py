@@ -5,6 +5,7 @@ The annotations of airjax are checked at run time too, by jaxtyping and beartype
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -45,6 +46,14 @@ def forget_programs():
     yield
     if many_maps():
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def programs_are_not_kept():
+    """A command that runs in this process keeps its programs, and must not go on after its test."""
+    yield
+    if programs := sys.modules.get("airjax.programs"):
+        programs.keep_programs(None)
 
 
 def many_maps() -> bool:
