@@ -19,6 +19,8 @@ from airjax.metrics import psnr_8bit
 from airjax.progress import Progress, unwatched
 
 _ATTEMPTS, _CLOSE = 9, 0.2  # encodings of a search, at most; points of quality that need not be told apart
+_APART = 2.0  # points of quality, less than which says nothing of a slope
+_MOST = 4  # encodings after which one that reached its target is taken
 _PROBED_FROM = 20  # steps of a refinement: it takes more than twice as long as one pass
 _HIGHER_EFFORTS = (6, 9)  # where the best quality is not enough
 
@@ -60,11 +62,11 @@ def search(
     """The smallest file of at least `target_psnr` dB, or the best of at most `target_bpp` bits per pixel.
 
     Both grow with the quality but for small ripples, about as fast for all photographs. The search goes where a line
-    meets the target: the result is within 0.06 dB, or 1 %, of it, or, after more than two encodings, within twice
-    that, then four times. Two encodings in one pass tell where a refinement is looked for. Where the quality is not
-    enough, a size is made with fewer stages, and decibels, with `any_effort`, with a higher effort. A target out of
-    reach gives the nearest that there is, with `reached` false. The other arguments and errors are those of `compress`;
-    the quality of the options is not used. Exactly one target, else a ValueError.
+    meets the target: the result is within 0.06 dB, or 1 %, of it, or the nearest of four encodings. Two in one pass
+    tell where a refinement is looked for, and stand for one of the four. Where the quality is not enough, a size is
+    made with fewer stages, and decibels, with `any_effort`, with a higher effort. A target out of reach gives the
+    nearest that there is, with `reached` false. The other arguments and errors are those of `compress`; the quality of
+    the options is not used. Exactly one target, else a ValueError.
     """
     if (target_psnr is None) == (target_bpp is None):
         raise ValueError("expected either target_psnr or target_bpp")
@@ -82,10 +84,11 @@ def search(
     upwards = target_psnr is not None
     goal, aim = (target_psnr, _PSNR) if target_psnr is not None else (target_bpp, _BPP)
     assert goal is not None
-    start = QUALITY
+    start, most = QUALITY, _MOST
     if options.work.steps >= _PROBED_FROM:
         start, aim = _probe(partial(attempt, options=replace(options, effort=0, refine_steps=None)), goal, aim)
-    best = _approach(partial(attempt, options=options), goal, aim, upwards=upwards, start=start)
+        most -= 1  # the two took about as long
+    best = _approach(partial(attempt, options=options), goal, aim, upwards=upwards, start=start, most=most)
     stages = min(len(best.quantised.stages), 2 * len(model.stages))  # there may be others than the model's
     for changed, besides in _efforts(options, any_effort) if upwards else _fewer_stages(options, stages):
         if best.reached:
@@ -127,8 +130,8 @@ class _Aim(NamedTuple):
     gain: float
 
     def rise(self, first: SearchResult, second: SearchResult) -> float:
-        """The slope of the line through two attempts; the usual one where they say nothing of it."""
-        if first.quality == second.quality:
+        """The slope of the line through two attempts; the usual one where ripples would tell more than the line."""
+        if abs(first.quality - second.quality) < _APART:
             return self.slope
         rise = (self.measure(second.achieved) - self.measure(first.achieved)) / (second.quality - first.quality)
         return min(max(rise, self.slope / 4), 4 * self.slope)
@@ -153,13 +156,19 @@ def _probe(attempt: Callable[[float], SearchResult], target: float, aim: _Aim) -
 
 
 def _approach(
-    attempt: Callable[[float], SearchResult], target: float, aim: _Aim, *, upwards: bool, start: float = QUALITY
+    attempt: Callable[[float], SearchResult],
+    target: float,
+    aim: _Aim,
+    *,
+    upwards: bool,
+    start: float = QUALITY,
+    most: int = _MOST,
 ) -> SearchResult:
     """The lowest quality that reaches its target (`upwards`: quality helps to reach it), else the nearest there is.
 
     From the first attempt, at `start`, along the usual slope, then along the line of the last two; between an attempt
-    that reached the target and one that missed it, along the line between them. From the third attempt on, twice as far
-    from the target is near enough each time.
+    that reached the target and one that missed it, along the line between them. After `most` attempts the last one that
+    reached it is near enough: where one more stage begins, the curve has a step.
     """
     goal = aim.measure(target)
     reached: SearchResult | None = None
@@ -175,7 +184,7 @@ def _approach(
         slope = slope if before is None else aim.rise(before, tried)
         before = tried
         reached, missed = (tried, missed) if tried.reached else (reached, tried)
-        if tried.reached and abs(value - goal) <= aim.close * 2 ** min(max(0, number - 1), 2):
+        if (tried.reached and abs(value - goal) <= aim.close) or (reached is not None and number + 1 >= most):
             break
         close = aim.close * 2 ** min(number, 2)  # for the next attempt
         inside = goal + (close if upwards else -close) / 2

@@ -9,7 +9,7 @@ from tiny_codec import picture, tiny_model
 
 from airjax.image.codec import air_file
 from airjax.image.codec.compress import CompressOptions, compress
-from airjax.image.codec.search import _BPP, _PSNR, SearchResult, _approach, _probe, measured_psnr, search
+from airjax.image.codec.search import _BPP, _MOST, _PSNR, SearchResult, _approach, _probe, measured_psnr, search
 from airjax.image.model import Model
 
 pytestmark = pytest.mark.slow
@@ -45,21 +45,23 @@ def test_a_search_finds_the_edge(edge, upwards, name):
     target = achieve(edge)
     reach = (lambda q: achieve(q) >= target) if upwards else (lambda q: achieve(q) <= target)
     found = _approach(partial(attempt_at, achieve, reach, seen), target, _PSNR, upwards=upwards)
-    assert found.reached and abs(found.achieved - target) <= 0.06 * max(1, 2 ** (min(len(seen), 4) - 2))
+    assert found.reached and abs(found.achieved - target) <= (0.061 if len(seen) < _MOST else 0.35)
     assert len(seen) <= (2 if name == "line" else 5)
 
 
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("edge", [3.0, 30.0, 50.0, 77.7, 99.0])
 @pytest.mark.parametrize("upwards", [True, False])
-def test_a_search_that_was_probed_takes_four(edge, upwards, name):
+def test_a_search_that_was_probed_takes_one_less(edge, upwards, name):
     """A refinement that adds less than usual, on curves of the same slope."""
     seen, achieve = [], CURVES[name]
     target = achieve(edge)
     reach = (lambda q: achieve(q) >= target) if upwards else (lambda q: achieve(q) <= target)
     start, aim = _probe(partial(attempt_at, lambda q: achieve(q) - 1.0, reach, []), target, _PSNR)
-    found = _approach(partial(attempt_at, achieve, reach, seen), target, aim, upwards=upwards, start=start)
-    assert found.reached and abs(found.achieved - target) <= 0.24 and len(seen) <= (2 if name == "line" else 4)
+    options = {"upwards": upwards, "start": start, "most": 3}
+    found = _approach(partial(attempt_at, achieve, reach, seen), target, aim, **options)
+    assert found.reached and abs(found.achieved - target) <= 0.2
+    assert len(seen) <= {"line": 2, "bent": 4, "flat": 5}.get(name, 3)
 
 
 @pytest.mark.parametrize("edge", [5.0, 40.0, 90.0])
@@ -69,7 +71,7 @@ def test_a_search_for_a_size(edge):
     target = 0.1 * 2 ** (0.05 * edge)
     attempt = partial(attempt_at, lambda q: 0.1 * 2 ** (0.05 * q), lambda q: q <= edge, seen)
     found = _approach(attempt, target, _BPP, upwards=False)
-    assert found.reached and 0.98 * target <= found.achieved <= target and len(seen) <= 3
+    assert found.reached and 0.98 * target <= found.achieved <= target and len(seen) <= 4
 
 
 def test_a_refinement_is_looked_for_from_where_one_pass_says(model, monkeypatch):
