@@ -21,7 +21,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from airjax.arrays import AnyArray
 from airjax.gaussians import Gaussians2D
@@ -81,7 +81,7 @@ def relocate(gaussians: Gaussians2D, residual: Float[AnyArray, "h w c"]) -> tupl
 
 def best_additions(
     residual: Float[AnyArray, "h w c"],
-) -> tuple[Float[Array, "h w"], Array, Float[Array, "h w c"]]:
+) -> tuple[Float[Array, "h w"], Int[Array, "h w"], Float[Array, "h w c"]]:
     """By how much one more Gaussian at each pixel lowers the squared error, the number of its shape, and its colour.
 
     `residual` is NaN where there is no image; nothing is gained there.

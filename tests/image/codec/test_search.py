@@ -36,14 +36,19 @@ CURVES = {
 }
 
 
+def known_edge(name, edge, *, upwards):
+    """A curve, what it achieves at an edge, and whether a quality is on the right side of it."""
+    achieve = CURVES[name]
+    target = achieve(edge)
+    return achieve, target, (lambda q: achieve(q) >= target) if upwards else (lambda q: achieve(q) <= target)
+
+
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("edge", [3.0, 30.0, 50.0, 77.7, 99.0])
 @pytest.mark.parametrize("upwards", [True, False])
 def test_a_search_finds_the_edge(edge, upwards, name):
     """Oracle: the known edge; on its right side, near it by what is achieved, and after few attempts on a line."""
-    seen, achieve = [], CURVES[name]
-    target = achieve(edge)
-    reach = (lambda q: achieve(q) >= target) if upwards else (lambda q: achieve(q) <= target)
+    seen, (achieve, target, reach) = [], known_edge(name, edge, upwards=upwards)
     found = _approach(partial(attempt_at, achieve, reach, seen), target, _PSNR, upwards=upwards)
     assert found.reached and abs(found.achieved - target) <= (0.061 if len(seen) < _MOST else 0.35)
     assert len(seen) <= (2 if name == "line" else 5)
@@ -54,9 +59,7 @@ def test_a_search_finds_the_edge(edge, upwards, name):
 @pytest.mark.parametrize("upwards", [True, False])
 def test_a_search_that_was_probed_takes_one_less(edge, upwards, name):
     """A refinement that adds less than usual, on curves of the same slope."""
-    seen, achieve = [], CURVES[name]
-    target = achieve(edge)
-    reach = (lambda q: achieve(q) >= target) if upwards else (lambda q: achieve(q) <= target)
+    seen, (achieve, target, reach) = [], known_edge(name, edge, upwards=upwards)
     start, aim = _probe(partial(attempt_at, lambda q: achieve(q) - 1.0, reach, []), target, _PSNR)
     options = {"upwards": upwards, "start": start, "most": 3}
     found = _approach(partial(attempt_at, achieve, reach, seen), target, aim, **options)
