@@ -29,11 +29,13 @@ class Rule(NamedTuple):
       ours: path of it, joined by "/".
       theirs: name of it, joined by "."; with "{}" for the number of a block where ours is a stack.
       first: number of the first block of the stack.
+      step: from the number of a block to that of the next.
     """
 
     ours: str
     theirs: str
     first: int = 0
+    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def _names(path: str, shape: tuple[int, ...], table: Table) -> list[str]:
     rest = path[len(rule.ours) + 1 :].split("/") if path != rule.ours else []
     parts = [rule.theirs, *rest[:-1], *(_LEAVES.get(last, last) for last in rest[-1:])]
     name = ".".join(part for part in parts if part)
-    return [name.format(rule.first + i) for i in range(shape[0])] if "{}" in rule.theirs else [name]
+    return [name.format(rule.first + rule.step * i) for i in range(shape[0])] if "{}" in rule.theirs else [name]
 
 
 def _arranged(tensors: Mapping[str, np.ndarray], name: str, path: str, shape: tuple[int, ...], source) -> np.ndarray:

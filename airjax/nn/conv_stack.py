@@ -1,6 +1,6 @@
 """Convolutions over grids of tokens up to pixels: the pieces of AIR's neck and of Pi3X's heads (those of MoGe).
 
-Letters: v views, h, w rows and columns, c channels.
+Letters: v views, h, w rows and columns, c channels; a, b, d those of a larger result.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from jaxtyping import Array, Float
 from airjax.nn.resize import bilinear, uv
 
 Grids = Float[Array, "v h w c"]
+Larger = Float[Array, "v a b d"]
 
 
-def conv_at_edges(x: Grids, width: int, name: str) -> Grids:
+def conv_at_edges(x: Grids, width: int, name: str) -> Float[Array, "v h w d"]:
     """A 3 x 3 convolution; beyond its edges a grid goes on as it ends. Called within a compact module."""
     x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="edge")
     return nn.Conv(width, (3, 3), padding="VALID", name=name)(x)
@@ -29,7 +30,7 @@ class Enlarge(nn.Module):
     times: int
 
     @nn.compact
-    def __call__(self, x: Grids) -> Grids:
+    def __call__(self, x: Grids) -> Larger:
         views, rows, columns, channels = x.shape
         times, width = self.times, self.width
         # The first two axes are the input and the output, as torch has them.
@@ -65,7 +66,7 @@ class Double(nn.Module):
     transposed: bool = True
 
     @nn.compact
-    def __call__(self, x: Grids) -> Grids:
+    def __call__(self, x: Grids) -> Larger:
         if self.transposed:
             x = Enlarge(self.width, 2, name="up")(x)
         else:

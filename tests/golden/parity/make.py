@@ -9,6 +9,7 @@ names, and outputs; `NETWORKS` has them by name. `tests/nn/test_parity.py` compa
 from __future__ import annotations
 
 import sys
+import types
 
 import numpy as np
 import torch
@@ -66,11 +67,12 @@ def _official(name: str, registers: str) -> tuple[str, int | None]:
     return name, None
 
 
-def _fill(module: torch.nn.Module, registers: str) -> dict[str, tuple[int, ...]]:
+def _fill(module: torch.nn.Module, registers: str, prefix: str = "") -> dict[str, tuple[int, ...]]:
     """Fill a model of transformers, which splits q, k and v; the shapes by official name."""
     state, shapes, filled = module.state_dict(), {}, {}
     for name, tensor in state.items():
         official, part = _official(name, registers)
+        official = prefix + official
         shapes[official] = tuple(tensor.shape) if part is None else (3 * tensor.shape[0], *tensor.shape[1:])
         weights = seeded(official, shapes[official])
         weights = weights if part is None else np.split(weights, 3)[part]
@@ -110,7 +112,137 @@ def dino_v3():
     return shapes, {"middle": sampled(middle.numpy()), "tokens": sampled(out.last_hidden_state.numpy())}
 
 
-NETWORKS = {"dino_v2": dino_v2, "dino_v3": dino_v3}
+def _depth_anything():
+    """(block, rotary positions) of depth-anything-3, whose packages import much more than these need."""
+    import depth_anything_3
+
+    path = f"{next(iter(depth_anything_3.__path__))}/model"
+    for name, folder in (("model", path), ("model.dinov2", f"{path}/dinov2")):
+        module = types.ModuleType(f"depth_anything_3.{name}")
+        module.__path__ = [folder]
+        sys.modules.setdefault(module.__name__, module)
+    from depth_anything_3.model.dinov2.layers.block import Block
+    from depth_anything_3.model.dinov2.layers.rope import RotaryPositionEmbedding2D
+
+    return Block, RotaryPositionEmbedding2D
+
+
+class _Layers:
+    """Layers by official name, their weights seeded when they are called; collects their shapes."""
+
+    def __init__(self):
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def tensor(self, name: str, *shape: int) -> torch.Tensor:
+        self.shapes[name] = shape
+        return torch.from_numpy(seeded(name, shape))
+
+    def linear(self, name: str, x: torch.Tensor, outputs: int) -> torch.Tensor:
+        weight = self.tensor(f"{name}.weight", outputs, x.shape[-1])
+        return torch.nn.functional.linear(x, weight, self.tensor(f"{name}.bias", outputs))
+
+    def norm(self, name: str, x: torch.Tensor, epsilon: float = 1e-6) -> torch.Tensor:
+        width = x.shape[-1]
+        weight, bias = self.tensor(f"{name}.weight", width), self.tensor(f"{name}.bias", width)
+        return torch.nn.functional.layer_norm(x, (width,), weight, bias, epsilon)
+
+    def module(self, name: str, module: torch.nn.Module) -> torch.nn.Module:
+        self.shapes |= _seed(module, lambda own: f"{name}.{own}")
+        return module
+
+
+def pi3():
+    """A small Pi3X, three views, from blocks of depth-anything-3, heads of uniception and roma's rotations."""
+    import roma
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+    from uniception.models.prediction_heads.moge_conv import MoGeConvFeature, PredictionHeadLayeredInput
+
+    block, rotary = _depth_anything()
+    views, size, grid, width, heads, special = 3, (42, 56), (3, 4), 64, 2, 5
+    layers, rope, relu = _Layers(), rotary(100.0), torch.relu
+    sizes = {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": heads}
+    config = Dinov2WithRegistersConfig(**sizes, image_size=518, patch_size=14, num_register_tokens=4)
+    encoder = Dinov2WithRegistersModel(config)
+    layers.shapes |= _fill(encoder, "register_tokens", "encoder.")
+    del layers.shapes["encoder.mask_token"]
+
+    rows, columns = (torch.arange(side) + 1 for side in grid)
+    places = torch.nn.functional.pad(torch.cartesian_prod(rows, columns), (0, 0, special, 0))
+    own, joint = places[None].expand(views, -1, -1), places.repeat(views, 1)[None]
+
+    def decoded(name, tokens, outputs):
+        x = layers.linear(f"{name}.projects", tokens, width)
+        for i in range(2):
+            part = block(width, heads, qkv_bias=True, rope=rope, ln_eps=1e-6)
+            x = layers.module(f"{name}.blocks.{i}", part)(x, pos=own)
+        return layers.linear(f"{name}.linear_out", x, outputs)[:, special:]
+
+    def maps(name, x, outputs):
+        head = MoGeConvFeature(14, 1, width, outputs, dim_proj=width, dim_upsample=[32, 32, 16])
+        head.projects[0] = torch.nn.Identity()
+        x = x.reshape(views, *grid, width).permute(0, 3, 1, 2)
+        found = layers.module(name, head)(PredictionHeadLayeredInput(list_features=[x], target_output_shape=size))
+        return found.decoded_channels.permute(0, 2, 3, 1)
+
+    def unit(tokens):
+        """The metric decoder."""
+        name, hidden, many = "metric_decoder", 32, tokens.reshape(1, -1, tokens.shape[-1])
+        x = layers.linear(f"{name}.projects_x", layers.tensor("metric_token", 1, 1, 2 * width), hidden)
+        y = layers.linear(f"{name}.projects_y", many, hidden)
+        for i in range(2):
+            at = f"{name}.blocks.{i}"
+            query, keys = layers.norm(f"{at}.norm2", x), layers.norm(f"{at}.norm_y", y)
+            parts = (("q_proj", query), ("k_proj", keys), ("v_proj", keys))
+            q, k, v = (layers.linear(f"{at}.cross_attn.{part}", z, hidden) for part, z in parts)
+            q, k, v = (z.reshape(1, -1, 2, hidden // 2).transpose(1, 2) for z in (q, k, v))
+            q, k = rope(q, torch.zeros(1, 1, 2, dtype=torch.long)), rope(k, joint)
+            mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(1, 1, hidden)
+            x = x + layers.linear(f"{at}.cross_attn.proj", mixed, hidden)
+            z = layers.linear(f"{at}.mlp.fc1", layers.norm(f"{at}.norm3", x), 4 * hidden)
+            x = x + layers.linear(f"{at}.mlp.fc2", torch.nn.functional.gelu(z), hidden)
+        return torch.exp(layers.linear("metric_head", layers.linear(f"{name}.linear_out", x, hidden), 1))[0, 0, 0]
+
+    with torch.no_grad():
+        x = encoder(_channels_first(images(views, *size), MEAN, STD)).last_hidden_state[:, special:]
+        registers = layers.tensor("register_token", 1, 1, special, width)[0].expand(views, -1, -1)
+        x, taps = torch.cat([registers, x], dim=1), []
+        for i in range(4):
+            part = block(width, heads, qkv_bias=True, init_values=0.01, qk_norm=True, rope=rope, ln_eps=1e-6)
+            layers.module(f"decoder.{i}", part)
+            x = part(x, pos=own) if i % 2 == 0 else part(x.reshape(1, -1, width), pos=joint).reshape(x.shape)
+            taps.append(x)
+        tokens = torch.cat(taps[2:], dim=-1)
+        metric = unit(tokens)
+        raw = maps("point_head", decoded("point_decoder", tokens, width), [2, 1])
+        z = torch.exp(raw[..., 2:].clamp(max=15))
+        points = metric * torch.cat([raw[..., :2] * z, z], dim=-1)
+        confidence = maps("conf_head", decoded("conf_decoder", tokens, width), [1])
+        y = decoded("camera_decoder", tokens, 32)
+        for i in range(2):
+            hidden = y
+            for j in range(1, 4):
+                hidden = relu(layers.linear(f"camera_head.res_conv.{i}.res_conv{j}", hidden, 32))
+            y = y + hidden
+        y = y.mean(dim=1)
+        for i in (0, 2):
+            y = relu(layers.linear(f"camera_head.more_mlps.{i}", y, 32))
+        translations = metric * layers.linear("camera_head.fc_t", y, 3)
+        matrices = layers.linear("camera_head.fc_rot", y, 9).reshape(views, 3, 3)
+        many = torch.cat([matrices, torch.from_numpy(seeded("matrices", (20, 3, 3)))])
+        rotations = roma.special_procrustes(torch.nn.functional.normalize(many, dim=-1))
+    outputs = {
+        "tap": torch.cat(taps[:2], dim=-1)[:, special:],
+        "tokens": tokens[:, special:],
+        "points": points,
+        "confidence": confidence,
+        "rotations": rotations,
+        "translations": translations,
+        "metric": metric,
+    }
+    return layers.shapes, {name: sampled(output.numpy()) for name, output in outputs.items()}
+
+
+NETWORKS = {"dino_v2": dino_v2, "dino_v3": dino_v3, "pi3": pi3}
 
 
 def main(names: list[str]) -> None:
