@@ -9,11 +9,13 @@ names, and outputs; `NETWORKS` has them by name. `tests/nn/test_parity.py` compa
 from __future__ import annotations
 
 import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from tests.helpers.parity import images, sampled, save, seeded
+from tests.helpers.parity import images, sampled, save, seeded, tokens
 
 
 def _seed(module: torch.nn.Module, official=lambda name: name) -> dict[str, tuple[int, ...]]:
@@ -110,7 +112,58 @@ def dino_v3():
     return shapes, {"middle": sampled(middle.numpy()), "tokens": sampled(out.last_hidden_state.numpy())}
 
 
-NETWORKS = {"dino_v2": dino_v2, "dino_v3": dino_v3}
+def _depth_anything() -> None:
+    """Lets parts of depth_anything_3 be imported without what the package imports at its top."""
+    import depth_anything_3
+
+    for name in ("model", "model.dinov2"):
+        package = types.ModuleType(f"depth_anything_3.{name}")
+        package.__path__ = [str(Path(depth_anything_3.__path__[0], *name.split(".")))]
+        sys.modules.setdefault(package.__name__, package)
+
+
+def vggt_block():
+    """A block of VGGT: norms of queries and keys, positions on a grid of 3 x 4 patches after one token without."""
+    _depth_anything()
+    from depth_anything_3.model.dinov2.layers.block import Block
+    from depth_anything_3.model.dinov2.layers.rope import RotaryPositionEmbedding2D
+
+    rope = RotaryPositionEmbedding2D(frequency=100.0)
+    options = {"qkv_bias": True, "init_values": 0.01, "qk_norm": True, "ln_eps": 1e-5}
+    block = Block(64, 2, rope=rope, **options)
+    shapes = _seed(block)
+    places = torch.cartesian_prod(torch.arange(1, 4), torch.arange(1, 5))
+    places = torch.cat([torch.zeros(1, 2, dtype=places.dtype), places])[None].expand(2, -1, -1)
+    with torch.no_grad():
+        out = block(torch.from_numpy(tokens(0, 2, 13, 64)), pos=places.contiguous())
+    return shapes, {"tokens": sampled(out.numpy())}
+
+
+def _depth_head(in_place: bool):
+    _depth_anything()
+    from depth_anything_3.model.dpt import DPT
+
+    sizes = {"features": 32, "out_channels": (16, 32, 64, 64)}
+    options = {"pos_embed": True, "norm_type": "layer", "use_sky_head": False, "output_dim": 2, "activation": "exp"}
+    head = DPT(48, **sizes, **options, fusion_block_inplace=in_place)
+    shapes = _seed(head)
+    taps = [[torch.from_numpy(tokens(i, 2, 20, 48))[None]] for i in range(4)]
+    with torch.no_grad():
+        out = head(taps, 56, 70, patch_start_idx=0)
+    return shapes, {"depth": sampled(out["depth"].numpy()), "confidence": sampled(out["depth_conf"].numpy())}
+
+
+def dpt():
+    """The depth head of VGGT, whose activations work in place."""
+    return _depth_head(True)
+
+
+def dpt_raw():
+    """The same with units that add to what they were given."""
+    return _depth_head(False)
+
+
+NETWORKS = {"dino_v2": dino_v2, "dino_v3": dino_v3, "vggt_block": vggt_block, "dpt": dpt, "dpt_raw": dpt_raw}
 
 
 def main(names: list[str]) -> None:
