@@ -1,6 +1,6 @@
 """Convolutions over grids of tokens up to pixels: the pieces of AIR's neck and of Pi3X's heads (those of MoGe).
 
-Letters: v views, h, w rows and columns, c channels; a, b, d those of a larger result.
+Letters: v views, h, w rows and columns, c channels.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from jaxtyping import Array, Float
 from airjax.nn.resize import bilinear, uv
 
 Grids = Float[Array, "v h w c"]
-Larger = Float[Array, "v a b d"]
 
 
-def conv_at_edges(x: Grids, width: int, name: str) -> Float[Array, "v h w d"]:
+def conv_at_edges(x: Grids, width: int, name: str) -> Float[Array, "v h w k"]:
     """A 3 x 3 convolution; beyond its edges a grid goes on as it ends. Called within a compact module."""
     x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="edge")
     return nn.Conv(width, (3, 3), padding="VALID", name=name)(x)
@@ -30,7 +29,7 @@ class Enlarge(nn.Module):
     times: int
 
     @nn.compact
-    def __call__(self, x: Grids) -> Larger:
+    def __call__(self, x: Grids) -> Float[Array, "v a b k"]:
         views, rows, columns, channels = x.shape
         times, width = self.times, self.width
         # The first two axes are the input and the output, as torch has them.
@@ -66,11 +65,9 @@ class Double(nn.Module):
     transposed: bool = True
 
     @nn.compact
-    def __call__(self, x: Grids) -> Larger:
-        if self.transposed:
-            x = Enlarge(self.width, 2, name="up")(x)
-        else:
-            x = bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))
+    def __call__(self, x: Grids) -> Float[Array, "v a b k"]:
+        size = (2 * x.shape[1], 2 * x.shape[2])
+        x = Enlarge(self.width, 2, name="up")(x) if self.transposed else bilinear(x, size)
         return conv_at_edges(x, self.width, "conv")
 
 

@@ -41,6 +41,11 @@ def images(count: int, height: int, width: int) -> np.ndarray:
     return np.round(np.clip(0.5 + 0.3 * waves + 0.1 * noise, 0, 1) * 255).astype(np.float32) / 256
 
 
+def tokens(number: int, *shape: int) -> np.ndarray:
+    """Tokens of a number and shape."""
+    return np.random.RandomState(number).standard_normal(shape).astype(np.float32)
+
+
 def save(name: str, shapes: dict[str, tuple[int, ...]], outputs: dict[str, np.ndarray]) -> None:
     """Write a golden file; of large outputs see `sampled`."""
     text = np.frombuffer(json.dumps({k: list(v) for k, v in shapes.items()}).encode(), np.uint8)

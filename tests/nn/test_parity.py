@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import jax
 import jax.numpy as jnp
+import pytest
 
+from airjax.convert.anysplat import head_rules
 from airjax.convert.dino import encoder_rules
-from airjax.convert.names import Table, converted
-from airjax.convert.pi3 import pi3_table
-from airjax.nn.pi3 import Pi3Config, Pi3Network, nearest_rotation
-from airjax.nn.rope import axial_periods
-from airjax.nn.vit import BlockConfig, Encoder, EncoderConfig
+from airjax.convert.names import Rule, Table, converted
+from airjax.nn.dpt import Head, HeadConfig, TrunkConfig, one_by_one
+from airjax.nn.rope import axial_periods, grid_angles
+from airjax.nn.vit import Block, BlockConfig, Encoder, EncoderConfig
 from tests.helpers import parity
 
 BOUND = 1e-5  # relative to the largest value
 
 V2 = EncoderConfig(BlockConfig(64, 2, layer_scale=1.0), 14, (4,))
 V3 = EncoderConfig(BlockConfig(128, 2, epsilon=1e-5, layer_scale=1e-5), 16, (2, 2), positions=None)
-
-PI3_HEAD = BlockConfig(64, 2)
-PI3_DECODER = replace(PI3_HEAD, qk_epsilon=1e-5, layer_scale=0.01)
-PI3 = Pi3Config(
-    EncoderConfig(BlockConfig(64, 2, layer_scale=1.0), 14, (2,)),
-    PI3_DECODER,
-    (1, 1),
-    PI3_HEAD,
-    2,
-    (32, 32, 16),
-    camera=32,
-    metric=BlockConfig(32, 2),
-    metric_blocks=2,
-)
 
 
 def params_of(module, table, tensors, *inputs):
@@ -58,16 +45,28 @@ def test_dino_v3():
     assert parity.error(tokens, outputs["tokens"]) < BOUND
 
 
-def test_pi3():
-    tensors, outputs = parity.load("pi3")
-    images, module = jnp.asarray(parity.images(3, 42, 56)), Pi3Network(PI3)
-    params = params_of(module, pi3_table(PI3), tensors, images)
-    found = jax.jit(module.apply)({"params": params}, images)
-    assert parity.error(found.taps[0], outputs["tap"]) < BOUND
-    assert parity.error(found.taps[1], outputs["tokens"]) < BOUND
-    assert parity.error(found.points, outputs["points"]) < BOUND
-    assert parity.error(found.confidence, outputs["confidence"]) < 10 * BOUND
-    assert parity.error(found.translations, outputs["translations"]) < BOUND
-    assert parity.error(found.metric, outputs["metric"]) < BOUND
-    more = nearest_rotation(jnp.asarray(parity.seeded("matrices", (20, 3, 3))))
-    assert parity.error(jnp.concatenate([found.rotations, more]), outputs["rotations"]) < BOUND
+GAINS = Rule("ls1", "ls1.gamma"), Rule("ls2", "ls2.gamma")
+BLOCK = (*(Rule(name, name) for name in ("norm1", "attn", "norm2", "mlp")), *GAINS)
+
+
+def test_block_of_vggt():
+    tensors, outputs = parity.load("vggt_block")
+    x, angles = jnp.asarray(parity.tokens(0, 2, 13, 64)), grid_angles((3, 4), 32, special=1)
+    module = Block(BlockConfig(64, 2, epsilon=1e-5, qk_epsilon=1e-5, layer_scale=0.01))
+    params = params_of(module, Table(BLOCK), tensors, x, angles)
+    assert parity.error(module.apply({"params": params}, x, angles), outputs["tokens"]) < BOUND
+
+
+TRUNK = TrunkConfig(channels=(16, 32, 64, 64), features=32)
+
+
+@pytest.mark.parametrize("name", ["dpt", "dpt_raw"])
+def test_depth_head_of_vggt(name):
+    tensors, outputs = parity.load(name)
+    taps = [jnp.asarray(parity.tokens(i, 2, 20, 48)) for i in range(4)]
+    images = jnp.zeros((2, 56, 70, 3))
+    config = HeadConfig(2, trunk=dataclasses.replace(TRUNK, relu_skip=name == "dpt"))
+    params = params_of(Head(config), Table(head_rules("", "", image=False)), tensors, taps, images)
+    raw = one_by_one(lambda *view: Head(config).apply({"params": params}, *view), taps, images)
+    assert parity.error(jnp.exp(raw[..., 0]), outputs["depth"]) < BOUND
+    assert parity.error(1 + jnp.exp(raw[..., 1]), outputs["confidence"]) < BOUND

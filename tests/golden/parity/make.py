@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from tests.helpers.parity import images, sampled, save, seeded
+from tests.helpers.parity import images, sampled, save, seeded, tokens
 
 
 def _seed(module: torch.nn.Module, official=lambda name: name) -> dict[str, tuple[int, ...]]:
@@ -112,19 +113,55 @@ def dino_v3():
     return shapes, {"middle": sampled(middle.numpy()), "tokens": sampled(out.last_hidden_state.numpy())}
 
 
-def _depth_anything():
-    """(block, rotary positions) of depth-anything-3, whose packages import much more than these need."""
+def _depth_anything() -> None:
+    """Lets parts of depth_anything_3 be imported without what the package imports at its top."""
     import depth_anything_3
 
-    path = f"{next(iter(depth_anything_3.__path__))}/model"
-    for name, folder in (("model", path), ("model.dinov2", f"{path}/dinov2")):
-        module = types.ModuleType(f"depth_anything_3.{name}")
-        module.__path__ = [folder]
-        sys.modules.setdefault(module.__name__, module)
+    for name in ("model", "model.dinov2"):
+        package = types.ModuleType(f"depth_anything_3.{name}")
+        package.__path__ = [str(Path(depth_anything_3.__path__[0], *name.split(".")))]
+        sys.modules.setdefault(package.__name__, package)
+
+
+def vggt_block():
+    """A block of VGGT: norms of queries and keys, positions on a grid of 3 x 4 patches after one token without."""
+    _depth_anything()
     from depth_anything_3.model.dinov2.layers.block import Block
     from depth_anything_3.model.dinov2.layers.rope import RotaryPositionEmbedding2D
 
-    return Block, RotaryPositionEmbedding2D
+    rope = RotaryPositionEmbedding2D(frequency=100.0)
+    options = {"qkv_bias": True, "init_values": 0.01, "qk_norm": True, "ln_eps": 1e-5}
+    block = Block(64, 2, rope=rope, **options)
+    shapes = _seed(block)
+    places = torch.cartesian_prod(torch.arange(1, 4), torch.arange(1, 5))
+    places = torch.cat([torch.zeros(1, 2, dtype=places.dtype), places])[None].expand(2, -1, -1)
+    with torch.no_grad():
+        out = block(torch.from_numpy(tokens(0, 2, 13, 64)), pos=places.contiguous())
+    return shapes, {"tokens": sampled(out.numpy())}
+
+
+def _depth_head(in_place: bool):
+    _depth_anything()
+    from depth_anything_3.model.dpt import DPT
+
+    sizes = {"features": 32, "out_channels": (16, 32, 64, 64)}
+    options = {"pos_embed": True, "norm_type": "layer", "use_sky_head": False, "output_dim": 2, "activation": "exp"}
+    head = DPT(48, **sizes, **options, fusion_block_inplace=in_place)
+    shapes = _seed(head)
+    taps = [[torch.from_numpy(tokens(i, 2, 20, 48))[None]] for i in range(4)]
+    with torch.no_grad():
+        out = head(taps, 56, 70, patch_start_idx=0)
+    return shapes, {"depth": sampled(out["depth"].numpy()), "confidence": sampled(out["depth_conf"].numpy())}
+
+
+def dpt():
+    """The depth head of VGGT, whose activations work in place."""
+    return _depth_head(True)
+
+
+def dpt_raw():
+    """The same with units that add to what they were given."""
+    return _depth_head(False)
 
 
 class _Layers:
@@ -153,13 +190,15 @@ class _Layers:
 
 def pi3():
     """A small Pi3X, three views, from blocks of depth-anything-3, heads of uniception and roma's rotations."""
+    _depth_anything()
     import roma
+    from depth_anything_3.model.dinov2.layers.block import Block
+    from depth_anything_3.model.dinov2.layers.rope import RotaryPositionEmbedding2D
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
     from uniception.models.prediction_heads.moge_conv import MoGeConvFeature, PredictionHeadLayeredInput
 
-    block, rotary = _depth_anything()
     views, size, grid, width, heads, special = 3, (42, 56), (3, 4), 64, 2, 5
-    layers, rope, relu = _Layers(), rotary(100.0), torch.relu
+    layers, rope, relu = _Layers(), RotaryPositionEmbedding2D(100.0), torch.relu
     sizes = {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": heads}
     config = Dinov2WithRegistersConfig(**sizes, image_size=518, patch_size=14, num_register_tokens=4)
     encoder = Dinov2WithRegistersModel(config)
@@ -173,7 +212,7 @@ def pi3():
     def decoded(name, tokens, outputs):
         x = layers.linear(f"{name}.projects", tokens, width)
         for i in range(2):
-            part = block(width, heads, qkv_bias=True, rope=rope, ln_eps=1e-6)
+            part = Block(width, heads, qkv_bias=True, rope=rope, ln_eps=1e-6)
             x = layers.module(f"{name}.blocks.{i}", part)(x, pos=own)
         return layers.linear(f"{name}.linear_out", x, outputs)[:, special:]
 
@@ -207,7 +246,7 @@ def pi3():
         registers = layers.tensor("register_token", 1, 1, special, width)[0].expand(views, -1, -1)
         x, taps = torch.cat([registers, x], dim=1), []
         for i in range(4):
-            part = block(width, heads, qkv_bias=True, init_values=0.01, qk_norm=True, rope=rope, ln_eps=1e-6)
+            part = Block(width, heads, qkv_bias=True, init_values=0.01, qk_norm=True, rope=rope, ln_eps=1e-6)
             layers.module(f"decoder.{i}", part)
             x = part(x, pos=own) if i % 2 == 0 else part(x.reshape(1, -1, width), pos=joint).reshape(x.shape)
             taps.append(x)
@@ -242,7 +281,14 @@ def pi3():
     return layers.shapes, {name: sampled(output.numpy()) for name, output in outputs.items()}
 
 
-NETWORKS = {"dino_v2": dino_v2, "dino_v3": dino_v3, "pi3": pi3}
+NETWORKS = {
+    "dino_v2": dino_v2,
+    "dino_v3": dino_v3,
+    "vggt_block": vggt_block,
+    "dpt": dpt,
+    "dpt_raw": dpt_raw,
+    "pi3": pi3,
+}
 
 
 def main(names: list[str]) -> None:
