@@ -103,11 +103,11 @@ class Trunk(nn.Module):
             elif _TIMES[i] > 1:
                 x = Enlarge(width, _TIMES[i], name=f"resize{i}")(x)
             grids.append(conv(config.features, f"adapt{i}", use_bias=False)(x) if config.adapters else x)
-        x = None
+        sizes = [(FINER * rows, FINER * columns), *((times * rows, times * columns) for times in _TIMES)]
+        fused: Any = None
         for i in reversed(range(len(grids))):
-            size = (FINER * rows, FINER * columns) if i == 0 else grids[i - 1].shape[1:3]
-            x = Fusion(config.relu_skip, name=f"fuse{i}")(x, grids[i], size)
-        return x
+            fused = Fusion(config.relu_skip, name=f"fuse{i}")(fused, grids[i], sizes[i])
+        return fused
 
 
 class Head(nn.Module):
