@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from airjax.convert.names import Rule
+from airjax.convert.dino import encoder_rules
+from airjax.convert.names import Rule, Table
+from airjax.scene.anysplat import AnySplatConfig
 
 
 def head_rules(ours: str, theirs: str, *, image: bool) -> tuple[Rule, ...]:
@@ -26,3 +28,31 @@ def head_rules(ours: str, theirs: str, *, image: bool) -> tuple[Rule, ...]:
             (f"trunk/fuse{i}/out", f"{scratch}.refinenet{i + 1}.out_conv"),
         ]
     return tuple(Rule(ours + our, their) for our, their in rules)
+
+
+def anysplat_table(config: AnySplatConfig) -> Table:
+    """Of the weights of `airjax.scene.anysplat`, under the names of the released file."""
+    pairs, first = [], 0
+    for i, count in enumerate(config.network.counts):
+        for ours, theirs in (("frame", "frame_blocks"), ("global_", "global_blocks")):
+            pairs.append(Rule(f"aggregator/pairs/pairs{i}/{ours}", f"encoder.aggregator.{theirs}.{{}}", first))
+        first += count
+    camera = {
+        "token_norm": "token_norm",
+        "trunk/stack/block": "trunk.{}",
+        "norm": "trunk_norm",
+        "nothing": "empty_pose_tokens",
+        "embed": "embed_pose",
+        "modulate": "poseLN_modulation.1",
+        "mlp": "pose_branch",
+    }
+    rules = (
+        Rule("aggregator/camera_token", "encoder.aggregator.camera_token"),
+        Rule("aggregator/register_token", "encoder.aggregator.register_token"),
+        *encoder_rules(config.network.encoder, "aggregator/encoder", "encoder.aggregator.patch_embed"),
+        *pairs,
+        *(Rule(f"camera/{ours}", f"encoder.camera_head.{theirs}") for ours, theirs in camera.items()),
+        *head_rules("depth", "encoder.depth_head", image=False),
+        *head_rules("gaussians", "encoder.gaussian_param_head", image=True),
+    )
+    return Table(rules, (r"encoder\.distill_.*", r"encoder\.aggregator\.patch_embed\.mask_token"))
