@@ -13,13 +13,14 @@ Letters: v views, h, w pixels, r, c the patch grid, e width of a tap, n = v h w 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from airjax.arrays import AnyArray
 from airjax.gaussians import Gaussians3D
 from airjax.nn import pi3
 from airjax.nn.gaussian_head import EDGE_HEAD, GEOMETRY, GaussianHeadConfig, apply_head, init_head
@@ -47,16 +48,18 @@ PI3X = SplatConfig(pi3.pi3x(), GaussianHeadConfig())
 EDGE = SplatConfig(pi3.edge(), EDGE_HEAD)
 
 
-class Seen(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Seen:
     """Views, and what a backbone made of them."""
 
-    images: Float[Array, "v h w 3"]
+    images: Float[AnyArray, "*b v h w 3"]
     cameras: Camera  # a stack of v
-    points: Float[Array, "v h w 3"]  # of every pixel, world
-    confidence: Float[Array, "v h w"]  # in [0, 1]
-    taps: list[Float[Array, "v r c e"]]
+    points: Float[AnyArray, "*b v h w 3"]  # of every pixel, world
+    confidence: Float[AnyArray, "*b v h w"]  # in [0, 1]
+    taps: list[Any]  # token maps (v, r, c, e) that the head reads
 
-    def __getitem__(self, index: Any) -> Seen:  # type: ignore[override]
+    def __getitem__(self, index: Any) -> Seen:
         """Some of the views."""
         return jax.tree.map(lambda leaf: leaf[index], self)
 
@@ -107,7 +110,8 @@ def splats(params: dict, seen: Seen, config: SplatConfig) -> Gaussians3D:
     A fresh head gives exactly the colors of the pixels.
     """
     degree = config.head.degree
-    raw = apply_head(params, seen.taps, seen.images, config.head)
+    images = jnp.asarray(seen.images)
+    raw = apply_head(params, seen.taps, images, config.head)
     opacity, scale, quat, harmonics = jnp.split(raw, (1, 4, GEOMETRY), axis=-1)
     opacities = jax.nn.sigmoid(opacity[..., 0]) * seen.confidence
     if config.pixels:
@@ -119,8 +123,8 @@ def splats(params: dict, seen: Seen, config: SplatConfig) -> Gaussians3D:
     damping = [1.0, *(_DAMPING[0] * _DAMPING[1] ** level for level in range(1, degree + 1))]
     factors = np.repeat(np.array(damping, np.float32), 2 * np.arange(degree + 1) + 1)
     harmonics = harmonics.reshape(-1, len(factors), 3) * factors[None, :, None]
-    harmonics = harmonics.at[:, 0].add(from_rgb(seen.images).reshape(-1, 3))
-    means, scales, quats = (part.reshape(-1, part.shape[-1]) for part in (seen.points, scales, quats))
+    harmonics = harmonics.at[:, 0].add(from_rgb(images).reshape(-1, 3))
+    means, scales, quats = (jnp.asarray(part).reshape(-1, part.shape[-1]) for part in (seen.points, scales, quats))
     return Gaussians3D(means, scales, quats, opacities.ravel(), harmonics, jnp.ones(len(means), bool))
 
 
