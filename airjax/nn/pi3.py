@@ -39,6 +39,7 @@ from airjax.nn.vit import (
 )
 
 REGISTERS = 5  # tokens before the patches of a view in the decoder
+QUARTERS = 2  # parts of a patch along each side that have features
 
 _LARGEST = 15.0  # logarithm of a depth
 _GROUP = 32  # channels of a group norm inside a residual block
@@ -53,13 +54,15 @@ class Pi3Config:
     pairs: tuple[int, ...]  # of blocks, in turn; the tokens after each are a tap
     head: BlockConfig  # of the decoders of points, confidences and poses
     head_blocks: int = 5
-    widths: tuple[int, ...] = (256, 128, 64)  # of maps, each twice as large as the last
+    # widths of maps, each twice as large as the last; none for one linear layer up to pixels, as Pi3 has it
+    widths: tuple[int, ...] = (256, 128, 64)
     residuals: int = 2  # blocks at every size
     hidden: int = 32  # channels before the last layer
     camera: int = 512  # width of the pose head
     metric: BlockConfig | None = None  # of the decoder of the unit of length; None for none
     metric_blocks: int = 5
     adapted: bool = False  # whether a layer and a norm lie between encoder and decoder, as where widths differ
+    matching: int = 0  # channels by which quarters of patches are found in other views; published ones have none
 
 
 def pi3x(dtype: str = "float32", remat: bool = False) -> Pi3Config:
@@ -80,14 +83,19 @@ def edge(dtype: str = "float32", remat: bool = False) -> Pi3Config:
 
 
 def small(
-    width: int = 64, heads: int = 4, *, patch: int = 8, blocks: int = 2, pairs: tuple[int, ...] = (1, 1, 1, 1)
+    width: int = 160,
+    heads: int = 4,
+    *,
+    patch: int = 8,
+    blocks: int = 2,
+    pairs: tuple[int, ...] = (1, 1, 1, 1),
+    matching: int = 0,
 ) -> Pi3Config:
-    """A narrow network to be trained from fresh weights; rotary positions in its encoder too."""
+    """A narrow network to be trained from fresh weights: rotary positions in its encoder too."""
     head = BlockConfig(width, heads)
-    decoder = replace(head, qk_epsilon=1e-5, layer_scale=0.1)
-    encoder = EncoderConfig(replace(head, layer_scale=1.0), patch, (blocks,), positions=None)
-    widths = width, width // 2, width // 2
-    return Pi3Config(encoder, decoder, pairs, head, 1, widths, 1, hidden=16, camera=width)
+    decoder = replace(head, qk_epsilon=1e-5)
+    encoder = EncoderConfig(head, patch, (blocks,), positions=None)
+    return Pi3Config(encoder, decoder, pairs, head, 1, (), hidden=16, camera=width, matching=matching)
 
 
 class Pi3Output(NamedTuple):
@@ -99,6 +107,8 @@ class Pi3Output(NamedTuple):
     translations: Float[Array, "v 3"]  # places of the cameras in the world
     metric: Float[Array, ""] | None  # by which points and translations have been multiplied
     taps: list[Float[Array, "v r c e"]]  # patch tokens inside the decoder; the last one is its output
+    # of quarters of patches, unit vectors times a gain: the product of two is the logit of their being the same place
+    features: Float[Array, "v a b m"] | None = None
 
 
 class ConvHead(nn.Module):
@@ -119,10 +129,33 @@ class ConvHead(nn.Module):
             groups = 1, max(1, 2 * width // _GROUP)
             for j in range(self.residuals):
                 x = Residual(2 * width, groups, name=f"residual{i}_{j}")(x)
+        if not self.widths:
+            x = squares(nn.Dense(self.hidden * self.patch**2, name="pixels")(x), self.patch)
         x = bilinear(x, size)
         x = jnp.concatenate([x, places(x, aspect)], axis=-1)
         hidden = [nn.relu(conv_at_edges(x, self.hidden, f"hidden{k}")) for k in range(len(self.outputs))]
-        return [nn.Dense(n, name=f"out{k}")(hidden[k]) for k, n in enumerate(self.outputs)]
+        start = nn.initializers.normal(0.01)  # fresh weights say that all is one unit away
+        return [nn.Dense(n, kernel_init=start, name=f"out{k}")(hidden[k]) for k, n in enumerate(self.outputs)]
+
+
+def squares(x: Float[Array, "v r c d"], side: int) -> Float[Array, "v a b k"]:
+    """Every cell as a square of side x side cells, k = d / side^2."""
+    views, rows, columns, _ = x.shape
+    x = x.reshape(views, rows, columns, side, side, -1).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(views, rows * side, columns * side, -1)
+
+
+class Matching(nn.Module):
+    """Tokens to features of their quarters; see `Pi3Output.features`."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "v r c e"]) -> Float[Array, "v a b m"]:
+        x = Mlp(x.shape[-1], QUARTERS**2 * self.width, name="mlp")(layer_norm(1e-6, "norm")(x))
+        x = squares(x, QUARTERS)
+        gain = self.param("log_gain", nn.initializers.constant(1.0), ())
+        return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-6) * jnp.exp(gain)
 
 
 class TokenDecoder(nn.Module):
@@ -277,7 +310,8 @@ class Pi3Network(nn.Module):
             metric = decoder(taps[-1], angles(config.metric))
             points, translations = points * metric, translations * metric
         taps = [grids(tap[:, REGISTERS:]) for tap in taps]
-        return Pi3Output(points, confidence[..., 0], rotations, translations, metric, taps)
+        features = Matching(config.matching, name="matching")(taps[-1]) if config.matching else None
+        return Pi3Output(points, confidence[..., 0], rotations, translations, metric, taps, features)
 
 
 def _angles(grid: tuple[int, int], config: BlockConfig) -> Float[Array, "n s m"]:
