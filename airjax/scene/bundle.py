@@ -10,13 +10,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from airjax.scene.quaternions import rotations
+from airjax.scene.cameras import Camera
 
 STEPS = 30
-_SIGMAS = 0.1, 0.006  # errors, in widths, from which on a match counts little: at first, and at last
+_FIRST = 0.1  # error, in widths, from which on a match counts little at first
 _DEPTHS = 0.01  # weight of log depths as they were, of a match's that is right
 _FOCAL = 300.0  # the same of the focal length
 _LEAST = 0.05  # of z / depth, where a cell has turned behind a camera
@@ -44,11 +43,13 @@ class Matches(NamedTuple):
       cells: places of the cells in their own view.
       seen: places in view j of the cells of view i.
       weights: how far each is to be believed, in [0, 1].
+      error: of the places that are about right; one that is several times farther off counts little.
     """
 
     cells: Float[Array, "n 2"]
     seen: Float[Array, "v v n 2"]
     weights: Float[Array, "v v n"]
+    error: float
 
 
 def adjusted(start: Bundle, matches: Matches, *, steps: int = STEPS) -> tuple[Bundle, Float[Array, ""]]:
@@ -57,7 +58,7 @@ def adjusted(start: Bundle, matches: Matches, *, steps: int = STEPS) -> tuple[Bu
     Levenberg and Marquardt's steps on a robust cost (Cauchy), whose width falls. The first camera stays where it is.
     The unit is that of the depths at the start, which everything is held to a little.
     """
-    falling = jnp.asarray(np.geomspace(*_SIGMAS, steps), start.depths.dtype)
+    falling = jnp.geomspace(_FIRST, matches.error, steps).astype(start.depths.dtype)
 
     def step(carry, sigma):
         bundle, damping = carry
@@ -154,12 +155,9 @@ def _moved(bundle: Bundle, cameras: Float[Array, " p"], depths: Float[Array, "v 
     """A bundle after a step, none of which is long."""
     steps = cameras[:-1].reshape(-1, 6)
     steps = steps * jnp.minimum(1.0, 0.5 / (jnp.max(jnp.abs(steps)) + 1e-9))
-    # Of a small vector w, the quaternion (1, w / 2) turns by |w|, to third order.
-    turns = rotations(jnp.concatenate([jnp.ones_like(steps[:, :1]), steps[:, :3] / 2], axis=1))
-    rotation = jnp.einsum("iab,ibc->iac", turns, bundle.rotation, precision="highest")
-    translation = jnp.einsum("iab,ib->ia", turns, bundle.translation, precision="highest") + steps[:, 3:]
+    moved = Camera(jnp.zeros_like(bundle.rotation), bundle.rotation, bundle.translation).moved(steps)
     focal = bundle.focal + jnp.clip(cameras[-1], -0.2, 0.2)
-    return Bundle(rotation, translation, focal, bundle.depths + jnp.clip(depths, -0.7, 0.7))
+    return Bundle(moved.rotation, moved.translation, focal, bundle.depths + jnp.clip(depths, -0.7, 0.7))
 
 
 def _cross(vectors: Float[Array, "*b 3"]) -> Float[Array, "*b 3 3"]:

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 from airjax.scene.bundle import Matches
 
 _RADIUS = 2.5  # cells around the best one that say where within them a place is
-_RETURN = 1.5  # cells by which a place found from there and back may be off
+_ERROR = 0.25  # cells; of a place
+_RETURN = 0.6  # cells by which a place found from there and back may be off
 
 
 def cells(grid: tuple[int, int]) -> Float[np.ndarray, "n 2"]:
@@ -28,7 +29,8 @@ def found(features: Float[Array, "v a b m"]) -> Matches:
     """Where every cell of a view is seen in every other one, and how far that is to be believed.
 
     The best cell and its neighbors, weighed by how alike they are, give a place. It is believed for how much of all
-    likeness they have, and for how near a search from there comes back.
+    likeness they have, and for how near a search from there comes back. A best cell at an edge is not believed: the place
+    may lie beyond.
     """
     views, rows, columns, _ = features.shape
     count = rows * columns
@@ -40,7 +42,7 @@ def found(features: Float[Array, "v a b m"]) -> Matches:
         one, other = pair
         likeness = jax.nn.softmax(jnp.einsum("nm,km->nk", flat[one], flat[other], precision="highest"), axis=-1)
         best = jnp.argmax(likeness, axis=-1)
-        part = likeness * near[best]
+        part = jnp.where(near[best], likeness, 0.0)
         share = jnp.sum(part, axis=-1)
         return jnp.einsum("nk,kc->nc", part, places, precision="highest") / share[:, None], share, best
 
@@ -48,6 +50,10 @@ def found(features: Float[Array, "v a b m"]) -> Matches:
     seen, share, best = jax.lax.map(search, (jnp.asarray(pairs[:, 0]), jnp.asarray(pairs[:, 1])), batch_size=views)
     seen = seen.reshape(views, views, count, 2)
     back = jnp.take_along_axis(jnp.swapaxes(seen, 0, 1), best.reshape(views, views, count, 1), axis=2)
-    off = jnp.sum(jnp.square(back - places[None, None]), axis=-1) * columns**2
-    believed = share.reshape(views, views, count) * jnp.exp(-0.5 * off / _RETURN**2)
-    return Matches(places, seen, believed * (1 - jnp.eye(views))[:, :, None])
+    # A search back begins at the center of the best cell, that far from the place that was found.
+    beside = seen - places[best].reshape(seen.shape)
+    off = jnp.sum(jnp.square(back + beside - places[None, None]), axis=-1) * columns**2
+    edge = np.pad(np.zeros((rows - 2, columns - 2), bool), 1, constant_values=True).ravel()
+    within = jnp.where(jnp.asarray(edge)[best].reshape(off.shape), 0.0, share.reshape(off.shape))
+    believed = within * jnp.exp(-0.5 * off / _RETURN**2)
+    return Matches(places, seen, believed * (1 - jnp.eye(views))[:, :, None], _ERROR / columns)
