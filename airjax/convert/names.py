@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from airjax.errors import AirjaxError
+from airjax.files import display_name
 from airjax.weights_file import nest
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "ls1": "ls1.gamma", "ls2": "ls2.gamma"}  # ours, theirs
@@ -108,7 +109,10 @@ def _arranged(tensors: Mapping[str, np.ndarray], name: str, path: str, shape: tu
         raise AirjaxError(f"{source}: {name}: expected the shape {theirs}, got {array.shape}")
     array = np.asarray(array, np.float32)
     if f"{name}_mask" in tensors:
-        array = _masked(array, np.asarray(tensors[f"{name}_mask"], np.float32))
+        mask = np.asarray(tensors[f"{name}_mask"], np.float32)
+        if mask.shape != array.shape or array.ndim != 1 or len(array) % 3:
+            raise AirjaxError(f"{source}: {name}_mask: expected the shape {array.shape}, got {mask.shape}")
+        array = _masked(array, mask)
     if not np.isfinite(array).all():
         raise AirjaxError(f"{source}: {name}: expected finite values")
     return array.transpose(*range(2, array.ndim), 1, 0) if kernel else array
@@ -125,4 +129,4 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", .." if len(names) > _SHOWN else "")
+    return ", ".join(display_name(name[:100]) for name in names[:_SHOWN]) + (", .." if len(names) > _SHOWN else "")

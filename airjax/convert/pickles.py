@@ -72,11 +72,6 @@ def parse(data: bytes) -> Any:
     marks: list[int] = []
     memo: dict[int, Any] = {}
 
-    def popped(start: int) -> list[Any]:
-        items = stack[start:]
-        del stack[start:]
-        return items
-
     for opcode, value, _ in pickletools.genops(data):
         match opcode.name:
             case "PROTO" | "FRAME" | "STOP":
@@ -88,12 +83,15 @@ def parse(data: bytes) -> Any:
             case name if name in _VALUES:
                 stack.append(value)
             case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
-                stack.append(tuple(popped(marks.pop() if name == "TUPLE" else len(stack) - int(name[-1]))))
+                start = marks.pop() if name == "TUPLE" else len(stack) - int(name[-1])
+                stack[start:] = [tuple(stack[start:])]
             case "APPEND" | "APPENDS" as name:
-                items = popped(marks.pop() if name == "APPENDS" else len(stack) - 1)
+                start = marks.pop() if name == "APPENDS" else len(stack) - 1
+                items, stack[start:] = stack[start:], []
                 stack[-1].extend(items)
             case "SETITEM" | "SETITEMS" as name:
-                items = popped(marks.pop() if name == "SETITEMS" else len(stack) - 2)
+                start = marks.pop() if name == "SETITEMS" else len(stack) - 2
+                items, stack[start:] = stack[start:], []
                 _set(stack[-1], items)
             case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
                 memo[len(memo) if value is None else int(value)] = stack[-1]
@@ -102,7 +100,7 @@ def parse(data: bytes) -> Any:
             case "GLOBAL":
                 stack.append(_name(str(value).replace(" ", ".")))
             case "STACK_GLOBAL":
-                stack.append(_name(".".join(popped(len(stack) - 2))))
+                stack[-2:] = [_name(".".join(stack[-2:]))]
             case "BINPERSID":
                 stack.append(_storage(stack.pop()))
             case "REDUCE":

@@ -24,64 +24,49 @@ _STATES = ("model", "state_dict")  # where a dict of torch.save may have the ten
 _MAX_PICKLE = 2**22  # bytes; of the largest networks it has a tenth
 _MAX_HEADER = 2**27  # bytes of a safetensors header; its library allows 100 MB
 _FAULTS = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, NotImplementedError),
+    *(SafetensorError, zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError),
     *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError),
 )
-_SAFETENSORS, _TORCH = "safetensors file", "file of torch.save"
-
-
-class Region(NamedTuple):
-    """Bytes of a file."""
-
-    start: int
-    length: int
-    checksum: int = 0  # CRC-32; 0 for none
 
 
 class Stored(NamedTuple):
-    """Where a tensor lies in a file; offset, from the start of the region, and strides in bytes."""
+    """Where a tensor lies in a file: in bytes from `start` on, which are read at once."""
 
-    region: Region
+    start: int
+    length: int
     dtype: np.dtype
     shape: tuple[int, ...]
-    offset: int
-    strides: tuple[int, ...]
-    swapped: bool = False  # whether the bytes of a value are in the other order
+    strides: tuple[int, ...]  # bytes
+    offset: int = 0  # of the first value, bytes
+    checksum: int = 0  # CRC-32 of all bytes; 0 for none
 
 
-class Checkpoint(Mapping[str, np.ndarray]):
-    """The tensors of a file by name, each read from the disk when it is asked for; no two at a time are held here.
+class Checkpoint(Mapping[str, Any]):
+    """The tensors of a file by name, each read from the disk when it is asked for, and not kept.
 
     Reading one raises AirjaxError where its checksum is wrong, or the file is no longer what it was.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, Stored], plain: Mapping[str, Any]):
-        self.path, self._tensors, self._sound = path, tensors, set[Region]()
+        self.path, self._tensors, self._sound = path, tensors, set[int]()
         self.plain = plain  # what is beside the tensors: text by text of safetensors, numbers, text, lists and dicts
         self.shapes = {name: stored.shape for name, stored in tensors.items()}
         self.dtypes = {name: stored.dtype for name, stored in tensors.items()}
         self.on_read: Callable[[], None] = lambda: None  # called before each reading
 
     def __getitem__(self, name: str) -> np.ndarray:
-        stored = self._tensors[name]
+        start, length, dtype, shape, strides, offset, checksum = self._tensors[name]
         self.on_read()
         try:
-            return self._read(stored)
+            if 0 in shape:
+                return np.empty(shape, dtype)
+            data = np.memmap(self.path, np.uint8, "r", offset=start, shape=(length,))
+            if checksum and start not in self._sound and zlib.crc32(data.data) != checksum:
+                raise ValueError("wrong checksum")
+            self._sound.add(start)
+            return np.ndarray(shape, dtype, data, offset, strides)
         except (OSError, ValueError) as error:
             raise _damaged(f"{display_name(self.path)}: {_short(name)}", "tensor", error) from error
-
-    def _read(self, stored: Stored) -> np.ndarray:
-        region, dtype = stored.region, stored.dtype
-        if 0 in stored.shape:
-            return np.empty(stored.shape, dtype)
-        data = np.memmap(self.path, np.uint8, "r", offset=region.start, shape=(region.length,))
-        if region.checksum and region not in self._sound:
-            if zlib.crc32(data.data) != region.checksum:
-                raise ValueError("wrong checksum")
-            self._sound.add(region)
-        kind = np.dtype(f"u{dtype.itemsize}") if stored.swapped else dtype
-        array = np.ndarray(stored.shape, kind, data, stored.offset, stored.strides)
-        return array.byteswap().view(dtype) if stored.swapped else array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -98,18 +83,16 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """
     check_regular(path)
     path, name = Path(path), display_name(path)
+    form = "file of weights"
     try:
         with open(path, "rb") as file:
             head = file.read(512)
-    except OSError as error:
-        raise AirjaxError(f"{name}: cannot be read ({reason(error)})") from error
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _MAX_HEADER:
-        form, read = _SAFETENSORS, _safetensors
-    elif head.startswith(b"PK\3\4"):
-        form, read = _TORCH, _torch
-    else:
-        raise AirjaxError(f"{name}: expected weights (.safetensors, or .pt of torch.save), got {_kind(head)}")
-    try:
+        if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _MAX_HEADER:
+            form, read = "safetensors file", _safetensors
+        elif head.startswith(b"PK\3\4"):
+            form, read = "file of torch.save", _torch
+        else:
+            raise AirjaxError(f"{name}: expected weights (.safetensors, or .pt of torch.save), got {_kind(head)}")
         tensors, plain = read(path)
     except Refused as error:
         raise AirjaxError(
@@ -118,7 +101,7 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
         ) from error
     except AirjaxError:
         raise
-    except (SafetensorError, *_FAULTS) as error:
+    except _FAULTS as error:
         raise _damaged(name, form, error) from error
     if not tensors:
         raise AirjaxError(f"{name}: expected weights, found no tensors in this {form}")
@@ -150,16 +133,14 @@ def _safetensors(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
     with open(path, "rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(start - 8))
+    header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():
-        if name == "__metadata__":
-            continue
         if (dtype := DTYPES.get(entry["dtype"])) is None:
             raise ValueError(f"values of the type {entry['dtype']} in {_short(name)}")
-        begin, end = entry["data_offsets"]
-        shape = tuple(entry["shape"])
-        strides = (dtype.itemsize * math.prod(shape[i + 1 :]) for i in range(len(shape)))
-        tensors[name] = Stored(Region(start + begin, end - begin), dtype, shape, 0, tuple(strides))
+        (begin, end), shape = entry["data_offsets"], tuple(entry["shape"])
+        strides = tuple(dtype.itemsize * math.prod(shape[i + 1 :]) for i in range(len(shape)))
+        tensors[name] = Stored(start + begin, end - begin, dtype, shape, strides)
     return tensors, metadata
 
 
@@ -171,52 +152,52 @@ def _torch(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
         raise AirjaxError(f"{display_name(path)}: expected weights, got a zip archive that torch.save did not write")
     folder = found[0].removesuffix("data.pkl")
     with open(path, "rb") as file:
-        order = _small(file, members[f"{folder}byteorder"]) if f"{folder}byteorder" in members else b"little"
-        if order not in (b"little", b"big"):
-            raise ValueError("an order of bytes that is neither little nor big")
-        content = parse(_small(file, members[found[0]]))
+        if (order := members.get(f"{folder}byteorder")) is not None and _content(file, order) != b"little":
+            raise ValueError("its numbers are not little-endian")
+        content = parse(_content(file, members[found[0]]))
         if not isinstance(content, dict):
-            raise AirjaxError(f"{display_name(path)}: expected a dict of tensors, found a {type(content).__name__}")
+            raise AirjaxError(f"{display_name(path)}: expected a dict of tensors, found {type(content).__name__}")
         states = (content[name] for name in _STATES if isinstance(content.get(name), dict))
         state = next((one for one in states if any(isinstance(value, Tensor) for value in one.values())), content)
-        tensors = {}
-        for name, value in state.items():
-            if isinstance(value, Tensor):
-                place = _region(file, members[f"{folder}data/{value.storage.key}"])
-                tensors[str(name)] = _stored(str(name), value, place, order == b"big")
+        tensors = {
+            str(name): _stored(file, members[f"{folder}data/{value.storage.key}"], value)
+            for name, value in state.items()
+            if isinstance(value, Tensor)
+        }
     others = ((str(name), value) for one in (content, state) for name, value in one.items() if value is not state)
     return tensors, {name: value for name, value in others if not isinstance(value, Tensor)}
 
 
-def _stored(name: str, tensor: Tensor, region: Region, swapped: bool) -> Stored:
-    """Raises ValueError for a tensor that does not lie in its storage, or a storage that does not in its file."""
+def _stored(file: BinaryIO, member: zipfile.ZipInfo, tensor: Tensor) -> Stored:
+    """A tensor whose storage is a member; ValueError where one does not lie in the other."""
     (_, kind, length), offset, shape, strides = tensor
-    size = DTYPES[kind].itemsize
+    dtype, start = DTYPES[kind], _start(file, member)
     last = offset + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
-    if length * size > region.length or (0 not in shape and (last >= length or math.prod(shape) > length)):
-        raise ValueError(f"{_short(name)} is larger than what is stored of it")
-    return Stored(region, DTYPES[kind], shape, offset * size, tuple(size * stride for stride in strides), swapped)
+    fits = 0 in shape or (last < length and math.prod(shape) <= length)
+    if not fits or length * dtype.itemsize > member.file_size:
+        raise ValueError("a tensor is larger than what is stored of it")
+    steps, place = tuple(dtype.itemsize * stride for stride in strides), dtype.itemsize * offset
+    return Stored(start, member.file_size, dtype, shape, steps, place, member.CRC)
 
 
-def _region(file: BinaryIO, member: zipfile.ZipInfo) -> Region:
-    """Where the content of a member lies; torch stores it as it is."""
+def _start(file: BinaryIO, member: zipfile.ZipInfo) -> int:
+    """Where the content of a member starts; ValueError for one that is not stored as it is, or not whole."""
     file.seek(member.header_offset)
     head = file.read(30)
-    if head[:4] != b"PK\3\4" or member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
-        raise ValueError(f"{_short(member.filename)} is not stored as it is")
     start = member.header_offset + len(head) + sum(struct.unpack_from("<2H", head, 26))
-    if start + member.file_size > os.fstat(file.fileno()).st_size:
-        raise ValueError(f"{_short(member.filename)} ends after the file")
-    return Region(start, member.file_size, member.CRC)
+    as_it_is = head[:4] == b"PK\3\4" and member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1
+    if not as_it_is or start + member.file_size > os.fstat(file.fileno()).st_size:
+        raise ValueError(f"{_short(member.filename)} is not stored whole and as it is")
+    return start
 
 
-def _small(file: BinaryIO, member: zipfile.ZipInfo) -> bytes:
-    """The content of a member that is no tensor."""
-    region = _region(file, member)
-    if region.length > _MAX_PICKLE:
-        raise ValueError(f"{_short(member.filename)} has {region.length} bytes, at most {_MAX_PICKLE} are read")
-    file.seek(region.start)
-    data = file.read(region.length)
-    if region.checksum and zlib.crc32(data) != region.checksum:
+def _content(file: BinaryIO, member: zipfile.ZipInfo) -> bytes:
+    """Of a member that is no tensor."""
+    start = _start(file, member)
+    if member.file_size > _MAX_PICKLE:
+        raise ValueError(f"{_short(member.filename)} has more than {_MAX_PICKLE} bytes")
+    file.seek(start)
+    data = file.read(member.file_size)
+    if member.CRC and zlib.crc32(data) != member.CRC:
         raise ValueError(f"wrong checksum of {_short(member.filename)}")
     return data
