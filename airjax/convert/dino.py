@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import jax
@@ -62,10 +63,15 @@ def encoder_config(shapes: Shapes, theirs: str) -> EncoderConfig:
 
 def _plan(shapes: Shapes, _: Mapping[str, Any]) -> Plan:
     config = encoder_config(shapes, "")
-    images = jax.ShapeDtypeStruct((1, config.patch, config.patch, 3), jnp.float32)
-    like = jax.eval_shape(lambda x: Encoder(config).init(jax.random.key(0), x), images)["params"]
     metadata = {"encoder": json.dumps(dataclasses.asdict(config))}
-    return Plan(like, Table(encoder_rules(config, "", ""), ("mask_token",)), metadata)
+    return Plan(_like(config), Table(encoder_rules(config, "", ""), ("mask_token",)), metadata)
+
+
+@cache
+def _like(config: EncoderConfig) -> Any:
+    """Shapes of the weights of an encoder."""
+    images = jax.ShapeDtypeStruct((1, config.patch, config.patch, 3), jnp.float32)
+    return jax.eval_shape(lambda x: Encoder(config).init(jax.random.key(0), x), images)["params"]
 
 
 SYSTEMS = (

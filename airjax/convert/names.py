@@ -45,11 +45,11 @@ class Table:
     unused: tuple[str, ...] = ()  # regular expressions of names that are known, and not needed
 
 
-def converted(tensors: Mapping[str, np.ndarray], like: Any, table: Table, *, source: Path | str) -> dict:
+def converted(tensors: Mapping[str, Any], like: Any, table: Table, *, source: Path | str) -> dict:
     """Our weights of theirs.
 
     Args:
-      tensors: theirs by name; read one at a time, so that a file may be larger than memory.
+      tensors: theirs by name, arrays; read one at a time, so that a file may be larger than memory.
       like: the nested dict of our weights as shapes, of `jax.eval_shape`.
       source: what an error calls the tensors.
 
@@ -96,7 +96,7 @@ def _names(path: str, shape: tuple[int, ...], table: Table) -> list[str]:
     return [name.format(rule.first + i) for i in range(shape[0])] if "{}" in rule.theirs else [name]
 
 
-def _arranged(tensors: Mapping[str, np.ndarray], name: str, path: str, shape: tuple[int, ...], source) -> np.ndarray:
+def _arranged(tensors: Mapping[str, Any], name: str, path: str, shape: tuple[int, ...], source) -> np.ndarray:
     """One tensor with our axes."""
     array = tensors[name]
     kernel = path.endswith("/kernel")

@@ -195,9 +195,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         for value in (Attack(), {"model": {"w": Attack()}}, {"config": [Attack()]}):
             path = write_zip(tmp_path / "x.pt", pickle.dumps(value, protocol), {})
-            assert any(word in refused(path) for word in ("asks for posix.system, which was not run", "asks for ")), (
-                protocol
-            )
+            assert refused(path).startswith("asks for "), protocol
     message = refused(write_zip(tmp_path / "x.pt", pickle.dumps(Attack(), 2), {}))
     assert message.startswith(f"asks for {os.system.__module__}.system, which was not run: expected tensors, numbers")
     assert not marker.exists()
@@ -369,8 +367,8 @@ def test_a_damaged_tensor_is_named(tmp_path):
 
 # --- damage at random ------------------------------------------------------------------------------------------------
 
-CASES = 500  # of each form
-MAX_SECONDS = 2.0  # of one
+CASES = 400  # of each form
+MAX_SECONDS = 1.0  # of a processor, for one
 MAX_BYTES = 2**20  # of memory for one
 
 
@@ -409,9 +407,9 @@ def test_damaged_files(tmp_path, name):
         data = damaged(np.random.default_rng((1, number)), whole)
         path.write_bytes(data)
         tracemalloc.reset_peak()
-        before, start = tracemalloc.get_traced_memory()[0], time.perf_counter()
+        before, start = tracemalloc.get_traced_memory()[0], time.process_time()
         found = read_all(path)
-        assert time.perf_counter() - start < MAX_SECONDS, number
+        assert time.process_time() - start < MAX_SECONDS, number
         assert tracemalloc.get_traced_memory()[1] - before < MAX_BYTES, number
         read += found is not None
         if found is not None and name.endswith(".pt"):
@@ -440,7 +438,7 @@ def test_damaged_pickles(changed):
             assert str(error) is not None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-(2**62), 2**62) | st.floats(allow_nan=False) | st.text(),
