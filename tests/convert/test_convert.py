@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import checkpoints
 import jax
@@ -23,8 +24,6 @@ from airjax.nn.rope import axial_periods
 from airjax.nn.vit import BlockConfig, Encoder, EncoderConfig, dino_v2_base, dino_v2_large, dino_v3_base
 from airjax.weights_file import load_weights, sha256
 
-IMAGES = {"dinov2": (2, 56, 98), "dinov3": (2, 48, 80)}
-GOLDEN = {"dinov2": "dino_v2", "dinov3": "dino_v3"}
 TENSORS = {"dinov2": checkpoints.dino_v2(), "dinov3": checkpoints.dino_v3()}
 
 
@@ -35,24 +34,32 @@ def refused(path, target, **options) -> str:
     return one_line(error, path)
 
 
-@pytest.mark.parametrize(("name", "write"), [("dinov2", write_torch), ("dinov3", write_safetensors)])
-def test_an_encoder_computes_what_theirs_does(tmp_path, name, write):
-    """Oracle: outputs of independent implementations (tests/golden/parity)."""
-    exact = {part: array.astype(np.float32) for part, array in TENSORS[name].items()}
-    exact |= {"rope_embed.periods": axial_periods(64)} if name == "dinov3" else {}
-    source, target = write(tmp_path / "official", exact), tmp_path / "ours.safetensors"
-    done = convert(source, target)
-    assert done.system.name == name and done.halves == 0
+def test_an_encoder_computes_what_theirs_does(tmp_path):
+    """Oracle: outputs of an independent implementation (tests/golden/parity), which has exact periods."""
+    tensors, outputs = parity.load("dino_v3")
+    source = write_safetensors(tmp_path / "official", tensors | {"rope_embed.periods": axial_periods(64)})
+    done = convert(source, target := tmp_path / "ours.safetensors")
+    assert done.system.name == "dinov3" and done.halves == 0
     params, metadata = load_weights(target)
-    assert done.weights == sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert (metadata["system"], metadata["source"], metadata["source_sha256"]) == (name, "official", sha256(source))
-    assert metadata["licence"] == done.system.licence
     about = json.loads(metadata["encoder"])
-    heads = 2  # in the small one of DINOv2 they have half of the usual channels
-    config = EncoderConfig(BlockConfig(**about.pop("block") | {"heads": heads}), **about)
-    images = jnp.asarray(parity.images(*IMAGES[name]))
+    config = EncoderConfig(BlockConfig(**about.pop("block")), **about)
+    images = jnp.asarray(parity.images(2, 48, 80))
     tokens = Encoder(config).apply({"params": jax.tree.map(jnp.asarray, params)}, images)[-1]
-    assert parity.error(tokens, parity.load(GOLDEN[name])[1]["tokens"]) < 1e-5
+    assert parity.error(tokens, outputs["tokens"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_a_weights_file_tells_of_itself(tmp_path, name):
+    """All that counts is in it, and where it comes from."""
+    source, target = write_torch(tmp_path / "official.pth", TENSORS[name]), tmp_path / "ours.safetensors"
+    done = convert(source, target)
+    assert done.system.name == name
+    params, metadata = load_weights(target)
+    used = sum(array.size for part, array in TENSORS[name].items() if part != "mask_token")
+    assert done.weights == used == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert (metadata["system"], metadata["source"]) == (name, "official.pth")
+    assert (metadata["source_sha256"], metadata["licence"]) == (sha256(source), done.system.licence)
+    assert json.loads(metadata["encoder"])["counts"] == ([4] if name == "dinov2" else [2, 2])
 
 
 @pytest.mark.parametrize("official", [dino_v2_base, dino_v2_large, dino_v3_base])
@@ -192,3 +199,8 @@ def test_systems_are_told_apart():
         assert system.marks and system.title and "\n" not in system.licence
     for name, tensors in TENSORS.items():
         assert [system.name for system in SYSTEMS if set(system.marks) <= set(tensors)] == [name]
+
+
+def test_the_page_for_users_has_all_of_them():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "weights.md").read_text()
+    assert [system.name for system in SYSTEMS if f"| `{system.name}` |" not in page] == []
