@@ -106,7 +106,6 @@ def test_files_are_those_of_the_library(tmp_path):
     params = {
         "b": rng.standard_normal((2, 3)).astype(np.float32),
         "a": np.arange(3),
-        "c": np.array([True, False, True]),
     }
     params |= {"n": np.zeros((0, 2), np.float32), "s": np.float32(3), "h": np.arange(5, dtype=np.uint8)}
     weights_file.save_weights(tmp_path / "w.safetensors", params, {"é": "ü"})

@@ -107,7 +107,8 @@ def _arranged(tensors: Mapping[str, Any], name: str, path: str, shape: tuple[int
         array = array.reshape(shape)
     if array.shape != theirs:
         raise AirjaxError(f"{source}: {name}: expected the shape {theirs}, got {array.shape}")
-    array = np.asarray(array, np.float32)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+        array = np.asarray(array, np.float32)
     if f"{name}_mask" in tensors:
         mask = np.asarray(tensors[f"{name}_mask"], np.float32)
         if mask.shape != array.shape or array.ndim != 1 or len(array) % 3:

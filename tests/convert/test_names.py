@@ -150,6 +150,7 @@ RULES = table(("a", "a"), ("s", "blocks.{}"), unused=(r"old\..*", "mask_token"))
         ({"a.fc.bias": random(2, 2)}, "a.fc.bias: expected the shape (4,), got (2, 2)"),
         ({"blocks.1.w": random(3)}, "blocks.1.w: expected the shape (2,), got (3,)"),
         ({"a.fc.weight": np.full((4, 3), np.nan, np.float32)}, "x.pt: a.fc.weight: expected finite values"),
+        ({"blocks.0.w": np.array([1, 1e300])}, "blocks.0.w: expected finite values"),
         ({"blocks.0.w": np.array([1, -np.inf], np.float32)}, "blocks.0.w: expected finite values"),
     ],
 )  # fmt: skip
