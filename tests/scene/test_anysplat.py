@@ -20,26 +20,9 @@ from airjax.scene import anysplat
 from airjax.scene.anysplat import AnySplatConfig
 from airjax.scene.cameras import project_points
 from tests.helpers import parity
+from tests.helpers.small_anysplat import SMALL
 
 BOUND = 1e-5  # relative to the largest value
-
-SMALL = AnySplatConfig(
-    VggtConfig(
-        width=64,
-        heads=2,
-        counts=(1, 1, 1, 1),
-        encoder_heads=2,
-        encoder_blocks=2,
-        camera_heads=2,
-        camera_blocks=2,
-        channels=(16, 32, 64, 64),
-        depth_features=32,
-        mean=AnySplatConfig().network.mean,
-        std=AnySplatConfig().network.std,
-    ),
-    voxel=0.05,
-)
-
 
 # Known, and not needed.
 UNUSED = dict.fromkeys(("encoder.distill_aggregator.camera_token", "encoder.distill_camera_head.x"), np.zeros(1))

@@ -32,8 +32,10 @@ def _channels_first(pictures: np.ndarray, mean, std) -> torch.Tensor:
     return torch.from_numpy(normal.astype(np.float32)).permute(0, 3, 1, 2).contiguous()
 
 
-def _declare_operators() -> None:
+def declare_operators() -> None:
     """What torchvision must find when it is imported beside a torch that it was not built with."""
+    if _KEPT:
+        return
     library = torch.library.Library("torchvision", "DEF")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -238,7 +240,7 @@ NETWORKS = {
 
 def main(names: list[str]) -> None:
     """Write the golden files of these networks, or of all."""
-    _declare_operators()
+    declare_operators()
     for name in names or NETWORKS:
         shapes, outputs = NETWORKS[name]()
         save(name, shapes, outputs)
