@@ -1,4 +1,4 @@
-"""A network of a paper at full size with random weights: seconds and memory on this machine.
+"""A network of a paper at full size with random weights: seconds and memory on this machine, which may be busy.
 
 python -m eval.full_size anysplat --views 2 --size 224
 """
@@ -48,6 +48,11 @@ def _anysplat(views: int, size: int) -> tuple[Any, Callable[[Any], Any]]:
 SYSTEMS = {"anysplat": _anysplat}  # (views, size) -> weights, and what is done with them
 
 
+def clocks() -> tuple[float, float]:
+    """Seconds that have passed, and those of all cores that this process took."""
+    return time.perf_counter(), time.process_time()
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Prints one line for each step."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -57,15 +62,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeat", type=int, default=2, help="how often it is run; the first time compiles")
     args = parser.parse_args(arguments)
 
-    def say(what: str, start: float) -> None:
-        print(f"{what}: {time.perf_counter() - start:.1f} s, peak {peak_memory() / 1e9:.2f} GB", flush=True)
+    def say(what: str, start: tuple[float, float]) -> None:
+        seconds, cpu = (now - then for now, then in zip(clocks(), start, strict=True))
+        print(f"{what}: {seconds:.1f} s, {cpu:.1f} CPU s, peak {peak_memory() / 1e9:.2f} GB", flush=True)
 
-    start = time.perf_counter()
+    start = clocks()
     params, run = SYSTEMS[args.system](args.views, args.size)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     say(f"{count:,} random weights", start)
     for i in range(args.repeat):
-        start = time.perf_counter()
+        start = clocks()
         finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(jax.block_until_ready(run(params))))
         say(f"run {i + 1}, {'finite' if finite else 'NOT FINITE'}", start)
 
