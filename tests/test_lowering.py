@@ -20,11 +20,14 @@ from airjax.image.task import ImageTask
 from airjax.inner import task as inner
 from airjax.inner.estimators import ESTIMATORS
 from airjax.nn.air_stage import PredictorConfig as StageNetwork
+from airjax.nn.vggt import VggtConfig
 from airjax.raster import plan
 from airjax.raster.additive import render_patches
 from airjax.raster.draw import render as render_image
 from airjax.raster.tiles import Capacity, Footprints, TiledImage, Tiling
+from airjax.scene import anysplat
 from airjax.scene import model as scene_model
+from airjax.scene.anysplat import AnySplatConfig
 from airjax.scene.cameras import Camera
 from airjax.scene.predictor import PredictorConfig
 from airjax.scene.render import render as render_view
@@ -132,6 +135,24 @@ def test_the_scene_predictor():
     empty = masks = jax.ShapeDtypeStruct((3, *SIZE), bool)
     views = floats(3, *SIZE, 3), cameras(3), empty, masks
     lower(predict, random_weights(PREDICTOR), *views, floats(), floats())
+
+
+def test_anysplat_and_the_gradient_of_its_gaussian_head():
+    network = VggtConfig(
+        *(32, 2, (1, 1, 1, 1), 2, 1, 2, 1),
+        *((16, 16, 16, 16), 16, 16, 16, 21),
+        dtype="bfloat16",
+        remat=True,
+    )
+    config, images = AnySplatConfig(network), floats(2, 28, 42, 3)
+
+    def loss(head, params, images):
+        gaussians, _ = anysplat._predict.jitted(params | {"gaussians": head}, images, config=config)
+        return jnp.sum(gaussians.opacities) + jnp.sum(gaussians.harmonics)
+
+    with jax.numpy_dtype_promotion("standard"):  # JAX's attention in bfloat16 needs it
+        params = jax.eval_shape(lambda: anysplat.init_params(jax.random.key(0), config))
+        lower(jax.value_and_grad(loss), params["gaussians"], params, images)
 
 
 @pytest.mark.parametrize("wing", ["image", "scene"])

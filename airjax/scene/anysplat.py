@@ -84,7 +84,7 @@ class Framing(NamedTuple):
 
 
 def framed(
-    photographs: Sequence[Float[np.ndarray, "? ? 3"]], *, size: int = SIZE
+    photographs: Sequence[Float[np.ndarray, "_ _ 3"]], *, size: int = SIZE
 ) -> tuple[Float[np.ndarray, "v s s 3"], tuple[Framing, ...]]:
     """Squares from the middle of photographs in [0, 1], the shorter side resized (bicubic) to `size` pixels."""
     squares, framings = [], []

@@ -32,8 +32,10 @@ def _channels_first(pictures: np.ndarray, mean, std) -> torch.Tensor:
     return torch.from_numpy(normal.astype(np.float32)).permute(0, 3, 1, 2).contiguous()
 
 
-def _declare_operators() -> None:
+def declare_operators() -> None:
     """What torchvision must find when it is imported beside a torch that it was not built with."""
+    if _KEPT:
+        return
     library = torch.library.Library("torchvision", "DEF")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -281,19 +283,81 @@ def pi3():
     return layers.shapes, {name: sampled(output.numpy()) for name, output in outputs.items()}
 
 
-NETWORKS = {
-    "dino_v2": dino_v2,
-    "dino_v3": dino_v3,
-    "vggt_block": vggt_block,
-    "dpt": dpt,
-    "dpt_raw": dpt_raw,
-    "pi3": pi3,
-}
+def _anysplat():
+    """A small AnySplat, its aggregator in float32; its encoder is smaller than any that has a name."""
+    from ffgs.models.anysplat.modeling import AnySplat
+    from ffgs.models.anysplat.vggt.layers.vision_transformer import DinoVisionTransformer
+
+    maps = {"out_channels": [16, 32, 64, 64], "intermediate_layer_idx": [0, 1, 2, 3]}
+    model = AnySplat(
+        voxel_size=0.05,
+        intermediate_layer_idx=[0, 1, 2, 3],
+        embed_dim=64,
+        aggregator={"depth": 4, "num_heads": 2, "patch_embed": "conv"},
+        camera_head={"trunk_depth": 2, "num_heads": 2},
+        depth_head={**maps, "features": 32},
+        gs_head=maps,
+    )
+    sizes = {"img_size": 518, "patch_size": 14, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_register_tokens": 4}
+    options = {"init_values": 1.0, "interpolate_antialias": True, "interpolate_offset": 0.0, "block_chunks": 0}
+    model.encoder.aggregator.patch_embed = DinoVisionTransformer(**sizes, **options)
+    model.encoder.aggregator.float()
+    return model
+
+
+def anysplat_whole() -> tuple[dict[str, tuple[int, ...]], dict[str, np.ndarray]]:
+    """Shapes and everything that the small AnySplat says of three pictures; the Gaussians are fused of its points."""
+    model = _anysplat()
+    shapes, seen = _seed(model), {}
+    fuse = model.encoder.voxelizaton_with_fusion
+
+    def watched(features, points, voxel, conf):
+        seen.update(points=points, numbers=torch.cat([features, conf[:, None]], dim=1))
+        return fuse(features, points, voxel, conf=conf)
+
+    model.encoder.voxelizaton_with_fusion = watched
+    with torch.no_grad():
+        out = model(torch.from_numpy(images(3, 42, 56)).permute(0, 3, 1, 2)[None])
+    world = torch.linalg.inv(out.pred_context_pose["extrinsic"])[0]
+    outputs = {
+        "poses": out.pred_pose_enc_list[-1][0],
+        "rotation": world[:, :3, :3],
+        "translation": world[:, :3, 3],
+        "intrinsics": out.pred_context_pose["intrinsic"][0] * torch.tensor([[[56.0], [42.0], [1.0]]]),
+        "depths": out.depth_dict["depth"][0, ..., 0],
+        "points": seen["points"].permute(0, 2, 3, 1),
+        "numbers": seen["numbers"].permute(0, 2, 3, 1),
+    }
+    gaussians = {name: getattr(out.gaussians, name)[0] for name in ("means", "scales", "rotations", "opacities")}
+    outputs |= gaussians | {"harmonics": out.gaussians.harmonics[0]}
+    return shapes, {name: value.numpy() for name, value in outputs.items()}
+
+
+def anysplat():
+    """The maps of the small AnySplat, before fusion: a point that crosses a voxel's border changes a Gaussian."""
+    shapes, outputs = anysplat_whole()
+    names = ("poses", "rotation", "translation", "intrinsics", "depths", "points", "numbers")
+    return shapes, {name: sampled(outputs[name]) for name in names}
+
+
+def anysplat_fusion():
+    """Gaussians of seeded points and numbers, many to a voxel."""
+    encoder = _anysplat().encoder
+    points, numbers = (torch.from_numpy(tokens(i, 1, 20, 15, k)).permute(0, 3, 1, 2) for i, k in enumerate((3, 84)))
+    with torch.no_grad():
+        means, features = encoder.voxelizaton_with_fusion(numbers[:, :83], points, 0.5, conf=numbers[:, 83])
+        out = encoder.gaussian_adapter.forward(means, means[:, 2:], features[:, 0].sigmoid(), features[:, 1:])
+    outputs = {name: getattr(out, name).numpy() for name in ("means", "scales", "rotations", "opacities", "harmonics")}
+    return {}, {"count": np.array(len(means)), **{name: sampled(value) for name, value in outputs.items()}}
+
+
+_ALL = dino_v2, dino_v3, vggt_block, dpt, dpt_raw, pi3, anysplat, anysplat_fusion
+NETWORKS = {function.__name__: function for function in _ALL}
 
 
 def main(names: list[str]) -> None:
     """Write the golden files of these networks, or of all."""
-    _declare_operators()
+    declare_operators()
     for name in names or NETWORKS:
         shapes, outputs = NETWORKS[name]()
         save(name, shapes, outputs)
