@@ -59,8 +59,7 @@ def load_weights(path: str | Path) -> tuple[dict, dict[str, str]]:
 def weights_hash(path: str | Path) -> str:
     """First 16 hexadecimal digits of the SHA-256 of a file."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
     except OSError as error:
         raise AirjaxError(f"{path}: cannot read the weights file ({error.strerror})") from error
 
