@@ -19,13 +19,16 @@ from airjax.image.stages import StageConfig, StageControl, init_params, run_stag
 from airjax.image.task import ImageTask
 from airjax.inner import task as inner
 from airjax.inner.estimators import ESTIMATORS
+from airjax.nn import pi3 as pi3_network
 from airjax.nn.air_stage import PredictorConfig as StageNetwork
+from airjax.nn.gaussian_head import GaussianHeadConfig
 from airjax.nn.vggt import VggtConfig
+from airjax.nn.vit import BlockConfig
 from airjax.raster import plan
 from airjax.raster.additive import render_patches
 from airjax.raster.draw import render as render_image
 from airjax.raster.tiles import Capacity, Footprints, TiledImage, Tiling
-from airjax.scene import anysplat
+from airjax.scene import anysplat, pi3
 from airjax.scene import model as scene_model
 from airjax.scene.anysplat import AnySplatConfig
 from airjax.scene.cameras import Camera
@@ -192,6 +195,20 @@ def test_training_of_the_scene_predictor(monkeypatch):
     data = SceneData(made_up=20, image_size=(16, 16), batch_size=1)
     experiment = SceneExperiment(name="e", phase=Vanilla(capacity=CAPACITY), predictor=PREDICTOR, data=data, **TRAINING)
     check_training(experiment, {"seeds": jax.ShapeDtypeStruct((1,), jnp.uint32)})
+
+
+def test_pi3x_and_a_gaussian_head():
+    """And the gradients of both."""
+    backbone = dataclasses.replace(pi3_network.small(32, 2, blocks=1), metric=BlockConfig(16, 1), metric_blocks=1)
+    config = pi3.SplatConfig(backbone, GaussianHeadConfig(8, 8, 8, degree=1))
+
+    def total(params, head, images):
+        gaussians = pi3.splats(head, pi3.see(params, images, backbone), config)
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(gaussians)[:-1])
+
+    params = jax.eval_shape(lambda: pi3.init_backbone(jax.random.key(0), config))
+    head = jax.eval_shape(lambda: pi3.init_splats(jax.random.key(0), config))
+    lower(jax.value_and_grad(total, argnums=(0, 1)), params, head, floats(2, *SIZE, 3))
 
 
 def check_training(experiment, batch):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 
-from airjax.convert import dino
+from airjax.convert import dino, pi3
 from airjax.convert.names import converted
 from airjax.convert.readers import Checkpoint, open_checkpoint
 from airjax.convert.system import System
@@ -17,7 +17,8 @@ from airjax.errors import AirjaxError
 from airjax.files import display_name
 from airjax.weights_file import save_weights, sha256
 
-SYSTEMS: tuple[System, ...] = dino.SYSTEMS  # the first that fits is taken: those inside of others stand behind them
+# The first that fits is taken: those inside of others stand behind them.
+SYSTEMS: tuple[System, ...] = (*pi3.SYSTEMS, *dino.SYSTEMS)
 
 
 class Converted(NamedTuple):

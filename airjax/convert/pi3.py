@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from airjax.config_text import config_to_text
 from airjax.convert.dino import encoder_rules
 from airjax.convert.names import Rule, Table
-from airjax.nn.pi3 import Pi3Config
+from airjax.convert.system import Plan, Shapes, System
+from airjax.nn.pi3 import Pi3Config, init_params, pi3x
 
 # Constants, and the branch of known depths, rays and poses, which is not built here.
 UNUSED = (r"image_mean", r"image_std", r"depth_encoder\..*", r"depth_emb", r"ray_embed\..*", r"pose_inject_blk\..*")
@@ -46,3 +53,21 @@ def _maps(config: Pi3Config, name: str, outputs: int) -> list[Rule]:
         rules.append(Rule(f"{name}/hidden{k}", f"{name}.output_block.{k}.0"))
         rules.append(Rule(f"{name}/out{k}", f"{name}.output_block.{k}.2"))
     return rules
+
+
+def _plan(_: Shapes, __: Mapping[str, Any]) -> Plan:
+    """There is one size."""
+    config = pi3x()
+    like = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
+    return Plan(like, pi3_table(config), {"pi3": config_to_text(config)})
+
+
+SYSTEMS = (
+    System(
+        "pi3x",
+        "Pi3X",
+        ("register_token", "metric_token", "decoder.0.norm1.weight", "metric_head.weight"),
+        _plan,
+        "CC BY-NC 4.0: not for commercial use; hand the weights on only under the same terms, naming their authors",
+    ),
+)

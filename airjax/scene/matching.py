@@ -29,8 +29,8 @@ def found(features: Float[Array, "v a b m"]) -> Matches:
     """Where every cell of a view is seen in every other one, and how far that is to be believed.
 
     The best cell and its neighbors, weighed by how alike they are, give a place. It is believed for how much of all
-    likeness they have, and for how near a search from there comes back. A best cell at an edge is not believed: the place
-    may lie beyond.
+    likeness they have, and for how near a search from there comes back. A best cell at an edge is not believed: the
+    place may lie beyond.
     """
     views, rows, columns, _ = features.shape
     count = rows * columns

@@ -109,7 +109,7 @@ class TapData:
     backbone: str = where("")  # its weights file (`airjax convert`); "" for fresh weights, which see nothing
     scenes: tuple[str, ...] = where(())  # folders of photographs, one for each scene
     made_up: int = 0  # number of procedural scenes that are made up where no folder is given
-    folder: str = where("runs/taps")  # where what is seen is kept
+    folder: str = where("taps")  # where what is seen is kept
     image_size: tuple[int, int] = (224, 224)  # (h, w) pixels; photographs are resized, and cut at their edges
     views: int = 16  # of a scene, evenly spaced among its photographs
     every: int = 4  # every so many-th view is judged, and shows Gaussians nothing; 0 to judge the given ones
