@@ -130,7 +130,8 @@ class ConvHead(nn.Module):
             for j in range(self.residuals):
                 x = Residual(2 * width, groups, name=f"residual{i}_{j}")(x)
         if not self.widths:
-            x = squares(nn.Dense(self.hidden * self.patch**2, name="pixels")(x), self.patch)
+            few = nn.initializers.normal(0.02)  # so that a fresh head says little to what is before it
+            x = squares(nn.Dense(self.hidden * self.patch**2, kernel_init=few, name="pixels")(x), self.patch)
         x = bilinear(x, size)
         x = jnp.concatenate([x, places(x, aspect)], axis=-1)
         hidden = [nn.relu(conv_at_edges(x, self.hidden, f"hidden{k}")) for k in range(len(self.outputs))]

@@ -23,11 +23,11 @@ _SPREAD = 2.0  # cells; how far the depth of a cell that is matched well correct
 _FLOOR = 1e-3  # of the weight of a correction, beside which cells without matches follow the mean of their view
 
 
-def aligned(found: Pi3Output) -> Pi3Output:
+def aligned(found: Pi3Output, features: Float[Array, "v a b m"]) -> Pi3Output:
     """The same with cameras, rays and depths that explain its matches; the unit is that of its depths."""
     _, height, width, _ = found.points.shape
-    rows, columns = found.features.shape[1:3]
-    matches = matching.found(found.features)
+    rows, columns = features.shape[1:3]
+    matches = matching.found(features)
     z = jnp.log(found.points[..., 2])
     unit = jnp.median(z)
     seen = -_cells(z - unit, (rows, columns)).reshape(len(z), -1)
@@ -40,7 +40,7 @@ def aligned(found: Pi3Output) -> Pi3Output:
     weights = jnp.sum(matches.weights, axis=1).reshape(len(z), rows, columns)
     change = (seen - bundle.depths).reshape(len(z), rows, columns)
     z = z + bilinear(_spread(change, weights)[..., None], (height, width))[..., 0]
-    rays = matching.cells((height, width)).reshape(height, width, 2) / jnp.exp(bundle.focal)
+    rays = jnp.asarray(matching.cells((height, width))).reshape(height, width, 2) / jnp.exp(bundle.focal)
     rays = jnp.broadcast_to(jnp.concatenate([rays, jnp.ones_like(rays[..., :1])], axis=-1)[None], found.points.shape)
     back = jnp.swapaxes(bundle.rotation, 1, 2)
     centers = -jnp.einsum("iab,ib->ia", back, bundle.translation, precision="highest")

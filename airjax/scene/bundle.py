@@ -157,7 +157,8 @@ def _moved(bundle: Bundle, cameras: Float[Array, " p"], depths: Float[Array, "v 
     steps = steps * jnp.minimum(1.0, 0.5 / (jnp.max(jnp.abs(steps)) + 1e-9))
     moved = Camera(jnp.zeros_like(bundle.rotation), bundle.rotation, bundle.translation).moved(steps)
     focal = bundle.focal + jnp.clip(cameras[-1], -0.2, 0.2)
-    return Bundle(moved.rotation, moved.translation, focal, bundle.depths + jnp.clip(depths, -0.7, 0.7))
+    turned, shifted = jnp.asarray(moved.rotation), jnp.asarray(moved.translation)
+    return Bundle(turned, shifted, focal, bundle.depths + jnp.clip(depths, -0.7, 0.7))
 
 
 def _cross(vectors: Float[Array, "*b 3"]) -> Float[Array, "*b 3 3"]:

@@ -52,7 +52,7 @@ class Coordinates(NamedTuple, Generic[Leaf]):
     logits: Leaf  # (n,) of the opacities
     base: Leaf  # (n, 1, 3) the constant harmonic
     rest: Leaf  # (n, k - 1, 3) the others
-    poses: Leaf | None = None  # (v, 6) steps of the cameras (`Camera.moved`), translations in units; None: they stay
+    poses: Any = None  # (v, 6) steps of the cameras (`Camera.moved`), translations in units; None: they stay
 
     @classmethod
     def of(cls, gaussians: Gaussians3D, *, unit: Float[Array, ""] | float) -> Coordinates[AnyArray]:

@@ -62,7 +62,7 @@ def test_alignment_finds_cameras_that_a_network_missed():
     flat = jnp.asarray(np.broadcast_to(rays.reshape(1, height, width, 3), (3, height, width, 3)), jnp.float32)
     still = jnp.broadcast_to(jnp.eye(3), (3, 3, 3))
     said = Pi3Output(2.0 * flat, jnp.zeros((3, height, width)), still, jnp.zeros((3, 3)), None, [], features)
-    found = jax.jit(aligned)(said)
+    found = jax.jit(aligned)(said, features)
     turns = jnp.einsum("vab,cb->vac", cameras.rotation, cameras.rotation[0])
     turned = jnp.einsum("vba,bc->vac", found.rotations, found.rotations[0])
     cosines = (jnp.einsum("vab,vab->v", turns, turned) - 1) / 2

@@ -25,80 +25,17 @@ from tqdm import tqdm
 
 from airjax.errors import AirjaxError
 from airjax.files import atomic_write_bytes, read_bytes
-from airjax.gaussians import Gaussians3D
-from airjax.nn.dpt import Head
-from airjax.nn.vggt import vggt_networks
 from airjax.photographs import IMAGE_SUFFIXES, read_image
-from airjax.scene import anysplat, pi3
-from airjax.scene.anysplat import AnySplatConfig
 from airjax.scene.cameras import Camera
-from airjax.scene.pi3 import Seen, SplatConfig
+from airjax.scene.pi3 import Seen
 from airjax.scene.procedural import random_views
+from airjax.scene.unposed import AnySplatSystem, Pi3System
 from airjax.weights_file import load_weights, weights_hash
 from train.scene.data import SceneData, texture_atlas
 from train.settings import check_divides, where
 
 _FOLDERS = "images", "rgb", "color"  # where photographs lie inside a scene's folder, if not in itself
 _TYPES = {"BF16": ml_dtypes.bfloat16, "F32": np.float32}
-
-
-@dataclass(frozen=True)
-class Pi3System:
-    """Pi3X or its like, with the head of ForeSplat."""
-
-    config: SplatConfig
-
-    def init_backbone(self, key: jax.Array) -> Any:
-        """Fresh weights."""
-        return pi3.init_backbone(key, self.config)
-
-    def init_head(self, key: jax.Array) -> Any:
-        """Fresh weights, which give the colors of the photographs."""
-        return pi3.init_splats(key, self.config)
-
-    def see(self, params: Any, images: jax.Array) -> Seen:
-        """The backbone."""
-        return pi3.see(params, images, self.config.backbone)
-
-    def splats(self, head: Any, seen: Seen) -> Gaussians3D:
-        """The head."""
-        return pi3.splats(head, seen, self.config)
-
-    def unit(self, seen: Seen) -> jax.Array:
-        """Of a refinement; a choice."""
-        return pi3.near_of(seen)
-
-
-@dataclass(frozen=True)
-class AnySplatSystem:
-    """AnySplat, whose own Gaussian head is trained on."""
-
-    config: AnySplatConfig
-
-    def init_backbone(self, key: jax.Array) -> Any:
-        """Fresh weights, those of the head among them."""
-        return anysplat.init_params(key, self.config)
-
-    def init_head(self, key: jax.Array) -> Any:
-        """Fresh weights; `init` of a run should name the released ones."""
-        network: Any = Head(self.config.network.gaussians)
-        taps = [jax.ShapeDtypeStruct((1, 4, 2 * self.config.network.width), jnp.float32)] * 4
-        return network.lazy_init(key, taps, jax.ShapeDtypeStruct((1, 28, 28, 3), jnp.float32))["params"]
-
-    def see(self, params: Any, images: jax.Array) -> Seen:
-        """The backbone; the confidences are within the head."""
-        found = anysplat.geometry(params, images, config=self.config)
-        return Seen(images, found.cameras, found.points, jnp.ones_like(found.depths), found.taps)
-
-    def splats(self, head: Any, seen: Seen) -> Gaussians3D:
-        """The head, and the fusion."""
-        taps = [tap.astype(jnp.float32) for tap in seen.taps]
-        numbers = vggt_networks(self.config.network).gaussians({"gaussians": head}, taps, seen.images)
-        return anysplat.gaussians_of(seen.points, numbers, voxel=self.config.voxel)
-
-    def unit(self, seen: Seen) -> jax.Array:
-        """Of a refinement: as its authors count."""
-        return jnp.ones((), seen.points.dtype)
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from airjax.config_text import config_to_text
 from airjax.nn import pi3
 from airjax.nn.pi3 import Pi3Output
 from airjax.scene.cameras import Camera
 from airjax.scene.pi3 import SplatConfig, init_backbone
 from airjax.scene.procedural import Views
+from airjax.scene.unposed import METADATA, Pi3System, system_to_text
 from train.experiment import Experiment
 from train.optim import Phase, State
 from train.scene.data import SceneData, batches, draw_scenes, texture_atlas
@@ -74,7 +74,7 @@ class Geometry(Phase):
     points: float = 1.0
     cameras: float = 1.0
     pixels: float = 3.0
-    matches: float = 0.6
+    matches: float = 2.0
     confidence: float = 0.1
 
     def loss(self, trained: State, batch: Views, key: jax.Array, experiment: UnposedExperiment):
@@ -202,6 +202,7 @@ class UnposedExperiment(Experiment):
 
     config: SplatConfig
     data: SceneData
+    size: int = 128  # longest side of photographs as the network will see them, pixels
 
     def init_params(self, key: jax.Array) -> Any:
         """Fresh weights of the backbone."""
@@ -209,7 +210,7 @@ class UnposedExperiment(Experiment):
 
     def metadata(self) -> dict[str, str]:
         """The network."""
-        return {"unposed": config_to_text(self.config)}
+        return {METADATA: system_to_text(Pi3System(self.config, self.size))}
 
     @cached_property
     def textures(self) -> jax.Array:
