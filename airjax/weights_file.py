@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -63,19 +64,32 @@ def save_weights(
 
 def load_weights(path: str | Path) -> tuple[dict, dict[str, str]]:
     """(params, metadata) of a file of `save_weights`; floating arrays come back as float32 numpy arrays."""
+    with _opened(path) as file:
+        metadata = dict(file.metadata() or {})
+        tensors = {name: _loaded(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (no iterator)
+    return nest(tensors, Path(path)), metadata
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata alone."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """A safetensors file; AirjaxError for anything else."""
     path = Path(path)
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "none"
         raise AirjaxError(f"{path}: expected a weights file (.safetensors), found {kind}")
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: _loaded(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (no iterator)
+            yield file
     except (SafetensorError, OSError, TypeError, AttributeError) as error:
         raise AirjaxError(
             f"{path}: expected a whole safetensors file, got a damaged or foreign one ({error})"
         ) from error
-    return nest(tensors, path), metadata
 
 
 def weights_hash(path: str | Path) -> str:

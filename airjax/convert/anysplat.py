@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
 from airjax.convert.dino import encoder_rules
 from airjax.convert.names import Rule, Table
-from airjax.scene.anysplat import AnySplatConfig
+from airjax.convert.system import Plan, Shapes, System
+from airjax.scene.anysplat import AnySplatConfig, init_params
+from airjax.scene.unposed import METADATA, AnySplatSystem, system_to_text
 
 
 def head_rules(ours: str, theirs: str, *, image: bool) -> tuple[Rule, ...]:
@@ -56,3 +63,21 @@ def anysplat_table(config: AnySplatConfig) -> Table:
         *head_rules("gaussians", "encoder.gaussian_param_head", image=True),
     )
     return Table(rules, (r"encoder\.distill_.*", r"encoder\.aggregator\.patch_embed\.mask_token"))
+
+
+def _plan(_: Shapes, __: Mapping[str, Any]) -> Plan:
+    """There is one size."""
+    config = AnySplatConfig()
+    like = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
+    return Plan(like, anysplat_table(config), {METADATA: system_to_text(AnySplatSystem(config))})
+
+
+SYSTEMS = (
+    System(
+        "anysplat",
+        "AnySplat",
+        ("encoder.aggregator.camera_token", "encoder.gaussian_param_head.norm.weight"),
+        _plan,
+        "said to be MIT, but made from VGGT-1B, whose weights are CC BY-NC 4.0: not for commercial use",
+    ),
+)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
 
-from airjax.config_text import config_to_text
 from airjax.convert.dino import encoder_rules
 from airjax.convert.names import Rule, Table
 from airjax.convert.system import Plan, Shapes, System
 from airjax.nn.pi3 import Pi3Config, init_params, pi3x
+from airjax.scene.pi3 import PI3X
+from airjax.scene.unposed import METADATA, Pi3System, system_to_text
 
 # Constants, and the branch of known depths, rays and poses, which is not built here.
 UNUSED = (r"image_mean", r"image_std", r"depth_encoder\..*", r"depth_emb", r"ray_embed\..*", r"pose_inject_blk\..*")
@@ -57,9 +59,10 @@ def _maps(config: Pi3Config, name: str, outputs: int) -> list[Rule]:
 
 def _plan(_: Shapes, __: Mapping[str, Any]) -> Plan:
     """There is one size."""
-    config = pi3x()
+    system = Pi3System(replace(PI3X, backbone=pi3x()))
+    config = system.config.backbone
     like = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
-    return Plan(like, pi3_table(config), {"pi3": config_to_text(config)})
+    return Plan(like, pi3_table(config), {METADATA: system_to_text(system)})
 
 
 SYSTEMS = (

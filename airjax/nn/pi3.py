@@ -122,6 +122,9 @@ class ConvHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "v r c d"]) -> list[Float[Array, "v h w _"]]:
+        if not self.widths:
+            flat = nn.Dense(sum(self.outputs) * self.patch**2, kernel_init=nn.initializers.normal(0.01), name="pixels")
+            return jnp.split(squares(flat(x), self.patch), np.cumsum(self.outputs[:-1]), axis=-1)
         size = self.patch * x.shape[1], self.patch * x.shape[2]
         aspect = size[1] / size[0]
         for i, width in enumerate(self.widths):
@@ -129,9 +132,6 @@ class ConvHead(nn.Module):
             groups = 1, max(1, 2 * width // _GROUP)
             for j in range(self.residuals):
                 x = Residual(2 * width, groups, name=f"residual{i}_{j}")(x)
-        if not self.widths:
-            few = nn.initializers.normal(0.02)  # so that a fresh head says little to what is before it
-            x = squares(nn.Dense(self.hidden * self.patch**2, kernel_init=few, name="pixels")(x), self.patch)
         x = bilinear(x, size)
         x = jnp.concatenate([x, places(x, aspect)], axis=-1)
         hidden = [nn.relu(conv_at_edges(x, self.hidden, f"hidden{k}")) for k in range(len(self.outputs))]

@@ -90,6 +90,7 @@ RATES = Coordinates(means=1e-3, log_scales=5e-3, quats=1e-3, logits=5e-2, base=2
 # For some photographs and hundreds of steps: larger ones arrive sooner, and there is little to overfit. Still larger
 # ones of the means send Gaussians before cameras.
 MANY_VIEWS = Coordinates(means=6e-3, log_scales=9e-2, quats=6e-3, logits=3e-1, base=4.5e-2, rest=7.5e-4)
+POSE_RATE = 1e-3  # of cameras that move: radians, and units of the scene
 FEW = 4  # given views from which on those are taken
 
 

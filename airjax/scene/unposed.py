@@ -30,7 +30,7 @@ from airjax.scene.anysplat import AnySplatConfig
 from airjax.scene.cameras import Camera
 from airjax.scene.files.photographs import Scene, fitted_size, resize
 from airjax.scene.pi3 import Seen, SplatConfig
-from airjax.weights_file import load_weights, weights_hash
+from airjax.weights_file import load_weights, read_metadata, weights_hash
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "unposed.safetensors"
 METADATA = "unposed"  # of weights files: the system
@@ -146,6 +146,7 @@ class Sight(NamedTuple):
 
     scene: Scene  # the photographs with the cameras that were found, and points of the scene
     seen: Seen  # at the size of the network
+    model: UnposedModel
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -170,7 +171,8 @@ class UnposedModel:
         cameras = jax.tree.map(np.asarray, of_photographs(seen.cameras))
         believed = seen.points[seen.confidence >= _BELIEVED]
         points = believed[:: max(1, len(believed) // _POINTS)]
-        return Sight(replace(scene, cameras=cameras, points=np.asarray(points, np.float32), bounds=None), seen)
+        found = replace(scene, cameras=cameras, points=np.asarray(points, np.float32), bounds=None)
+        return Sight(found, seen, self)
 
     def splats(self, seen: Seen) -> Gaussians3D:
         """Gaussians of some of the views that were seen; numpy arrays, all of them active."""
@@ -185,6 +187,14 @@ def _see(params, images, *, system):
 @kept(static_argnames="system")
 def _splats(params, seen, *, system):
     return system.splats(params, seen)
+
+
+def is_unposed(path: str | os.PathLike) -> bool:
+    """Whether a weights file is of such a network; False for one that cannot be read."""
+    try:
+        return METADATA in read_metadata(Path(path))
+    except AirjaxError:
+        return False
 
 
 def load(path: str | os.PathLike | None = None) -> UnposedModel:

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from airjax.config_text import config_from_text
 from airjax.convert import pi3
 from airjax.convert.convert import convert
 from airjax.errors import AirjaxError
-from airjax.nn.pi3 import Pi3Config, init_params
+from airjax.nn.pi3 import init_params
+from airjax.scene.unposed import METADATA, system_from_text
 from airjax.weights_file import load_weights
 from tests.helpers import parity
 from tests.nn.test_pi3 import SMALL
@@ -29,7 +29,7 @@ def test_a_converted_file_builds_its_network(tensors, tmp_path):
     done = convert(tmp_path / "theirs.safetensors", tmp_path / "ours.safetensors")
     params, metadata = load_weights(tmp_path / "ours.safetensors")
     assert done.system.name == metadata["system"] == "pi3x" and metadata["licence"].startswith("CC BY-NC 4.0")
-    config = config_from_text(metadata["pi3"], Pi3Config, source="x")
+    config = system_from_text(metadata[METADATA], source="x").config.backbone
     assert jax.tree.map(np.shape, params) == jax.tree.map(
         np.shape, jax.eval_shape(lambda: init_params(jax.random.key(0), config))
     )

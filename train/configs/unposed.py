@@ -23,7 +23,7 @@ def experiment(smoke: bool) -> UnposedExperiment:
         phase=Geometry(),
         config=SplatConfig(pi3.small(matching=48), HEAD, pixels=True),
         optimizer=Optimizer(learning_rate=6e-4, warmup=300, b2=0.95),
-        loop=LoopConfig(num_steps=4000, log_every=50, checkpoint_every=200, panel_every=1000, keep=1),
+        loop=LoopConfig(num_steps=10_000, log_every=50, checkpoint_every=200, panel_every=1000, keep=1),
         data=SceneData(context=4, targets=0, batch_size=8, rooms=3),
     )
     if not smoke:
