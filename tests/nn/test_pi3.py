@@ -75,6 +75,16 @@ def test_order_of_views_does_not_matter():
         np.testing.assert_allclose(a[order], b, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("width", "heads", "patch"), [(64, 4, 8), (100, 5, 6), (24, 2, 14)])
+def test_small_ones_of_any_width_and_patch(width, heads, patch):
+    config = pi3.small(width, heads, patch=patch)
+    images = jax.ShapeDtypeStruct((2, 3 * patch, 2 * patch, 3), jnp.float32)
+    params = jax.eval_shape(lambda: pi3.init_params(jax.random.key(0), config))
+    found = jax.eval_shape(lambda params, images: pi3.apply(params, images, config), params, images)
+    assert found.points.shape == (2, 3 * patch, 2 * patch, 3) and found.metric is None
+    assert [tap.shape for tap in found.taps] == [(2, 3, 2, 2 * width)] * 4
+
+
 @pytest.mark.forbidden
 def test_other_sizes_are_refused():
     config = pi3.small(32, 2, blocks=1, pairs=(1,))
