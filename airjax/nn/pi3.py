@@ -129,7 +129,7 @@ class ConvHead(nn.Module):
         aspect = size[1] / size[0]
         for i, width in enumerate(self.widths):
             x = Double(width, name=f"up{i}")(jnp.concatenate([x, places(x, aspect)], axis=-1))
-            groups = 1, max(1, 2 * width // _GROUP)
+            groups = 1, next(n for n in range(max(1, 2 * width // _GROUP), 0, -1) if 2 * width % n == 0)
             for j in range(self.residuals):
                 x = Residual(2 * width, groups, name=f"residual{i}_{j}")(x)
         x = bilinear(x, size)
@@ -246,9 +246,9 @@ class _CrossStep(nn.Module):
         y = layer_norm(config.epsilon, "norm_y")(tokens)
         q, k, v = split("q_proj", layer_norm(config.epsilon, "norm2")(x)), split("k_proj", y), split("v_proj", y)
         mixed = attend(q, rotate(k, angles), v).reshape(x.shape)  # the one token has no position
-        x = x + nn.Dense(config.width, dtype=config.dtype, name="proj")(mixed)
+        x = x + nn.Dense(config.width, dtype=config.dtype, name="proj")(mixed).astype(x.dtype)
         mlp = Mlp(config.expansion * config.width, config.width, config.dtype, name="mlp")
-        return (x + mlp(layer_norm(config.epsilon, "norm3")(x))).astype(jnp.float32), None
+        return x + mlp(layer_norm(config.epsilon, "norm3")(x)).astype(x.dtype), None
 
 
 class MetricDecoder(nn.Module):

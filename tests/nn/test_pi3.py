@@ -75,6 +75,26 @@ def test_order_of_views_does_not_matter():
         np.testing.assert_allclose(a[order], b, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("width", "heads", "patch"), [(64, 4, 8), (100, 5, 6), (24, 2, 14)])
+def test_small_ones_of_any_width_and_patch(width, heads, patch):
+    config = pi3.small(width, heads, patch=patch)
+    images = jax.ShapeDtypeStruct((2, 3 * patch, 2 * patch, 3), jnp.float32)
+    params = jax.eval_shape(lambda: pi3.init_params(jax.random.key(0), config))
+    found = jax.eval_shape(lambda params, images: pi3.apply(params, images, config), params, images)
+    assert found.points.shape == (2, 3 * patch, 2 * patch, 3) and found.metric is None
+    assert [tap.shape for tap in found.taps] == [(2, 3, 2, 2 * width)] * 4
+
+
+def test_products_in_16_bits_leave_weights_and_outputs_in_32():
+    parts = {name: replace(getattr(SMALL, name), dtype="bfloat16") for name in ("decoder", "head", "metric")}
+    encoder = replace(ENCODER, block=replace(ENCODER.block, dtype="bfloat16"))
+    config, images = replace(SMALL, encoder=encoder, **parts), jax.ShapeDtypeStruct((2, 28, 42, 3), jnp.float32)
+    with jax.numpy_dtype_promotion("standard"):  # inside JAX's own attention
+        params = jax.eval_shape(lambda: pi3.init_params(jax.random.key(0), config))
+        found = jax.eval_shape(lambda params, images: pi3.apply(params, images, config), params, images)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, found))} == {jnp.dtype("float32")}
+
+
 @pytest.mark.forbidden
 def test_other_sizes_are_refused():
     config = pi3.small(32, 2, blocks=1, pairs=(1,))

@@ -17,6 +17,7 @@ import numpy as np
 
 from airjax.config_text import config_to_text
 from airjax.raster.tiles import Capacity
+from airjax.scene import anysplat
 from airjax.scene.pi3 import Seen
 from airjax.scene.render import capacity_of, render
 from airjax.scene.task import Coordinates, SceneTask
@@ -25,8 +26,8 @@ from train.optim import State
 from train.scene.losses import SceneMeta
 from train.scene.taps import TapData, batches, read_seen
 
-# Learning rates of the refiner that the paper refines AnySplat with (gsplat's); it does not print those for others.
-RATES = Coordinates(means=1.6e-4, log_scales=5e-3, quats=1e-3, logits=5e-2, base=2.5e-3, rest=1.25e-4)
+# The paper refines AnySplat as its authors do; what it does for others is not printed.
+RATES = anysplat.RATES
 _HEADROOM = 3.0  # of the renderer's lists over those of the first scenes
 
 
