@@ -38,8 +38,8 @@ HELP = "a folder of photographs to 3D Gaussians (.ply)"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `airjax reconstruct`."""
     what = "folder with transforms.json, poses_bounds.npy, a COLMAP model in sparse/0, or cameras.json"
-    without = "of photographs alone, whose poses a network finds, or --poses"
-    parser.add_argument("input", metavar="SCENE", help=f"{what}; or {without}; with --poses a video, too")
+    without = "with --poses, or --weights of a network that needs none, photographs; with --poses a video, too"
+    parser.add_argument("input", metavar="SCENE", help=f"{what}; {without}")
     add_output(parser, "file", "SCENE.ply here")
     default = "(default: from the pose file or its points, or found)"
     add_options(
@@ -122,7 +122,7 @@ def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen
 
     source = poses_of(source, screen, find=options.poses is not None)
     name = display_name(source)
-    without = source.is_dir() and not has_poses(source)
+    without = source.is_dir() and not has_poses(source) and _finds_poses(options.weights)
     scene = (load_unposed if without else load)(source, max_size=options.max_size)
     screen.notices(source, scene.notices)
     start_jax(screen)
@@ -155,12 +155,19 @@ def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen
     screen.result(f"{name} -> {display_name(target)}: {content}, {clock} in all, {target.stat().st_size} bytes")
 
 
+def _finds_poses(weights: str | None) -> bool:
+    """Whether there is a network for photographs without poses: of these weights, or a shipped one."""
+    from airjax.scene import unposed
+
+    return unposed.DEFAULT_WEIGHTS.exists() if weights is None else unposed.is_unposed(weights)
+
+
 def _load_model(path: str | None, *, without: bool) -> Model | UnposedModel:
     """The weights, for photographs with or without poses; any problem with them is the end of the run."""
     from airjax.scene import model, unposed
 
     try:
-        if without or (path is not None and unposed.is_unposed(path)):
+        if without or (path is not None and _finds_poses(path)):
             return unposed.load(path)
         return model.load(path)
     except AirjaxError as error:
