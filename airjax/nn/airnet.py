@@ -60,6 +60,13 @@ def _resized(config: AirnetConfig, residual: Float[Array, "h w 3"]) -> Float[Arr
     return residual[None] if whole == size else bilinear(residual[None], whole, antialias=True)
 
 
+def _plane(size: tuple[int, int], aspect: float) -> Float[Array, "1 h w 2"]:
+    """`airjax.nn.resize.uv`, spread out on the device: a program would else hold all of it."""
+    plane = uv(size, aspect)
+    u, v = jnp.asarray(plane[:1, :, 0]), jnp.asarray(plane[:, :1, 1])
+    return jnp.stack([jnp.broadcast_to(u, size), jnp.broadcast_to(v, size)], axis=-1)[None]
+
+
 class Airnet(nn.Module):
     """Raw rows of one residual; patches of the last row and column may hang over."""
 
@@ -73,7 +80,7 @@ class Airnet(nn.Module):
         a, b = image.shape[1] // encoder.patch, image.shape[2] // encoder.patch
         taps = Encoder(encoder, name="encoder")(image)
         projected = [nn.Dense(widths[0], name=f"project{i}")(tap[:, SPECIAL:]) for i, tap in enumerate(taps)]
-        planes = [jnp.asarray(uv((a << i, b << i), b / a))[None] for i in range(len(widths))]
+        planes = [_plane((a << i, b << i), b / a) for i in range(len(widths))]
         tokens = jnp.concatenate([sum(projected[1:], projected[0]).reshape(1, a, b, -1), planes[0]], axis=-1)
         levels = Levels(widths, NECK, name="neck")([tokens, *planes[1:]])
         x = nn.Dense(widths[-1], name="pixels")(Levels(widths, DECODER, name="decoder")(levels)[-1])
