@@ -52,14 +52,15 @@ def load_weights(path: str | Path) -> tuple[dict, dict[str, str]]:
         raise AirjaxError(
             f"{path}: expected a whole safetensors file, got a damaged or foreign one ({error})"
         ) from error
-    floats = {n: v.astype(np.float32) for n, v in tensors.items() if np.issubdtype(v.dtype, np.floating)}
+    floats = {n: v.astype(np.float32, copy=False) for n, v in tensors.items() if np.issubdtype(v.dtype, np.floating)}
     return nest(tensors | floats, path), metadata
 
 
 def weights_hash(path: str | Path) -> str:
     """First 16 hexadecimal digits of the SHA-256 of a file."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
         raise AirjaxError(f"{path}: cannot read the weights file ({error.strerror})") from error
 

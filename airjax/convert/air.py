@@ -69,6 +69,11 @@ def _head_rules(config: AirnetConfig, ours: str, theirs: str) -> list[Rule]:
     ]
 
 
+def dino_v3_table(config: AirnetConfig = AIRNET) -> Table:
+    """Where the weights of an encoder alone come from, DINOv3's own file: {"encoder": ..} starts a training."""
+    return Table(encoder_rules(encoder_of(config), "encoder", ""), ("mask_token",))
+
+
 def air_stages_of(tensors: Mapping[str, np.ndarray], *, source: Path | str) -> tuple[StageConfig, ...]:
     """The stages of a checkpoint of the release, with its patch size; raises AirjaxError: it has none."""
     name = f"{_HEADS}.0.patch_embedding.patchify.conv.weight"

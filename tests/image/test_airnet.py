@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from airjax import weights_file
-from airjax.convert.air import air_metadata, air_shapes, air_stages_of, air_table, has_quantiser
+from airjax.convert.air import air_metadata, air_shapes, air_stages_of, air_table, dino_v3_table, has_quantiser
 from airjax.convert.names import converted
 from airjax.errors import AirjaxError
 from airjax.gaussians import join
@@ -306,6 +306,10 @@ def test_a_checkpoint_of_the_release(tmp_path):
     np.testing.assert_array_equal(
         np.asarray(model.params["stage2"]["head"]["kernel"]), tensors["gaussian_heads.2.gaussian_linear.weight"].T
     )
+    prefix = "gaussian_heads.0.encoder.backbone."
+    backbone = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+    encoder = converted(backbone, {"encoder": like["stage0"]["encoder"]}, dino_v3_table(TINY), source="dinov3.pth")
+    assert jax.tree.all(jax.tree.map(np.array_equal, encoder["encoder"], params["stage0"]["encoder"]))
     with pytest.raises(AirjaxError, match="expected weights of AIR, found no tensor"):
         air_stages_of({}, source="x")
     extra = tensors | {"gaussian_heads.0.more": np.zeros(1, np.float32)}
