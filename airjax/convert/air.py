@@ -49,17 +49,13 @@ def _head_rules(config: AirnetConfig, ours: str, theirs: str) -> list[Rule]:
     for i in range(len(config.blocks)):
         rules.append(Rule(f"{ours}/project{i}", f"{theirs}.encoder.output_projections.{i}"))
     for part, name, counts in (("neck", "neck", NECK), ("decoder", "gaussian_feat_decoder", DECODER)):
-        at, last = f"{theirs}.{name}", len(counts) - 2
         for i, count in enumerate(counts):
-            rules.append(Rule(f"{ours}/{part}/input{i}", f"{at}.input_blocks.{i}"))
+            rules.append(Rule(f"{ours}/{part}/input{i}", f"{theirs}.{name}.input_blocks.{i}"))
+            double, resampler = f"{ours}/{part}/double{i}", f"{theirs}.{name}.resamplers.{i}"
+            rules += [Rule(f"{double}/up", f"{resampler}.0"), Rule(f"{double}/conv", f"{resampler}.1")]
             for k in range(count):
-                for conv, layer in (("conv1", 2), ("conv2", 5)):
-                    rules.append(
-                        Rule(f"{ours}/{part}/residual{i}_{k}/{conv}", f"{at}.res_blocks.{i}.{k}.layers.{layer}")
-                    )
-        for i in range(last + 1):
-            rules.append(Rule(f"{ours}/{part}/double{i}/up", f"{at}.resamplers.{i}.0"))
-            rules.append(Rule(f"{ours}/{part}/double{i}/conv", f"{at}.resamplers.{i}.1"))
+                residual, layers = f"{ours}/{part}/residual{i}_{k}", f"{theirs}.{name}.res_blocks.{i}.{k}.layers"
+                rules += [Rule(f"{residual}/conv1", f"{layers}.2"), Rule(f"{residual}/conv2", f"{layers}.5")]
     return [
         *rules,
         Rule(f"{ours}/pixels", f"{theirs}.gaussian_feat_decoder.output_blocks.{len(DECODER) - 1}"),
@@ -102,11 +98,5 @@ def air_metadata(stages: tuple[StageConfig, ...], source: str) -> dict[str, str]
 
     `source` names the checkpoint, with its SHA-256.
     """
-    sizes = ", ".join(sorted({str(stage.patch_map.patch_size) for stage in stages}))
-    return {
-        "system": "AIR",
-        "patch_size": sizes,
-        "stages": stages_to_text(stages),
-        "source": source,
-        "licence": LICENCE,
-    }
+    size, text = str(stages[0].patch_map.patch_size), stages_to_text(stages)
+    return {"system": "AIR", "patch_size": size, "stages": text, "source": source, "licence": LICENCE}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from airjax import weights_file
+from airjax.commands.main import main
 from airjax.convert.air import air_metadata, air_shapes, air_stages_of, air_table, dino_v3_table, has_quantiser
 from airjax.convert.names import converted
 from airjax.errors import AirjaxError
@@ -24,8 +25,9 @@ from airjax.image.model import load
 from airjax.image.patches import PatchMap, to_physical
 from airjax.image.presets import air_stages, stages_from_text, stages_to_text
 from airjax.image.stages import AS_RELEASED, Release, asking_errors, init_params, sees_all, stage_control_of, with_finer
-from airjax.metrics import patch_mse
+from airjax.metrics import patch_mse, psnr
 from airjax.nn.air_stage import AirnetConfig
+from airjax.photographs import read_image, write_image
 from airjax.raster.additive import render_patches
 from airjax.raster.draw import render
 from airjax.raster.tiles import patch_centers, patch_grid
@@ -248,7 +250,7 @@ def weights(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_model_encodes_and_compresses(weights):
+def test_a_model_encodes_and_compresses(weights, tmp_path):
     """An image of no round size, without a canvas: the grid is its own."""
     model, image = load(weights), picture((38, 52))
     encoded = model.encode(image, max_gaussians=70)
@@ -258,6 +260,12 @@ def test_a_model_encodes_and_compresses(weights):
     compressed = model.compress(image, quality=60, effort=0)
     back = type(compressed).from_bytes(compressed.to_bytes()).quantised
     assert {rows.patch_size for rows in back.stages[-2:]} == {7} and sum(back.stage_counts) > 20
+    # On the command line, from a photograph to a file and back.
+    write_image(tmp_path / "a.png", image)
+    files = [str(tmp_path / name) for name in ("a.png", "a.air", "b.png")]
+    assert main(["encode", files[0], "-o", files[1], "--weights", str(weights), "--effort", "0", "-q", "60"]) == 0
+    assert main(["decode", files[1], "-o", files[2]]) == 0
+    assert psnr(*(read_image(files[i]).pixels for i in (0, 2))) > 10
 
 
 def test_weights_that_do_not_fit_are_one_line(weights, tmp_path):

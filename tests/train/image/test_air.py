@@ -48,10 +48,11 @@ def test_the_encoder_is_slower_and_its_periods_stay():
     weights = {"kernel": jnp.ones(2), "periods": jnp.ones(2)}
     params = {"params": {"encoder": weights, "neck": weights}}
     tx = Optimizer(learning_rate=1e-2, warmup=1, weight_decay=0.1, encoder_rate=0.1).make(100)
-    grads = jax.tree.map_with_path(lambda path, x: x * ("periods" not in jax.tree_util.keystr(path)), params)
+    grads = jax.tree.map_with_path(lambda path, x: x * float("periods" not in jax.tree_util.keystr(path)), params)
     state, updates = tx.init(params), None
-    for _ in range(3):
-        updates, state = tx.update(grads, state, params)
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(3):
+            updates, state = tx.update(grads, state, params)
     fast, slow = updates["params"]["neck"]["kernel"], updates["params"]["encoder"]["kernel"]
     np.testing.assert_allclose(slow, 0.1 * fast, rtol=1e-6)
     np.testing.assert_array_equal(updates["params"]["encoder"]["periods"], np.zeros(2))
