@@ -15,11 +15,13 @@ from tiny import noise_atlas, random_weights
 from airjax.gaussians import Gaussians2D, Gaussians3D
 from airjax.image import color_solve
 from airjax.image.patches import PatchMap
-from airjax.image.stages import StageConfig, StageControl, init_params, run_stages
+from airjax.image.presets import air_stages
+from airjax.image.stages import StageConfig, StageControl, init_params, predict_stage, run_stages
 from airjax.image.task import ImageTask
 from airjax.inner import task as inner
 from airjax.inner.estimators import ESTIMATORS
 from airjax.nn import pi3 as pi3_network
+from airjax.nn.air_stage import AirnetConfig, predictor_of
 from airjax.nn.air_stage import PredictorConfig as StageNetwork
 from airjax.nn.gaussian_head import GaussianHeadConfig
 from airjax.nn.vggt import VggtConfig
@@ -35,6 +37,7 @@ from airjax.scene.cameras import Camera
 from airjax.scene.predictor import PredictorConfig
 from airjax.scene.render import render as render_view
 from airjax.scene.task import SceneTask
+from train.image.air import AirQuantised
 from train.image.data import DataConfig
 from train.image.experiment import ImageExperiment
 from train.image.losses import Compact, Joint
@@ -120,6 +123,24 @@ def test_the_encode_path(color_step):
     control = StageControl(floats(), floats(), floats(), color_step)
     stages = partial(run_stages, STAGES, skip_idle=True)
     lower(lambda *arguments: [stage.gaussians for stage in stages(*arguments)], params, floats(*SIZE, 3), control)
+
+
+AIR = AirnetConfig(16, 1, (1, 1), (8, 8, 8, 8, 8), features=8, remat=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_airs_own_network(dtype):
+    """A head of the paper's size on a photograph; the pipeline with a small one, and its training."""
+    stage = air_stages(7, AirnetConfig(dtype=dtype), stretched_grid=True)[0]
+    with jax.numpy_dtype_promotion("standard"):  # the attention of JAX itself mixes types
+        params = jax.eval_shape(predictor_of(stage.network, 7).init, jax.random.key(0))
+        lower(partial(predict_stage, stage), params, floats(512, 768, 3))
+    stages = air_stages(7, dataclasses.replace(AIR, dtype=dtype))[:2]
+    data = DataConfig(folders=("nowhere",))
+    experiment = ImageExperiment(
+        name="e", phase=AirQuantised(JOINT), stages=stages[:1], data=data, quantiser=True, **TRAINING
+    )
+    check_training(experiment, floats(1, *SIZE, 3))
 
 
 def test_planning_and_the_color_solve():

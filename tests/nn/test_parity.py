@@ -6,11 +6,15 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from airjax.convert.air import air_table
 from airjax.convert.anysplat import head_rules
 from airjax.convert.dino import encoder_rules
 from airjax.convert.names import Rule, Table, converted
+from airjax.nn.air_stage import AirnetConfig, predictor_of
+from airjax.nn.airnet import class_token
 from airjax.nn.dpt import Head, HeadConfig, TrunkConfig, one_by_one
 from airjax.nn.rope import axial_periods, grid_angles
 from airjax.nn.vit import Block, BlockConfig, Encoder, EncoderConfig
@@ -70,3 +74,36 @@ def test_depth_head_of_vggt(name):
     raw = one_by_one(lambda *view: Head(config).apply({"params": params}, *view), taps, images)
     assert parity.error(jnp.exp(raw[..., 0]), outputs["depth"]) < BOUND
     assert parity.error(1 + jnp.exp(raw[..., 1]), outputs["confidence"]) < BOUND
+
+
+AIR = AirnetConfig(128, 2, (2, 2), (48, 32, 24, 16, 8), features=12)
+
+
+def check_air_head(tensors, outputs):
+    """Keys have no bias: one way of its files to say so is a mask, and another a mask that holds no numbers."""
+    for i, mask in enumerate([[1, 0, 1], [np.nan] * 3, [1, 0, 1], [1, 0, 1]]):
+        name = f"gaussian_heads.0.encoder.backbone.blocks.{i}.attn.qkv.bias"
+        tensors[f"{name}_mask"] = np.repeat(np.array(mask, np.float32), 128)
+    tensors["gaussian_heads.0.encoder.backbone.rope_embed.periods"] = axial_periods(64)
+    predictor = predictor_of(AIR, 7)
+    like = {"stage0": jax.eval_shape(predictor.init, jax.random.key(0))}
+    params = jax.tree.map(jnp.asarray, converted(tensors, like, air_table(AIR), source="golden"))["stage0"]
+    residual = jnp.asarray(parity.images(1, 101, 139)[0] - np.float32(0.375))
+    errors = (
+        parity.error(predictor.apply(params, residual), outputs["raw"]),
+        parity.error(class_token(params, residual, config=AIR), outputs["token"]),
+    )
+    assert max(errors) < 4e-6, errors
+
+
+def test_air_head():
+    check_air_head(*parity.load("air_head"))
+
+
+def test_air_head_against_the_packages_themselves():
+    for name in ("torch", "transformers", "moge"):
+        pytest.importorskip(name)
+    from tests.golden.parity import make
+
+    shapes, outputs = make.run("air_head")
+    check_air_head({name: parity.seeded(name, shape) for name, shape in shapes.items()}, outputs)

@@ -351,15 +351,80 @@ def anysplat_fusion():
     return {}, {"count": np.array(len(means)), **{name: sampled(value) for name, value in outputs.items()}}
 
 
-_ALL = dino_v2, dino_v3, vggt_block, dpt, dpt_raw, pi3, anysplat, anysplat_fusion
+def _moge():
+    """Its convolutions and UV planes; what else it imports is not needed."""
+    for name in ("cv2", "utils3d"):
+        sys.modules.setdefault(name, types.ModuleType(name))
+    from moge.model.modules import ConvStack
+    from moge.utils.geometry_torch import normalized_view_plane_uv
+
+    return ConvStack, normalized_view_plane_uv
+
+
+def air_head():
+    """A head of AIR, small: DINOv3 and the convolutions of MoGe, of a signed image with sides of no round number."""
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    stack, plane = _moge()
+    prefix, (height, width), patch = "gaussian_heads.0.", (101, 139), 7
+    dim, widths, features = 128, [48, 32, 24, 16, 8], 12
+    sizes = {"hidden_size": dim, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 512}
+    biases = dict.fromkeys(("query_bias", "value_bias", "proj_bias", "mlp_bias"), True)
+    config = DINOv3ViTConfig(
+        **sizes, **biases, key_bias=False, patch_size=16, num_register_tokens=4, layer_norm_eps=1e-5, rope_theta=100.0
+    )
+    backbone = DINOv3ViTModel(config)
+    plain = {"res_block_in_norm": "none", "res_block_hidden_norm": "none", "dim_res_blocks": widths}
+    plain["resamplers"] = ["conv_transpose", "conv_transpose", "conv_transpose", "bilinear"]
+    parts = {
+        "encoder.output_projections": torch.nn.ModuleList([torch.nn.Conv2d(dim, widths[0], 1) for _ in range(2)]),
+        "neck": stack([widths[0] + 2, 2, 2, 2, 2], dim_out=None, num_res_blocks=[0, 2, 2, 2, 0], **plain),
+        "gaussian_feat_decoder": stack(
+            widths, dim_out=[None] * 4 + [widths[-1]], num_res_blocks=[0, 1, 1, 1, 0], **plain
+        ),
+        "patch_embedding.patchify.conv": torch.nn.Conv2d(widths[-1], features, patch, patch, bias=False),
+        "feat_layer_norm": torch.nn.LayerNorm(features),
+        "gaussian_linear": torch.nn.Linear(features, 8),
+    }
+    shapes = _fill(backbone, "storage_tokens", f"{prefix}encoder.backbone.")
+    for name, module in parts.items():
+        shapes |= _seed(module, lambda own, name=name: f"{prefix}{name}.{own}")
+    project, neck, decoder, patchify, norm, head = parts.values()
+    residual = images(1, height, width) - np.float32(0.375)
+    resize = torch.nn.functional.interpolate
+    rows, columns = height // 16, width // 16
+    with torch.no_grad():
+        x = torch.from_numpy(residual).permute(0, 3, 1, 2).contiguous()
+        x = resize(x, (16 * rows, 16 * columns), mode="bilinear", antialias=True)
+        out = backbone(_channels_first(x.permute(0, 2, 3, 1).numpy(), MEAN, STD), output_hidden_states=True)
+        taps = backbone.norm(out.hidden_states[2]), out.last_hidden_state
+        grids = [tap[:, 5:].permute(0, 2, 1).reshape(1, dim, rows, columns) for tap in taps]
+        planes = [
+            plane(columns * 2**i, rows * 2**i, columns / rows, torch.float32).permute(2, 0, 1)[None] for i in range(5)
+        ]
+        tokens = sum(layer(grid) for layer, grid in zip(project, grids, strict=True))
+        x = decoder(neck([torch.cat([tokens, planes[0]], 1), *planes[1:]]))[-1]
+        x = resize(x, (height, width), mode="bilinear", align_corners=False)
+        x = torch.nn.functional.pad(x, (0, -width % patch, 0, -height % patch), mode="replicate")
+        raw = head(norm(patchify(x).permute(0, 2, 3, 1)))[0]
+    return shapes, {"raw": sampled(raw.numpy()), "token": taps[1][0, 0].numpy()}
+
+
+_ALL = dino_v2, dino_v3, vggt_block, dpt, dpt_raw, pi3, anysplat, anysplat_fusion, air_head
 NETWORKS = {function.__name__: function for function in _ALL}
+
+
+def run(name: str) -> tuple[dict[str, tuple[int, ...]], dict[str, np.ndarray]]:
+    """(shapes, outputs) of one of `NETWORKS`."""
+    declare_operators()
+    return NETWORKS[name]()
 
 
 def main(names: list[str]) -> None:
     """Write the golden files of these networks, or of all."""
     declare_operators()
     for name in names or NETWORKS:
-        shapes, outputs = NETWORKS[name]()
+        shapes, outputs = run(name)
         save(name, shapes, outputs)
         print(name, len(shapes), "tensors", {key: value.shape for key, value in outputs.items()})
 
