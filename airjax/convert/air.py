@@ -7,15 +7,13 @@ that training, the quantiser. Every head becomes a stage.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from airjax.convert.dino import encoder_rules
 from airjax.convert.names import Rule, Table
-from airjax.errors import AirjaxError
+from airjax.convert.system import Plan, Shapes, System
 from airjax.image import air_quantiser
 from airjax.image.presets import air_stages, stages_to_text
 from airjax.image.stages import StageConfig, init_params
@@ -29,6 +27,7 @@ LICENCE = (
     " together with that agreement."
 )
 _HEADS, _CODEC = "gaussian_heads", "feed_forward_gaussian_codec"
+_PATCHES = f"{_HEADS}.0.patch_embedding.patchify.conv.weight"
 # Constants of the code that the file repeats, and a token of DINOv3's own training.
 _UNUSED = (
     r"gaussian_heads\.\d+\.encoder\.image_(mean|std)",
@@ -70,12 +69,9 @@ def dino_v3_table(config: AirnetConfig = AIRNET) -> Table:
     return Table(encoder_rules(encoder_of(config), "encoder", ""), ("mask_token",))
 
 
-def air_stages_of(tensors: Mapping[str, np.ndarray], *, source: Path | str) -> tuple[StageConfig, ...]:
-    """The stages of a checkpoint of the release, with its patch size; raises AirjaxError: it has none."""
-    name = f"{_HEADS}.0.patch_embedding.patchify.conv.weight"
-    if name not in tensors:
-        raise AirjaxError(f"{source}: expected weights of AIR, found no tensor {name}")
-    return air_stages(tensors[name].shape[-1], stretched_grid=True)
+def air_stages_of(shapes: Shapes) -> tuple[StageConfig, ...]:
+    """The stages of a checkpoint of the release, with its patch size."""
+    return air_stages(shapes[_PATCHES][-1], stretched_grid=True)
 
 
 def air_shapes(stages: tuple[StageConfig, ...], *, quantiser: bool) -> dict[str, Any]:
@@ -88,15 +84,21 @@ def air_shapes(stages: tuple[StageConfig, ...], *, quantiser: bool) -> dict[str,
     return jax.eval_shape(init, jax.random.key(0))
 
 
-def has_quantiser(tensors: Mapping[str, np.ndarray]) -> bool:
+def has_quantiser(shapes: Shapes) -> bool:
     """Whether a checkpoint has weights of the quantiser: those from before its training have none."""
-    return any(f"{_CODEC}.{part}_quantizer.offset_net.weight" in tensors for part in air_quantiser.PARTS)
+    return any(f"{_CODEC}.{part}_quantizer.offset_net.weight" in shapes for part in air_quantiser.PARTS)
 
 
-def air_metadata(stages: tuple[StageConfig, ...], source: str) -> dict[str, str]:
-    """What the weights file says: what `airjax.image.model.load` needs, and where the weights are from.
+def air_metadata(stages: tuple[StageConfig, ...]) -> dict[str, str]:
+    """What a weights file says of its network: what `airjax.image.model.load` needs, and the patch size."""
+    return {"patch_size": str(stages[0].patch_map.patch_size), "stages": stages_to_text(stages)}
 
-    `source` names the checkpoint, with its SHA-256.
-    """
-    size, text = str(stages[0].patch_map.patch_size), stages_to_text(stages)
-    return {"system": "AIR", "patch_size": size, "stages": text, "source": source, "licence": LICENCE}
+
+def _plan(shapes: Shapes, _: Mapping[str, Any]) -> Plan:
+    """Of any patch size; with the quantiser where it is there."""
+    stages = air_stages_of(shapes)
+    like = air_shapes(stages, quantiser=has_quantiser(shapes))
+    return Plan(like, air_table(), air_metadata(stages))
+
+
+SYSTEMS = (System("air", "AIR", (f"{_HEADS}.0.encoder.backbone.cls_token", _PATCHES), _plan, LICENCE),)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 
-from airjax.convert import anysplat, dino, pi3
+from airjax.convert import air, anysplat, dino, pi3
 from airjax.convert.names import converted
 from airjax.convert.readers import Checkpoint, open_checkpoint
 from airjax.convert.system import System
@@ -18,7 +18,7 @@ from airjax.files import display_name
 from airjax.weights_file import save_weights, sha256
 
 # The first that fits is taken: those inside of others stand behind them.
-SYSTEMS: tuple[System, ...] = (*anysplat.SYSTEMS, *pi3.SYSTEMS, *dino.SYSTEMS)
+SYSTEMS: tuple[System, ...] = (*air.SYSTEMS, *anysplat.SYSTEMS, *pi3.SYSTEMS, *dino.SYSTEMS)
 
 
 class Converted(NamedTuple):
