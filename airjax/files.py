@@ -7,8 +7,9 @@ import secrets
 import stat
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from airjax.errors import AirjaxError
 
@@ -25,7 +26,12 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 
 def atomic_write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> None:
-    """Writes a file under a temporary name in the same folder, then renames it.
+    """Writes a file of known content, see `atomic_write`."""
+    atomic_write(path, lambda file: file.write(data))
+
+
+def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
+    """Lets `write` write a file under a temporary name in the same folder, then renames it.
 
     Nobody ever sees a part of it: when anything fails, or the program is interrupted, a file that was there
     before is untouched and the temporary one is gone. A link is followed, its target is what gets replaced.
@@ -40,7 +46,7 @@ def atomic_write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> Non
         with WRITING:
             try:
                 with open(temporary, "xb") as file:
-                    file.write(data)
+                    write(file)
                     file.flush()
                     os.fsync(file.fileno())  # a full disk or quota may only be noticed here
                 os.replace(temporary, target)

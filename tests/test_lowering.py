@@ -15,20 +15,29 @@ from tiny import noise_atlas, random_weights
 from airjax.gaussians import Gaussians2D, Gaussians3D
 from airjax.image import color_solve
 from airjax.image.patches import PatchMap
-from airjax.image.stages import StageConfig, StageControl, init_params, run_stages
+from airjax.image.presets import air_stages
+from airjax.image.stages import StageConfig, StageControl, init_params, predict_stage, run_stages
 from airjax.image.task import ImageTask
 from airjax.inner import task as inner
 from airjax.inner.estimators import ESTIMATORS
+from airjax.nn import pi3 as pi3_network
+from airjax.nn.air_stage import AirnetConfig, predictor_of
 from airjax.nn.air_stage import PredictorConfig as StageNetwork
+from airjax.nn.gaussian_head import GaussianHeadConfig
+from airjax.nn.vggt import VggtConfig
+from airjax.nn.vit import BlockConfig
 from airjax.raster import plan
 from airjax.raster.additive import render_patches
 from airjax.raster.draw import render as render_image
 from airjax.raster.tiles import Capacity, Footprints, TiledImage, Tiling
+from airjax.scene import anysplat, pi3
 from airjax.scene import model as scene_model
+from airjax.scene.anysplat import AnySplatConfig
 from airjax.scene.cameras import Camera
 from airjax.scene.predictor import PredictorConfig
 from airjax.scene.render import render as render_view
 from airjax.scene.task import SceneTask
+from train.image.air import AirQuantised
 from train.image.data import DataConfig
 from train.image.experiment import ImageExperiment
 from train.image.losses import Compact, Joint
@@ -116,6 +125,24 @@ def test_the_encode_path(color_step):
     lower(lambda *arguments: [stage.gaussians for stage in stages(*arguments)], params, floats(*SIZE, 3), control)
 
 
+AIR = AirnetConfig(16, 1, (1, 1), (8, 8, 8, 8, 8), features=8, remat=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_airs_own_network(dtype):
+    """A head of the paper's size on a photograph; the pipeline with a small one, and its training."""
+    stage = air_stages(7, AirnetConfig(dtype=dtype), stretched_grid=True)[0]
+    with jax.numpy_dtype_promotion("standard"):  # the attention of JAX itself mixes types
+        params = jax.eval_shape(predictor_of(stage.network, 7).init, jax.random.key(0))
+        lower(partial(predict_stage, stage), params, floats(512, 768, 3))
+    stages = air_stages(7, dataclasses.replace(AIR, dtype=dtype))[:2]
+    data = DataConfig(folders=("nowhere",))
+    experiment = ImageExperiment(
+        name="e", phase=AirQuantised(JOINT), stages=stages[:1], data=data, quantiser=True, **TRAINING
+    )
+    check_training(experiment, floats(1, *SIZE, 3))
+
+
 def test_planning_and_the_color_solve():
     footprints = Footprints(floats(6, 2), floats(6, 2), floats(6, 3), floats(6), jax.ShapeDtypeStruct((6,), bool))
     image = TiledImage(floats(512, 3 * 8**2), jax.ShapeDtypeStruct((2,), jnp.int32))
@@ -132,6 +159,24 @@ def test_the_scene_predictor():
     empty = masks = jax.ShapeDtypeStruct((3, *SIZE), bool)
     views = floats(3, *SIZE, 3), cameras(3), empty, masks
     lower(predict, random_weights(PREDICTOR), *views, floats(), floats())
+
+
+def test_anysplat_and_the_gradient_of_its_gaussian_head():
+    network = VggtConfig(
+        *(32, 2, (1, 1, 1, 1), 2, 1, 2, 1),
+        *((16, 16, 16, 16), 16, 16, 16, 21),
+        dtype="bfloat16",
+        remat=True,
+    )
+    config, images = AnySplatConfig(network), floats(2, 28, 42, 3)
+
+    def loss(head, params, images):
+        gaussians, _ = anysplat._predict.jitted(params | {"gaussians": head}, images, config=config)
+        return jnp.sum(gaussians.opacities) + jnp.sum(gaussians.harmonics)
+
+    with jax.numpy_dtype_promotion("standard"):  # JAX's attention in bfloat16 needs it
+        params = jax.eval_shape(lambda: anysplat.init_params(jax.random.key(0), config))
+        lower(jax.value_and_grad(loss), params["gaussians"], params, images)
 
 
 @pytest.mark.parametrize("wing", ["image", "scene"])
@@ -171,6 +216,20 @@ def test_training_of_the_scene_predictor(monkeypatch):
     data = SceneData(made_up=20, image_size=(16, 16), batch_size=1)
     experiment = SceneExperiment(name="e", phase=Vanilla(capacity=CAPACITY), predictor=PREDICTOR, data=data, **TRAINING)
     check_training(experiment, {"seeds": jax.ShapeDtypeStruct((1,), jnp.uint32)})
+
+
+def test_pi3x_and_a_gaussian_head():
+    """And the gradients of both."""
+    backbone = dataclasses.replace(pi3_network.small(32, 2, blocks=1), metric=BlockConfig(16, 1), metric_blocks=1)
+    config = pi3.SplatConfig(backbone, GaussianHeadConfig(8, 8, 8, degree=1))
+
+    def total(params, head, images):
+        gaussians = pi3.splats(head, pi3.see(params, images, backbone), config)
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(gaussians)[:-1])
+
+    params = jax.eval_shape(lambda: pi3.init_backbone(jax.random.key(0), config))
+    head = jax.eval_shape(lambda: pi3.init_splats(jax.random.key(0), config))
+    lower(jax.value_and_grad(total, argnums=(0, 1)), params, head, floats(2, *SIZE, 3))
 
 
 def check_training(experiment, batch):

@@ -1,11 +1,13 @@
 """Weights files; the oracle is the round trip, and for damaged files the message."""
 
 import os
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from airjax import weights_file
 from airjax.errors import AirjaxError
@@ -96,3 +98,20 @@ def test_weights_that_cannot_be_stored(tmp_path, params, options, error, message
     with pytest.raises(error, match=message):
         weights_file.save_weights(tmp_path / "w.safetensors", params, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_files_are_those_of_the_library(tmp_path):
+    """Bytes that the library of the format writes for the same arrays; written one by one, they take less memory."""
+    rng = np.random.default_rng(0)
+    params = {
+        "b": rng.standard_normal((2, 3)).astype(np.float32),
+        "a": np.arange(3),
+    }
+    params |= {"n": np.zeros((0, 2), np.float32), "s": np.float32(3), "h": np.arange(5, dtype=np.uint8)}
+    weights_file.save_weights(tmp_path / "w.safetensors", params, {"é": "ü"})
+    assert (tmp_path / "w.safetensors").read_bytes() == save({k: np.asarray(v) for k, v in params.items()}, {"é": "ü"})
+    large = {f"w{i}": np.ones((256, 1024), np.float32) for i in range(8)}
+    tracemalloc.start()
+    weights_file.save_weights(tmp_path / "w.safetensors", large, storage="float16")
+    assert tracemalloc.get_traced_memory()[1] < 2**21  # bytes; all of them have 2**23
+    tracemalloc.stop()

@@ -26,6 +26,8 @@ class Optimizer:
     warmup: int = 200  # steps to get there from 0, but at most a tenth of all
     clip: float = 1.0  # largest global norm of a gradient
     b2: float = 0.99  # Adam's memory of squared gradients
+    weight_decay: float = 0.0  # of AdamW, in learning rates; 0 for Adam
+    encoder_rate: float = 1.0  # learning rate of a pretrained encoder (weights below that name), in those of the others
 
     def make(self, *ends: int) -> optax.GradientTransformation:
         """The transformation for a run to the first of `ends`, then to each further one with a schedule of its own."""
@@ -36,7 +38,28 @@ class Optimizer:
 
         parts = [part(end - start) for start, end in pairwise((0, *ends))]
         schedule = optax.join_schedules(parts, ends[:-1]) if len(parts) > 1 else parts[0]
-        return optax.chain(optax.clip_by_global_norm(self.clip), optax.adam(schedule, b2=self.b2))
+        adam = optax.adam(schedule, b2=self.b2)
+        if self.weight_decay:
+            adam = optax.adamw(schedule, b2=self.b2, weight_decay=self.weight_decay, mask=_are_learned)
+        slower = [] if self.encoder_rate == 1 else [optax.stateless(self._slow_encoder)]
+        return optax.chain(optax.clip_by_global_norm(self.clip), adam, *slower)
+
+    def _slow_encoder(self, updates: Any, params: Any) -> Any:
+        """The updates, those of an encoder smaller."""
+
+        def scaled(path, update):
+            return update * self.encoder_rate if "encoder" in _names(path) else update
+
+        return jax.tree.map_with_path(scaled, updates)
+
+
+def _names(path: tuple) -> list[str]:
+    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+
+
+def _are_learned(params: Any) -> Any:
+    """False for the constants of an encoder's rotary positions, which lie among its weights."""
+    return jax.tree.map_with_path(lambda path, _: "periods" not in _names(path), params)
 
 
 class Phase:

@@ -1,5 +1,5 @@
 """The command line: `airjax encode`, `fit`, `decode` and `info` for photographs, `poses`, `reconstruct` and `render`
-for scenes.
+for scenes, `convert` for the weights of others.
 
 Results go to stdout, everything else to stderr. A bad file is one line that names it; the other files are still done,
 and the exit status is 2 at the end. Status 3: everything is written, but a target was out of reach; 130: interrupted;
@@ -17,7 +17,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from airjax.commands import decode, encode, fit, info, poses, reconstruct, render, version
+from airjax.commands import convert, decode, encode, fit, info, poses, reconstruct, render, version
 from airjax.commands.interrupt import INTERRUPTED, last_line
 from airjax.commands.session import Fatal, Screen, discard_output
 from airjax.errors import AirjaxError
@@ -25,7 +25,7 @@ from airjax.files import reason
 
 # Each has HELP, add_arguments(parser) and run(options, screen).
 COMMANDS = {"encode": encode, "fit": fit, "decode": decode, "info": info}
-COMMANDS |= {"poses": poses, "reconstruct": reconstruct, "render": render}
+COMMANDS |= {"poses": poses, "reconstruct": reconstruct, "render": render, "convert": convert}
 BAD_INPUT, SHORTFALL, BROKEN_PIPE = 2, 3, 141
 
 

@@ -1,4 +1,4 @@
-"""`airjax reconstruct`: a folder of posed photographs to a .ply file of 3D Gaussians."""
+"""`airjax reconstruct`: a folder of photographs to a .ply file of 3D Gaussians."""
 
 from __future__ import annotations
 
@@ -27,17 +27,19 @@ from airjax.scene.defaults import HOLD_OUT, MAX_SIZE, PER_PIXEL_OF_SIDE, PREDICT
 if TYPE_CHECKING:
     from airjax.scene.model import Model
     from airjax.scene.reconstruct import Reconstruction
+    from airjax.scene.unposed import UnposedModel
 
 MAX_SECONDS = 86_400.0
 _FOG = 0.01  # share of the Gaussians before cameras that is said
 MAX_GAUSSIANS = 2**22
-HELP = "a folder of photographs with poses to 3D Gaussians (.ply)"
+HELP = "a folder of photographs to 3D Gaussians (.ply)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `airjax reconstruct`."""
     what = "folder with transforms.json, poses_bounds.npy, a COLMAP model in sparse/0, or cameras.json"
-    parser.add_argument("input", metavar="SCENE", help=f"{what}; or, with --poses, photographs or a video")
+    without = "with --poses, or --weights of a network that needs none, photographs; with --poses a video, too"
+    parser.add_argument("input", metavar="SCENE", help=f"{what}; {without}")
     add_output(parser, "file", "SCENE.ply here")
     default = "(default: from the pose file or its points, or found)"
     add_options(
@@ -114,15 +116,17 @@ def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen
     import numpy as np
 
     from airjax.photographs import write_image
-    from airjax.scene.files.photographs import load
+    from airjax.scene.files.photographs import load, load_unposed
+    from airjax.scene.files.pose_formats import has_poses
     from airjax.scene.reconstruct import reconstruct
 
     source = poses_of(source, screen, find=options.poses is not None)
     name = display_name(source)
-    scene = load(source, max_size=options.max_size)
+    without = source.is_dir() and not has_poses(source) and _finds_poses(options.weights)
+    scene = (load_unposed if without else load)(source, max_size=options.max_size)
     screen.notices(source, scene.notices)
     start_jax(screen)
-    model = _load_model(options.weights) if options.start == STARTS[0] else None
+    model = _load_model(options.weights, without=without) if without or options.start == STARTS[0] else None
     timed = isinstance(options.refine, float)
     units = {"search": "view", "refine": "s" if timed else "step"}
     with Bars(screen, units) as bars, Clock() as clock:
@@ -151,12 +155,21 @@ def _reconstruct(source: Path, target: Path, options: argparse.Namespace, screen
     screen.result(f"{name} -> {display_name(target)}: {content}, {clock} in all, {target.stat().st_size} bytes")
 
 
-def _load_model(path: str | None) -> Model:
-    """The weights; any problem with them is the end of the run."""
-    from airjax.scene.model import load
+def _finds_poses(weights: str | None) -> bool:
+    """Whether there is a network for photographs without poses: of these weights, or a shipped one."""
+    from airjax.scene import unposed
+
+    return unposed.DEFAULT_WEIGHTS.exists() if weights is None else unposed.is_unposed(weights)
+
+
+def _load_model(path: str | None, *, without: bool) -> Model | UnposedModel:
+    """The weights, for photographs with or without poses; any problem with them is the end of the run."""
+    from airjax.scene import model, unposed
 
     try:
-        return load(path)
+        if without or (path is not None and _finds_poses(path)):
+            return unposed.load(path)
+        return model.load(path)
     except AirjaxError as error:
         raise Fatal(str(error)) from error
 

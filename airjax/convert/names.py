@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from airjax.errors import AirjaxError
+from airjax.files import display_name
 from airjax.weights_file import nest
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "ls1": "ls1.gamma", "ls2": "ls2.gamma"}  # ours, theirs
@@ -29,11 +30,13 @@ class Rule(NamedTuple):
       ours: path of it, joined by "/".
       theirs: name of it, joined by "."; with "{}" for the number of a block where ours is a stack.
       first: number of the first block of the stack.
+      step: from the number of a block to that of the next.
     """
 
     ours: str
     theirs: str
     first: int = 0
+    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,11 @@ class Table:
     unused: tuple[str, ...] = ()  # regular expressions of names that are known, and not needed
 
 
-def converted(tensors: Mapping[str, np.ndarray], like: Any, table: Table, *, source: Path | str) -> dict:
+def converted(tensors: Mapping[str, Any], like: Any, table: Table, *, source: Path | str) -> dict:
     """Our weights of theirs.
 
     Args:
-      tensors: theirs by name; read one at a time, so that a file may be larger than memory.
+      tensors: theirs by name, arrays; read one at a time, so that a file may be larger than memory.
       like: the nested dict of our weights as shapes, of `jax.eval_shape`.
       source: what an error calls the tensors.
 
@@ -92,10 +95,10 @@ def _names(path: str, shape: tuple[int, ...], table: Table) -> list[str]:
     rest = path[len(rule.ours) + 1 :].split("/") if path != rule.ours else []
     parts = [rule.theirs, *rest[:-1], *(_LEAVES.get(last, last) for last in rest[-1:])]
     name = ".".join(part for part in parts if part)
-    return [name.format(rule.first + i) for i in range(shape[0])] if "{}" in rule.theirs else [name]
+    return [name.format(rule.first + rule.step * i) for i in range(shape[0])] if "{}" in rule.theirs else [name]
 
 
-def _arranged(tensors: Mapping[str, np.ndarray], name: str, path: str, shape: tuple[int, ...], source) -> np.ndarray:
+def _arranged(tensors: Mapping[str, Any], name: str, path: str, shape: tuple[int, ...], source) -> np.ndarray:
     """One tensor with our axes."""
     array = tensors[name]
     kernel = path.endswith("/kernel")
@@ -106,9 +109,13 @@ def _arranged(tensors: Mapping[str, np.ndarray], name: str, path: str, shape: tu
         array = array.reshape(shape)
     if array.shape != theirs:
         raise AirjaxError(f"{source}: {name}: expected the shape {theirs}, got {array.shape}")
-    array = np.asarray(array, np.float32)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+        array = np.asarray(array, np.float32)
     if f"{name}_mask" in tensors:
-        array = _masked(array, np.asarray(tensors[f"{name}_mask"], np.float32))
+        mask = np.asarray(tensors[f"{name}_mask"], np.float32)
+        if mask.shape != array.shape or array.ndim != 1 or len(array) % 3:
+            raise AirjaxError(f"{source}: {name}_mask: expected the shape {array.shape}, got {mask.shape}")
+        array = _masked(array, mask)
     if not np.isfinite(array).all():
         raise AirjaxError(f"{source}: {name}: expected finite values")
     return array.transpose(*range(2, array.ndim), 1, 0) if kernel else array
@@ -125,4 +132,4 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", .." if len(names) > _SHOWN else "")
+    return ", ".join(display_name(name[:100]) for name in names[:_SHOWN]) + (", .." if len(names) > _SHOWN else "")

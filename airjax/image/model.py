@@ -14,6 +14,7 @@ import numpy as np
 
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians2D, join
+from airjax.image import air_quantiser
 from airjax.image.canvas import canvas_of
 from airjax.image.codec.air_file import Encoded, compact, dequantised
 from airjax.image.codec.chunks import size_problem
@@ -22,7 +23,7 @@ from airjax.image.defaults import EFFORT, MSE_THRESHOLD, QUALITY, REFINE_STEPS, 
 from airjax.image.free_task import FreeTask
 from airjax.image.prediction import predict_stages
 from airjax.image.presets import stages_from_text
-from airjax.image.stages import StageConfig, StageControl, init_params, stage_control_of, with_finer
+from airjax.image.stages import StageConfig, StageControl, init_params, sees_all, stage_control_of, with_finer
 from airjax.image.task import RATES, Coordinates
 from airjax.inner.optimizers import rates_from_text
 from airjax.inner.task import run
@@ -50,6 +51,10 @@ class Model:
     def __repr__(self) -> str:
         weights = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
         return f"Model({self.name}, {len(self.stages)} stages, {weights:,} weights)"
+
+    def canvas_of(self, image: np.ndarray) -> np.ndarray:
+        """What the stages are given of a (h, w, 3) image: `airjax.image.canvas.canvas_of` it, or it alone."""
+        return image if sees_all(self.stages) else canvas_of(image)
 
     def encode(
         self,
@@ -84,7 +89,7 @@ class Model:
         stages = checked_stages(self, num_stages, max_gaussians, solve_steps, refine_steps)
         limit = float("inf") if max_gaussians is None else max_gaussians
         control = stage_control_of(mse_threshold, ssim_threshold, limit)
-        canvas = canvas_of(image)
+        canvas = self.canvas_of(image)
         watch = counted(progress, "predict")
         predicted = [gaussians for gaussians, _ in predict_stages(stages, self.params, canvas, control, watch)]
         sizes = tuple(gaussians.num_slots for gaussians in predicted)
@@ -179,6 +184,8 @@ def _check_params(params: dict[str, Any], stages: tuple[StageConfig, ...], path:
     """Raises AirjaxError for stages that cannot be built, or weights of other names or shapes than theirs."""
     try:
         expected = _shapes({f"stage{i}": _fresh_params(stage) for i, stage in enumerate(stages)})
+        if "quantiser" in params and stages:
+            expected |= _shapes({"quantiser": air_quantiser.init_params(stages[-1].network)})
     except (TypeError, ValueError) as error:
         raise AirjaxError(f"{path}: expected stages that can be built, got others ({error})") from error
     given = _shapes(params)

@@ -96,7 +96,7 @@ def pod_stage(
     centers = patch_centers(grid, size, image.dtype)
 
     def render(raw):
-        gaussians = to_physical(raw, centers, active, stage.patch_map)
+        gaussians = to_physical(raw, centers, active, stage.patch_map, image_size=(height, width))
         return rendered + render_patches(gaussians, patches=stage.patch_map.layout(grid))[:height, :width]
 
     def inner_loss(raw):

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int, Shaped
 
 from airjax.arrays import size_of
 from airjax.gaussians import Gaussians2D, join, only_active, take
+from airjax.image import air_drawing
 from airjax.image.canvas import extent_of
 from airjax.image.stages import (
     StageConfig,
@@ -35,6 +36,7 @@ from airjax.image.stages import (
     quality_inputs,
     rounded,
     run_stage,
+    sees_all,
     turns_of,
 )
 from airjax.image.strips import Strip, strips_of
@@ -56,7 +58,8 @@ def predict_stages(
 ) -> Predicted:
     """(Gaussians at full capacity, codes) of every stage of `run_stages` on a concrete image, numpy arrays.
 
-    The image may lie on a canvas (`airjax.image.canvas`): the result is that of the image alone, on the canvas' grid.
+    The image may lie on a canvas (`airjax.image.canvas`), unless they see all of it (`sees_all`): the result is that of
+    the image alone, on the canvas' grid.
     Without a quantiser in `control` the codes are None. The result is shorter than `stages` where one would add too
     few (`StageConfig.least`). Weights are those of the stage's number, or the last ones. `progress` is told of the
     stages, or of the strips of all of them.
@@ -64,6 +67,8 @@ def predict_stages(
     Not for `jit`: here each kind of stage is one program, or a few for windows, compiled and loaded once however many
     stages are of it, and what it adds is drawn through sorted lists of what is active.
     """
+    if sees_all(stages):
+        return _in_one_piece(stages, params, image, control, progress)
     step = math.lcm(*(stage.patch_map.patch_size for stage in stages))
     cuts = [strips_of(size_of(image), reach=_reach(stage), step=step) for stage in stages]
     if len(cuts[0]) == 1:
@@ -74,6 +79,7 @@ def predict_stages(
 def _reach(stage: StageConfig) -> int:
     """How many pixels beyond its own rows a strip must see."""
     size, times = stage.patch_map.patch_size, stage.network.enlargement
+    assert stage.network.reach is not None
     network = stage.network.reach + (times > 1)  # an enlarged patch looks beyond its edges
     return size * max(network, stage.patch_map.rings)
 
@@ -82,6 +88,7 @@ def _in_one_piece(stages, params, image, control, progress) -> Predicted:
     predicted: Predicted = []
     extent = extent_of(image)
     image, rendered, left = jax.device_put(np.nan_to_num(image)), np.zeros_like(image), control.max_gaussians
+    shown: list[Gaussians2D] = []
     for turn in turns_of(stages, params, control):
         done = run_stage(*turn, image, rendered, left, np.array(extent, np.int32), skip_idle=True)
         gaussians, drawn, quantised, left = jax.device_get(done)
@@ -89,7 +96,11 @@ def _in_one_piece(stages, params, image, control, progress) -> Predicted:
             break
         predicted.append((gaussians, quantised.get("codes")))
         if len(predicted) < len(stages):
-            rendered[: extent[0], : extent[1]] += _shown(drawn, extent)
+            if turn.stage.release.draws_all:
+                rendered[: extent[0], : extent[1]] += _shown(drawn, extent)
+            else:
+                shown.append(drawn)
+                rendered = air_drawing.draw(join(shown), extent, turn.stage.release)
         if progress is not None:
             progress(len(predicted), len(stages))
     return predicted

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 from airjax.errors import AirjaxError
 from airjax.image.codec.quantise import NUM_CODES
 from airjax.image.patches import PatchMap
-from airjax.image.stages import StageConfig
-from airjax.nn.air_stage import PredictorConfig
+from airjax.image.stages import Release, StageConfig
+from airjax.nn.air_stage import AIRNET, AirnetConfig, Network, PredictorConfig
 
 # Six stages of 8 x 8 patches. A mean stays within 0.75 patches of its patch centre and a standard deviation below
 # 0.525 patches, so that a Gaussian is drawn in 5 x 5 patches at most.
@@ -24,6 +25,13 @@ SCALABLE = (
 )
 
 
+def air_stages(
+    patch_size: int, network: AirnetConfig = AIRNET, *, stretched_grid: bool = False
+) -> tuple[StageConfig, ...]:
+    """The four stages of AIR; the paper's patch sizes are 5, 6, 7 and 14, and its own weights have a stretched grid."""
+    return (StageConfig(PatchMap.air(patch_size, stretched_grid=stretched_grid), network),) * 4
+
+
 def stages_to_text(stages: tuple[StageConfig, ...]) -> str:
     """JSON of a stage configuration."""
     return json.dumps([dataclasses.asdict(stage) for stage in stages])
@@ -32,7 +40,17 @@ def stages_to_text(stages: tuple[StageConfig, ...]) -> str:
 def stages_from_text(text: str, *, source: str) -> tuple[StageConfig, ...]:
     """Inverse of `stages_to_text`; any other text is an AirjaxError that names the file `source`."""
     try:
-        parts = [(PatchMap(**stage["patch_map"]), PredictorConfig(**stage["network"])) for stage in json.loads(text)]
-        return tuple(StageConfig(*part) for part in parts)
+        return tuple(_stage(**{"release": {}, **stage}) for stage in json.loads(text))
     except (ValueError, TypeError, KeyError) as error:
         raise AirjaxError(f"{source}: expected a stage configuration in JSON, got {text[:80]!r}") from error
+
+
+def _stage(patch_map: dict, network: dict, release: dict, least: float = 0.0) -> StageConfig:
+    """A stage of a file; stages with another `least` are never in one."""
+    return StageConfig(PatchMap(**patch_map), _network(network), release=Release(**release))
+
+
+def _network(fields: dict[str, Any]) -> Network:
+    if "widths" not in fields:
+        return PredictorConfig(**fields)
+    return AirnetConfig(**fields | {name: tuple(fields[name]) for name in ("blocks", "widths")})

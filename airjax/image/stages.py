@@ -28,15 +28,44 @@ from airjax.metrics import patch_mse, patch_ssim
 from airjax.nn.air_stage import (
     NO_QUALITY,
     RAW_ROWS,
+    AirnetConfig,
+    Network,
     Predictor,
     PredictorConfig,
     apply_in_bands,
-    compact_predictor,
     patches_of,
+    predictor_of,
 )
 from airjax.programs import kept
 from airjax.raster.additive import draw_patches, render_patches, slot_weights
 from airjax.raster.tiles import patch_centers, patch_colors, patch_grid, patch_slots
+
+
+@dataclass(frozen=True)
+class Release:
+    """What the released program of AIR does otherwise than its paper, or than airjax; nothing of it by default.
+
+    Fields:
+      tile_cap: most Gaussians of a tile of 16 x 16 pixels, the first ones: 256 in the release; None for all.
+      tile_bound: whether a Gaussian is left out of tiles beyond 3 standard deviations. This and the cap count for what
+        `predict_stages` shows to the next stage; `run_stages`, and pictures of a result, have all Gaussians.
+      empty_means_all: whether all patches get a Gaussian where none asks for one.
+      replicate_edges: whether a patch that hangs over is judged with the last pixels of the image repeated.
+    """
+
+    tile_cap: int | None = None
+    tile_bound: bool = False
+    empty_means_all: bool = False
+    replicate_edges: bool = False
+
+    @property
+    def draws_all(self) -> bool:
+        """Whether no Gaussian is left out anywhere."""
+        return self.tile_cap is None and not self.tile_bound
+
+
+EXACT = Release()
+AS_RELEASED = Release(tile_cap=256, tile_bound=True, empty_means_all=True, replicate_edges=True)
 
 
 @dataclass(frozen=True)
@@ -48,8 +77,9 @@ class StageConfig:
     """
 
     patch_map: PatchMap
-    network: PredictorConfig = field(default_factory=PredictorConfig)
+    network: Network = field(default_factory=PredictorConfig)
     least: float = 0.0
+    release: Release = EXACT
 
 
 # Of the stages beyond trained ones; below, what they add to an image is not worth the time of their networks.
@@ -60,9 +90,11 @@ def with_finer(stages: tuple[StageConfig, ...]) -> tuple[StageConfig, ...]:
     """Stages with others behind them, for images that these leave unfinished: the last once more, and two of half its
     patch size, which see the image enlarged twice. Their weights are those of the last stage.
 
-    A patch size that cannot be halved into one that a file may have adds the first alone.
+    A patch size that cannot be halved into one that a file may have adds the first alone, and AIR's own network none.
     """
     last = stages[-1]
+    if isinstance(last.network, AirnetConfig):
+        return stages
     again = replace(last, least=_LEAST)
     size, patch_map = last.patch_map.patch_size, last.patch_map
     if size % 2 or size // 2 < PATCH_SIZES[0]:
@@ -118,7 +150,14 @@ class Stage(NamedTuple):
 
 def predictors(stages: tuple[StageConfig, ...]) -> tuple[Predictor, ...]:
     """The init/apply pair of every stage."""
-    return tuple(compact_predictor(stage.network, stage.patch_map.patch_size) for stage in stages)
+    return tuple(predictor_of(stage.network, stage.patch_map.patch_size) for stage in stages)
+
+
+def sees_all(stages: tuple[StageConfig, ...]) -> bool:
+    """Whether a stage depends on the whole image or its size, so that it can have neither a canvas nor strips."""
+    return any(
+        stage.network.reach is None or stage.patch_map.stretched_grid or stage.release != EXACT for stage in stages
+    )
 
 
 def init_params(key: jax.Array, stages: tuple[StageConfig, ...]) -> dict[str, Any]:
@@ -127,11 +166,13 @@ def init_params(key: jax.Array, stages: tuple[StageConfig, ...]) -> dict[str, An
     return {f"stage{i}": p.init(k) for i, (p, k) in enumerate(zip(predictors(stages), keys, strict=True))}
 
 
-def pad_to_patches(image: Float[AnyArray, "h w c"], patch_size: int) -> Float[Array, "H W c"]:
-    """Zero rows and columns below and to the right, up to whole patches."""
+def pad_to_patches(
+    image: Float[AnyArray, "h w c"], patch_size: int, *, mode: str = "constant"
+) -> Float[Array, "H W c"]:
+    """Zero rows and columns below and to the right, up to whole patches; or others, see `jnp.pad`."""
     rows, columns = patch_grid(size_of(image), patch_size)
     pad = ((0, rows * patch_size - image.shape[0]), (0, columns * patch_size - image.shape[1]), (0, 0))
-    return jnp.pad(image, pad)
+    return jnp.pad(image, pad, mode=mode)
 
 
 def predict_stage(
@@ -145,15 +186,18 @@ def predict_stage(
     """Rows (n, 8 + votes) of one stage for one residual, patches row by row.
 
     `extent` is the (h, w) of the image where the array is larger, and 0 beyond it: the rows of its patches are those of
-    the image alone.
+    the image alone. A network without a reach has no such `extent`, and no quality.
     """
     size, times = stage.patch_map.patch_size, stage.network.enlargement
+    predictor = predictor_of(stage.network, size)
+    if predictor.reach is None:
+        return predictor.apply(params, jnp.asarray(residual)).reshape(-1, RAW_ROWS)
     image = pad_to_patches(residual, size)
     patches = patches_of(_enlarged(image, times), times * size)
     grid = patch_grid(size_of(residual), size)
     inside = jnp.ones(grid, bool) if extent is None else _inside(grid, size, extent)
     inside = inside[..., None].astype(residual.dtype)
-    raw = apply_in_bands(compact_predictor(stage.network, size), params, patches * inside, quality, inside)
+    raw = apply_in_bands(predictor, params, patches * inside, quality, inside)
     return raw.reshape(-1, raw.shape[-1])
 
 
@@ -209,13 +253,15 @@ def stage_control(
     stages_left: Float[Array, ""] | int = 1,
     gaussians_left: Float[Array, ""] | None = None,
     extent: Int[AnyArray, " 2"] | None = None,
+    release: Release = EXACT,
 ) -> Bool[Array, " n"]:
     """Which patches, row by row, get a Gaussian (AIR section 3.3): none where none asks. Nothing is differentiated.
 
     `stages_left` are this stage and those after it, `gaussians_left` what is left of control.max_gaussians (default:
     all); `extent` is that of `airjax.metrics.patch_mse`.
     """
-    errors = asking_errors(image, rendered, patch_size=patch_size, control=control, extent=extent)
+    options: dict[str, Any] = {"patch_size": patch_size, "control": control, "extent": extent, "release": release}
+    errors = asking_errors(image, rendered, **options)
     left = control.max_gaussians if gaussians_left is None else gaussians_left
     return worst_patches(errors, stages_left=stages_left, gaussians_left=left)
 
@@ -227,14 +273,20 @@ def asking_errors(
     patch_size: int,
     control: StageControl,
     extent: Int[AnyArray, " 2"] | None = None,
+    release: Release = EXACT,
 ) -> Float[Array, " n"]:
     """Mean squared error of every patch that asks for a Gaussian, -inf of the others. Nothing is differentiated."""
     image, rendered = jax.lax.stop_gradient((image, rendered))
+    if release.replicate_edges:
+        image, rendered = (pad_to_patches(x, patch_size, mode="edge") for x in (image, rendered))
+        extent = None  # whatever it is: such a stage has the image alone
     errors = patch_mse(image, rendered, patch_size=patch_size, extent=extent)
     mse, ssim = errors.ravel(), patch_ssim(image, rendered, patch_size=patch_size, extent=extent).ravel()
     asks = (mse > control.mse_threshold) | (1 - ssim > control.ssim_threshold)
     if extent is not None:
         asks = asks & _inside(patch_grid(size_of(image), patch_size), patch_size, extent).ravel()
+    if release.empty_means_all:
+        asks = asks | ~jnp.any(asks)
     return jnp.where(asks, mse, -jnp.inf)
 
 
@@ -295,9 +347,10 @@ class Turn(NamedTuple):
 def turns_of(stages: tuple[StageConfig, ...], params: dict[str, Any], control: StageControl) -> Iterator[Turn]:
     """What every stage is run with, one after the other."""
     trained = sum(not stage.least for stage in stages)
+    last = sum(name.startswith("stage") for name in params) - 1
     for i, stage in enumerate(stages):
         stages_left = np.float32(max(trained - i, 1) if i else 1)
-        weights, own = params[f"stage{min(i, len(params) - 1)}"], _for_stage(control, stage)
+        weights, own = params[f"stage{min(i, last)}"], _for_stage(control, stage)
         yield Turn(replace(stage, least=0.0), weights, own, stages_left, np.float32(stage.least))
 
 
@@ -317,7 +370,7 @@ def run_stage(stage, params, control, stages_left, least, image, rendered, left,
     holds; `extent` as in `predict_stage`. None is active where only a share of the patches below `least` would be.
     """
     size, image_size = stage.patch_map.patch_size, size_of(image)
-    errors = asking_errors(image, rendered, patch_size=size, control=control, extent=extent)
+    errors = asking_errors(image, rendered, patch_size=size, control=control, extent=extent, release=stage.release)
     rows, columns = (jnp.ceil(side / size) for side in (image_size if extent is None else extent))
     active, left = chosen_patches(errors, stages_left, left, least * rows * columns)
 
@@ -332,7 +385,7 @@ def run_stage(stage, params, control, stages_left, least, image, rendered, left,
     centers = patch_centers(patch_grid(image_size, size), size, image.dtype)
     votes = _mean_votes(raw[:, RAW_ROWS:], size, image_size, extent)
     codes = codes_of(stage, votes, control.color_step)
-    gaussians, drawn, lattice = rounded(stage, raw, centers, active, codes, control.color_step)
+    gaussians, drawn, lattice = rounded(stage, raw, centers, active, codes, control.color_step, image_size=image_size)
     return gaussians, drawn, {"codes": codes, "lattice": lattice}, left
 
 
@@ -365,9 +418,11 @@ def rounded(
     active: Bool[AnyArray, " n"],
     codes: Float[AnyArray, " 6"] | None,
     color_step: Float[AnyArray, ""] | None,
+    *,
+    image_size: tuple[int, int] | None = None,
 ) -> tuple[Gaussians2D, Gaussians2D, Lattice | None]:
     """The Gaussians of raw rows, those that a file would give back, and where they lie between its integers."""
-    gaussians = to_physical(raw[:, :RAW_ROWS], centers, active, stage.patch_map)
+    gaussians = to_physical(raw[:, :RAW_ROWS], centers, active, stage.patch_map, image_size=image_size)
     if codes is None or color_step is None:
         return gaussians, gaussians, None
     drawn, lattice = straight_through(gaussians, centers, jnp.broadcast_to(codes, (len(centers), NUM_CODES)))

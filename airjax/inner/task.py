@@ -187,7 +187,21 @@ def run(
     seconds: float | None = None,
     progress: Steps | None = None,
 ) -> AnyGaussians:
-    """Gaussians after a refinement, in the same slots; numpy arrays.
+    """Gaussians after a refinement, in the same slots; numpy arrays. Arguments and errors are those of `run_to`."""
+    state = run_to(task, gaussians, num_steps=num_steps, seconds=seconds, progress=progress)
+    refined = task.gaussians(state.coordinates, state.active)
+    return take(jax.tree.map(np.asarray, refined), slice(gaussians.num_slots))
+
+
+def run_to(
+    task: Task,
+    gaussians: AnyGaussians,
+    *,
+    num_steps: int | None = None,
+    seconds: float | None = None,
+    progress: Steps | None = None,
+) -> State:
+    """The state after a refinement; of its slots, the first are those of the Gaussians.
 
     Args:
       num_steps: how many steps, >= 0; None for as many as there is time for.
@@ -216,9 +230,7 @@ def run(
                 state = part.rearrange(state, share, most=most)
             if progress is not None:
                 progress(state.step if seconds is None else int(min(watch.seconds, seconds)))
-    state = task.rearrange(state, 1.0, most=most)
-    refined = task.gaussians(state.coordinates, state.active)
-    return take(jax.tree.map(np.asarray, refined), slice(most))
+    return task.rearrange(state, 1.0, most=most)
 
 
 def _share_done(step: int, spent: float, num_steps: int | None, seconds: float | None) -> float:

@@ -1,4 +1,6 @@
-"""The compact staged predictor: one small network per stage (`airjax.nn.stage_network`), on the patch grid.
+"""The networks of one stage as pairs of functions: small ones on the patch grid, and those of AIR on the whole image.
+
+The code of the small ones is in `airjax.nn.stage_network`, of the large ones in `airjax.nn.airnet`.
 
 Letters: r, c rows and columns of the patch grid; P patch size; F features.
 """
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,14 +48,48 @@ class PredictorConfig:
         return inputs * f + self.blocks * block + f * (RAW_ROWS + self.votes)
 
 
+@dataclass(frozen=True)
+class AirnetConfig:
+    """Network size of one stage of AIR (its section 3.2): DINOv3 ViT-B/16, then convolutions up to pixels.
+
+    A patch depends on the whole image, so the image is neither padded nor cut. The defaults are those of the paper.
+    """
+
+    width: int = 768  # of the encoder's tokens
+    heads: int = 12
+    blocks: tuple[int, int] = (6, 6)  # of the encoder, up to each of its two outputs
+    widths: tuple[int, ...] = (1024, 256, 128, 64, 32)  # channels from the token grid up to its 16-fold
+    features: int = 64  # of a patch
+    dtype: str = "float32"  # of the encoder's products: or "bfloat16"
+    remat: bool = False  # whether a gradient computes the encoder's blocks again instead of storing them
+
+    reach: ClassVar[None] = None  # without a bound; the other two as in `PredictorConfig`
+    enlargement: ClassVar[int] = 1
+    votes: ClassVar[int] = 0
+
+
+AIRNET = AirnetConfig()
+Network = PredictorConfig | AirnetConfig
+
+
 class Predictor(NamedTuple):
     """The network of one stage as a pair of pure functions."""
 
     init: Callable[[jax.Array], Any]  # (key) -> params
     # (params, patches (r, c, 3 P^2), quality (2,), inside (r, c, 1)) -> raw, k = 8 + votes. `inside` is 1 for patches
-    # of the image and 0 for others, which are 0 themselves and change no raw row of the image
+    # of the image and 0 for others, which are 0 themselves and change no raw row of the image.
+    # Where there is no reach: (params, image (h, w, 3)) -> raw
     apply: Callable[..., Float[Array, "r c k"]]
-    reach: int  # see `PredictorConfig`
+    reach: int | None  # see `PredictorConfig`; None for the whole image
+
+
+def predictor_of(network: Network, patch_size: int) -> Predictor:
+    """The predictor of one stage."""
+    if isinstance(network, PredictorConfig):
+        return compact_predictor(network, patch_size)
+    from airjax.nn.airnet import airnet_predictor  # it needs flax, as the compact one
+
+    return airnet_predictor(network, patch_size)
 
 
 def patches_of(image: Float[Array, "h w 3"], patch_size: int) -> Float[Array, "r c p"]:
@@ -92,12 +128,13 @@ def apply_in_bands(
 ) -> Float[Array, "r c k"]:
     """`predictor.apply`; a large grid in windows of rows that overlap by its reach, with the same result."""
     rows, columns = patches.shape[:2]
-    band = max(1, BAND_PATCHES // columns)
-    size = band + 2 * predictor.reach
+    band, reach = max(1, BAND_PATCHES // columns), predictor.reach
+    assert reach is not None
+    size = band + 2 * reach
     if size >= rows:
         return predictor.apply(params, patches, quality, inside)
     # Where a window ends with the grid, its rows are its own up to there.
-    count = -(-(rows - 2 * predictor.reach) // band)
+    count = -(-(rows - 2 * reach) // band)
     starts = np.minimum(band * np.arange(count), rows - size)
 
     def window(start):
@@ -106,5 +143,5 @@ def apply_in_bands(
 
     windows = jax.lax.map(window, jnp.asarray(starts))
     row = np.arange(rows)
-    own = np.clip((row - predictor.reach) // band, 0, count - 1)
+    own = np.clip((row - reach) // band, 0, count - 1)
     return windows[own, row - starts[own]]

@@ -16,7 +16,7 @@ from airjax.nn.resize import bilinear, uv
 Grids = Float[Array, "v h w c"]
 
 
-def conv_at_edges(x: Grids, width: int, name: str) -> Grids:
+def conv_at_edges(x: Grids, width: int, name: str) -> Float[Array, "v h w k"]:
     """A 3 x 3 convolution; beyond its edges a grid goes on as it ends. Called within a compact module."""
     x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="edge")
     return nn.Conv(width, (3, 3), padding="VALID", name=name)(x)
@@ -29,7 +29,7 @@ class Enlarge(nn.Module):
     times: int
 
     @nn.compact
-    def __call__(self, x: Grids) -> Grids:
+    def __call__(self, x: Grids) -> Float[Array, "v a b k"]:
         views, rows, columns, channels = x.shape
         times, width = self.times, self.width
         # The first two axes are the input and the output, as torch has them.
@@ -65,11 +65,9 @@ class Double(nn.Module):
     transposed: bool = True
 
     @nn.compact
-    def __call__(self, x: Grids) -> Grids:
-        if self.transposed:
-            x = Enlarge(self.width, 2, name="up")(x)
-        else:
-            x = bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))
+    def __call__(self, x: Grids) -> Float[Array, "v a b k"]:
+        size = (2 * x.shape[1], 2 * x.shape[2])
+        x = Enlarge(self.width, 2, name="up")(x) if self.transposed else bilinear(x, size)
         return conv_at_edges(x, self.width, "conv")
 
 

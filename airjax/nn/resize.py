@@ -42,8 +42,13 @@ def uv(size: tuple[int, int], aspect: float) -> Float[np.ndarray, "h w 2"]:
     return np.stack(np.meshgrid(u, v, indexing="xy"), axis=-1).astype(np.float32)
 
 
-def waves(size: tuple[int, int], channels: int, aspect: float) -> Float[np.ndarray, "h w c"]:
-    """Sines and cosines of `uv` (VGGT): half of the channels of u, the others of v."""
-    count = channels // 4
-    phases = uv(size, aspect).astype(np.float64)[..., None] * 100.0 ** (-np.arange(count) / count)
-    return np.concatenate([np.sin(phases), np.cos(phases)], axis=-1).reshape(*size, channels).astype(np.float32)
+def waves(size: tuple[int, int], channels: int, aspect: float) -> Float[Array, "h w c"]:
+    """Sines and cosines of `uv` (VGGT): half of the channels of u, the others of v.
+
+    Made on the device, of a row and a column: constants would be as large as what they are added to.
+    """
+    count, plane = channels // 4, uv(size, aspect).astype(np.float64)
+    phases = (places[:, None] * 100.0 ** (-np.arange(count) / count) for places in (plane[0, :, 0], plane[:, 0, 1]))
+    u, v = (jnp.asarray(np.concatenate([np.sin(p), np.cos(p)], axis=-1).astype(np.float32)) for p in phases)
+    parts = u[None], v[:, None]
+    return jnp.concatenate([jnp.broadcast_to(part, (*size, 2 * count)) for part in parts], axis=-1)

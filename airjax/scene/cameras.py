@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from airjax.arrays import AnyArray
+from airjax.scene.quaternions import rotations
 
 
 @jax.tree_util.register_dataclass
@@ -43,6 +44,16 @@ class Camera:
     def scaled(self, scale: float) -> Camera:
         """The same camera with an image `scale` times as large."""
         return self if scale == 1 else self.resized((1, 1), (scale, scale))
+
+    def moved(self, steps: Float[AnyArray, "v 6"]) -> Camera:
+        """A stack turned and shifted, in camera coordinates: x becomes R(w) x + d of steps (w, d).
+
+        R turns by 2 atan(|w| / 2) around w, by |w| where that is small.
+        """
+        turns = rotations(jnp.concatenate([jnp.ones_like(steps[:, :1]), steps[:, :3] / 2], axis=1))
+        rotation = jnp.einsum("vab,vbc->vac", turns, self.rotation, precision="highest")
+        translation = jnp.einsum("vab,vb->va", turns, self.translation, precision="highest") + steps[:, 3:]
+        return replace(self, rotation=rotation, translation=translation)
 
     def __getitem__(self, index) -> Camera:
         """Some of a stack."""

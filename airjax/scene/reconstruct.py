@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, reduce
 
+import jax
 import numpy as np
 from jaxtyping import Int
 
 from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D, join, only_active, pad, take
-from airjax.inner.task import run
+from airjax.inner.task import run_to
 from airjax.progress import Progress
 from airjax.scene import view_selection
 from airjax.scene.bounds import Bounds, find_bounds
@@ -31,10 +33,15 @@ from airjax.scene.floating import Lookouts, floating, lookouts
 from airjax.scene.judgement import Judgement, Scores, judge
 from airjax.scene.model import Model
 from airjax.scene.model import load as load_model
+from airjax.scene.pi3 import depths_of
 from airjax.scene.points import at_points, points_of
 from airjax.scene.surround import surround
-from airjax.scene.task import FEW, MANY_VIEWS, Coordinates, SceneTask
+from airjax.scene.task import FEW, MANY_VIEWS, POSE_RATE, RATES, Coordinates, SceneTask
+from airjax.scene.task import VIEWS as VIEWS_PER_STEP
+from airjax.scene.thinning import thinned
+from airjax.scene.unposed import Sight, UnposedModel
 
+_FITTING = 60  # steps for each two held-out views, of which only the cameras move
 _BEYOND = 16  # one in so many Gaussians may lie beyond the prediction
 SMALLEST = 128  # pixels; views are halved for the first steps of a refinement once, and again down to this
 
@@ -50,15 +57,15 @@ class Prepared:
     sets: Int[np.ndarray, "k m"]  # numbers of given views: those that get Gaussians, each with its source views
     notices: tuple[str, ...]  # lines for the user, beside those of the scene
 
-    def refinement(self, rates: Coordinates, *, exposure: bool = False) -> SceneTask:
-        """Refinement towards the given views, at these learning rates; `exposure` as in `SceneTask`."""
+    def refinement(self, rates: Coordinates, *, exposure: bool = False, moving: bool = False) -> SceneTask:
+        """Refinement towards the given views, at these learning rates; `exposure` and `moving` as in `SceneTask`."""
         height, width = self.given.images.shape[1:3]
         unit = self.bounds.near
 
         def task(scene: Scene) -> SceneTask:
             views = scene.images, scene.cameras, unit, scene.background
             options = {"masks": scene.masks, "pixels": height * width, "lookouts": self.lookouts}
-            return SceneTask(*views, rates=rates, exposure=exposure, **options)
+            return SceneTask(*views, rates=rates, exposure=exposure, moving=moving, **options)
 
         tasks, size = [task(self.given)], max(height, width) // 2
         while len(tasks) == 1 or size >= SMALLEST:
@@ -123,7 +130,7 @@ class Reconstruction:
 def reconstruct(
     scene: Scene | str | os.PathLike,
     *,
-    model: Model | None = None,
+    model: Model | UnposedModel | None = None,
     start: str = STARTS[0],
     views: int = VIEWS,
     predict_size: int = PREDICT_SIZE,
@@ -139,11 +146,13 @@ def reconstruct(
     score: bool = True,
     progress: Progress = lambda stage, done, total: None,
 ) -> Reconstruction:
-    """Photographs with poses to 3D Gaussians.
+    """Photographs to 3D Gaussians, with poses, or with a model that finds them.
 
     Args:
       scene: a folder of photographs with poses, or a scene (`photographs.scene_of` makes one of arrays).
-      model: the predictor; None for the shipped one.
+      model: the predictor; None for the shipped one. Of one that needs no poses, those of the scene are not looked at:
+        the cameras that it finds move with the refinement, and those of held-out views are moved to fit its result
+        before they are compared.
       start: "prediction", or "points" to begin with a Gaussian at each point of the scene's files, or at triangulated
         ones, and to refine from there without a model.
       views: photographs that are turned into Gaussians, spread over the scene, >= 1.
@@ -175,6 +184,11 @@ def reconstruct(
         raise ValueError(f"most: expected at least 1, got {most}")
     scene = scene.shrunk(max_size) if isinstance(scene, Scene) else load(scene, max_size=max_size)
     seconds: dict[str, float] = {}
+    sight = None
+    if isinstance(model, UnposedModel):
+        with _timed(seconds, "look"):
+            sight = model.look(scene)
+        scene = sight.scene
     with _timed(seconds, "prepare"):
         task = prepare(
             scene, views=views, predict_size=predict_size, near=near, far=far, hold_out=hold_out, progress=progress
@@ -182,24 +196,31 @@ def reconstruct(
     if model is None and start == STARTS[0]:
         model = load_model()
     with _timed(seconds, "predict"):
-        gaussians = begin(task, model if start == STARTS[0] else None, most=most, progress=progress)
+        source = sight if isinstance(model, UnposedModel) else model
+        gaussians = begin(task, source if start == STARTS[0] else None, most=most, progress=progress)
     if refine_seconds is not None or refine_steps != 0:
         with _timed(seconds, "refine"):
-            known = MANY_VIEWS if model is None or len(task.given.names) >= FEW else model.rates
-            refinement = task.refinement(known if rates is None else rates, exposure=exposure)
+            few = model.rates if isinstance(model, Model) else RATES
+            known = MANY_VIEWS if model is None or len(task.given.names) >= FEW else few
+            known = (known if rates is None else rates)._replace(poses=None if sight is None else POSE_RATE)
+            refinement = task.refinement(known, exposure=exposure, moving=sight is not None)
             whole = int(refine_seconds) if refine_seconds is not None else refine_steps or 0
-            gaussians = run(
+            state = run_to(
                 refinement,
                 gaussians,
                 num_steps=refine_steps,
                 seconds=refine_seconds,
                 progress=lambda done: progress("refine", done, whole),
             )
+            gaussians = jax.tree.map(np.asarray, refinement.gaussians(state.coordinates, state.active))
+            moved = jax.tree.map(np.asarray, refinement.moved_cameras(state.coordinates))
+            task = replace(task, given=replace(task.given, cameras=moved))
     gaussians = only_active(gaussians)
     bounds, judgement = task.bounds, Judgement(Scores(), None)
     with _timed(seconds, "score"):
         if score:
-            judgement = judge(gaussians, task.held_out, near=bounds.near, far=bounds.far)
+            held_out = task.held_out if sight is None else fitted_cameras(gaussians, task)
+            judgement = judge(gaussians, held_out, near=bounds.near, far=bounds.far)
         everywhere = lookouts(scene.cameras, np.full(len(scene.names), bounds.near), image_size=scene.images.shape[1:3])
         fog = floating(gaussians.means, gaussians.scales, everywhere)
     return Reconstruction(
@@ -266,25 +287,55 @@ def split_views(scene: Scene, *, hold_out: int | None = None) -> tuple[Scene, Sc
 
 def begin(
     task: Prepared,
-    model: Model | None,
+    source: Model | Sight | None,
     *,
     most: int | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Gaussians3D:
-    """Where a refinement begins: what a model predicts, or Gaussians at points (`airjax.scene.points`) for None.
+    """Where a refinement begins: at what a model predicts, or saw, or at points (`airjax.scene.points`) for None.
 
     With slots that are not used up to `most`, `Prepared.fitting` for None, which relocations may fill.
     `progress` is that of `reconstruct`.
     """
     most = task.fitting if most is None else most
-    if model is not None:
+    if isinstance(source, Sight):
+        gaussians = _seen(task, source, most=most)
+    elif source is not None:
         room = most // _BEYOND if task.given.alphas is None else 0
-        gaussians = predict(model, task, most=most - room)
+        gaussians = predict(source, task, most=most - room)
         gaussians = join([gaussians, _beyond(gaussians, task, most=room)]) if room else gaussians
     else:
         found = points_of(task.given, task.bounds.triangulated, progress=partial(progress, "search"))
         gaussians = at_points(found.points, found.colors)
     return pad(gaussians, max(most, gaussians.num_slots))
+
+
+def _seen(task: Prepared, sight: Sight, *, most: int) -> Gaussians3D:
+    """Gaussians of what was seen in the given views; held-out ones show nothing."""
+    seen = sight.seen[np.array([sight.scene.names.index(name) for name in task.given.names])]
+    gaussians = sight.model.splats(seen)
+    if gaussians.num_slots > most and gaussians.num_slots == math.prod(seen.points.shape[:3]):
+        gaussians = only_active(thinned(gaussians, np.asarray(depths_of(seen)), most=most))
+    gaussians = take(gaussians, ~np.asarray(floating(gaussians.means, gaussians.scales, task.lookouts)))
+    if not gaussians.num_slots:
+        raise AirjaxError(f"{task.given.source}: expected photographs of one scene, found nothing that they share")
+    return gaussians
+
+
+def fitted_cameras(gaussians: Gaussians3D, task: Prepared) -> Scene:
+    """The held-out views with cameras moved to where they fit the Gaussians best, which stay as they are.
+
+    A refinement that moves cameras moves the world with them: those of other views are off by as much.
+    """
+    views = task.held_out
+    if not views.names:
+        return views
+    still = Coordinates(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, poses=POSE_RATE)
+    fit = SceneTask(
+        views.images, views.cameras, task.bounds.near, views.background, masks=views.masks, rates=still, moving=True
+    )
+    state = run_to(fit, gaussians, num_steps=_FITTING * -(-len(views.names) // VIEWS_PER_STEP))
+    return replace(views, cameras=jax.tree.map(np.asarray, fit.moved_cameras(state.coordinates)))
 
 
 def _beyond(gaussians: Gaussians3D, task: Prepared, *, most: int) -> Gaussians3D:

@@ -52,6 +52,7 @@ class Coordinates(NamedTuple, Generic[Leaf]):
     logits: Leaf  # (n,) of the opacities
     base: Leaf  # (n, 1, 3) the constant harmonic
     rest: Leaf  # (n, k - 1, 3) the others
+    poses: Any = None  # (v, 6) steps of the cameras (`Camera.moved`), translations in units; None: they stay
 
     @classmethod
     def of(cls, gaussians: Gaussians3D, *, unit: Float[Array, ""] | float) -> Coordinates[AnyArray]:
@@ -78,12 +79,18 @@ class Coordinates(NamedTuple, Generic[Leaf]):
         )
 
 
+def _in_world(poses: Float[Array, "k 6"], unit: Float[Array, ""] | float) -> Float[Array, "k 6"]:
+    """Steps of cameras with their translations in world units."""
+    return jnp.concatenate([poses[:, :3], poses[:, 3:] * unit], axis=1)
+
+
 # Adam's step in each coordinate, as 3DGS trains them; a mean's is 1.6e-4 times the extent of the cameras there.
 RATES = Coordinates(means=1e-3, log_scales=5e-3, quats=1e-3, logits=5e-2, base=2.5e-3, rest=1.25e-4)
 
 # For some photographs and hundreds of steps: larger ones arrive sooner, and there is little to overfit. Still larger
 # ones of the means send Gaussians before cameras.
 MANY_VIEWS = Coordinates(means=6e-3, log_scales=9e-2, quats=6e-3, logits=3e-1, base=4.5e-2, rest=7.5e-4)
+POSE_RATE = 1e-3  # of cameras that move: radians, and units of the scene
 FEW = 4  # given views from which on those are taken
 
 
@@ -116,6 +123,8 @@ class SceneTask(Task):
     # Whether photographs may differ in exposure: each is compared with what is drawn at its own gain and offset
     # (`airjax.scene.exposure`). Static.
     exposure: bool = field(default=False, kw_only=True, metadata={"static": True})
+    # Whether the cameras move, too; their rate is `rates.poses`. Static.
+    moving: bool = field(default=False, kw_only=True, metadata={"static": True})
     # The same with smaller views, which may have smaller ones in turn, for the first steps; None to begin with these.
     coarse: SceneTask | None = field(default=None, kw_only=True)
     # Where nothing may float; None for no relocation.
@@ -129,7 +138,12 @@ class SceneTask(Task):
 
     def coordinates(self, gaussians: Gaussians3D) -> Coordinates[AnyArray]:
         """See `Task.coordinates`."""
-        return Coordinates.of(gaussians, unit=self.unit)
+        coordinates = Coordinates.of(gaussians, unit=self.unit)
+        return coordinates._replace(poses=jnp.zeros((len(self.images), 6))) if self.moving else coordinates
+
+    def moved_cameras(self, coordinates: Coordinates[Any]) -> Camera:
+        """Where a refinement has moved the cameras."""
+        return self.cameras.moved(_in_world(coordinates.poses, self.unit)) if self.moving else self.cameras
 
     def gaussians(self, coordinates: Coordinates[Any], active: Bool[AnyArray, " n"]) -> Gaussians3D:
         """See `Task.gaussians`."""
@@ -153,6 +167,10 @@ class SceneTask(Task):
         if batch is not None:
             views = jax.tree.map(lambda leaf: leaf[batch], views)
         gaussians = self.gaussians(coordinates, active)
+        if self.moving:
+            images, cameras, masks = views
+            poses = coordinates.poses if batch is None else coordinates.poses[batch]
+            views = images, cameras.moved(_in_world(poses, self.unit)), masks
 
         def scaled_loss(image, camera, mask):
             view = self._render(gaussians, camera, capacity, any_order)

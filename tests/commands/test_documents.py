@@ -4,6 +4,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import checkpoints
 import pose_files
 import pytest
 from command_line import photo
@@ -22,6 +23,7 @@ def test_commands_of_the_documents_run(tmp_path, monkeypatch, capsys, weights, s
     photo("photo.jpg")
     pose_files.write_images(Path("photos"))
     shutil.copytree(room, "scene")
+    checkpoints.write_torch(Path("dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth"), checkpoints.dino_v3())
     # What test_encode.py, test_fit.py and test_scene.py have compiled already.
     options = {
         "encode": ["--force", "--weights", str(weights)],
@@ -30,6 +32,7 @@ def test_commands_of_the_documents_run(tmp_path, monkeypatch, capsys, weights, s
         "poses": ["--force"],
         "reconstruct": ["--force", "--views", "3", "--weights", str(scene_weights)],
         "render": ["--force", "--frames", "3"],
+        "convert": ["--force"],
     }
     lines = [line for page in (*PAGES, *NOTEBOOKS) for line in commands(page) if line.startswith("airjax ")]
     done = dict.fromkeys(map(smaller, lines))

@@ -29,7 +29,12 @@ def seeded(name: str, shape: tuple[int, ...]) -> np.ndarray:
     else:
         fan_in = shape[0] if "transpose" in name else int(np.prod(shape[1:]))
         weights = noise / max(fan_in, 1) ** 0.5
+    if "pose_branch.fc2" in name:  # cameras that look forwards, fields of view far from 0 and from pi
+        weights = 0.1 * weights + (_CAMERA if len(shape) == 1 else 0)
     return np.asarray(weights, np.float32)
+
+
+_CAMERA = np.array([0, 0, 0.1, 0, 0, 0, 0.25, 0.2, 0.25])  # what each of four rounds adds
 
 
 def images(count: int, height: int, width: int) -> np.ndarray:
@@ -39,6 +44,11 @@ def images(count: int, height: int, width: int) -> np.ndarray:
     waves = np.sin(y[None, ..., None] * rng.uniform(0.3, 2, (count, 1, 1, 3)) + x[None, ..., None])
     noise = rng.standard_normal((count, height, width, 3))
     return np.round(np.clip(0.5 + 0.3 * waves + 0.1 * noise, 0, 1) * 255).astype(np.float32) / 256
+
+
+def tokens(number: int, *shape: int) -> np.ndarray:
+    """Tokens of a number and shape."""
+    return np.random.RandomState(number).standard_normal(shape).astype(np.float32)
 
 
 def save(name: str, shapes: dict[str, tuple[int, ...]], outputs: dict[str, np.ndarray]) -> None:

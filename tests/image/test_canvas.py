@@ -109,7 +109,7 @@ def test_files_are_those_of_the_image_alone(model, monkeypatch, effort):
     image = picture((50, 70))
     options = CompressOptions(50, effort=effort)
     padded = compress(model, image, options)
-    monkeypatch.setattr("airjax.image.codec.compress.canvas_of", lambda image: image)
+    monkeypatch.setattr("airjax.image.model.canvas_of", lambda image: image)
     alone = compress(model, image, options)
     assert padded.image_size == alone.image_size == (50, 70)
     if effort == 0:

@@ -40,7 +40,7 @@ def test_coordinates_and_back():
 def test_ends_of_the_ranges_stay_finite():
     gaussians = random_set(1, 3)
     edge = replace(gaussians, opacities=jnp.array([0.0, 1.0, 0.5]), scales=jnp.zeros((3, 3)))
-    assert all(np.isfinite(leaf).all() for leaf in Coordinates.of(edge, unit=1.0))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(Coordinates.of(edge, unit=1.0)))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from airjax.errors import AirjaxError
+from airjax.image import air_quantiser
 from airjax.image.presets import stages_to_text
 from airjax.image.stages import StageConfig, init_params, run_stages, stage_control_of
 from train.experiment import Experiment
@@ -27,17 +28,31 @@ class ImageExperiment(Experiment):
     # which stage of `init` each stage starts from; None for the same in the same order. What is new in a network
     # (inputs, votes) starts at zero
     init_stages: tuple[int, ...] | None = None
+    fresh: tuple[str, ...] = ()  # parts of every stage that start afresh, whatever `init` has
+    quantiser: bool = False  # whether there is also AIR's quantiser; it starts afresh where `init` has none
 
     def init_params(self, key: jax.Array) -> dict[str, Any]:
-        """Fresh weights of all stages."""
-        return init_params(key, self.stages)
+        """Fresh weights of all stages, and of the quantiser."""
+        last = {"quantiser": air_quantiser.init_params(self.stages[-1].network)} if self.quantiser else {}
+        return init_params(key, self.stages) | last
 
     def metadata(self) -> dict[str, str]:
         """The stages."""
         return {"stages": stages_to_text(self.stages)}
 
     def adapt(self, params: dict, like: dict, source: Path) -> dict:
-        """The stages that `init_stages` names, grown to this model's shapes."""
+        """The stages that `init_stages` names, grown to this model's shapes; or an encoder alone, for every stage."""
+        if "stage0" not in params and "encoder" in params:
+            return {
+                name: part | {"encoder": params["encoder"]} if "encoder" in part else part
+                for name, part in like.items()
+            }
+        stages = self._stages_of({name: part for name, part in params.items() if name != "quantiser"}, like, source)
+        for name in stages if self.fresh else ():
+            stages[name] = stages[name] | {part: like[name][part] for part in self.fresh}
+        return stages | ({"quantiser": params.get("quantiser", like["quantiser"])} if self.quantiser else {})
+
+    def _stages_of(self, params: dict, like: dict, source: Path) -> dict:
         if self.init_stages is None:
             return params
         if missing := [stage for stage in self.init_stages if f"stage{stage}" not in params]:

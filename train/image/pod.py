@@ -105,9 +105,8 @@ class Pod(Phase):
 
         def loss_of_image(image, control, rendered, left):
             patch_size, stages_left = stages[i].patch_map.patch_size, len(stages) - i if i else 1  # as in run_stages
-            active = stage_control(
-                image, rendered, patch_size=patch_size, control=control, stages_left=stages_left, gaussians_left=left
-            )
+            options = {"patch_size": patch_size, "control": control, "release": stages[i].release}
+            active = stage_control(image, rendered, stages_left=stages_left, gaussians_left=left, **options)
             options = {"stage": stages[i], "num_steps": self.inner_steps[i], "l1": self.l1, "ssim": self.ssim}
             loss, out = pod_stage(params, image, rendered, active, inner_tx, **options)
             used = jnp.sum(active, dtype=jnp.float32)

@@ -13,7 +13,7 @@ import numpy as np
 from airjax.arrays import size_of
 from airjax.errors import AirjaxError
 from airjax.gaussians import CUTOFF_RADIUS, Gaussians2D, join, pad, take
-from airjax.image.canvas import canvas_of, without_canvas
+from airjax.image.canvas import without_canvas
 from airjax.image.codec.base import base_of
 from airjax.image.codec.descent import descend
 from airjax.image.codec.payload import MAX_PATCHES, Origin, Quantised
@@ -146,7 +146,7 @@ def _compress(
     """The result of `compress`, and the rows of its stages before they were rounded last."""
     image, image_size = checked_image(image), size_of(image)
     base, below = _base(image, options)
-    image = canvas_of(image - drawn(join(below), image_size) if below else image)
+    image = model.canvas_of(image - drawn(join(below), image_size) if below else image)
     stages = _predict(model, image, image_size, options, counted(progress, "predict"))
     rows = [stage.quantise() for stage in stages]
     slope, work = slope_of(color_step_of(options.quality)), options.work

@@ -8,6 +8,7 @@ Letters: v views, h, w pixels, p points.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from airjax.photographs import LoadedImage, orientation_of, read_image
 from airjax.scene.cameras import Camera
 from airjax.scene.files.image_names import some
 from airjax.scene.files.lenses import STRETCH, degrees_across, resample, source_places
+from airjax.scene.files.pose_folder import find_photographs
 from airjax.scene.files.pose_formats import read_poses
 from airjax.scene.files.posed import Posed, camera_of, in_proportion
 from airjax.scene.origin import origin_of, origin_text, relative
@@ -173,6 +175,37 @@ def load(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
         masks,
         origin,
     )
+
+
+def load_unposed(folder: str | os.PathLike, *, max_size: int = MAX_SIZE) -> Scene:
+    """The photographs of a folder as a scene whose cameras are still to be found: all of them stand at 0.
+
+    Two photographs or more; those with a side longer than `max_size` pixels are downscaled, those of another size than
+    most are left out, both with a notice. See `airjax.scene.files.pose_folder.find_photographs` for the folder.
+    """
+    name = display_name(folder)
+    root, names, found_notices = find_photographs(Path(folder))
+    images, notices = {}, list(found_notices)
+    for file in names:
+        loaded = read_image(root / file)
+        size = loaded.pixels.shape[:2]
+        smaller = fitted_size(size, max_size)
+        images[file] = loaded.pixels if smaller == size else resize(loaded.pixels, smaller)
+        notices += loaded.notices
+        if smaller != size:
+            notices.append(f"photographs of {size[1]}x{size[0]} pixels made smaller, to {smaller[1]}x{smaller[0]}")
+    size, _ = Counter(image.shape[:2] for image in images.values()).most_common(1)[0]
+    if others := [file for file, image in images.items() if image.shape[:2] != size]:
+        kept = f"as most are of {size[1]}x{size[0]} pixels"
+        notices.append(f"{len(others)} photographs of other sizes left out, {kept}: {some(others)}")
+    images = {file: image for file, image in images.items() if file not in others}
+    if len(images) < 2:
+        raise AirjaxError(f"{name}: expected at least 2 photographs of one size, found {len(images)}")
+    camera = Camera(np.diag([max(size), max(size), 1.0]), np.eye(3), np.zeros(3))
+    cameras = jax.tree.map(lambda leaf: np.stack([np.float32(leaf)] * len(images)), camera)
+    blank, pixels = np.zeros((0, 3), np.float32), np.stack([*images.values()])
+    found = tuple(dict.fromkeys(notices))
+    return Scene(name, tuple(images), ("",) * len(images), pixels, None, cameras, None, blank, found)
 
 
 def _lens_notices(views: list[_View]) -> list[str]:
