@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,14 +20,18 @@ from tiny import NUM_VIEWS, SCENE_PREDICTOR, VIEW_SIZE
 from airjax.commands import main
 from airjax.commands.render import choose_cameras
 from airjax.gaussians import Gaussians3D
-from airjax.scene import trajectories, view_selection
+from airjax.nn import pi3
+from airjax.nn.gaussian_head import GaussianHeadConfig
+from airjax.scene import trajectories, unposed, view_selection
 from airjax.scene.files import camera_file
 from airjax.scene.files.photographs import load as load_scene
 from airjax.scene.files.ply import read_ply, write_ply
 from airjax.scene.model import load as load_model
+from airjax.scene.pi3 import SplatConfig
 from airjax.scene.predictor import config_to_text
 from airjax.scene.reconstruct import reconstruct
 from airjax.scene.render import render
+from airjax.scene.unposed import Pi3System
 from airjax.weights_file import save_weights
 
 pytestmark = pytest.mark.slow
@@ -167,6 +172,21 @@ def copied(folder, target, **changes):
     del content["near"], content["far"]
     (target / "cameras.json").write_text(json.dumps(content))
     return content
+
+
+def test_photographs_alone_with_a_network_that_needs_no_poses(run, folder, tmp_path):
+    """Fresh weights: what is written is no scene, but it is written, and poses that are there are not looked at."""
+    system = Pi3System(SplatConfig(pi3.small(32, 2, blocks=1), GaussianHeadConfig(16, 16, 16, degree=1)), size=32)
+    params = jax.device_get(jax.jit(system.init_backbone)(jax.random.key(0)))
+    save_weights(tmp_path / "unposed.safetensors", params, {unposed.METADATA: unposed.system_to_text(system)})
+    (tmp_path / "alone").mkdir()
+    for file in sorted(folder.glob("*.png")):
+        (tmp_path / "alone" / file.name).write_bytes(file.read_bytes())
+    refused(run("reconstruct", "alone"), "alone: expected poses (transforms.json")
+    options = "--weights", "unposed.safetensors", "--near", "0.1", "--far", "50", "--hold-out", "3"
+    result = run("reconstruct", "alone", *options, "--refine", "2")
+    assert result.status == 0 and "Gaussians" in result.out[-1] and "PSNR" in result.out[-1], result
+    assert read_ply("alone.ply").gaussians.num_slots
 
 
 def test_scenes_that_cannot_be_reconstructed(run, folder, tmp_path):
