@@ -71,7 +71,7 @@ def scaled(rates: Any, tree: Any) -> Any:
 
 def rates_to_text(rates: Any) -> str:
     """JSON of learning rates, a named tuple of numbers, as weights files hold them."""
-    return json.dumps({name: float(rate) for name, rate in rates._asdict().items() if rate is not None})
+    return json.dumps({name: float(rate) for name, rate in rates._asdict().items()})
 
 
 def rates_from_text(text: str, *, kind: type, source: str) -> Any:
@@ -82,6 +82,6 @@ def rates_from_text(text: str, *, kind: type, source: str) -> Any:
         rates = kind(**{name: float(rate) for name, rate in json.loads(text).items()})
     except (ValueError, TypeError, AttributeError) as error:
         raise AirjaxError(f"{source}: expected learning rates in JSON, got {text[:80]!r}") from error
-    if not all(math.isfinite(rate) and rate >= 0 for rate in rates if rate is not None):
+    if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
         raise AirjaxError(f"{source}: expected finite learning rates of at least 0, got {text[:80]!r}")
     return rates

@@ -36,7 +36,7 @@ from airjax.scene.model import load as load_model
 from airjax.scene.pi3 import depths_of
 from airjax.scene.points import at_points, points_of
 from airjax.scene.surround import surround
-from airjax.scene.task import FEW, MANY_VIEWS, POSE_RATE, RATES, Coordinates, SceneTask
+from airjax.scene.task import FEW, MANY_VIEWS, POSE_RATE, RATES, Coordinates, MovingCoordinates, SceneTask
 from airjax.scene.task import VIEWS as VIEWS_PER_STEP
 from airjax.scene.thinning import thinned
 from airjax.scene.unposed import Sight, UnposedModel
@@ -59,13 +59,14 @@ class Prepared:
 
     def refinement(self, rates: Coordinates, *, exposure: bool = False, moving: bool = False) -> SceneTask:
         """Refinement towards the given views, at these learning rates; `exposure` and `moving` as in `SceneTask`."""
+        own = MovingCoordinates(*rates, POSE_RATE) if moving else rates
         height, width = self.given.images.shape[1:3]
         unit = self.bounds.near
 
         def task(scene: Scene) -> SceneTask:
             views = scene.images, scene.cameras, unit, scene.background
             options = {"masks": scene.masks, "pixels": height * width, "lookouts": self.lookouts}
-            return SceneTask(*views, rates=rates, exposure=exposure, moving=moving, **options)
+            return SceneTask(*views, rates=own, exposure=exposure, moving=moving, **options)
 
         tasks, size = [task(self.given)], max(height, width) // 2
         while len(tasks) == 1 or size >= SMALLEST:
@@ -202,8 +203,7 @@ def reconstruct(
         with _timed(seconds, "refine"):
             few = model.rates if isinstance(model, Model) else RATES
             known = MANY_VIEWS if model is None or len(task.given.names) >= FEW else few
-            known = (known if rates is None else rates)._replace(poses=None if sight is None else POSE_RATE)
-            refinement = task.refinement(known, exposure=exposure, moving=sight is not None)
+            refinement = task.refinement(known if rates is None else rates, exposure=exposure, moving=sight is not None)
             whole = int(refine_seconds) if refine_seconds is not None else refine_steps or 0
             state = run_to(
                 refinement,
@@ -330,7 +330,7 @@ def fitted_cameras(gaussians: Gaussians3D, task: Prepared) -> Scene:
     views = task.held_out
     if not views.names:
         return views
-    still = Coordinates(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, poses=POSE_RATE)
+    still = MovingCoordinates(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, POSE_RATE)
     fit = SceneTask(
         views.images, views.cameras, task.bounds.near, views.background, masks=views.masks, rates=still, moving=True
     )

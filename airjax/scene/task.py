@@ -52,7 +52,6 @@ class Coordinates(NamedTuple, Generic[Leaf]):
     logits: Leaf  # (n,) of the opacities
     base: Leaf  # (n, 1, 3) the constant harmonic
     rest: Leaf  # (n, k - 1, 3) the others
-    poses: Any = None  # (v, 6) steps of the cameras (`Camera.moved`), translations in units; None: they stay
 
     @classmethod
     def of(cls, gaussians: Gaussians3D, *, unit: Float[Array, ""] | float) -> Coordinates[AnyArray]:
@@ -77,6 +76,21 @@ class Coordinates(NamedTuple, Generic[Leaf]):
             jnp.concatenate([self.base, self.rest], axis=1),
             active,
         )
+
+
+class MovingCoordinates(NamedTuple, Generic[Leaf]):
+    """`Coordinates`, and those of the cameras."""
+
+    means: Leaf
+    log_scales: Leaf
+    quats: Leaf
+    logits: Leaf
+    base: Leaf
+    rest: Leaf
+    poses: Leaf  # (v, 6) steps of the cameras (`Camera.moved`), translations in units of the scene
+
+
+AnyCoordinates = Coordinates[Any] | MovingCoordinates[Any]
 
 
 def _in_world(poses: Float[Array, "k 6"], unit: Float[Array, ""] | float) -> Float[Array, "k 6"]:
@@ -118,12 +132,12 @@ class SceneTask(Task):
     # Views that refinement does not see, by which it is judged; None for the views themselves.
     target_images: Float[AnyArray, "t h w 3"] | None = None
     target_cameras: Camera | None = None
-    rates: Coordinates[Any] = RATES  # of `refinement_adam`
+    rates: AnyCoordinates = RATES  # of `refinement_adam`
     pixels: int | None = field(default=None, kw_only=True, metadata={"static": True})  # that a view counts for
     # Whether photographs may differ in exposure: each is compared with what is drawn at its own gain and offset
     # (`airjax.scene.exposure`). Static.
     exposure: bool = field(default=False, kw_only=True, metadata={"static": True})
-    # Whether the cameras move, too; their rate is `rates.poses`. Static.
+    # Whether the cameras move, too; rates and coordinates are then `MovingCoordinates`. Static.
     moving: bool = field(default=False, kw_only=True, metadata={"static": True})
     # The same with smaller views, which may have smaller ones in turn, for the first steps; None to begin with these.
     coarse: SceneTask | None = field(default=None, kw_only=True)
@@ -136,22 +150,24 @@ class SceneTask(Task):
         """`refinement_adam`."""
         return refinement_adam(rates)
 
-    def coordinates(self, gaussians: Gaussians3D) -> Coordinates[AnyArray]:
+    def coordinates(self, gaussians: Gaussians3D) -> AnyCoordinates:
         """See `Task.coordinates`."""
         coordinates = Coordinates.of(gaussians, unit=self.unit)
-        return coordinates._replace(poses=jnp.zeros((len(self.images), 6))) if self.moving else coordinates
+        return MovingCoordinates(*coordinates, jnp.zeros((len(self.images), 6))) if self.moving else coordinates
 
-    def moved_cameras(self, coordinates: Coordinates[Any]) -> Camera:
+    def moved_cameras(self, coordinates: AnyCoordinates) -> Camera:
         """Where a refinement has moved the cameras."""
-        return self.cameras.moved(_in_world(coordinates.poses, self.unit)) if self.moving else self.cameras
+        if not isinstance(coordinates, MovingCoordinates):
+            return self.cameras
+        return self.cameras.moved(_in_world(coordinates.poses, self.unit))
 
-    def gaussians(self, coordinates: Coordinates[Any], active: Bool[AnyArray, " n"]) -> Gaussians3D:
+    def gaussians(self, coordinates: AnyCoordinates, active: Bool[AnyArray, " n"]) -> Gaussians3D:
         """See `Task.gaussians`."""
-        return coordinates.gaussians(active, unit=self.unit)
+        return Coordinates(*coordinates[: len(Coordinates._fields)]).gaussians(active, unit=self.unit)
 
     def loss(
         self,
-        coordinates: Coordinates[Any],
+        coordinates: AnyCoordinates,
         active: Bool[AnyArray, " n"],
         batch: Int[Array, " k"] | None = None,
         *,
@@ -167,7 +183,7 @@ class SceneTask(Task):
         if batch is not None:
             views = jax.tree.map(lambda leaf: leaf[batch], views)
         gaussians = self.gaussians(coordinates, active)
-        if self.moving:
+        if isinstance(coordinates, MovingCoordinates):
             images, cameras, masks = views
             poses = coordinates.poses if batch is None else coordinates.poses[batch]
             views = images, cameras.moved(_in_world(poses, self.unit)), masks
@@ -185,7 +201,7 @@ class SceneTask(Task):
 
     def outer_loss(
         self,
-        coordinates: Coordinates[Any],
+        coordinates: AnyCoordinates,
         active: Bool[AnyArray, " n"],
         *,
         capacity: Capacity,

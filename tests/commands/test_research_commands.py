@@ -8,12 +8,14 @@ import shlex
 from dataclasses import replace
 from glob import glob
 
+import jax
 import numpy as np
 import pytest
 from documents import PAGES, commands
 from photos import save, texture
 from tiny import save_scene
 
+from airjax.weights_file import save_weights
 from eval import config as eval_config
 from eval import main as eval_main
 from eval.curves import SCRATCH, Curves, all_starts
@@ -59,6 +61,9 @@ def desk(tmp_path, monkeypatch):
         save(tmp_path, f"photos/{i}.png", texture(70, 60, i))
     for i in range(24):
         save(tmp_path, f"kodak/kodim{i + 1:02}.png", texture(70, 60, i))
+    air = jax.eval_shape(load_experiment("air_pod", True).init_params, jax.random.key(0))
+    encoder = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), air["stage0"]["encoder"])
+    save_weights(tmp_path / "dinov3.safetensors", {"encoder": encoder})
     (tmp_path / "scenes").mkdir()
     save_scene(tmp_path / "scenes" / "room")
     monkeypatch.chdir(tmp_path)

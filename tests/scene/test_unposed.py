@@ -18,7 +18,7 @@ from airjax.scene.harmonics import from_rgb
 from airjax.scene.pi3 import SplatConfig
 from airjax.scene.reconstruct import reconstruct
 from airjax.scene.render import render
-from airjax.scene.task import Coordinates, SceneTask
+from airjax.scene.task import MovingCoordinates, SceneTask
 from airjax.scene.unposed import Pi3System, UnposedModel, system_from_text, system_to_text
 from airjax.weights_file import save_weights
 from tests.helpers.table_top import table_top
@@ -92,7 +92,7 @@ def test_cameras_that_move_find_back():
     size = capture.images.shape[1:3]
     images = np.stack([np.asarray(render(gaussians, cameras[i], image_size=size).image) for i in range(2)])
     steps = jnp.asarray([[0.02, -0.01, 0.01, 0.03, 0.02, -0.02], [-0.01, 0.02, 0.0, -0.03, 0.01, 0.02]], jnp.float32)
-    rates = Coordinates(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, poses=5e-3)
+    rates = MovingCoordinates(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 5e-3)
     task = SceneTask(images, cameras.moved(steps), 1.0, rates=rates, moving=True)
     state = run_to(task, gaussians, num_steps=100)
     found = task.moved_cameras(state.coordinates)

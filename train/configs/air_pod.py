@@ -37,7 +37,7 @@ def experiment(smoke: bool) -> ImageExperiment:
     return full.with_(
         name="air_pod_smoke",
         stages=air_stages(7, TINY)[:2],
-        phase=Pod(start_steps=(0, 4), inner_steps=(2, 4), **CONTROL),
+        phase=Pod(start_steps=(0, 1), inner_steps=(2, 4), **CONTROL),
         loop=LoopConfig(num_steps=8, log_every=2, checkpoint_every=4, panel_every=0),
         data={"crop_size": 28, "batch_size": 2, "made_up": 8},
     )

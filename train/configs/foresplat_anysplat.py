@@ -1,6 +1,6 @@
 """ForeSplat on AnySplat: its own Gaussian head is trained on, for what refinement makes of its Gaussians.
 
-python -m train.main foresplat_anysplat --init anysplat.safetensors --data.backbone anysplat.safetensors \
+python -m train.main foresplat_anysplat --data.backbone anysplat.safetensors --init anysplat.safetensors \
     --data.scenes SCENE ...
 
 Settings and variants are those of `foresplat_pi3x.py`; here nothing has to be pretrained.

@@ -172,8 +172,9 @@ def true_matches(
     there = _seen_from(points.reshape(views, -1, 3), turns, moves)
     k = truth.cameras.intrinsics[:, None, None]
     place = _flat(there) * jnp.stack([k[..., 0, 0], k[..., 1, 1]], axis=-1) + k[..., :2, 2]
-    inside = (there[..., 2] > 0.05) & jnp.all((place >= 0) & (place < jnp.array([width, height])), axis=-1)
-    x, y = jnp.clip(jnp.moveaxis(place, -1, 0), 0, jnp.array([width - 1, height - 1])[:, None, None, None])
+    sides = jnp.array([width, height], place.dtype)[None, None, None]
+    inside = (there[..., 2] > 0.05) & jnp.all((place >= 0) & (place < sides), axis=-1)
+    x, y = jnp.moveaxis(jnp.clip(place, 0, sides - 1), -1, 0)
     surface = jax.vmap(lambda depths, x, y: depths[y, x])(truth.depths, x.astype(jnp.int32), y.astype(jnp.int32))
     same = jnp.abs(jnp.log(jnp.maximum(there[..., 2], 1e-3) / surface)) < _SAME
     return place / side - 0.5, inside & same & ~jnp.eye(views, dtype=bool)[:, :, None]
@@ -187,7 +188,7 @@ def _matching_loss(features: Float[Array, "v a b m"], truth: Truth, turns, moves
     number = number.astype(place.dtype)
     flat = features.reshape(views, rows * columns, -1)
     logits = jnp.einsum("jnm,ikm->ijnk", flat, flat)
-    inside = jnp.clip(place, 0, jnp.array([columns - 1, rows - 1], place.dtype))
+    inside = jnp.clip(place, 0, jnp.array([columns - 1, rows - 1], place.dtype)[None, None, None])
     target = jnp.prod(jnp.maximum(1 - jnp.abs(inside[..., None, :] - number[None, None, None]), 0), axis=-1)
     weights = seen.astype(place.dtype)
     entropy = -jnp.sum(target * jax.nn.log_softmax(logits, axis=-1), axis=-1)

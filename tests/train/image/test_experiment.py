@@ -33,6 +33,8 @@ from train.loop import LoopConfig
 from train.main import load_experiment
 from train.optim import Optimizer
 from train.scene.experiment import SceneExperiment
+from train.scene.heads import HeadExperiment
+from train.scene.unposed import UnposedExperiment
 
 pytestmark = pytest.mark.slow
 
@@ -326,12 +328,14 @@ def test_a_network_grows_out_of_a_smaller_one(tmp_path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_a_whole_experiment(path):
     """It opens with its command, its phase fits its stages, and its smoke variant is the same, small."""
-    assert f"python -m train.main {path.stem} --data.folders PHOTOGRAPHS" in path.read_text().split('"""')[1]
+    opening = path.read_text().split('"""')[1]
     full, smoke = (load_experiment(path, smoke) for smoke in (False, True))
     assert full.name.startswith(path.stem) and smoke.name == f"{full.name}_smoke"
     assert type(full.phase) is type(smoke.phase) and smoke.loop.num_steps <= 40
-    if isinstance(full, SceneExperiment):
-        assert max(smoke.data.image_size) <= 32 and hash(full) != hash(smoke)
+    source = "--data.backbone" if isinstance(full, HeadExperiment) else "--data.folders PHOTOGRAPHS"
+    assert f"python -m train.main {path.stem} {source}" in opening
+    if isinstance(full, SceneExperiment | UnposedExperiment | HeadExperiment):
+        assert max(smoke.data.image_size) <= 42 and smoke.data.made_up and hash(full) != hash(smoke)
         return
     assert smoke.data.crop_size <= 32 and len(smoke.stages) <= 2
     for experiment in (full, smoke):
