@@ -7,6 +7,7 @@ runs every config), and what an evaluation measures (each kind has its own tests
 import shlex
 from dataclasses import replace
 from glob import glob
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -61,7 +62,7 @@ def desk(tmp_path, monkeypatch):
         save(tmp_path, f"photos/{i}.png", texture(70, 60, i))
     for i in range(24):
         save(tmp_path, f"kodak/kodim{i + 1:02}.png", texture(70, 60, i))
-    air = jax.eval_shape(load_experiment("air_pod", True).init_params, jax.random.key(0))
+    air = jax.eval_shape(load_experiment(Path("air_pod"), True).init_params, jax.random.key(0))
     encoder = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), air["stage0"]["encoder"])
     save_weights(tmp_path / "dinov3.safetensors", {"encoder": encoder})
     (tmp_path / "scenes").mkdir()

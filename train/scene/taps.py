@@ -76,7 +76,11 @@ class TapData:
 
         Raises AirjaxError: no scenes, too few photographs, or weights that do not fit.
         """
-        return _files(self)
+        found = _files(self)
+        if not all(file.exists() for file in found):  # they were deleted, or this is another working folder
+            _files.cache_clear()
+            found = _files(self)
+        return found
 
 
 @cache
