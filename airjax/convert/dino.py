@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from functools import cache
@@ -12,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from airjax.config_text import config_to_text
 from airjax.convert.names import Rule, Table
 from airjax.convert.system import Plan, Shapes, System
 from airjax.errors import AirjaxError
@@ -63,7 +62,7 @@ def encoder_config(shapes: Shapes, theirs: str) -> EncoderConfig:
 
 def _plan(shapes: Shapes, _: Mapping[str, Any]) -> Plan:
     config = encoder_config(shapes, "")
-    metadata = {"encoder": json.dumps(dataclasses.asdict(config))}
+    metadata = {"encoder": config_to_text(config)}
     return Plan(_like(config), Table(encoder_rules(config, "", ""), ("mask_token",)), metadata)
 
 

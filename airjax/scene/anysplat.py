@@ -8,9 +8,8 @@ Letters: v views, h, w pixels, n = v h w Gaussians before fusion, k numbers of e
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,7 +20,6 @@ from jaxtyping import Array, Bool, Float
 from PIL import Image
 
 from airjax.arrays import AnyArray
-from airjax.errors import AirjaxError
 from airjax.gaussians import Gaussians3D
 from airjax.nn.vggt import VggtConfig, vggt_networks
 from airjax.programs import kept
@@ -30,7 +28,6 @@ from airjax.scene.harmonics import degree_of
 from airjax.scene.quaternions import rotations
 from airjax.scene.task import Coordinates
 
-SYSTEM = "anysplat"  # in the text of a configuration
 SIZE = 448  # pixels, of the squares that the released weights know best
 
 # Learning rates of the post-optimisation of its authors, in units of its world (`SceneTask.unit` 1).
@@ -49,23 +46,6 @@ class AnySplatConfig:
 
     network: VggtConfig = field(default=VggtConfig(mean=_MEAN, std=_STD))
     voxel: float = 0.002  # side of the cubes of which each holds one Gaussian
-
-
-def config_to_text(config: AnySplatConfig) -> str:
-    """JSON of a configuration, as weights files hold it."""
-    return json.dumps({"system": SYSTEM, **asdict(config)})
-
-
-def config_from_text(text: str, *, source: str) -> AnySplatConfig:
-    """Inverse of `config_to_text`; `source` names the file in the AirjaxError for anything else."""
-    try:
-        fields = json.loads(text)
-        if fields.pop("system") != SYSTEM:
-            raise ValueError
-        network: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.pop("network").items()}
-        return AnySplatConfig(VggtConfig(**network), **fields)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise AirjaxError(f"{source}: expected the configuration of AnySplat, got {text[:80]!r}") from error
 
 
 def init_params(key: jax.Array, config: AnySplatConfig) -> Any:

@@ -19,6 +19,7 @@ from airjax.nn.vggt import CameraHead, VggtConfig, vggt_networks
 from airjax.scene import anysplat
 from airjax.scene.anysplat import AnySplatConfig
 from airjax.scene.cameras import project_points
+from airjax.scene.unposed import AnySplatSystem, system_from_text, system_to_text
 from tests.helpers import parity
 from tests.helpers.small_anysplat import SMALL
 
@@ -238,8 +239,8 @@ def test_cameras_of_photographs():
 
 
 def test_text_of_a_configuration():
-    text = anysplat.config_to_text(SMALL)
-    assert anysplat.config_from_text(text, source="x") == SMALL
+    text = system_to_text(AnySplatSystem(SMALL))
+    assert system_from_text(text, source="x") == AnySplatSystem(SMALL)
     assert json.loads(text)["system"] == "anysplat"
     for other in (
         "",
@@ -248,8 +249,8 @@ def test_text_of_a_configuration():
         '{"planes": [48, 8]}',
         '{"system": "anysplat", "network": {"x": 1}}',
     ):
-        with pytest.raises(AirjaxError, match=r"w\.safetensors: expected the configuration of AnySplat"):
-            anysplat.config_from_text(other, source="w.safetensors")
+        with pytest.raises(AirjaxError, match=r"w\.safetensors: expected a network"):
+            system_from_text(other, source="w.safetensors")
 
 
 def test_names_of_the_released_file(tensors):
