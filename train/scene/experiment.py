@@ -19,19 +19,10 @@ from train.scene.data import SceneData, batches, draw_scenes, split_views, textu
 
 
 @dataclass(frozen=True, kw_only=True)
-class SceneExperiment(Experiment):
-    """Training on scenes."""
+class TexturedExperiment(Experiment):
+    """Training on scenes some of which are procedural: their textures are parts of photographs."""
 
-    predictor: PredictorConfig
     data: SceneData
-
-    def init_params(self, key: jax.Array) -> Any:
-        """Fresh weights."""
-        return init_params(key, self.predictor)
-
-    def metadata(self) -> dict[str, str]:
-        """The predictor."""
-        return {"predictor": config_to_text(self.predictor)}
 
     @cached_property
     def textures(self) -> jax.Array:
@@ -42,6 +33,21 @@ class SceneExperiment(Experiment):
         """See `Experiment.make_step`; textures are read before anything is traced."""
         _ = self.textures
         return super().make_step()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneExperiment(TexturedExperiment):
+    """Training on scenes."""
+
+    predictor: PredictorConfig
+
+    def init_params(self, key: jax.Array) -> Any:
+        """Fresh weights."""
+        return init_params(key, self.predictor)
+
+    def metadata(self) -> dict[str, str]:
+        """The predictor."""
+        return {"predictor": config_to_text(self.predictor)}
 
     def make_views(self, batch: dict[str, Any]) -> Views:
         """The views of the scenes of a step, (b, v, ..); constants to every gradient."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,9 +20,9 @@ from airjax.scene.cameras import Camera
 from airjax.scene.pi3 import SplatConfig, init_backbone
 from airjax.scene.procedural import Views
 from airjax.scene.unposed import METADATA, Pi3System, system_to_text
-from train.experiment import Experiment
 from train.optim import Phase, State
-from train.scene.data import SceneData, batches, draw_scenes, texture_atlas
+from train.scene.data import batches, draw_scenes, texture_atlas
+from train.scene.experiment import TexturedExperiment
 
 _SKY = 20.0  # units; what is farther counts as this far
 _SAME = 0.08  # difference of ln depth up to which two views see one surface
@@ -198,11 +198,10 @@ def _matching_loss(features: Float[Array, "v a b m"], truth: Truth, turns, moves
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnposedExperiment(Experiment):
+class UnposedExperiment(TexturedExperiment):
     """Training of a network for views without poses on procedural scenes."""
 
     config: SplatConfig
-    data: SceneData
     size: int = 128  # longest side of photographs as the network will see them, pixels
 
     def init_params(self, key: jax.Array) -> Any:
@@ -212,16 +211,6 @@ class UnposedExperiment(Experiment):
     def metadata(self) -> dict[str, str]:
         """The network."""
         return {METADATA: system_to_text(Pi3System(self.config, self.size))}
-
-    @cached_property
-    def textures(self) -> jax.Array:
-        """(T, s, s, 3) of training scenes, in [0, 1]."""
-        return jnp.asarray(texture_atlas(self.data), jnp.float32) / 255
-
-    def make_step(self):
-        """See `Experiment.make_step`; textures are read before anything is traced."""
-        _ = self.textures
-        return super().make_step()
 
     def make_views(self, batch: dict[str, Any]) -> Views:
         """The views of the scenes of a step, (b, v, ..); constants to every gradient."""
