@@ -24,7 +24,7 @@ from airjax.arrays import AnyArray
 from airjax.gaussians import Gaussians3D
 from airjax.nn import pi3
 from airjax.nn.gaussian_head import EDGE_HEAD, GEOMETRY, GaussianHeadConfig, apply_head, init_head
-from airjax.nn.pi3 import Pi3Config
+from airjax.nn.pi3 import Pi3Config, Pi3Output
 from airjax.scene.aligned import aligned
 from airjax.scene.cameras import Camera
 from airjax.scene.harmonics import from_rgb
@@ -68,7 +68,11 @@ class Seen:
 def see(params: dict, images: Float[Array, "v h w 3"], config: Pi3Config) -> Seen:
     """The backbone on views in [0, 1], whose sides are multiples of its patch; the world is that of the network."""
     found = pi3.apply(params, images, config)
-    found = found if found.features is None else aligned(found, found.features)
+    return placed(images, found if found.features is None else aligned(found, found.features))
+
+
+def placed(images: Float[Array, "v h w 3"], found: Pi3Output) -> Seen:
+    """What a network says of views, in its world."""
     local = found.points
     points = jnp.einsum("vij,vhwj->vhwi", found.rotations, local, precision="highest")
     points = points + found.translations[:, None, None]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from airjax.config_text import config_to_text
+from airjax.gaussians import Gaussians3D
 from airjax.raster.tiles import Capacity
 from airjax.scene import anysplat
 from airjax.scene.pi3 import Seen
 from airjax.scene.render import capacity_of, render
 from airjax.scene.task import Coordinates, SceneTask
+from airjax.scene.unposed import System
 from train.experiment import Experiment
 from train.optim import State
 from train.scene.losses import SceneMeta
@@ -45,7 +47,7 @@ class HeadMeta(SceneMeta):
 
     def scene_loss(self, trained: State, context: Any, targets: Any, key: jax.Array, experiment: Any):
         """See `ScenePhase.scene_loss`."""
-        system = experiment.data.system
+        system = experiment.system
         gaussians = system.splats(trained["params"], context)
         task = SceneTask(context.images, context.cameras, system.unit(context), loss_fn=self.loss_fn)
         task = replace(task, rates=self.rates(trained["log_rates"]))
@@ -61,9 +63,18 @@ class HeadExperiment(Experiment):
 
     data: TapData
 
+    @property
+    def system(self) -> System:
+        """What the head belongs to."""
+        return self.data.system
+
     def init_params(self, key: jax.Array) -> Any:
         """Fresh weights of the head."""
-        return self.data.system.init_head(key)
+        return self.system.init_head(key)
+
+    def look(self, params: Any, seen: Seen) -> tuple[Seen, Any]:
+        """(what there is to draw, weights of the head) of weights and of what the frozen backbone saw."""
+        return seen, params
 
     def adapt(self, params: dict, like: Any, source: Path) -> Any:
         """The head of the weights of a whole AnySplat, or those of a head."""
@@ -82,13 +93,18 @@ class HeadExperiment(Experiment):
         params = jax.jit(self.init_params)(jax.random.key(self.loop.seed))
         if self.init is not None:
             params = self.load_params(self.init, params)
-        splats, needs = jax.jit(data.system.splats), []
+        needs = []
         for file in data.files()[:2]:
-            seen = jax.tree.map(jnp.asarray, read_seen(file))
-            gaussians = splats(params, seen[: data.context])
+            seen, gaussians = self._draw(params, jax.tree.map(jnp.asarray, read_seen(file)))
             needs.append(capacity_of(gaussians, seen.cameras, image_size=data.image_size, headroom=_HEADROOM))
         pairs, chunks = np.max(np.array(needs), axis=0).tolist()
         return pairs, chunks
+
+    @partial(jax.jit, static_argnums=0)
+    def _draw(self, params: Any, seen: Seen) -> tuple[Seen, Gaussians3D]:
+        """What there is to draw, and the Gaussians of its given views."""
+        seen, head = self.look(params, seen)
+        return seen, self.system.splats(head, seen[: self.data.context])
 
     def make_step(self):
         """See `Experiment.make_step`; all scenes are seen, and lists planned, before anything is traced."""
@@ -108,7 +124,7 @@ class HeadExperiment(Experiment):
 
         @jax.jit
         def row(params, seen):
-            gaussians = data.system.splats(params, seen[: data.context])
+            seen, gaussians = self._draw(params, seen)
             view = render(gaussians, seen.cameras[-1], image_size=data.image_size, capacity=capacity)
             return jnp.concatenate([seen.images[-1], view.image], axis=1)
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 from airjax.nn import pi3
 from airjax.nn.pi3 import Pi3Output
 from airjax.scene.cameras import Camera
-from airjax.scene.pi3 import SplatConfig, init_backbone
+from airjax.scene.pi3 import Seen, SplatConfig, depths_of, init_backbone
 from airjax.scene.procedural import Views
 from airjax.scene.unposed import METADATA, Pi3System, system_to_text
 from train.optim import Phase, State
@@ -27,6 +27,7 @@ from train.scene.experiment import TexturedExperiment
 _SKY = 20.0  # units; what is farther counts as this far
 _SAME = 0.08  # difference of ln depth up to which two views see one surface
 _SURE = 0.1  # error of ln depth below which a point should be believed
+_SMOOTH = 0.1  # difference of ln depth of neighbors up to which they are of one surface
 
 _einsum = partial(jnp.einsum, precision="highest")
 
@@ -40,6 +41,11 @@ class Truth(NamedTuple):
     translations: Float[Array, "v 3"]  # rotations, translations: camera to world
     cameras: Camera
 
+    @property
+    def points(self) -> Float[Array, "v h w 3"]:
+        """In the camera of their own view."""
+        return jnp.concatenate([self.rays, jnp.ones_like(self.rays[..., :1])], axis=-1) * self.depths[..., None]
+
 
 def truth_of(views: Views) -> Truth:
     """What is known of views."""
@@ -47,10 +53,20 @@ def truth_of(views: Views) -> Truth:
     depths = jnp.clip(views.depths / unit, 1e-2, _SKY)
     _, height, width = depths.shape
     k = views.cameras.intrinsics[:, None, None]
-    x, y = jnp.meshgrid(jnp.arange(width) + 0.5, jnp.arange(height) + 0.5, indexing="xy")
+    x, y = jnp.meshgrid(*(jnp.arange(side, dtype=jnp.float32) + 0.5 for side in (width, height)), indexing="xy")
     rays = jnp.stack([(x[None] - k[..., 0, 2]) / k[..., 0, 0], (y[None] - k[..., 1, 2]) / k[..., 1, 1]], axis=-1)
     cameras = views.cameras
     return Truth(depths, rays, jnp.swapaxes(cameras.rotation, 1, 2), cameras.center / unit, cameras)
+
+
+def truth_of_seen(seen: Seen) -> Truth:
+    """What another network saw, taken for true."""
+    z = depths_of(seen)
+    unit = jnp.median(z)
+    local = jnp.einsum("vij,vhwj->vhwi", seen.cameras.rotation, seen.points, precision="highest")
+    rays = (local[..., :2] + seen.cameras.translation[:, None, None, :2]) / z[..., None]
+    back = jnp.swapaxes(jnp.asarray(seen.cameras.rotation), 1, 2)
+    return Truth(jnp.clip(z / unit, 1e-2, _SKY), rays, back, seen.cameras.center / unit, seen.cameras)
 
 
 def relative(rotations: Float[Array, "v 3 3"], translations: Float[Array, "v 3"]):
@@ -68,14 +84,16 @@ class Geometry(Phase):
            + pixels * distance of points in other views from where they should be seen, x / z and y / z, at most 1
            + matches * cross-entropy of the cells of another view that show a cell
            + confidence * cross-entropy of whether a depth is right within a tenth
+           + normals * 1 - the cosine of the angle of surfaces, where neighbors are of one
     """
 
-    # points, cameras, pixels, matches, confidence: weights
+    # points, cameras, pixels, matches, confidence, normals: weights
     points: float = 1.0
     cameras: float = 1.0
     pixels: float = 3.0
     matches: float = 2.0
     confidence: float = 0.1
+    normals: float = 0.0
 
     def loss(self, trained: State, batch: Views, key: jax.Array, experiment: UnposedExperiment):
         """See `Phase.loss`; a batch is the seeds of some scenes."""
@@ -110,7 +128,26 @@ class Geometry(Phase):
             entropy, hits = _matching_loss(found.features, truth, *parts[1])
             loss = loss + self.matches * entropy
             metrics |= {"matching": entropy, "hits": hits}
+        if self.normals:
+            metrics["normals"] = _normal_error(found.points, truth)
+            loss = loss + self.normals * metrics["normals"]
         return loss, metrics
+
+
+def _normal_error(points: Float[Array, "v h w 3"], truth: Truth) -> Float[Array, ""]:
+    """1 - the cosine between normals of surfaces, mean over pixels whose neighbors to the right and below are near."""
+    z = truth.depths
+    steps = [jnp.abs(jnp.log(part / z[:, :-1, :-1])) for part in (z[:, :-1, 1:], z[:, 1:, :-1])]
+    counts = ((steps[0] < _SMOOTH) & (steps[1] < _SMOOTH) & (z[:, :-1, :-1] < 0.95 * _SKY)).astype(z.dtype)
+    cosine = jnp.sum(normals_of(points) * normals_of(truth.points), axis=-1)
+    return jnp.sum((1 - cosine) * counts) / (jnp.sum(counts) + 1.0)
+
+
+def normals_of(points: Float[Array, "v h w 3"]) -> Float[Array, "v a b 3"]:
+    """Unit normals of the surface through each point and its neighbors; the last row and column have none."""
+    corner = points[:, :-1, :-1]
+    normal = jnp.cross(points[:, :-1, 1:] - corner, points[:, 1:, :-1] - corner)
+    return normal * jax.lax.rsqrt(jnp.sum(jnp.square(normal), axis=-1, keepdims=True) + 1e-16)
 
 
 def _mean(values: Float[Array, "v v"]) -> Float[Array, ""]:
@@ -142,14 +179,13 @@ def _flat(points: Float[Array, "*b 3"]) -> Float[Array, "*b 2"]:
 def _pixel_errors(points: Float[Array, "v h w 3"], truth: Truth, found, true, step: int = 4) -> Float[Array, ""]:
     """Of some pixels of every view in all others; the sky and what lies behind a camera do not count."""
     start = step // 2
-    true_points = jnp.concatenate([truth.rays, jnp.ones_like(truth.rays[..., :1])], axis=-1) * truth.depths[..., None]
 
     def some(points):
         return points[:, start::step, start::step].reshape(len(points), -1, 3)
 
-    there, where = _seen_from(some(true_points), *true), _seen_from(some(points), *found)
+    there, where = _seen_from(some(truth.points), *true), _seen_from(some(points), *found)
     counts = (there[..., 2] > 0.1) & jnp.all(jnp.abs(_flat(there)) < 1.5, axis=-1)
-    counts &= (some(true_points)[None, ..., 2] < 0.95 * _SKY) & ~jnp.eye(len(points), dtype=bool)[:, :, None]
+    counts &= (some(truth.points)[None, ..., 2] < 0.95 * _SKY) & ~jnp.eye(len(points), dtype=bool)[:, :, None]
     off = jnp.sqrt(jnp.sum(jnp.square(_flat(where) - _flat(there)), axis=-1) + 1e-6)
     weights = counts.astype(off.dtype)
     return jnp.sum(jnp.minimum(off, 1.0) * weights) / (jnp.sum(weights) + 1.0)

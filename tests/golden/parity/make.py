@@ -2,7 +2,12 @@
 
 python -m tests.golden.parity.make [NAME ...]
 
-Needs the packages of the extra `parity`. Every function here gives the shapes of the tensors under their official
+Needs the packages of the extra `parity`, and these without what they ask for, of which their networks use nothing:
+
+pip install --no-deps timm==1.0.31 depth-anything-3==0.1.1 uniception==0.1.7 dlr-moge==2.0.0 ffgs==0.1.0.dev1
+pip install --no-deps torchvision
+
+Every function here gives the shapes of the tensors under their official
 names, and outputs; `NETWORKS` has them by name. `tests/nn/test_parity.py` compares ours.
 """
 
