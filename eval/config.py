@@ -12,6 +12,7 @@ from eval import accelerator, curves, estimators
 from eval.image import bench, quality, rd, rounding
 from eval.image.sets import is_set
 from eval.scene import bench as scene_bench
+from eval.scene import unposed
 from train.command_line import parse_settings
 from train.settings import config_errors, differences, load_config, name_with, text_of
 
@@ -29,6 +30,7 @@ RUNNERS = {
     estimators.Estimators: estimators.run,
     scene_bench.SceneBenchmark: scene_bench.run,
     accelerator.Accelerator: accelerator.run,
+    unposed.UnposedEvaluation: unposed.run,
 }
 
 
