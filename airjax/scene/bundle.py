@@ -98,10 +98,18 @@ def _cost(bundle: Bundle, start: Bundle, matches: Matches, sigma) -> Float[Array
     return jnp.sum(matches.weights * errors) + held
 
 
-def _solved(bundle: Bundle, start: Bundle, matches: Matches, sigma, damping):
-    """A step of the cameras (6 v + 1,) and of the depths (v, n): cells are eliminated, cameras solved for."""
+class _Derivatives(NamedTuple):
+    """Residuals (i, j, n, 2), and how places follow the camera of cells, that of the place, the lens, and depths."""
+
+    residuals: Array
+    source: Array  # (i, j, n, 2, 6)
+    target: Array  # (i, j, n, 2, 6)
+    lens: Array  # (i, j, n, 2, 1)
+    depth: Array  # (i, j, n, 2)
+
+
+def _derivatives(bundle: Bundle, matches: Matches) -> _Derivatives:
     residuals, shown, points, rays, turns, moves = _places(bundle, matches)
-    views = len(bundle.depths)
     focal, inverse = jnp.exp(bundle.focal), jnp.exp(bundle.depths)[:, None, :]
     z = jnp.maximum(points[..., 2], _LEAST)
     zero = jnp.zeros_like(z)
@@ -119,34 +127,53 @@ def _solved(bundle: Bundle, start: Bundle, matches: Matches, sigma, damping):
 
     shape = (*z.shape, 3, 3)
     eye = jnp.broadcast_to(jnp.eye(3, dtype=z.dtype), shape) * inverse[..., None, None]
-    of_target = by(jnp.concatenate([-_cross(points), eye], axis=-1))
-    turns_ = jnp.broadcast_to(turns[:, :, None], shape)
+    target = by(jnp.concatenate([-_cross(points), eye], axis=-1))
+    turns = jnp.broadcast_to(turns[:, :, None], shape)
     own = jnp.broadcast_to(_cross(rays)[None, None], shape)
-    own = jnp.einsum("ijnab,ijnbc->ijnac", turns_, own, precision="highest")
-    of_source = by(jnp.concatenate([own, -turns_ * inverse[..., None, None]], axis=-1))
+    own = jnp.einsum("ijnab,ijnbc->ijnac", turns, own, precision="highest")
+    source = by(jnp.concatenate([own, -turns * inverse[..., None, None]], axis=-1))
     away = jnp.broadcast_to((rays * jnp.array([-1, -1, 0], rays.dtype)[None])[None, None, :, :, None], (*z.shape, 3, 1))
-    of_focal = by(jnp.einsum("ijnab,ijnbc->ijnac", turns_, away, precision="highest")) + shown[..., None]
-    of_depth = by(jnp.broadcast_to(moves[:, :, None, :, None], (*z.shape, 3, 1)) * inverse[..., None, None])[..., 0]
-    which = jnp.eye(views, dtype=z.dtype)
-    cameras = jnp.einsum("ijnac,ik->ijnakc", of_source, which) + jnp.einsum("ijnac,jk->ijnakc", of_target, which)
-    jacobian = jnp.concatenate([cameras.reshape(*residuals.shape, 6 * views), of_focal], axis=-1)
+    lens = by(jnp.einsum("ijnab,ijnbc->ijnac", turns, away, precision="highest")) + shown[..., None]
+    depth = by(jnp.broadcast_to(moves[:, :, None, :, None], (*z.shape, 3, 1)) * inverse[..., None, None])[..., 0]
+    return _Derivatives(residuals, source, target, lens, depth)
 
-    weights = matches.weights / (sigma**2 + jnp.sum(jnp.square(residuals), axis=-1))
-    weighted = jacobian * weights[..., None, None]
-    cells = weights[..., None] * of_depth
-    held = _DEPTHS * (bundle.depths - start.depths)
-    curvature = jnp.einsum("ijnap,ijnaq->pq", weighted, jacobian, precision="highest")
-    slope = jnp.einsum("ijnap,ijna->p", weighted, residuals, precision="highest")
-    curvature = curvature.at[-1, -1].add(_FOCAL)
-    slope = slope.at[-1].add(_FOCAL * (bundle.focal - start.focal))
-    mixed = jnp.einsum("ijnap,ijna->inp", jacobian, cells, precision="highest")
-    of_cells = jnp.sum(cells * of_depth, axis=(1, 3)) + _DEPTHS
-    of_cells_slope = jnp.sum(cells * residuals, axis=(1, 3)) + held
+
+def _solved(bundle: Bundle, start: Bundle, matches: Matches, sigma, damping):
+    """A step of the cameras (6 v + 1,) and of the depths (v, n): cells are eliminated, cameras solved for."""
+    by = _derivatives(bundle, matches)
+    views = len(bundle.depths)
+    weights = matches.weights / (sigma**2 + jnp.sum(jnp.square(by.residuals), axis=-1))
+    source, target, lens = (weights[..., None, None] * part for part in (by.source, by.target, by.lens))
+    cells, held = weights[..., None] * by.depth, _DEPTHS * (bundle.depths - start.depths)
+    which = jnp.eye(views, dtype=weights.dtype)
+
+    def summed(one, other, to=""):
+        return jnp.einsum(f"ijnac,ijnad->{to}cd", one, other, precision="highest")
+
+    def of_views(other):  # both ends of a match move with a camera
+        return summed(source, other, "i") + summed(target, other, "j")
+
+    # No match has more than two cameras: the curvature is added up by pairs of views.
+    own, across = summed(source, by.source, "i") + summed(target, by.target, "j"), summed(source, by.target, "ij")
+    between = across + across.transpose(1, 0, 3, 2) + which[..., None, None] * own[:, None]
+    between = between.transpose(0, 2, 1, 3).reshape(6 * views, 6 * views)
+    beside = of_views(by.lens).reshape(6 * views, 1)
+    curvature = jnp.block([[between, beside], [beside.T, summed(lens, by.lens) + _FOCAL]])
+    pull = summed(lens, by.residuals[..., None]).ravel() + _FOCAL * (bundle.focal - start.focal)
+    slope = jnp.concatenate([of_views(by.residuals[..., None]).ravel(), pull])
+    of_target, of_source, of_lens = (
+        jnp.einsum(f"ijnac,ijna->{to}", part, cells, precision="highest")
+        for part, to in ((by.target, "injc"), (by.source, "inc"), (by.lens, "inc"))
+    )
+    mixed = of_target + which[:, None, :, None] * of_source[:, :, None]
+    mixed = jnp.concatenate([mixed.reshape(*held.shape, 6 * views), of_lens], axis=-1)
+    of_cells = jnp.sum(cells * by.depth, axis=(1, 3)) + _DEPTHS
+    of_cells_slope = jnp.sum(cells * by.residuals, axis=(1, 3)) + held
     of_cells = of_cells * (1 + damping)
     curvature = curvature + jnp.diag(damping * jnp.diag(curvature) + 1e-6)
     reduced = curvature - jnp.einsum("inp,inq->pq", mixed / of_cells[..., None], mixed, precision="highest")
     right = slope - jnp.einsum("inp,in->p", mixed, of_cells_slope / of_cells, precision="highest")
-    cameras = jnp.concatenate([jnp.zeros(6, z.dtype), -jnp.linalg.solve(reduced[6:, 6:], right[6:])])
+    cameras = jnp.concatenate([jnp.zeros(6, slope.dtype), -jnp.linalg.solve(reduced[6:, 6:], right[6:])])
     depths = -(of_cells_slope + jnp.einsum("inp,p->in", mixed, cameras, precision="highest")) / of_cells
     return cameras, depths
 
