@@ -20,22 +20,31 @@ from airjax.scene import matching
 from airjax.scene.bundle import Bundle, Matches, adjusted, reflected
 
 _SPREAD = 2.0  # cells; how far the depth of a cell that is matched well corrects those around
+_STARTS, _AT_ONCE = 15, 4  # of bundle adjustments beside that from the network's cameras, and how many together
+_AWAY = 0.3  # units; how far cameras are put from one another at random
+_CELLS = 256  # of a view, about so many tell which start is best
 _FLOOR = 1e-3  # of the weight of a correction, beside which cells without matches follow the mean of their view
 
 
-def aligned(found: Pi3Output, features: Float[Array, "v a b m"]) -> Pi3Output:
-    """The same with cameras, rays and depths that explain its matches; the unit is that of its depths."""
+def aligned(found: Pi3Output, images: Float[Array, "v k l 3"]) -> Pi3Output:
+    """The same with cameras, rays and depths that explain its matches; the unit is that of its depths.
+
+    `images` are the views, at their size or a power of two times as large: matches are found in features, then in
+    pictures of the views' size, then in larger ones.
+    """
+    assert found.features is not None
     _, height, width, _ = found.points.shape
-    rows, columns = features.shape[1:3]
-    matches = matching.found(features)
+    rows, columns = found.features.shape[1:3]
+    matches, factor = matching.found(found.features), images.shape[1] // height
+    while factor:
+        matches = matching.refined(pooled(images, factor), matches)
+        factor //= 2
     z = jnp.log(found.points[..., 2])
     unit = jnp.median(z)
     seen = -_cells(z - unit, (rows, columns)).reshape(len(z), -1)
-    focal = _focal(found.points)
     rotations = jnp.swapaxes(found.rotations, 1, 2)
     places = -jnp.einsum("iab,ib->ia", rotations, found.translations * jnp.exp(-unit), precision="highest")
-    still = jnp.broadcast_to(jnp.eye(3), rotations.shape), jnp.zeros_like(places)
-    bundle = _best(Bundle(rotations, places, focal, seen), Bundle(*still, focal, seen), matches)
+    bundle = _best(Bundle(rotations, places, _focal(found.points), seen), matches, (rows, columns))
 
     weights = jnp.sum(matches.weights, axis=1).reshape(len(z), rows, columns)
     change = (seen - bundle.depths).reshape(len(z), rows, columns)
@@ -48,14 +57,37 @@ def aligned(found: Pi3Output, features: Float[Array, "v a b m"]) -> Pi3Output:
     return found._replace(points=points, rotations=back, translations=centers * jnp.exp(unit))
 
 
-def _best(predicted: Bundle, still: Bundle, matches: Matches) -> Bundle:
-    """Of what comes of two starts, and of the reflection of the better one, what explains most."""
+def pooled(images: Float[Array, "v k l 3"], factor: int) -> Float[Array, "v h w 3"]:
+    """Means over squares."""
+    views, height, width, _ = images.shape
+    parts = images.reshape(views, height // factor, factor, width // factor, factor, 3)
+    return jnp.mean(parts, axis=(2, 4))
 
-    def better(one, other):
+
+def _best(predicted: Bundle, matches: Matches, grid: tuple[int, int]) -> Bundle:
+    """Of what comes of several starts, and of the reflection of each, what explains most.
+
+    They are the cameras that the network says, and others that look ahead from places drawn at random. Some cells are
+    enough to tell which start is best.
+    """
+    views, count = predicted.depths.shape
+    every = max(1, round((count / _CELLS) ** 0.5))
+    some = np.arange(count).reshape(grid)[::every, ::every].ravel()
+    few = Matches(matches.cells[some], matches.seen[:, :, some], matches.weights[:, :, some], matches.error)
+    depths = predicted.depths[:, some]
+    places = _AWAY * jax.random.normal(jax.random.key(0), (_STARTS, views, 3)).at[0].set(0.0)
+    ahead = jnp.broadcast_to(jnp.eye(3), (_STARTS, views, 3, 3))
+    rotations = jnp.concatenate([predicted.rotation[None], ahead])
+    translations = jnp.concatenate([predicted.translation[None], places])
+
+    def followed(cameras):
+        one = adjusted(Bundle(*cameras, predicted.focal, depths), few)
+        other = adjusted(reflected(one[0])._replace(depths=depths), few)
         return jax.tree.map(lambda a, b: jnp.where(one[1] <= other[1], a, b), one, other)
 
-    best = better(adjusted(predicted, matches), adjusted(still, matches))
-    return better(best, adjusted(reflected(best[0])._replace(depths=predicted.depths), matches))[0]
+    bundles, costs = jax.lax.map(followed, (rotations, translations), batch_size=_AT_ONCE)
+    best = jax.tree.map(lambda leaf: leaf[jnp.argmin(costs)], bundles)
+    return adjusted(best._replace(depths=predicted.depths), matches)[0]
 
 
 def _focal(points: Float[Array, "v h w 3"]) -> Float[Array, ""]:

@@ -25,7 +25,7 @@ from airjax.gaussians import Gaussians3D
 from airjax.nn import pi3
 from airjax.nn.gaussian_head import EDGE_HEAD, GEOMETRY, GaussianHeadConfig, apply_head, init_head
 from airjax.nn.pi3 import Pi3Config, Pi3Output
-from airjax.scene.aligned import aligned
+from airjax.scene.aligned import aligned, pooled
 from airjax.scene.cameras import Camera
 from airjax.scene.harmonics import from_rgb
 
@@ -43,6 +43,7 @@ class SplatConfig:
     # Whether scales are counted in pixels of the view at the depth of the Gaussian, at least so that a fresh head draws
     # a whole image, instead of in thousandths of the unit of length, as in the paper.
     pixels: bool = False
+    detail: int = 1  # how many times larger than its views the pictures are that matches are found in; a power of two
 
 
 PI3X = SplatConfig(pi3.pi3x(), GaussianHeadConfig())
@@ -65,10 +66,14 @@ class Seen:
         return jax.tree.map(lambda leaf: leaf[index], self)
 
 
-def see(params: dict, images: Float[Array, "v h w 3"], config: Pi3Config) -> Seen:
-    """The backbone on views in [0, 1], whose sides are multiples of its patch; the world is that of the network."""
-    found = pi3.apply(params, images, config)
-    return placed(images, found if found.features is None else aligned(found, found.features))
+def see(params: dict, images: Float[Array, "v h w 3"], config: Pi3Config, *, detail: int = 1) -> Seen:
+    """The backbone on views in [0, 1], whose sides are multiples of its patch; the world is that of the network.
+
+    `images` are `detail` times as large as the views, a power of two, where matches are found in larger pictures.
+    """
+    views = images if detail == 1 else pooled(images, detail)
+    found = pi3.apply(params, views, config)
+    return placed(views, found if found.features is None else aligned(found, images))
 
 
 def placed(images: Float[Array, "v h w 3"], found: Pi3Output) -> Seen:

@@ -56,13 +56,17 @@ class Pi3System:
 
     def framed(self, images: np.ndarray) -> tuple[np.ndarray, Callable[[Camera], Camera]]:
         """(images as the network sees them, what makes of its cameras those of the photographs)."""
-        size = images.shape[1:3]
-        smaller = fitted_size(size, self.size, self.config.backbone.encoder.patch)
-        return np.stack([resize(image, smaller) for image in images]), lambda cameras: cameras.resized(smaller, size)
+        size, detail = images.shape[1:3], self.config.detail
+        while detail > 1 and detail * self.size > max(size):
+            detail //= 2
+        larger = fitted_size(size, detail * self.size, detail * self.config.backbone.encoder.patch)
+        smaller = larger[0] // detail, larger[1] // detail
+        return np.stack([resize(image, larger) for image in images]), lambda cameras: cameras.resized(smaller, size)
 
     def see(self, params: Any, images: jax.Array) -> Seen:
-        """The backbone."""
-        return pi3.see(params, images, self.config.backbone)
+        """The backbone, on images as `framed` gives them."""
+        detail = max(1, max(images.shape[1:3]) // self.size)
+        return pi3.see(params, images, self.config.backbone, detail=detail)
 
     def splats(self, head: Any, seen: Seen) -> Gaussians3D:
         """The head."""
