@@ -8,11 +8,14 @@ import pytest
 import airjax
 from airjax.inner.task import run
 from airjax.metrics import quality
-from airjax.scene.cases import procedural_cases
+from airjax.photographs import write_image
+from airjax.scene.cases import procedural_cases, views_of_test_scene
 from airjax.scene.render import render as render_view
+from eval.scene.unposed import auc, pose_errors
 
 pytestmark = pytest.mark.slow
 
+SCENE = 2  # of four cameras that stand well apart
 PHOTO = Path(__file__).resolve().parents[1] / "docs" / "images" / "kodim23.png"
 
 
@@ -45,3 +48,17 @@ def test_the_scene_predictor():
     assert case.gaussians.num_slots == 2 * 32 * 32
     assert score(case.gaussians) == pytest.approx(27.96, abs=0.05)
     assert score(run(case.task, case.gaussians, num_steps=10)) == pytest.approx(31.97, abs=0.1)
+
+
+def test_the_finder_of_poses(tmp_path):
+    """Four photographs of a procedural scene in a folder, nothing else: cameras within some degrees of the true ones.
+
+    And Gaussians that show the photographs.
+    """
+    views = views_of_test_scene(None, index=SCENE, image_size=(64, 64), num_views=4)
+    for i, picture in enumerate(views.images):
+        write_image(tmp_path / f"{i}.png", picture)
+    made = airjax.reconstruct(tmp_path, refine_steps=0, hold_out=0)
+    assert auc(pose_errors(made.cameras, views.cameras)) > 0.8
+    drawn = [render_view(made.gaussians, made.cameras[i], image_size=(64, 64)).image for i in range(4)]
+    assert np.mean([quality(*pair).psnr for pair in zip(views.images, drawn, strict=True)]) > 20

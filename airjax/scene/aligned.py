@@ -81,7 +81,7 @@ def _best(predicted: Bundle, matches: Matches, grid: tuple[int, int]) -> Bundle:
     translations = jnp.concatenate([predicted.translation[None], places])
 
     def followed(cameras):
-        one = adjusted(Bundle(*cameras, predicted.focal, depths), few)
+        one = adjusted(Bundle(cameras[0], cameras[1], predicted.focal, depths), few)
         other = adjusted(reflected(one[0])._replace(depths=depths), few)
         return jax.tree.map(lambda a, b: jnp.where(one[1] <= other[1], a, b), one, other)
 

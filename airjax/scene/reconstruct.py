@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, reduce
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -27,8 +28,9 @@ from airjax.scene.bounds import Bounds, find_bounds
 from airjax.scene.cameras import Camera
 from airjax.scene.defaults import MAX_SIZE, PER_PIXEL_OF_SIDE, PREDICT_SIZE, REFINE_STEPS, STARTS, VIEWS
 from airjax.scene.files.camera_file import Snapshot, origin_comment, to_comment
-from airjax.scene.files.photographs import Scene, load
+from airjax.scene.files.photographs import Scene, load, load_unposed
 from airjax.scene.files.ply import write_ply
+from airjax.scene.files.pose_formats import has_poses
 from airjax.scene.floating import Lookouts, floating, lookouts
 from airjax.scene.judgement import Judgement, Scores, judge
 from airjax.scene.model import Model
@@ -40,6 +42,7 @@ from airjax.scene.task import FEW, MANY_VIEWS, POSE_RATE, RATES, Coordinates, Mo
 from airjax.scene.task import VIEWS as VIEWS_PER_STEP
 from airjax.scene.thinning import thinned
 from airjax.scene.unposed import Sight, UnposedModel
+from airjax.scene.unposed import load as load_finder
 
 _FITTING = 60  # steps for each two held-out views, of which only the cameras move
 _BEYOND = 16  # one in so many Gaussians may lie beyond the prediction
@@ -150,10 +153,11 @@ def reconstruct(
     """Photographs to 3D Gaussians, with poses, or with a model that finds them.
 
     Args:
-      scene: a folder of photographs with poses, or a scene (`photographs.scene_of` makes one of arrays).
-      model: the predictor; None for the shipped one. Of one that needs no poses, those of the scene are not looked at:
+      scene: a folder of photographs, or a scene with poses (`photographs.scene_of` makes one of arrays).
+      model: the predictor; None for the shipped one, and where the folder has no poses also the shipped one that finds
+        them. Of one that needs no poses, those of the scene are not looked at:
         the cameras that it finds move with the refinement, and those of held-out views are moved to fit its result
-        before they are compared.
+        before they are compared. If it has no head for Gaussians, the shipped predictor makes them.
       start: "prediction", or "points" to begin with a Gaussian at each point of the scene's files, or at triangulated
         ones, and to refine from there without a model.
       views: photographs that are turned into Gaussians, spread over the scene, >= 1.
@@ -183,7 +187,9 @@ def reconstruct(
         raise ValueError(f"start: expected one of {', '.join(STARTS)}, got {start!r}")
     if most is not None and most < 1:
         raise ValueError(f"most: expected at least 1, got {most}")
-    scene = scene.shrunk(max_size) if isinstance(scene, Scene) else load(scene, max_size=max_size)
+    if not isinstance(scene, Scene):
+        scene, model = _opened(Path(scene), model, start, max_size)
+    scene = scene.shrunk(max_size)
     seconds: dict[str, float] = {}
     sight = None
     if isinstance(model, UnposedModel):
@@ -194,15 +200,15 @@ def reconstruct(
         task = prepare(
             scene, views=views, predict_size=predict_size, near=near, far=far, hold_out=hold_out, progress=progress
         )
-    if model is None and start == STARTS[0]:
-        model = load_model()
+    source: Model | Sight | None = None
+    if start == STARTS[0]:
+        source = sight if sight is not None and sight.model.head is not None else _predictor(model)
     with _timed(seconds, "predict"):
-        source = sight if isinstance(model, UnposedModel) else model
-        gaussians = begin(task, source if start == STARTS[0] else None, most=most, progress=progress)
+        gaussians = begin(task, source, most=most, progress=progress)
     if refine_seconds is not None or refine_steps != 0:
         with _timed(seconds, "refine"):
-            few = model.rates if isinstance(model, Model) else RATES
-            known = MANY_VIEWS if model is None or len(task.given.names) >= FEW else few
+            few = source.rates if isinstance(source, Model) else RATES
+            known = MANY_VIEWS if source is None or len(task.given.names) >= FEW else few
             refinement = task.refinement(known if rates is None else rates, exposure=exposure, moving=sight is not None)
             whole = int(refine_seconds) if refine_seconds is not None else refine_steps or 0
             state = run_to(
@@ -239,6 +245,20 @@ def reconstruct(
         float(np.mean(fog)),
         judgement.sheet,
     )
+
+
+def _opened(
+    folder: Path, model: Model | UnposedModel | None, start: str, max_size: int
+) -> tuple[Scene, Model | UnposedModel | None]:
+    """The photographs of a folder, and the model; one that needs no poses where there are none."""
+    if isinstance(model, Model) or start != STARTS[0] or not folder.is_dir() or has_poses(folder):
+        return load(folder, max_size=max_size), model
+    return load_unposed(folder, max_size=max_size), load_finder() if model is None else model
+
+
+def _predictor(model: Model | UnposedModel | None) -> Model:
+    """What makes Gaussians where cameras are known: the model itself, or the shipped one."""
+    return model if isinstance(model, Model) else load_model()
 
 
 @contextmanager

@@ -77,10 +77,8 @@ class Pi3System:
         return pi3.near_of(seen)
 
     def parts(self, params: dict) -> tuple[Any, Any]:
-        """(backbone, head) of the weights in a file; a head that is not there is a fresh one."""
-        if "backbone" in params:
-            return params["backbone"], params["head"]
-        return params, jax.jit(self.init_head)(jax.random.key(0))
+        """(backbone, head) of the weights in a file; None for a head that is not there."""
+        return (params["backbone"], params["head"]) if "backbone" in params else (params, None)
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ class UnposedModel:
 
     system: System
     backbone: Any
-    head: Any
+    head: Any  # None without one: Gaussians are then those of a predictor that takes the cameras
     name: str  # file name and the first digits of the SHA-256 of the weights
 
     def __repr__(self) -> str:

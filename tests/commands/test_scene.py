@@ -26,6 +26,7 @@ from airjax.scene import trajectories, unposed, view_selection
 from airjax.scene.files import camera_file
 from airjax.scene.files.photographs import load as load_scene
 from airjax.scene.files.ply import read_ply, write_ply
+from airjax.scene.model import DEFAULT_WEIGHTS
 from airjax.scene.model import load as load_model
 from airjax.scene.pi3 import SplatConfig
 from airjax.scene.predictor import config_to_text
@@ -182,7 +183,8 @@ def test_photographs_alone_with_a_network_that_needs_no_poses(run, folder, tmp_p
     (tmp_path / "alone").mkdir()
     for file in sorted(folder.glob("*.png")):
         (tmp_path / "alone" / file.name).write_bytes(file.read_bytes())
-    refused(run("reconstruct", "alone"), "alone: expected poses (transforms.json")
+    posed = str(DEFAULT_WEIGHTS)
+    refused(run("reconstruct", "alone", "--weights", posed), "alone: expected poses (transforms.json")
     options = "--weights", "unposed.safetensors", "--near", "0.1", "--far", "50", "--hold-out", "3"
     result = run("reconstruct", "alone", *options, "--refine", "2")
     assert result.status == 0 and "Gaussians" in result.out[-1] and "PSNR" in result.out[-1], result

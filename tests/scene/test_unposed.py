@@ -39,15 +39,17 @@ def test_a_system_as_text_is_the_same(tmp_path):
             system_from_text(text, source="x")
 
 
-def test_weights_of_a_backbone_come_with_a_fresh_head(backbone, tmp_path):
+def test_weights_of_a_backbone_come_without_a_head(backbone, tmp_path):
     file = tmp_path / "weights.safetensors"
     save_weights(file, backbone, {unposed.METADATA: system_to_text(SYSTEM)})
     assert unposed.is_unposed(file)
     model = unposed.load(file)
     assert model.system == SYSTEM and "Pi3System" in repr(model)
     jax.tree.map(np.testing.assert_array_equal, model.backbone, backbone)
-    save_weights(file, {"backbone": backbone, "head": model.head}, {unposed.METADATA: system_to_text(SYSTEM)})
-    jax.tree.map(np.testing.assert_array_equal, unposed.load(file).head, model.head)
+    assert model.head is None
+    head = jax.device_get(jax.jit(SYSTEM.init_head)(jax.random.key(1)))
+    save_weights(file, {"backbone": backbone, "head": head}, {unposed.METADATA: system_to_text(SYSTEM)})
+    jax.tree.map(np.testing.assert_array_equal, unposed.load(file).head, head)
 
 
 def test_weights_that_are_others_are_refused(backbone, tmp_path):
@@ -61,9 +63,10 @@ def test_weights_that_are_others_are_refused(backbone, tmp_path):
         unposed.load(file)
 
 
-def test_fresh_weights_reconstruct_something(backbone):
+@pytest.mark.parametrize("drawn", [True, False])
+def test_fresh_weights_reconstruct_something(backbone, drawn):
     """Wrong, but finite: as many cameras as photographs, each of the photographs' size, Gaussians, scores."""
-    head = jax.jit(SYSTEM.init_head)(jax.random.key(1))
+    head = jax.jit(SYSTEM.init_head)(jax.random.key(1)) if drawn else None
     model, capture = UnposedModel(SYSTEM, backbone, head, "fresh"), table_top()
     scene = scene_of(capture.images, capture.cameras)
     made = reconstruct(scene, model=model, refine_steps=3, hold_out=3, near=0.1, far=30.0)

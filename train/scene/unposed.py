@@ -238,7 +238,7 @@ class UnposedExperiment(TexturedExperiment):
     """Training of a network for views without poses on procedural scenes."""
 
     config: SplatConfig
-    size: int = 128  # longest side of photographs as the network will see them, pixels
+    size: int = 96  # longest side of photographs as the network will see them, pixels
 
     def init_params(self, key: jax.Array) -> Any:
         """Fresh weights of the backbone."""
