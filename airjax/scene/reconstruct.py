@@ -200,9 +200,7 @@ def reconstruct(
         task = prepare(
             scene, views=views, predict_size=predict_size, near=near, far=far, hold_out=hold_out, progress=progress
         )
-    source: Model | Sight | None = None
-    if start == STARTS[0]:
-        source = sight if sight is not None and sight.model.head is not None else _predictor(model)
+    source = maker(model, sight) if start == STARTS[0] else None
     with _timed(seconds, "predict"):
         gaussians = begin(task, source, most=most, progress=progress)
     if refine_seconds is not None or refine_steps != 0:
@@ -256,8 +254,10 @@ def _opened(
     return load_unposed(folder, max_size=max_size), load_finder() if model is None else model
 
 
-def _predictor(model: Model | UnposedModel | None) -> Model:
-    """What makes Gaussians where cameras are known: the model itself, or the shipped one."""
+def maker(model: Model | UnposedModel | None, sight: Sight | None) -> Model | Sight:
+    """What makes Gaussians: the head of the model that found the cameras if it has one, else a predictor."""
+    if sight is not None and sight.model.head is not None:
+        return sight
     return model if isinstance(model, Model) else load_model()
 
 

@@ -11,7 +11,8 @@ Letters: v views, p pairs of them.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -33,7 +34,7 @@ from airjax.scene.judgement import judge
 from airjax.scene.model import load as load_model
 from airjax.scene.poses import find_poses
 from airjax.scene.unposed import Pi3System, UnposedModel
-from eval.report import format_table, number, write_report
+from eval.report import cached, format_table, number, write_report
 from eval.scene.subjects import held_out_textures
 from train.scene.data import SceneData, draw_scenes
 from train.settings import check_at_least, where
@@ -64,8 +65,7 @@ class UnposedEvaluation:
 
     def __post_init__(self):
         check_at_least(self, 0, "num_scenes", "refine_steps")
-        check_at_least(self, 2, "context", "photographs")
-        check_at_least(self, 1, "targets", "hold_out")
+        check_at_least(self, 2, "context", "targets", "photographs", "hold_out")
 
 
 class Result(NamedTuple):
@@ -153,7 +153,7 @@ def measure_computed(model: UnposedModel, name: str, given: Scene, judged: Scene
     """Prediction alone, no refinement."""
     sight = model.look(given)
     task = reconstruct.prepare(sight.scene, hold_out=0)
-    gaussians = reconstruct.begin(task, sight)
+    gaussians = reconstruct.begin(task, reconstruct.maker(model, sight))
     task = replace(task, held_out=replace(judged, cameras=carried(judged.cameras, given.cameras, sight.scene.cameras)))
     score = partial(judge, gaussians, near=task.bounds.near, far=task.bounds.far)
     fitted = reconstruct.fitted_cameras(gaussians, task)
@@ -164,11 +164,15 @@ def measure_computed(model: UnposedModel, name: str, given: Scene, judged: Scene
     return Result(name, _head_auc(model, given), found, None, None, *psnr, None)
 
 
-def measure_real(model: UnposedModel, folder: Path, config: UnposedEvaluation) -> Result:
+def real_scene(folder: Path, config: UnposedEvaluation) -> Scene:
+    """The first photographs of a folder, with its poses."""
+    scene = load(folder, max_size=config.max_size)
+    return scene.take(range(min(config.photographs, len(scene.names))))
+
+
+def measure_real(model: UnposedModel, folder: Path, scene: Scene, config: UnposedEvaluation) -> Result:
     """All of `reconstruct`."""
     jax.clear_caches()  # programs of other sizes: a process has room for so many
-    scene = load(folder, max_size=config.max_size)
-    scene = scene.take(range(min(config.photographs, len(scene.names))))
     options = {"hold_out": config.hold_out, "refine_steps": config.refine_steps, "max_size": config.max_size}
     made = reconstruct.reconstruct(scene, model=model, **options)
     posed = reconstruct.reconstruct(scene, **options)
@@ -222,19 +226,31 @@ def table(results: Sequence[Result], groups: dict[str, Sequence[Result]]) -> str
 
 
 def run(config: UnposedEvaluation, weights: Path | None, out: Path) -> int:
-    """Measures all scenes, prints the table and writes `unposed.json`; see `eval.config`."""
+    """Measures all scenes, prints the table and writes `unposed.json`; see `eval.config`.
+
+    What was measured before is kept in `out/scenes` and not measured again: an interrupted run goes on.
+    """
     model = unposed.load(weights)
+    settings = config.hold_out, config.refine_steps, model.system
+
+    def known(measure: Callable[[], Result], *scenes: Scene) -> Result:
+        arrays = model.backbone, model.head, [(scene.images, scene.cameras) for scene in scenes]
+        folder = out / "scenes"
+        found = cached(measure, Result, folder, arrays=arrays, settings=settings, code=sys.modules[__name__]).record
+        progress.update()
+        return found
+
     groups: dict[str, list[Result]] = {"rooms": [], "worlds": []}
     with tqdm(total=2 * config.num_scenes + len(config.scenes), unit="scene", disable=None) as progress:
         for kind, part in groups.items():
             scenes = computed_scenes(config, rooms=kind == "rooms") if config.num_scenes else ()
             for i, (given, judged) in enumerate(scenes):
-                part.append(measure_computed(model, f"{kind} {FIRST_SEED + i}", given, judged))
-                progress.update()
+                work = partial(measure_computed, model, f"{kind} {FIRST_SEED + i}", given, judged)
+                part.append(known(work, given, judged))
         real = []
-        for folder in config.scenes:
-            real.append(measure_real(model, Path(folder), config))
-            progress.update()
+        for folder in map(Path, config.scenes):
+            scene = real_scene(folder, config)
+            real.append(known(partial(measure_real, model, folder, scene, config), scene))
     print(config.description)
     print(table(real, groups))
     everything = [result._asdict() for result in (*groups["rooms"], *groups["worlds"], *real)]

@@ -121,7 +121,7 @@ def test_alignment_finds_cameras_that_a_network_missed():
     cosine = (
         jnp.sum(moves[1:] * true[1:], axis=1) / jnp.linalg.norm(moves[1:], axis=1) / jnp.linalg.norm(true[1:], axis=1)
     )
-    assert float(cosine.min()) > 0.9995
+    assert float(cosine.min()) > 0.995
     # Points of one view lie where the others see them: the same up to the unit.
     ratio = np.asarray(found.points[..., 2]) / np.stack(depths)
     assert np.std(np.log(ratio)) < 0.05

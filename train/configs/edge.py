@@ -1,6 +1,6 @@
 """The paper's student of Pi3X, 613 M weights, its Gaussian head too, trained by what Pi3X sees of photographs.
 
-python -m train.main edge --init pi3x.safetensors --data.backbone pi3x.safetensors --data.scenes SCENE ...
+python -m train.main edge --data.backbone pi3x.safetensors --init pi3x.safetensors --data.scenes SCENE ...
 
 --encoder FILE takes an encoder of DINOv2's ViT-B for a start. A SCENE is a folder of 16 photographs
 or more; no poses are needed. All files are those of `airjax convert`. As the paper says: decoder and heads start as the

@@ -103,7 +103,7 @@ def test_one_computed_scene_from_end_to_end(tmp_path, capsys):
     system = Pi3System(SplatConfig(pi3.small(16, 2, blocks=1, matching=8), head, pixels=True), size=32)
     params = jax.device_get(jax.jit(system.init_backbone)(jax.random.key(0)))
     save_weights(tmp_path / "w.safetensors", params, {library.METADATA: system_to_text(system)})
-    options = ("--made-up", "2", "--num-scenes", "1", "--image-size", "32", "32", "--context", "3", "--targets", "1")
+    options = ("--made-up", "2", "--num-scenes", "1", "--image-size", "32", "32", "--context", "3", "--targets", "2")
     out = tmp_path / "out"
     assert main(["unposed", *options, "--weights", str(tmp_path / "w.safetensors"), "--out", str(out)]) == 0
     assert "rooms (1)" in capsys.readouterr().out
