@@ -18,6 +18,13 @@ def bilinear(x: Grids, size: tuple[int, int], *, antialias: bool = False) -> Flo
     return jax.image.resize(x, (*x.shape[:-3], *size, x.shape[-1]), "linear", antialias=antialias)
 
 
+def pooled(x: Grids, factor: int) -> Float[Array, "*v a b c"]:
+    """Means over squares of `factor` x `factor`, which sides are multiples of."""
+    *batch, height, width, channels = x.shape
+    parts = x.reshape(*batch, height // factor, factor, width // factor, factor, channels)
+    return jnp.mean(parts, axis=(-4, -2))
+
+
 def bicubic(x: Grids, size: tuple[int, int]) -> Float[Array, "*v a b c"]:
     """Cubic with half-pixel centers, averaged where the result is smaller."""
     return jax.image.resize(x, (*x.shape[:-3], *size, x.shape[-1]), "cubic", antialias=True)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from airjax.nn.pi3 import Pi3Output
-from airjax.nn.resize import bilinear
+from airjax.nn.resize import bilinear, pooled
 from airjax.scene import matching
 from airjax.scene.bundle import Bundle, Matches, adjusted, reflected
 
@@ -57,13 +57,6 @@ def aligned(found: Pi3Output, images: Float[Array, "v k l 3"]) -> Pi3Output:
     return found._replace(points=points, rotations=back, translations=centers * jnp.exp(unit))
 
 
-def pooled(images: Float[Array, "v k l 3"], factor: int) -> Float[Array, "v h w 3"]:
-    """Means over squares."""
-    views, height, width, _ = images.shape
-    parts = images.reshape(views, height // factor, factor, width // factor, factor, 3)
-    return jnp.mean(parts, axis=(2, 4))
-
-
 def _best(predicted: Bundle, matches: Matches, grid: tuple[int, int]) -> Bundle:
     """Of what comes of several starts, and of the reflection of each, what explains most.
 
@@ -100,9 +93,7 @@ def _focal(points: Float[Array, "v h w 3"]) -> Float[Array, ""]:
 
 def _cells(values: Float[Array, "v h w"], grid: tuple[int, int]) -> Float[Array, "v a b"]:
     """Means over cells."""
-    (views, height, width), (rows, columns) = values.shape, grid
-    parts = values.reshape(views, rows, height // rows, columns, width // columns)
-    return jnp.mean(parts, axis=(2, 4))
+    return pooled(values[..., None], values.shape[1] // grid[0])[..., 0]
 
 
 def _spread(change: Float[Array, "v a b"], weights: Float[Array, "v a b"]) -> Float[Array, "v a b"]:

@@ -25,7 +25,8 @@ from airjax.gaussians import Gaussians3D
 from airjax.nn import pi3
 from airjax.nn.gaussian_head import EDGE_HEAD, GEOMETRY, GaussianHeadConfig, apply_head, init_head
 from airjax.nn.pi3 import Pi3Config, Pi3Output
-from airjax.scene.aligned import aligned, pooled
+from airjax.nn.resize import pooled
+from airjax.scene.aligned import aligned
 from airjax.scene.cameras import Camera
 from airjax.scene.harmonics import from_rgb
 
@@ -77,7 +78,7 @@ def see(params: dict, images: Float[Array, "v h w 3"], config: Pi3Config, *, det
 
 
 def placed(images: Float[Array, "v h w 3"], found: Pi3Output) -> Seen:
-    """What a network says of views, in its world."""
+    """What a network says of views in [0, 1]: cameras (v,), points of the world (v, h, w, 3) in its unit."""
     local = found.points
     points = jnp.einsum("vij,vhwj->vhwi", found.rotations, local, precision="highest")
     points = points + found.translations[:, None, None]
